@@ -1,0 +1,61 @@
+"""Everything edgekit raises on purpose.
+
+::
+
+    EdgekitError            a clear line for the user; never a traceback
+    ├── InputError          the user's input: a recipe, a file, a flag          exit 2
+    │   ├── MissingPackage  an extra is not installed                           exit 2
+    │   └── Busy            another run holds the directory                     exit 2
+    └── Shortfall           a model or a device fell short of what was asked    exit 1
+
+A message says where, what, what is allowed, and the next move.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class EdgekitError(Exception):
+    """Base of all errors that are shown as one line instead of a traceback."""
+
+    exit_code = 1
+
+
+class InputError(EdgekitError):
+    """The user's input cannot be used: a recipe, a file, a flag."""
+
+    exit_code = 2
+
+
+class MissingPackage(InputError):
+    """An optional package is not installed; the message holds the pip command."""
+
+
+class Busy(InputError):
+    """Another process works in the same run directory."""
+
+
+class Shortfall(EdgekitError):
+    """A model or a device fell short: diverging outputs, NaN loss, no verdict."""
+
+
+def need(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import an optional package, or say which extra brings it.
+
+    Args:
+        module: dotted name of the module, e.g. ``"ai_edge_litert.interpreter"``.
+        extra: the extra of edgekit that installs it.
+        purpose: what needs it, as the start of a sentence ("exporting TFLite").
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or module).split(".")[0]
+        raise MissingPackage(
+            f"{purpose} needs {missing}, which is not installed: pip install 'edgekit[{extra}]'"
+        ) from error

@@ -1,0 +1,190 @@
+"""A recipe: one TOML file that says what to train, compress, verify and measure.
+
+Each section is one stage; a section that is missing is a stage that is skipped. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from edgekit import choices
+from edgekit._toml import Section, parse, validate
+from edgekit.errors import InputError
+
+
+def menu(folder: str) -> Callable[[str], str]:
+    """Validator: the word must name a public module of `folder`."""
+
+    def check(word: str) -> str:
+        allowed = choices.names(folder)
+        if word not in allowed:
+            raise ValueError(choices.no_such(word, allowed))
+        return word
+
+    return check
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Mean = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class ModelSection(Section):
+    """The network, its weights, and the preprocessing those weights expect."""
+
+    name: str = Field(description='timm name, "torchvision/<name>", or "file.py:function"')
+    weights: str = Field("pretrained", description='"pretrained", "none", or a .safetensors or .pth file')
+    options: dict[str, Any] = Field({}, description="keyword arguments of the model's constructor")
+    mean: Mean | None = Field(None, description="RGB mean on the 0..1 scale; default: what the weights expect")
+    std: Mean | None = Field(None, description="RGB standard deviation; default: what the weights expect")
+    crop: float | None = Field(None, gt=0, le=1, description="centre crop share; default: what the weights expect")
+    interpolation: Literal["bilinear", "bicubic"] | None = Field(None, description="default: what the weights expect")
+
+
+class CleanSection(Section):
+    """What to do with each kind of flaw that the scan finds."""
+
+    unreadable: Literal["error", "drop"] = Field("error", description="files that do not decode as images")
+    mode: Literal["error", "drop", "keep"] = Field("keep", description="palette, grey, CMYK, alpha (kept: as RGB)")
+    orientation: Literal["error", "drop", "keep"] = Field("keep", description="EXIF-rotated (kept: turned upright)")
+    duplicate: Literal["error", "drop", "keep"] = Field("drop", description="same pixels, same class, same split")
+    conflict: Literal["error", "drop", "keep"] = Field("error", description="same pixels under two labels")
+    leak: Literal["error", "drop", "keep"] = Field("drop", description="same pixels in two splits (dropped: from train)")
+
+
+class DataSection(Section):
+    """Where the images come from and how they are split."""
+
+    source: Annotated[str, AfterValidator(menu("edgekit.data"))] = Field(description="a module of edgekit/data")
+    path: str | None = Field(None, description="folder or CSV file, relative to the recipe; ${VAR:-default} is expanded")
+    name: str | None = Field(None, description="torchvision data set, e.g. Flowers102")
+    labels: str | None = Field(None, description="text file, one class name a line (default: found in the data)")
+    label_offset: int = Field(0, description="added to each label of a CSV file")
+    input: int = Field(224, ge=8, le=1024, description="side of the square input in pixels")
+    split: Literal["stratified", "strided"] = Field(
+        "stratified", description="strided: deterministic stride over the sorted list, classes not balanced"
+    )
+    val: Share = Field(0.15, description="share of the data for validation where it has no split of its own")
+    test: Share = Field(0.15, description="share of the data for the test split, likewise")
+    seed: int = Field(0, ge=0)
+    clean: CleanSection = Field(default_factory=CleanSection)
+
+    @model_validator(mode="after")
+    def _leaves_training_data(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val + test = {self.val + self.test:g} leaves nothing to train on")
+        return self
+
+
+class TrainSection(Section):
+    """Transfer learning: head first on frozen features, then all layers."""
+
+    epochs: int = Field(10, ge=1, description="epochs over all layers, after the frozen ones")
+    frozen: int = Field(0, ge=0, description="head-only epochs first")
+    batch: int = Field(32, ge=1)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of the backbone")
+    head_lr: float | None = Field(None, gt=0, description="peak learning rate of the head (default: lr)")
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a linearly rising rate, then cosine")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    augment: list[Literal["random_crop", "flip", "vertical_flip", "color_jitter", "trivial_augment"]] = []
+    batch_norm: Literal["train", "frozen"] = Field("train", description="frozen: keep the running statistics")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of an exponential moving average of the weights")
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better validation loss")
+    seed: int = Field(0, ge=0)
+
+
+class QuantizeSection(Section):
+    """One int8 decision for every format."""
+
+    range: Annotated[str, AfterValidator(menu("edgekit.quantize"))] = Field(
+        "minmax", description="a module of edgekit/quantize"
+    )
+    calibration: int = Field(128, ge=1, description="images of the training split")
+    max_drop: float = Field(1.0, ge=0, description="points of top-1 that int8 may lose against float")
+    keep_float: list[str] = Field([], description="layers of the torch model to leave in float")
+    seed: int = Field(0, ge=0)
+
+
+class ExportSection(Section):
+    """Which files to write."""
+
+    formats: list[Literal["onnx", "tflite"]] = Field(["onnx", "tflite"], min_length=1)
+
+
+class VerifySection(Section):
+    """How far an exported file may be from torch."""
+
+    images: int = Field(0, ge=0, description="test images to run; 0 is all of them")
+    agreement: float = Field(0.995, ge=0, le=1, description="share of top-1 classes equal to torch's, same precision")
+    within_one_step: float = Field(0.999, ge=0, le=1, description="share of int8 outputs at most one step from torch's")
+    tolerance: float = Field(1e-3, gt=0, description="fp32: largest difference relative to the largest logit")
+
+
+class ProfileSection(Section):
+    """Which devices to measure on."""
+
+    devices: list[str] = Field(["host"], min_length=1, description="names or files of devices")
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    name: str = Field("", description="default: the file's name")
+    description: str = ""
+    model: ModelSection
+    data: DataSection
+    train: TrainSection | None = None
+    quantize: QuantizeSection | None = None
+    export: ExportSection | None = None
+    verify: VerifySection | None = None
+    profile: ProfileSection | None = None
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe file.
+
+    Args:
+        path: the TOML file. Relative paths in it start from its folder.
+        overrides: ``section.key=value`` strings; the value is TOML, or else a plain string.
+
+    Raises:
+        InputError: unreadable file, bad TOML (line and column), unknown key, wrong type or value.
+    """
+    return validate(Recipe, _settle(parse(path), path, overrides), path)
+
+
+def _settle(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    for override in overrides:
+        _set(raw, override)
+    raw.setdefault("name", path.stem)
+    return raw
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *sections, leaf = key.strip().split(".")
+    if not equals or not leaf:
+        raise InputError(f'--set "{override}": expected section.key=value, e.g. --set train.epochs=2')
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = raw
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise InputError(f'--set "{override}": "{section}" is a value, not a section')
+    table[leaf] = value
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a recipe, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+
+

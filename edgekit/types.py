@@ -1,0 +1,277 @@
+"""Frozen dataclasses that cross the borders between stages. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Split = Literal["train", "val", "test"]
+Kind = Literal["measured", "emulated", "estimated"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a data set."""
+
+    path: str
+    """Relative to `Index.root`, with forward slashes."""
+    label: int
+    split: Split
+    sha256: str
+    """Of the file's bytes."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something cleaning found in the data, and what was done about it."""
+
+    kind: Literal["unreadable", "mode", "orientation", "duplicate", "conflict", "leak"]
+    """`conflict`: the same pixels under two labels. `leak`: the same pixels in two splits."""
+    path: str
+    detail: str
+    action: Literal["drop", "keep"]
+
+
+@dataclass(frozen=True)
+class Index:
+    """The data set as every later stage sees it. Written by the data stage as ``index.json``."""
+
+    root: str
+    """Folder that sample paths start from: absolute, or relative to the stage's folder."""
+    labels: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    findings: tuple[Finding, ...] = ()
+
+    def split(self, name: Split) -> tuple[Sample, ...]:
+        """Samples of one split, in the index's order."""
+        return tuple(sample for sample in self.samples if sample.split == name)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How an image becomes the tensor a network takes (evaluation path, no augmentation).
+
+    Resize so that the short side is ``round(size / crop)``, take the centre ``size x size``, scale to
+    0..1, subtract `mean`, divide by `std`, per RGB channel.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop: float = 1.0
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Enough to build the same (untrained) network again."""
+
+    name: str
+    num_classes: int
+    options: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the training history. Losses are means per image, accuracies 0..1."""
+
+    epoch: int
+    phase: Literal["head", "all"]
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Precision, recall and F1 of one class, 0..1; `images` is the support."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Scores of one model on one split."""
+
+    split: Split
+    images: int
+    accuracy: float
+    precision: float
+    """Macro average, as are `recall` and `f1`."""
+    recall: float
+    f1: float
+    per_class: tuple[ClassScore, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    """Row: true class, column: predicted class."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A float network on disk. ``checkpoint.json`` holds this; the tensors are in `weights`."""
+
+    weights: str
+    """File name of the ``.safetensors`` beside ``checkpoint.json``."""
+    model: ModelSpec
+    input: InputSpec
+    labels: tuple[str, ...]
+    trained: bool
+    """False where the recipe has no [train] section and the given weights are used as they are."""
+    history: tuple[Epoch, ...] = ()
+    metrics: tuple[Metrics, ...] = ()
+    """Validation and test scores of the best weights (float, torch)."""
+    parameters: int = 0
+    macs: int = 0
+    """Multiply-adds of one image."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of an exported file."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: Literal["NCHW", "NHWC", "NC"]
+    scale: float | None = None
+    """Real value of one quantization step; None for a float tensor nobody quantized."""
+    zero_point: int | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One exported file. The export stage writes a list of these as ``artifacts.json``."""
+
+    id: str
+    """``<format>-<precision>``, e.g. ``tflite-int8``; unique in a run."""
+    format: Literal["onnx", "tflite"]
+    precision: str
+    path: str
+    """File name beside ``artifacts.json``."""
+    sha256: str
+    bytes: int
+    float_ops: int
+    """Operators that compute in floating point (Q/DQ at the file's border are not counted)."""
+    float_op_names: tuple[str, ...]
+    """Where they are: one "TYPE name" a float operator; empty for a float precision."""
+    input: TensorSpec
+    output: TensorSpec
+    lowered: tuple[str, ...] = ()
+    """Rewrites from ``edgekit/lower`` that were applied."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """One artifact, run by one engine over one split on one device."""
+
+    artifact: str
+    """`Artifact.id`, or ``torch-fp32`` / ``torch-int8`` for the references."""
+    engine: str
+    engine_version: str
+    device: str
+    split: Split
+    images: int
+    top1: float
+    """0..1"""
+    agreement: float
+    """Share of images whose top-1 class is that of torch fp32, 0..1."""
+    metrics: Metrics | None = None
+    agreement_reference: float | None = None
+    """The same against the torch model of the same precision (torch-int8 for an int8 file)."""
+    max_difference: float | None = None
+    """Largest absolute difference from that model over all outputs."""
+    max_steps: float | None = None
+    """The same in output quantization steps (int8 files only)."""
+    within_one_step: float | None = None
+    """Share of outputs at most one step away (int8 files only)."""
+    sqnr_db: float | None = None
+    """Signal to quantization noise of the logits against torch fp32, in dB."""
+    passed: bool = True
+    problem: str = ""
+    """Why not, in one line."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Facts of the machine that produced a number, read on that machine."""
+
+    hostname: str
+    arch: str
+    cpu: str
+    cores: int
+    memory_bytes: int
+    features: tuple[str, ...]
+    """SIMD features that matter to the engines: avx2, avx512_vnni, asimddp, ..."""
+    os: str
+    python: str
+    governor: str | None = None
+    """cpufreq governor, None where it cannot be read."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency of one artifact x engine x threads on one device. Times in milliseconds."""
+
+    artifact: str
+    engine: str
+    engine_version: str
+    provider: str
+    """Execution provider or delegate that ran, read back from the engine."""
+    device: str
+    threads: int
+    batch: int
+    kind: Kind
+    load_ms: float
+    first_ms: float
+    """Cold first inference, after load."""
+    min_ms: float
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    warmup: int
+    rounds: int
+    rss_bytes: int
+    """Peak resident set of the measuring process, engine and model included."""
+    load_average: float
+    samples: tuple[float, ...]
+    """Every inference after warm-up, in the order measured."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something that was asked for and could not be measured, and why."""
+
+    artifact: str
+    engine: str
+    device: str
+    threads: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the profile stage writes as ``profile.json``, one for all devices."""
+
+    machines: dict[str, Machine]
+    """By device name."""
+    timings: tuple[Timing, ...]
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to ship on one device, and why."""
+
+    device: str
+    artifact: str | None
+    """None when nothing meets the bounds."""
+    engine: str | None
+    threads: int | None
+    reason: str
