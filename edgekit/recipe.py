@@ -53,14 +53,14 @@ class CleanSection(Section):
     orientation: Literal["error", "drop", "keep"] = Field("keep", description="EXIF-rotated (kept: turned upright)")
     duplicate: Literal["error", "drop", "keep"] = Field("drop", description="same pixels, same class, same split")
     conflict: Literal["error", "drop", "keep"] = Field("error", description="same pixels under two labels")
-    leak: Literal["error", "drop", "keep"] = Field("drop", description="same pixels in two splits (dropped: from train)")
+    leak: Literal["error", "drop", "keep"] = Field("drop", description="same pixels in two splits (train loses)")
 
 
 class DataSection(Section):
     """Where the images come from and how they are split."""
 
     source: Annotated[str, AfterValidator(menu("edgekit.data"))] = Field(description="a module of edgekit/data")
-    path: str | None = Field(None, description="folder or CSV file, relative to the recipe; ${VAR:-default} is expanded")
+    path: str | None = Field(None, description="folder or CSV file from the recipe's folder; ${VAR:-default}")
     name: str | None = Field(None, description="torchvision data set, e.g. Flowers102")
     labels: str | None = Field(None, description="text file, one class name a line (default: found in the data)")
     label_offset: int = Field(0, description="added to each label of a CSV file")
@@ -92,7 +92,7 @@ class TrainSection(Section):
     weight_decay: float = Field(0.05, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a linearly rising rate, then cosine")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    augment: list[Literal["random_crop", "flip", "vertical_flip", "color_jitter", "trivial_augment"]] = []
+    augment: list[Literal["random_crop", "flip", "vertical_flip", "color_jitter", "trivial_augment"]] = Field([])
     batch_norm: Literal["train", "frozen"] = Field("train", description="frozen: keep the running statistics")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of an exponential moving average of the weights")
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better validation loss")
@@ -186,5 +186,3 @@ def _set(raw: dict[str, Any], override: str) -> None:
 def schema() -> dict[str, Any]:
     """JSON schema of a recipe, for editors."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
-
-
