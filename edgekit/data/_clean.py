@@ -1,0 +1,172 @@
+"""Decode every image once, find what is wrong with it, and do what the recipe says."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, get_args
+
+from edgekit.console import Console
+from edgekit.data._listing import Item, Listing, Scan
+from edgekit.data._transforms import decode, strict_pillow
+from edgekit.errors import InputError
+from edgekit.recipe import CleanSection
+from edgekit.types import Finding
+
+Kind = Literal["unreadable", "mode", "orientation", "conflict", "leak", "duplicate"]
+
+_TITLES: dict[Kind, str] = {
+    "unreadable": "cannot be decoded",
+    "mode": "not RGB",
+    "orientation": "rotated by EXIF",
+    "conflict": "the same pixels under two labels",
+    "leak": "the same pixels in two splits",
+    "duplicate": "the same pixels twice",
+}
+_MODES = {
+    "1": "black and white", "L": "grey", "LA": "grey with alpha", "I;16": "16-bit grey", "I": "32-bit grey",
+    "P": "palette", "PA": "palette with alpha", "RGBA": "alpha", "CMYK": "CMYK", "YCbCr": "YCbCr",
+}  # fmt: skip
+_KEEPS = {"test": 0, "val": 1, "train": 2}  # of copies in several splits the first one stays
+_LISTED = 10
+_SLENDER = 50
+
+
+def clean(listing: Listing, policy: CleanSection, console: Console) -> tuple[list[Scan], tuple[Finding, ...]]:
+    """Scan all images and apply the recipe's policy for each kind of flaw.
+
+    Exact duplicates are found by the decoded upright RGB pixels. Of images in two splits the one in the test split
+    stays, or else that in val; of duplicates the first by path; images under two labels are all dropped, as
+    neither label can be trusted.
+
+    Returns:
+        The images that stay, in the listing's order, and the findings. More than ten kept images of one mode (or
+        kept and rotated) are one finding, with their number, at the first of them.
+
+    Raises:
+        InputError: a flaw whose policy is "error", or nothing is left.
+    """
+    images = scan(listing, console)
+    findings: list[Finding] = []
+    for kind in get_args(Kind):
+        action: Literal["error", "drop", "keep"] = getattr(policy, kind)
+        flaws = _find(kind, images, listing.labels)
+        if not flaws:
+            continue
+        if action == "error":
+            raise InputError(_explain(kind, flaws))
+        if action == "drop":
+            images = [image for image in images if image.item.path not in flaws]
+            findings += [Finding(kind, path, detail, "drop") for path, detail in flaws.items()]
+        else:
+            findings += _kept(kind, flaws)
+    if not images:
+        raise InputError(f"data: no usable image among the {len(listing.items)} in {listing.root}")
+    return images, tuple(findings)
+
+
+def scan(listing: Listing, console: Console) -> list[Scan]:
+    """Read and decode every listed image, with as many threads as the machine has cores."""
+    scans = []
+    with (
+        strict_pillow(),
+        console.bar("reading images", len(listing.items)) as advance,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for found in pool.map(lambda item: _scan(listing.root, item), listing.items):
+            scans.append(found)
+            advance()
+    return scans
+
+
+def _scan(root: Path, item: Item) -> Scan:
+    try:
+        file = (root / item.path).read_bytes()
+        if not file:
+            return Scan(item, problem="the file is empty")
+        decoded = decode(file)
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        return Scan(item, problem=_reason(error))
+    width, height = decoded.image.size
+    if max(width, height) > _SLENDER * min(width, height):
+        return Scan(item, problem=f"{width}x{height} pixels are too slender to resize")
+    pixels = hashlib.sha256(repr(decoded.image.size).encode() + decoded.image.tobytes())
+    return Scan(item, hashlib.sha256(file).hexdigest(), pixels.hexdigest(), decoded.mode, decoded.turned)
+
+
+def _reason(error: Exception) -> str:
+    name = type(error).__name__
+    if name == "UnidentifiedImageError":
+        return "not an image of a known format"
+    if name.startswith("DecompressionBomb"):
+        return "far too many pixels (decompression bomb)"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return (str(error) or name).splitlines()[0]
+
+
+def _find(kind: Kind, images: Sequence[Scan], labels: Sequence[str]) -> dict[str, str]:
+    """Path and detail of each image with this flaw, in the order of `images`."""
+    if kind == "unreadable":
+        return {image.item.path: image.problem for image in images if image.problem}
+    if kind == "mode":
+        return {image.item.path: _MODES.get(image.mode, image.mode) for image in images if image.mode != "RGB"}
+    if kind == "orientation":
+        return {image.item.path: "rotated or mirrored by EXIF" for image in images if image.turned}
+    copies = defaultdict(list)
+    for image in images:
+        copies[image.pixels].append(image.item)
+    flaws: dict[str, str] = {}
+    for items in copies.values():
+        if len(items) > 1:
+            flaws.update(_copies(kind, items, labels))
+    return {image.item.path: flaws[image.item.path] for image in images if image.item.path in flaws}
+
+
+def _copies(kind: Kind, items: Sequence[Item], labels: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """Path and detail of those among equal images that have the flaw."""
+    if kind == "conflict":
+        if len({item.label for item in items}) > 1:
+            for item in items:
+                other = next(other for other in items if other.label != item.label)
+                yield item.path, f"labelled {labels[item.label]}; {other.path} is labelled {labels[other.label]}"
+    elif kind == "leak":
+        stays = min(items, key=lambda item: _KEEPS[item.split or "train"])
+        for item in items:
+            if item.split != stays.split:
+                yield item.path, f"in {item.split}; the same pixels are in {stays.split}: {stays.path}"
+    else:
+        first: dict[tuple[str | None, int], Item] = {}
+        for item in sorted(items, key=lambda item: item.path):
+            stays = first.setdefault((item.split, item.label), item)
+            if item is not stays:
+                yield item.path, f"same pixels as {stays.path}"
+
+
+def _kept(kind: Kind, flaws: dict[str, str]) -> list[Finding]:
+    """Findings of images that stay; a whole data set of one mode is one finding."""
+    by_detail: dict[str, list[str]] = defaultdict(list)
+    for path, detail in flaws.items():
+        by_detail[detail].append(path)
+    findings = []
+    for detail, paths in by_detail.items():
+        if len(paths) > _LISTED:
+            findings.append(Finding(kind, paths[0], f"{detail}: this and {len(paths) - 1} more images", "keep"))
+        else:
+            findings += [Finding(kind, path, detail, "keep") for path in paths]
+    return findings
+
+
+def _explain(kind: Kind, flaws: dict[str, str]) -> str:
+    shown = [f"{path} ({detail})" for path, detail in list(flaws.items())[:3]]
+    more = f" and {len(flaws) - 3} more" if len(flaws) > 3 else ""
+    ways = '"drop"' if kind == "unreadable" else '"drop" or "keep"'
+    noun = "image" if len(flaws) == 1 else "images"
+    return (
+        f"data: {len(flaws)} {noun}: {_TITLES[kind]}: {', '.join(shown)}{more}; "
+        f"repair or remove them, or set data.clean.{kind} = {ways}"
+    )
