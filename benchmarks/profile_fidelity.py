@@ -1,0 +1,143 @@
+"""How far are the profile stage's latencies from a bare loop over the same engine?
+
+    python benchmarks/profile_fidelity.py MODEL.tflite MODEL.onnx ... [--seconds 2] [--rounds 5] [--threads 1]
+
+For each model the profile stage and a loop written with the engine's own API alone take turns, `rounds` times, each
+time in fresh processes; printed are the medians over the turns, and the median and range of the ratios of each turn.
+On a machine that does other work as well, the ratio of the minima is the one to read.
+Without an ONNX file a small convolutional net is built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from edgekit.console import Console
+from edgekit.device import Device
+from edgekit.profile.run import profile
+from edgekit.types import Artifact, TensorSpec
+
+TFLITE = """
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+net = Interpreter(model_path=path, num_threads=threads)
+net.allocate_tensors()
+source, sink = net.get_input_details()[0], net.get_output_details()[0]["index"]
+shape, dtype, index = source["shape"], source["dtype"], source["index"]
+x = make(shape, dtype)
+def run():
+    net.set_tensor(index, x)
+    net.invoke()
+    net.get_tensor(sink)
+"""
+ONNX = """
+import numpy as np, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+net = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+source, sink = net.get_inputs()[0], net.get_outputs()[0].name
+x = make([size if isinstance(size, int) else 1 for size in source.shape], np.float32)
+name = source.name
+def run():
+    net.run([sink], {name: x})
+"""
+LOOP = """
+import json, sys, time
+path, threads, seconds, warmup = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+def make(shape, dtype):
+    if np.dtype(dtype).kind == "f":
+        return np.random.default_rng(0).random(shape).astype(dtype)
+    return np.random.default_rng(0).integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype)
+{setup}
+for _ in range(warmup):
+    run()
+samples, end = [], time.perf_counter() + seconds
+while time.perf_counter() < end:
+    start = time.perf_counter()
+    run()
+    samples.append(time.perf_counter() - start)
+print(json.dumps([float(np.median(samples)) * 1000, min(samples) * 1000]))
+"""
+
+
+def bare(path: Path, threads: int, seconds: float) -> tuple[float, float]:
+    """Median and minimum of the engine's own API, in milliseconds."""
+    script = LOOP.format(setup=ONNX if path.suffix == ".onnx" else TFLITE)
+    argv = [sys.executable, "-c", script, str(path), str(threads), str(seconds), "10"]
+    answer = subprocess.run(argv, check=True, capture_output=True, text=True)
+    p50, least = json.loads(answer.stdout.splitlines()[-1])
+    return p50, least
+
+
+def ours(path: Path, threads: int, seconds: float) -> tuple[float, float]:
+    """Median and minimum that the profile stage reports, in milliseconds."""
+    onnx = path.suffix == ".onnx"
+    tensor = TensorSpec("", (), "", "NHWC")
+    artifact = Artifact("model", "onnx" if onnx else "tflite", "", path.name, "", 0, 0, (), tensor, tensor)
+    engine = "onnxruntime" if onnx else "litert"
+    run = {"engines": [engine], "threads": [threads], "seconds": seconds, "rounds": 1}
+    device = Device.model_validate({"name": "host", "run": run})
+    timing = profile([artifact], path.parent, {"host": device}, Console(quiet=True)).timings[0]
+    return timing.p50_ms, timing.min_ms
+
+
+def small_onnx(path: Path) -> None:
+    """Four 3x3 convolutions with ReLU at 56 x 56, 32 channels."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    generator = np.random.default_rng(0)
+    nodes, weights, name, channels = [], [], "x", 3
+    for layer in range(4):
+        kernel = generator.normal(0, 0.1, (32, channels, 3, 3)).astype(np.float32)
+        weights.append(numpy_helper.from_array(kernel, f"w{layer}"))
+        nodes.append(helper.make_node("Conv", [name, f"w{layer}"], [f"c{layer}"], pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"c{layer}"], [f"r{layer}"]))
+        name, channels = f"r{layer}", 32
+    ports = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 56, 56]),
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 32, 56, 56]),
+    ]
+    graph = helper.make_graph(nodes, "net", ports[:1], ports[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", type=Path)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        models = [path.resolve() for path in options.models]
+        if not any(path.suffix == ".onnx" for path in models):
+            models.append(Path(folder) / "small.onnx")
+            small_onnx(models[-1])
+        turns: dict[Path, list[tuple[tuple[float, float], tuple[float, float]]]] = {path: [] for path in models}
+        for turn in range(options.rounds):
+            for path in models:
+                pair = [bare, ours] if turn % 2 else [ours, bare]
+                took = {measure: measure(path, options.threads, options.seconds) for measure in pair}
+                turns[path].append((took[bare], took[ours]))
+    print(f"{'model':<40} {'bare ms':>9} {'profile ms':>11} {'ratio':>7} {'range of ratios':>16}")
+    for path, pairs in turns.items():
+        for index, what in enumerate(("p50", "min")):
+            theirs, mine = ([turn[side][index] for turn in pairs] for side in (0, 1))
+            ratios = sorted(m / t for t, m in zip(theirs, mine, strict=True))
+            span = f"{ratios[0]:.3f}..{ratios[-1]:.3f}"
+            name = f"{path.name} {what}"
+            print(f"{name:<40} {median(theirs):>9.4f} {median(mine):>11.4f} {median(ratios):>7.3f} {span:>16}")
+
+
+if __name__ == "__main__":
+    main()

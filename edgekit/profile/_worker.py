@@ -1,0 +1,107 @@
+"""The host's side of the protocol of `edgekit.runtime.bench`."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import threading
+from collections import deque
+from contextlib import suppress
+from types import TracebackType
+from typing import IO, Any, Self
+
+
+class WorkerFault(Exception):
+    """The measuring process failed, died, or does not answer; one line says which."""
+
+
+class Worker:
+    """A process that answers one line of JSON to each line of JSON.
+
+    Used as a context manager; leaving it ends the process whatever state it is in.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._chatter: deque[str] = deque(maxlen=20)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._readers = [
+            threading.Thread(target=self._read_answers, args=(process.stdout,), daemon=True),
+            threading.Thread(target=self._chatter.extend, args=(process.stderr,), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        for reader in self._readers:
+            reader.join(timeout=5)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            with suppress(BrokenPipeError):  # a request that was never read
+                pipe.close()
+
+    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """Send a request and wait for the answer.
+
+        Args:
+            request: what is sent, ready for JSON.
+            timeout: seconds.
+
+        Raises:
+            WorkerFault: it reports an error, it died, or `timeout` has passed.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise WorkerFault(self._obituary()) from None
+        return self.listen(timeout)
+
+    def listen(self, timeout: float) -> dict[str, Any]:
+        """Wait for an answer; see `ask`."""
+        try:
+            line = self._lines.get(timeout=timeout)
+        except queue.Empty:
+            raise WorkerFault(f"no answer from the measuring process within {timeout:.0f} s") from None
+        if line is None:
+            raise WorkerFault(self._obituary())
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            raise WorkerFault(f"the measuring process answered {line.strip()[:80]!r}") from None
+        if "error" in answer:
+            raise WorkerFault(answer["error"])
+        return answer
+
+    def _read_answers(self, stdout: IO[str]) -> None:
+        for line in stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _obituary(self) -> str:
+        try:
+            status = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "the measuring process closed its output"
+        for reader in self._readers:
+            reader.join(timeout=5)
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        hint = " (out of memory?)" if status == -signal.SIGKILL else ""
+        said = [line.strip() for line in self._chatter if line.strip()]
+        return f"the measuring process {how}{hint}" + (f": {said[-1]}" if said else "")

@@ -1,0 +1,153 @@
+"""Facts of the machine this runs on: the fields of `edgekit.types.Machine`. Standard library only.
+
+``python -m edgekit.runtime.machine`` prints them as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from typing import Any
+
+# Instruction sets that the engines have kernels for, as Linux names them in /proc/cpuinfo.
+_FEATURES = {
+    "x86_64": (
+        "sse4_1", "avx", "f16c", "fma", "avx2", "avx_vnni",
+        "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16",
+        "amx_tile", "amx_int8", "amx_bf16",
+    ),
+    "aarch64": ("asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),
+}  # fmt: skip
+# Where macOS says the same: sysctl names.
+_DARWIN = {
+    "asimddp": "hw.optional.arm.FEAT_DotProd",
+    "asimdhp": "hw.optional.arm.FEAT_FP16",
+    "i8mm": "hw.optional.arm.FEAT_I8MM",
+    "bf16": "hw.optional.arm.FEAT_BF16",
+    "sme": "hw.optional.arm.FEAT_SME",
+    "avx2": "hw.optional.avx2_0",
+    "avx512f": "hw.optional.avx512f",
+}
+# MIDR part numbers of ARM's own cores (implementer 0x41): their /proc/cpuinfo carries no model name.
+_ARM_PARTS = {
+    "0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72",
+    "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76", "0xd0c": "Neoverse-N1", "0xd0d": "Cortex-A77",
+    "0xd40": "Neoverse-V1", "0xd41": "Cortex-A78", "0xd44": "Cortex-X1", "0xd46": "Cortex-A510", "0xd47": "Cortex-A710",
+    "0xd49": "Neoverse-N2", "0xd4f": "Neoverse-V2",
+}  # fmt: skip
+
+
+def facts() -> dict[str, Any]:
+    """What `edgekit.types.Machine` holds, ready for JSON. What cannot be read is empty, 0 or None."""
+    arch = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    info = _cpuinfo()
+    return {
+        "hostname": platform.node(),
+        "arch": arch,
+        "cpu": _cpu(info),
+        "cores": cores(),
+        "memory_bytes": _memory(),
+        "features": _features(arch, info),
+        "os": _os(),
+        "python": platform.python_version(),
+        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+    }
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident set of this process since it was started; 0 where it cannot be read.
+
+    Linux: VmHWM, which starts afresh at exec, while getrusage's value is inherited from the parent.
+    """
+    for line in _text("/proc/self/status").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
+
+
+def available_bytes() -> int | None:
+    """Memory that can be taken without swapping; None where the system does not say."""
+    for line in _text("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _cpu(info: dict[str, str]) -> str:
+    """E.g. ``AMD EPYC 9B14``, ``Cortex-A76 (Raspberry Pi 5 Model B Rev 1.0)``."""
+    if "model name" in info:
+        return info["model name"]
+    core = info.get("CPU part", "")
+    if info.get("CPU implementer") == "0x41":
+        core = _ARM_PARTS.get(core, core)
+    board = _text("/proc/device-tree/model").strip("\0")
+    if core or board:
+        return f"{core} ({board})" if core and board else core or board
+    return _sysctl("machdep.cpu.brand_string") or platform.processor()
+
+
+def _features(arch: str, info: dict[str, str]) -> list[str]:
+    wanted = _FEATURES.get(arch, ())
+    if info:
+        flags = set(info.get("flags", info.get("Features", "")).split())
+        return [name for name in wanted if name in flags]
+    return [name for name in wanted if name in _DARWIN and _sysctl(_DARWIN[name]) == "1"]
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first value of each key in /proc/cpuinfo."""
+    found: dict[str, str] = {}
+    for line in _text("/proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip(), value.strip())
+    return found
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 0
+
+
+def _os() -> str:
+    for line in _text("/etc/os-release").splitlines():
+        if line.startswith("PRETTY_NAME="):
+            name = line.partition("=")[2].strip("\"'")
+            return f"{name}, {platform.system()} {platform.release()}"
+    return platform.platform()
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _sysctl(name: str) -> str:
+    if platform.system() != "Darwin":
+        return ""
+    try:
+        answer = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip()
+
+
+if __name__ == "__main__":
+    print(json.dumps(facts()))
