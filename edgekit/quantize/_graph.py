@@ -1,0 +1,85 @@
+"""The quantized graph on disk and in memory: a torch.export program with Q/DQ pairs in it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers the Q/DQ operators
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e.constant_fold import constant_fold
+
+from edgekit.quantize._annotate import scopes
+
+QDQ = torch.ops.quantized_decomposed
+QUANTIZE = QDQ.quantize_per_tensor.default
+WEIGHT_QUANTIZE = QDQ.quantize_per_channel.default
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """One decision of the quantizer: the grid of one activation tensor. real = scale * (q - zero_point)."""
+
+    tensor: str
+    """Name of the node whose output is quantized."""
+    layer: str
+    """Module of the torch network that computes it ("" for the network's input)."""
+    scale: float
+    zero_point: int
+
+
+def trace(module: torch.nn.Module, size: int) -> ExportedProgram:
+    """Export a network in eval mode for one image of shape (1, 3, size, size)."""
+    return torch.export.export(module, (torch.zeros(1, 3, size, size),), strict=False)
+
+
+def save(program: ExportedProgram, path: Path) -> None:
+    """Write a quantized program; `load` reads it back."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns about its own archive format
+        torch.export.save(program, path)
+
+
+def load(path: Path) -> GraphModule:
+    """The graph module of a saved program, ready to run and to export."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.load(path).module()
+
+
+def fold_weights(graph: GraphModule) -> GraphModule:
+    """A copy with weights stored as int8 (weight Q nodes computed), as ONNX wants them."""
+    folded = copy.deepcopy(graph)
+    constant_fold(folded, lambda node: node.op == "call_function" and node.target in (QUANTIZE, WEIGHT_QUANTIZE))
+    return folded
+
+
+def fold_constants(graph: GraphModule) -> GraphModule:
+    """A copy with every constant computed, weights as the float values of their int8 grid: same results, faster."""
+    folded = copy.deepcopy(graph)
+    constant_fold(folded)
+    return folded
+
+
+def plan(graph: GraphModule) -> list[QuantizedTensor]:
+    """The scales that travel in the graph, in the order of execution."""
+    decisions = []
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and node.target is QUANTIZE and isinstance(node.args[0], Node):
+            source = node.args[0]
+            layers = scopes(source)
+            decisions.append(
+                QuantizedTensor(source.name, layers[-1] if layers else "", float(node.args[1]), int(node.args[2]))
+            )
+    return decisions
+
+
+def output_scale(graph: GraphModule) -> float | None:
+    """Real value of one step of the network's output; None where the output is not quantized."""
+    output = next(node for node in graph.graph.nodes if node.op == "output")
+    last = output.all_input_nodes[0]
+    return float(last.args[1]) if last.target is QDQ.dequantize_per_tensor.default else None
