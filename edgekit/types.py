@@ -80,8 +80,9 @@ class Epoch:
     lr: float
     train_loss: float
     train_accuracy: float
-    val_loss: float
-    val_accuracy: float
+    val_loss: float | None
+    """None where the data has no validation split, as `val_accuracy`."""
+    val_accuracy: float | None
     seconds: float
 
 
@@ -275,3 +276,13 @@ class Verdict:
     engine: str | None
     threads: int | None
     reason: str
+    kind: Kind | None = None
+    """Of the timings that were compared; None where there were none."""
+    baseline: str | None = None
+    """The fastest float file there, in words; None where the choice itself is float."""
+    speedup: float | None = None
+    """p50 of that baseline over p50 of the choice."""
+    size_ratio: float | None = None
+    """Bytes of that baseline over bytes of the choice."""
+    top1_drop: float | None = None
+    """Points of test top-1 lost against torch fp32; negative is a gain."""

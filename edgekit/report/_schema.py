@@ -1,0 +1,35 @@
+"""JSON schema of ``report.json``, made from the dataclasses so that it cannot fall behind them."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from edgekit import types
+from edgekit.report import _report
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of schema version 1.
+
+    Additional keys are allowed: a reader of version 1 must ignore what it does not know. The version rises when a key
+    is removed or changes its meaning.
+    """
+    found = TypeAdapter(_report.Report).json_schema(mode="serialization")
+    found["title"] = "edgekit report"
+    for title, described in {**found["$defs"], "Report": found}.items():
+        _describe(described, getattr(_report, title, None) or getattr(types, title))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
+
+
+def _describe(described: dict[str, Any], cls: type) -> None:
+    """Take the docstrings under a dataclass's attributes over as descriptions."""
+    body = ast.parse(inspect.getsource(cls)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    for line, following in zip(body.body, body.body[1:], strict=False):
+        match line, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                described["properties"][name]["description"] = " ".join(text.split())

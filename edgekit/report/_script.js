@@ -1,0 +1,38 @@
+(() => {
+  // Theme: the system's unless the button was used; kept for the next visit where the browser lets a file store it.
+  const root = document.documentElement, button = document.getElementById("theme");
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const store = (value) => { try { return value ? localStorage.setItem("edgekit-theme", value) : localStorage.getItem("edgekit-theme"); } catch { return null; } };
+  const saved = store();
+  if (saved === "light" || saved === "dark") root.dataset.theme = saved;
+  button.hidden = false;
+  button.onclick = () => {
+    const now = root.dataset.theme || (dark.matches ? "dark" : "light");
+    store(root.dataset.theme = now === "dark" ? "light" : "dark");
+  };
+
+  // Tooltips: the <title> of a mark, shown at once instead of after the browser's delay.
+  const tip = document.createElement("div");
+  tip.className = "tip"; tip.hidden = true; tip.setAttribute("aria-hidden", "true");
+  document.body.append(tip);
+  for (const title of document.querySelectorAll("svg.chart title")) {
+    const mark = title.parentElement;
+    mark.dataset.tip = title.textContent;
+    title.remove();
+  }
+  document.addEventListener("pointermove", (event) => {
+    const mark = event.target instanceof Element ? event.target.closest("[data-tip]") : null;
+    tip.hidden = !mark;
+    if (!mark) return;
+    tip.textContent = mark.dataset.tip;
+    const x = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8);
+    tip.style.left = `${Math.max(x, 8)}px`;
+    tip.style.top = `${event.clientY + (event.clientY > innerHeight - 60 ? -44 : 18)}px`;
+  });
+  addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+
+  // Paper shows what is folded away, but not the numbers of each chart: the tables of measurements have them.
+  addEventListener("beforeprint", () => {
+    for (const each of document.querySelectorAll("section > details")) each.open = true;
+  });
+})();

@@ -1,0 +1,100 @@
+"""``report.md``: the verdicts, one table and what went wrong; short enough for a pull request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from edgekit.report._report import Report
+from edgekit.report._svg import megabytes, ms, percent, threads
+from edgekit.verdict import KINDS
+
+
+def render(report: Report) -> str:
+    """The report as GitHub-flavoured Markdown. Whatever came from outside is escaped."""
+    blocks = [f"## edgekit: {_text(report.name)}", _verdicts(report)]
+    if report.latency:
+        blocks.append(_timings(report))
+    elif report.accuracy:
+        blocks.append(_scores(report))
+    blocks += [_failures(report), _machines(report), _skipped(report)]
+    blocks.append(f"<sub>edgekit {_text(report.edgekit_version)}, {_text(report.created)}</sub>")
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _verdicts(report: Report) -> str:
+    lines = [f"- **{_text(v.device)}**: {'ship ' if v.artifact else ''}{_text(v.reason)}" for v in report.verdict]
+    return "\n".join(lines) or "No verdict: nothing was profiled."
+
+
+def _timings(report: Report) -> str:
+    chosen = [report.timing(verdict) for verdict in report.verdict]
+    rows = []
+    for t in sorted(
+        report.latency, key=lambda t: (report.devices.index(t.device), KINDS.index(t.kind), t.batch, t.p50_ms)
+    ):
+        score, file = report.score(t.artifact, t.engine, t.device), report.artifact(t.artifact)
+        name = f"**{_text(t.artifact)}**" if any(t is each for each in chosen) else _text(t.artifact)
+        rows.append(
+            (
+                _text(t.device),
+                name + (f" (batch {t.batch})" if t.batch != 1 else ""),
+                _text(f"{t.engine} {t.engine_version} ({t.provider})"),
+                str(t.threads),
+                t.kind,
+                ms(t.p50_ms),
+                ms(t.p90_ms),
+                ms(t.p99_ms),
+                megabytes(file.bytes) if file else "—",
+                percent(score.top1 if score else None),
+                percent(score.agreement if score else None),
+            )
+        )
+    heads = ("device", "artifact", "engine", "threads", "kind", "p50 ms", "p90 ms", "p99 ms", "size", "top-1")
+    return _table((*heads, "agrees with fp32"), rows, words=3)
+
+
+def _scores(report: Report) -> str:
+    rows = [
+        (_text(a.artifact), _text(f"{a.engine} {a.engine_version}"), percent(a.top1), percent(a.agreement))
+        for a in report.accuracy
+        if a.split == "test"
+    ]
+    return _table(("artifact", "engine", "top-1", "agrees with fp32"), rows, words=2)
+
+
+def _failures(report: Report) -> str:
+    lines = [
+        f"- {_text(a.artifact)} on {_text(a.engine)} failed verification: {_text(a.problem)}"
+        for a in report.accuracy
+        if not a.passed
+    ]
+    lines += [
+        f"- {_text(f.device)}: {_text(f.artifact)} on {_text(f.engine)}, {threads(f.threads)}, was not timed: "
+        f"{_text(f.reason)}"
+        for f in report.failures
+    ]
+    return "\n".join(("**Failures**", "", *lines)) if lines else ""
+
+
+def _machines(report: Report) -> str:
+    lines = [
+        f"- {_text(device)}: {_text(m.cpu)}, {m.cores} cores, {m.arch}, {_text(m.os)}"
+        for device, m in report.machines.items()
+    ]
+    return "\n".join(("**Machines**", "", *lines)) if lines else ""
+
+
+def _skipped(report: Report) -> str:
+    words = "; ".join(f"{s.name}: {_text(s.reason or 'skipped')}" for s in report.stages if s.skipped)
+    return f"Skipped stages: {words}." if words else ""
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> str:
+    rule = [":---" if i < words else "---:" for i in range(len(heads))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *rows))
+
+
+def _text(words: str) -> str:
+    """Plain text: nothing in it is taken as Markdown, HTML or the end of a table cell."""
+    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", " ".join(words.split()))

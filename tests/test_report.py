@@ -1,0 +1,395 @@
+"""The three formats of one hand-written report; the HTML also in a real browser."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit import choices
+from edgekit.report import _background, _charts, _markup, _svg, html, markdown
+from edgekit.report import json as json_format
+from edgekit.report._report import Report, Stage, gather, summarise
+from edgekit.report._schema import schema
+from edgekit.types import Index, Sample
+from tests.report_sample import CONFUSION, LABELS, accuracy, metrics, report
+
+HOSTILE = "<script>alert('x')</script> & | `b` \"q\""
+
+
+def bare() -> Report:
+    """A report of a run in which nothing ran."""
+    sample = report()
+    return gather(
+        name="bare",
+        created=sample.created,
+        edgekit_version="0.1.0",
+        recipe={"model": {"name": "x"}},
+        stages=[Stage("profile", 0.0, skipped=True, reason="not in the recipe")],
+        provenance=sample.provenance,
+    )
+
+
+def hostile() -> Report:
+    """Text from outside that tries to be markup, wherever it can come from."""
+    sample = report(labels=(HOSTILE, *LABELS[1:]))
+    scores = metrics(CONFUSION, (HOSTILE, *LABELS[1:]))
+    rows = (*sample.accuracy[:-1], accuracy("tflite-int8", "litert", 0.8793, passed=False, problem=HOSTILE))
+    verdict = replace(sample.verdict[0], device=HOSTILE, reason=HOSTILE)
+    return replace(
+        sample,
+        name=HOSTILE,
+        recipe={**sample.recipe, "description": HOSTILE, "name": HOSTILE},
+        accuracy=(*rows[:-1], replace(rows[-1], metrics=scores)),
+        failures=(replace(sample.failures[0], reason=HOSTILE),),
+        verdict=(verdict, *sample.verdict[1:]),
+    )
+
+
+class Page(HTMLParser):
+    """Checks nesting and collects what the tests ask about."""
+
+    VOID = frozenset({"meta", "link", "input", "br", "img"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+def test_every_format_renders_every_report() -> None:
+    assert choices.names("edgekit.report") == ("html", "json", "markdown")
+    for name in choices.names("edgekit.report"):
+        module = choices.pick("edgekit.report", name, "report")
+        for each in (report(), bare(), hostile()):
+            assert module.render(each) == module.render(each) != ""
+
+
+def test_report_needs_no_heavy_package() -> None:
+    code = (
+        "import sys; from edgekit import verdict; from edgekit.report import html, markdown, json, _report; "
+        "print([name for name in ('torch', 'numpy', 'pydantic', 'PIL', 'rich') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+# gather
+
+
+def test_summarise_counts_images_of_each_class_and_split() -> None:
+    samples = (
+        Sample("a/1", 0, "train", ""),
+        Sample("a/2", 0, "train", ""),
+        Sample("b/1", 1, "train", ""),
+        Sample("b/2", 1, "test", ""),
+    )
+    assert summarise(Index("x", ("a", "b", "c"), samples)).counts == {
+        "train": (2, 1, 0),
+        "val": (0, 0, 0),
+        "test": (0, 1, 0),
+    }
+
+
+def test_shown_metrics_are_those_of_the_shipped_file_or_of_torch() -> None:
+    sample = report()
+    shown = sample.shown_metrics()
+    assert shown is not None
+    assert shown[0] == "tflite-int8 on litert"
+    unshipped = replace(sample, verdict=sample.verdict[1:]).shown_metrics()
+    assert unshipped is not None
+    assert unshipped[0] == "torch fp32"
+    assert bare().shown_metrics() is None
+
+
+# JSON
+
+
+@pytest.mark.parametrize("make", [report, bare, hostile])
+def test_json_matches_its_schema(make: Any) -> None:
+    described = schema()
+    jsonschema.Draft202012Validator.check_schema(described)
+    jsonschema.Draft202012Validator(described).validate(json.loads(json_format.render(make())))
+
+
+def test_json_keeps_the_promised_names_and_numbers() -> None:
+    found = json.loads(json_format.render(report()))
+    assert found["schema_version"] == 1
+    promised = {
+        "artifacts": "id format precision path sha256 bytes float_ops",
+        "accuracy": "artifact engine device split images top1 agreement",
+        "latency": "artifact engine engine_version provider device threads batch kind p50_ms p90_ms p99_ms samples",
+        "verdict": "device artifact engine threads reason",
+    }
+    for name, keys in promised.items():
+        assert found[name]
+        assert all(set(keys.split()) <= row.keys() for row in found[name])
+    assert found["latency"][3]["p99_ms"] == 1.81
+    assert found["latency"][3]["samples"][1:4] == [1.32, 1.32, 1.32]
+    assert found["data"]["counts"]["test"] == [sum(row) for row in CONFUSION]
+
+
+def test_json_has_no_infinity() -> None:
+    assert math.isinf(report().accuracy[0].sqnr_db or 0)
+    text = json_format.render(report())
+    assert "Infinity" not in text
+    assert json.loads(text)["accuracy"][0]["sqnr_db"] is None
+
+
+def test_schema_rejects_a_wrong_report_and_describes_its_fields() -> None:
+    found = json.loads(json_format.render(report()))
+    found["latency"][0]["kind"] = "guessed"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(found, schema())
+    described = schema()
+    assert "execution provider" in described["$defs"]["Timing"]["properties"]["provider"]["description"].lower()
+    assert set(described["required"]) == set(described["properties"])
+
+
+# Markdown
+
+
+def _table(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def test_markdown_table_parses() -> None:
+    head, rule, *rows = _table(markdown.render(report()))
+    assert all(re.fullmatch(r":?-+:?", cell) for cell in rule)
+    assert {len(row) for row in (head, rule, *rows)} == {11}
+    assert len(rows) == 10
+    first = dict(zip(head, rows[0], strict=True))
+    assert first["artifact"] == "**tflite-int8**"
+    assert (first["p50 ms"], first["size"], first["top-1"], first["kind"]) == (
+        "0.840",
+        "2.41 MB",
+        "87.93 %",
+        "measured",
+    )
+
+
+def test_markdown_says_verdicts_failures_and_skipped_stages() -> None:
+    text = markdown.render(report())
+    assert "- **host**: ship tflite-int8 on litert, 2 threads: p50 0.840 ms, 2.0x faster" in text
+    assert "- **Raspberry Pi Zero**: nothing can be shipped" in text
+    assert "onnx-int8 on onnxruntime, 1 thread, was not timed: onnxruntime has no wheel for armv6" in text
+    assert "prune: not in the recipe" in text
+    assert "No verdict" in markdown.render(bare())
+
+
+def test_markdown_escapes_what_comes_from_outside() -> None:
+    text = markdown.render(hostile())
+    assert "\\<script\\>" in text
+    assert not re.search(r"(?<!\\)<script", text)
+    assert {len(row) for row in _table(text)} == {11}
+
+
+# HTML
+
+
+@pytest.mark.parametrize("make", [report, bare, hostile])
+def test_html_is_well_formed_and_self_contained(make: Any) -> None:
+    text = html.render(make())
+    page = Page(text)
+    assert len(text.encode()) < 500_000
+    assert not re.search(r"(https?:)?//\w", re.sub(r"// [^\n]*", "", text))
+    for tag, attributes in page.tags:
+        assert tag not in ("iframe", "object", "embed", "img", "base")
+        assert "src" not in attributes
+        assert (attributes.get("href") or "#").startswith(("#", "data:,"))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {(a.get("href") or "")[1:] for t, a in page.tags if t == "a"} <= set(ids)
+
+
+def test_html_says_the_verdict_first_and_labels_every_number() -> None:
+    words = " ".join("".join(Page(html.render(report())).text).split())
+    assert "Ship tflite-int8 on litert, 2 threads" in words
+    assert "Nothing to ship" in words
+    assert words.index("Ship tflite-int8") < words.index("All measurements")
+    for needed in (
+        "emulated",
+        "measured",
+        "onnxruntime 1.31.1",
+        "CPUExecutionProvider",
+        "avx512_vnni",
+        "prune: not in the",
+    ):
+        assert needed in words
+    assert "No verdict" in "".join(Page(html.render(bare())).text)
+
+
+def test_html_charts_have_names_and_tables() -> None:
+    page = Page(html.render(report()))
+    charts = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(charts) == 2 * 2 + 1 + 1 + 2  # two devices, sizes, confusion, two curves
+    assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
+    assert page.count("table") >= len(charts)
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_html_escapes_what_comes_from_outside() -> None:
+    text = html.render(hostile())
+    assert "<script>alert" not in text
+    page = Page(text)
+    assert page.count("script") == 1
+    assert HOSTILE in "".join(page.text)
+
+
+@pytest.mark.parametrize("n", [2, 10, 13, 40, 41, 102])
+def test_html_shows_a_matrix_or_the_most_confused_pairs(n: int) -> None:
+    """Class i is taken for its successor i + 1 times out of 200."""
+    matrix = tuple(tuple(199 - i if j == i else i + 1 if j == (i + 1) % n else 0 for j in range(n)) for i in range(n))
+    names = tuple(f"species number {i}" for i in range(n))
+    sample = report()
+    rows = (*sample.accuracy[:-1], replace(sample.accuracy[-1], metrics=metrics(matrix, names)))
+    text = html.render(replace(sample, accuracy=rows))
+    assert len(text) < 500_000
+    assert ("heatmap" in str([a.get("class") for t, a in Page(text).tags if t == "svg"])) == (n <= 40)
+    assert _background.confused(metrics(matrix, names))[0] == (n, n - 1, 0)
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2.2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_html_colours_have_enough_contrast(scheme: int) -> None:
+    """WCAG 2.2 AA: 4.5 for text, 3 for the parts of a chart."""
+    found = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", html.render(bare()))
+    light = {name: _luminance(pair[scheme]) for name, *pair in found}
+    text = [(front, back) for front in ("text", "muted", "accent", "good", "warn", "bad") for back in ("page", "card")]
+    text += [("good", "good-soft"), ("warn", "warn-soft"), ("bad", "bad-soft"), ("text", "bad-soft"), ("muted", "sunk")]
+    marks = [(front, "card") for front in ("fp32", "int8", "fp16", "other", "heat")]
+    for need, pairs in ((4.5, [*text, ("on-heat", "heat")]), (3.0, marks)):
+        for front, back in pairs:
+            low, high = sorted((light[front], light[back]))
+            assert (high + 0.05) / (low + 0.05) >= need, (front, back)
+
+
+def test_html_leaves_out_curves_without_validation() -> None:
+    sample = report()
+    assert sample.checkpoint is not None
+    history = tuple(replace(epoch, val_loss=None, val_accuracy=None) for epoch in sample.checkpoint.history)
+    page = Page(html.render(replace(sample, checkpoint=replace(sample.checkpoint, history=history))))
+    classes = {attributes.get("class") for _, attributes in page.tags}
+    assert "curve train" in classes
+    assert "curve val" not in classes
+
+
+# helpers
+
+
+def test_pareto_keeps_what_nothing_beats() -> None:
+    points = [_charts.Point(name, ms, top1, "", "") for name, ms, top1 in (("a", 1, 0.8), ("b", 2, 0.7), ("c", 3, 0.9))]
+    assert [p.label for p in _charts.pareto([*points, _charts.Point("d", 3, 0.85, "", "")])] == ["a", "c"]
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_are_inside_even_and_few(low: float, span: float) -> None:
+    found = _svg.ticks(low, low + span)
+    assert 1 <= len(found) <= 12
+    slack = 1e-6 * max(abs(low), span)
+    assert all(low - slack <= tick <= low + span + slack for tick in found)
+    steps = [b - a for a, b in pairwise(found)]
+    assert all(step == pytest.approx(steps[0], rel=1e-3) for step in steps)
+
+
+@given(st.text())
+def test_tag_keeps_text_as_text(words: str) -> None:
+    clean = words.replace("\r", "").replace("\0", "")
+    page = Page(_markup.tag("p", clean, title=clean))
+    assert "".join(page.text) == clean
+    assert page.tags == [("p", {"title": clean})]
+
+
+scalars = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.text())
+tables = st.dictionaries(
+    st.text(), scalars | st.lists(scalars) | st.dictionaries(st.text(), scalars, max_size=2), max_size=4
+)
+
+
+@given(st.dictionaries(st.text(), scalars | tables, max_size=4))
+def test_toml_reads_back_as_the_same_recipe(recipe: dict[str, Any]) -> None:
+    assert tomllib.loads(_background.toml(recipe)) == recipe
+
+
+# a real browser
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    found = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
+    if found is None:
+        pytest.skip("no Chromium on this machine: the page is not rendered")
+    return found
+
+
+def _browse(chromium: str, folder: Path, make: Any, *flags: str) -> subprocess.CompletedProcess[str]:
+    page = folder / "report.html"
+    page.write_text(html.render(make()), encoding="utf-8")
+    fixed = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    fixed += " --disable-component-update --disable-sync --hide-scrollbars --enable-logging=stderr"
+    profile = f"--user-data-dir={folder / 'profile'}"
+    command = [chromium, *fixed.split(), profile, *flags, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+@pytest.mark.parametrize("make", [report, hostile])
+def test_html_runs_in_a_browser_without_errors(chromium: str, tmp_path: Path, make: Any) -> None:
+    shown = _browse(chromium, tmp_path, make, "--dump-dom")
+    assert shown.stdout.count("<svg") == 8
+    assert "data-tip=" in shown.stdout  # the script ran
+    assert ":CONSOLE" not in shown.stderr
+
+
+@pytest.mark.parametrize(("scheme", "bright"), [(1, True), (0, False)])
+def test_html_follows_the_colour_scheme(chromium: str, tmp_path: Path, scheme: int, bright: bool) -> None:
+    image = pytest.importorskip("PIL.Image")
+    picture = tmp_path / "page.png"
+    flags = (f"--screenshot={picture}", "--window-size=800,900", f"--blink-settings=preferredColorScheme={scheme}")
+    _browse(chromium, tmp_path, report, *flags)
+    with image.open(picture) as shot:
+        pixels = shot.convert("L").resize((1, 1)).getpixel((0, 0))
+    assert (pixels > 200) if bright else (pixels < 80)

@@ -1,0 +1,222 @@
+"""Every expectation is worked out by hand from the rule in the module's docstring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit.device import LimitsSection
+from edgekit.types import Accuracy, Artifact, Kind, Timing, Verdict
+from edgekit.verdict import decide
+from tests.report_sample import ARTIFACTS, accuracy, report, timing
+
+TORCH = accuracy("torch-fp32", "torch", 0.90)
+SCORES = (
+    TORCH,
+    accuracy("onnx-fp32", "onnxruntime", 0.90),
+    accuracy("onnx-int8", "onnxruntime", 0.897),
+    accuracy("tflite-fp32", "litert", 0.90),
+    accuracy("tflite-int8", "litert", 0.897),
+)
+
+
+def choose(
+    timings: Sequence[Timing],
+    scores: Sequence[Accuracy] = SCORES,
+    max_drop: float | None = 1.0,
+    artifacts: Sequence[Artifact] = ARTIFACTS,
+    **limits: float,
+) -> Verdict:
+    return decide("host", artifacts, scores, timings, LimitsSection(**limits), max_drop)
+
+
+def test_decide_ships_int8_when_it_is_faster_than_every_float() -> None:
+    found = choose([timing("onnx-fp32", "onnxruntime", 2.772), timing("tflite-int8", "litert", 1.32)])
+    assert (found.artifact, found.engine, found.threads, found.kind) == ("tflite-int8", "litert", 1, "measured")
+    assert found.reason == (
+        "tflite-int8 on litert, 1 thread: p50 1.32 ms, 2.1x faster than the fastest float file "
+        "(onnx-fp32, onnxruntime), loses 0.3 points of top-1 (1 allowed)"
+    )
+    assert found.speedup == pytest.approx(2.1)
+    assert found.size_ratio == pytest.approx(8_934_112 / 2_412_640)
+    assert found.top1_drop == pytest.approx(0.3)
+    assert found.baseline == "onnx-fp32 on onnxruntime, 1 thread"
+
+
+def test_decide_ships_float_when_int8_is_slower() -> None:
+    found = choose([timing("onnx-fp32", "onnxruntime", 1.60), timing("onnx-int8", "onnxruntime", 2.00)])
+    assert (found.artifact, found.engine) == ("onnx-fp32", "onnxruntime")
+    assert (found.baseline, found.speedup, found.size_ratio) == (None, None, None)
+    assert "no slower than the fastest int8 file (onnx-int8, onnxruntime: 2.00 ms)" in found.reason
+
+
+def test_decide_ships_float_when_int8_is_slower_by_less_than_noise() -> None:
+    """The tie rule prefers the smaller file, but never one that is slower than float."""
+    assert (
+        choose([timing("tflite-fp32", "litert", 1.00), timing("tflite-int8", "litert", 1.01)]).artifact == "tflite-fp32"
+    )
+
+
+def test_decide_compares_engines_and_threads() -> None:
+    """int8 beats the float of its own engine, not that of the other one on two threads."""
+    found = choose(
+        [
+            timing("tflite-fp32", "litert", 3.0),
+            timing("tflite-int8", "litert", 2.0),
+            timing("onnx-fp32", "onnxruntime", 2.5),
+            timing("onnx-fp32", "onnxruntime", 1.8, threads=2),
+        ]
+    )
+    assert (found.artifact, found.engine, found.threads) == ("onnx-fp32", "onnxruntime", 2)
+
+
+def test_decide_takes_smaller_file_and_fewer_threads_when_times_are_equal() -> None:
+    """1.00 and 1.015 are within 2 %; 1.03 is not. The tflite file is the smaller one."""
+    times = [
+        timing("onnx-int8", "onnxruntime", 1.00),
+        timing("tflite-int8", "litert", 1.015, threads=4),
+        timing("tflite-int8", "litert", 1.019, threads=2),
+        timing("tflite-int8", "litert", 1.03, threads=1),
+    ]
+    found = choose(times)
+    assert (found.artifact, found.threads) == ("tflite-int8", 2)
+    assert "no float file was timed here" in found.reason
+
+
+def test_decide_refuses_int8_when_it_loses_too_much() -> None:
+    scores = (*SCORES[:4], accuracy("tflite-int8", "litert", 0.869))
+    found = choose([timing("onnx-fp32", "onnxruntime", 2.8), timing("tflite-int8", "litert", 1.32)], scores)
+    assert found.artifact == "onnx-fp32"
+    assert found.reason.endswith(
+        "; tflite-int8 on litert, 1 thread is faster (1.32 ms) but it loses 3.1 points of top-1 (1 allowed)"
+    )
+
+
+@pytest.mark.parametrize(("top1", "ships"), [(0.896, "tflite-int8"), (0.8959, "onnx-fp32")])
+def test_decide_allows_exactly_max_drop(top1: float, ships: str) -> None:
+    """100 * (0.906 - 0.896) is 1.0000000000000009 in binary."""
+    scores = (replace(TORCH, top1=0.906), *SCORES[1:4], accuracy("tflite-int8", "litert", top1))
+    times = [timing("onnx-fp32", "onnxruntime", 2.8), timing("tflite-int8", "litert", 1.32)]
+    assert choose(times, (scores[0], accuracy("onnx-fp32", "onnxruntime", 0.906), scores[-1])).artifact == ships
+
+
+def test_decide_has_no_accuracy_bound_when_max_drop_is_none() -> None:
+    scores = (*SCORES[:4], accuracy("tflite-int8", "litert", 0.5))
+    times = [timing("onnx-fp32", "onnxruntime", 2.8), timing("tflite-int8", "litert", 1.32)]
+    assert choose(times, scores, max_drop=None).artifact == "tflite-int8"
+
+
+def test_decide_refuses_what_failed_verification() -> None:
+    scores = (*SCORES[:4], accuracy("tflite-int8", "litert", 0.9, passed=False, problem="agreement 0.71, 0.995 needed"))
+    found = choose([timing("onnx-fp32", "onnxruntime", 2.8), timing("tflite-int8", "litert", 1.32)], scores)
+    assert found.artifact == "onnx-fp32"
+    assert "it failed verification (agreement 0.71, 0.995 needed)" in found.reason
+
+
+def test_decide_refuses_what_was_not_verified_in_that_engine() -> None:
+    """A validation score does not count, nor does another engine's."""
+    scores = (TORCH, accuracy("tflite-int8", "litert", 0.9, split="val"), accuracy("tflite-int8", "torch", 0.9))
+    found = choose([timing("tflite-int8", "litert", 1.32)], scores)
+    assert found.artifact is None
+    assert "it was not verified on the test split" in found.reason
+
+
+def test_decide_refuses_everything_when_torch_was_not_scored_but_a_drop_is_bounded() -> None:
+    assert "torch-fp32 was not scored" in choose([timing("tflite-int8", "litert", 1.0)], SCORES[1:]).reason
+    assert choose([timing("tflite-int8", "litert", 1.0)], SCORES[1:], max_drop=None).artifact == "tflite-int8"
+
+
+def test_decide_prefers_score_of_the_device_itself() -> None:
+    elsewhere = replace(SCORES[4], device="board")
+    here = replace(SCORES[4], top1=0.5)
+    for scores in ((TORCH, elsewhere, here), (TORCH, here, elsewhere)):
+        assert choose([timing("tflite-int8", "litert", 1.0)], scores).artifact is None
+    assert choose([timing("tflite-int8", "litert", 1.0)], (TORCH, elsewhere)).artifact == "tflite-int8"
+
+
+def test_decide_says_by_how_much_the_nearest_misses_when_nothing_meets_the_limits() -> None:
+    times = [
+        timing("onnx-fp32", "onnxruntime", 30, p90=40),  # 100 % over
+        timing("tflite-int8", "litert", 20, p90=24),  # 20 % over
+    ]
+    found = choose(times, p90_ms=20)
+    assert (found.artifact, found.engine, found.threads) == (None, None, None)
+    assert found.reason == (
+        "nothing can be shipped; nearest is tflite-int8 on litert, 1 thread (p50 20.0 ms), "
+        "but its p90 of 24 ms is 20 % over the 20 ms allowed"
+    )
+
+
+def test_decide_holds_every_limit() -> None:
+    times = [timing("tflite-int8", "litert", 1.0, rss_bytes=96_000_000)]
+    assert choose(times, p90_ms=1.04, size_mb=2.5, rss_mb=96.0).artifact == "tflite-int8"
+    assert "its size of 2.41 MB is 21 % over the 2 MB allowed" in choose(times, size_mb=2.0).reason
+    both = choose(times, size_mb=2.0, rss_mb=64.0).reason
+    assert "its size of 2.41 MB is 21 % over the 2 MB allowed and its peak memory of 96 MB is 50 % over" in both
+
+
+def test_decide_ships_slower_int8_when_no_float_fits_the_device() -> None:
+    """Nothing float can be shipped there, so int8 is not worse than anything."""
+    found = choose([timing("onnx-fp32", "onnxruntime", 1.0), timing("onnx-int8", "onnxruntime", 1.2)], size_mb=5.0)
+    assert found.artifact == "onnx-int8"
+    assert "1.2x slower than the fastest float file (onnx-fp32, onnxruntime), which is refused because its size" in (
+        found.reason
+    )
+    assert found.speedup == pytest.approx(1 / 1.2)
+
+
+def test_decide_never_mixes_kinds_of_timing() -> None:
+    """The emulated int8 looks faster, but a measured float beats any emulated number."""
+    times = [timing("onnx-fp32", "onnxruntime", 5.0), timing("tflite-int8", "litert", 0.1, kind="emulated")]
+    found = choose(times)
+    assert (found.artifact, found.kind) == ("onnx-fp32", "measured")
+    assert "emulated" not in found.reason
+
+
+@pytest.mark.parametrize("kind", ["emulated", "estimated"])
+def test_decide_says_so_when_times_are_not_measured(kind: Kind) -> None:
+    found = choose([timing("tflite-int8", "litert", 1.0, kind=kind)])
+    assert found.kind == kind
+    assert found.reason.endswith(f"; the times are {kind}, not measured")
+
+
+@pytest.mark.parametrize("times", [[], [timing("tflite-int8", "litert", 1.0, device="board")]])
+def test_decide_says_so_when_nothing_was_timed_there(times: list[Timing]) -> None:
+    found = choose(times)
+    assert found.artifact is None
+    assert found.reason.startswith("nothing was timed on host")
+
+
+def test_decide_ignores_batches() -> None:
+    assert choose([timing("onnx-fp32", "onnxruntime", 1.0, batch=8)]).artifact is None
+
+
+def test_decide_agrees_with_the_hand_written_report() -> None:
+    sample = report()
+    for written in sample.verdict:
+        limits = LimitsSection(**sample.limits[written.device])
+        found = decide(written.device, sample.artifacts, sample.accuracy, sample.latency, limits, 1.0)
+        assert found.reason == written.reason
+        assert (found.artifact, found.engine, found.threads) == (written.artifact, written.engine, written.threads)
+        assert found.top1_drop == pytest.approx(written.top1_drop)
+        assert found.speedup == pytest.approx(written.speedup)
+
+
+milliseconds = st.floats(0.01, 1000)
+
+
+@given(st.lists(st.tuples(st.sampled_from(SCORES[1:]), milliseconds, st.integers(1, 8)), min_size=1, max_size=12))
+def test_decide_is_never_worse_than_float_and_near_the_fastest(rows: list[tuple[Accuracy, float, int]]) -> None:
+    times = [timing(score.artifact, score.engine, p50, threads=n) for score, p50, n in rows]
+    found = choose(times)
+    matching = [
+        t.p50_ms for t in times if (t.artifact, t.engine, t.threads) == (found.artifact, found.engine, found.threads)
+    ]
+    assert min(matching) <= 1.02 * min(t.p50_ms for t in times)
+    floats = [t.p50_ms for t in times if "fp32" in t.artifact]
+    if floats and found.artifact is not None and "int8" in found.artifact:
+        assert min(matching) < min(floats)
