@@ -5,6 +5,7 @@ Each section is one stage; a section that is missing is a stage that is skipped.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -159,6 +160,20 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return validate(Recipe, _settle(parse(path), path, overrides), path)
 
 
+def resume(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:
+    """Read the ``recipe.json`` of a run directory: the recipe as it ran, and the folder its paths start from.
+
+    Raises:
+        InputError: as `load`.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        raw, base = record["recipe"], Path(record["base"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not as edgekit wrote it: {error}; start again from the recipe") from error
+    return validate(Recipe, _settle(raw, path, overrides), path), base
+
+
 def _settle(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         _set(raw, override)
@@ -177,7 +192,9 @@ def _set(raw: dict[str, Any], override: str) -> None:
         value = text.strip()
     table = raw
     for section in sections:
-        table = table.setdefault(section, {})
+        if table.get(section) is None:
+            table[section] = {}
+        table = table[section]
         if not isinstance(table, dict):
             raise InputError(f'--set "{override}": "{section}" is a value, not a section')
     table[leaf] = value

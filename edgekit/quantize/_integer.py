@@ -127,8 +127,8 @@ def _bounds(clamp: Node) -> tuple[float, float]:
         return 0.0, 6.0
     hard = clamp.target in (aten.hardtanh.default, aten.hardtanh_.default)
     default: list[Any] = [-1.0, 1.0] if hard else [None, None]
-    given = clamp.args[1:]
-    low, high = [*given, *default[len(given) :]]
+    given: list[Any] = list(clamp.args[1:])
+    low, high = given + default[len(given) :]
     low, high = clamp.kwargs.get("min", low), clamp.kwargs.get("max", high)
     return -torch.inf if low is None else float(low), torch.inf if high is None else float(high)
 

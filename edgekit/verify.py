@@ -1,0 +1,218 @@
+"""The same test images through torch and through every exported file in its engine.
+
+The yardstick of a float file is the float network, that of an int8 file the quantized graph in integer arithmetic
+(`edgekit.quantize._integer`), so that a difference is the exporter's or the engine's and not the quantizer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from edgekit.console import Console
+from edgekit.data._dataset import ImageSet
+from edgekit.errors import MissingPackage, Shortfall
+from edgekit.recipe import VerifySection
+from edgekit.runtime import _menu, machine
+from edgekit.runtime._errors import RuntimeFault
+from edgekit.runtime._port import Port, Session
+from edgekit.train import metrics
+from edgekit.types import Accuracy, Artifact, Split
+
+Array = npt.NDArray[np.float32]
+ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
+"""What an artifact is verified with on the host."""
+DEVICE = "host"
+STEP = 1.5
+"""Outputs lie on one grid, so that a difference is a whole number of steps but for float noise."""
+MOST_CLASSES = 120
+"""Above this, per-class scores would be most of the report."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A torch model that exported files are compared with."""
+
+    name: str
+    """``torch-fp32`` or ``torch-int8``."""
+    module: torch.nn.Module
+    step: float | None = None
+    """Real value of one output step; None for a float model."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One model over all images: logits of shape (images, classes)."""
+
+    artifact: str
+    engine: str
+    version: str
+    logits: Array
+
+
+def verify(
+    images: ImageSet,
+    split: Split,
+    labels: Sequence[str],
+    float_model: Reference,
+    quantized_model: Reference | None,
+    artifacts: Sequence[Artifact],
+    folder: Path,
+    section: VerifySection,
+    console: Console,
+) -> list[Accuracy]:
+    """Score every model and compare every file with torch.
+
+    Args:
+        images: the split to run, evaluation transforms.
+        split: its name.
+        labels: class names.
+        float_model: torch fp32.
+        quantized_model: the integer graph, where there is one.
+        artifacts: exported files.
+        folder: where their paths start.
+        section: how many images, and the tolerances.
+        console: progress.
+
+    Returns:
+        A row a model, the torch references first; `passed` and `problem` say which files fell short.
+
+    Raises:
+        MissingPackage: an engine is not installed.
+        Shortfall: an engine cannot load or run a file.
+    """
+    count = min(section.images or len(images), len(images))
+    references = [float_model] + ([quantized_model] if quantized_model else [])
+    sessions = [_open(artifact, folder) for artifact in artifacts]
+    columns: list[list[Array]] = [[] for _ in (*references, *sessions)]
+    truth = []
+    with console.bar("verify", count) as advance, torch.no_grad():
+        for place in range(count):
+            image, label = images[place]
+            truth.append(label)
+            batch = image.unsqueeze(0)
+            for column, reference in zip(columns, references, strict=False):
+                column.append(reference.module(batch).numpy())
+            pixels = batch.numpy()
+            for column, artifact, session in zip(columns[len(references) :], artifacts, sessions, strict=True):
+                column.append(_infer(artifact, session, pixels))
+            advance()
+    names = [(reference.name, "torch", str(torch.__version__)) for reference in references]
+    names += [(artifact.id, ENGINES[artifact.format], _version(artifact)) for artifact in artifacts]
+    runs = [_Run(*name, np.concatenate(column)) for name, column in zip(names, columns, strict=True)]
+    for session in sessions:
+        session.close()
+    known = dict(zip((*references, *artifacts), runs, strict=True))
+    rows = [_score(run, known[float_model], np.array(truth), labels, split) for run in known.values()]
+    judged = rows[: len(references)]
+    for row, artifact in zip(rows[len(references) :], artifacts, strict=True):
+        like = quantized_model if artifact.precision == "int8" and quantized_model else float_model
+        judged.append(_judge(row, known[artifact].logits, known[like].logits, like.step, section))
+    return judged
+
+
+def check(rows: Sequence[Accuracy]) -> None:
+    """Raise Shortfall naming every file that is outside tolerance."""
+    failed = [f"{row.artifact} in {row.engine} {row.engine_version}: {row.problem}" for row in rows if not row.passed]
+    if failed:
+        raise Shortfall("verify: " + "\n  ".join(failed))
+
+
+def _open(artifact: Artifact, folder: Path) -> Session:
+    engine = _menu.engine(ENGINES[artifact.format])
+    try:
+        engine.version()
+    except RuntimeFault as fault:
+        raise MissingPackage(f"verify: {artifact.id}: {fault}") from fault
+    try:
+        return engine.load(str(folder / artifact.path), threads=machine.cores())
+    except RuntimeFault as fault:
+        raise Shortfall(f"verify: {artifact.id}: {fault}") from fault
+
+
+def _version(artifact: Artifact) -> str:
+    return _menu.engine(ENGINES[artifact.format]).version()
+
+
+def _infer(artifact: Artifact, session: Session, pixels: Array) -> Array:
+    """Logits (1, classes) in float32 for pixels (1, 3, H, W), whatever layout and dtype the file takes."""
+    fed = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if artifact.input.layout == "NHWC" else pixels
+    try:
+        return dequantize(session.run(quantize(fed, session.input)), session.output)
+    except RuntimeFault as fault:
+        raise Shortfall(f"verify: {artifact.id}: {fault}") from fault
+
+
+def quantize(values: Array, port: Port) -> npt.NDArray[Any]:
+    """Float values on a port's integer grid (as they are where the port takes floats)."""
+    if port.scale is None or port.zero_point is None:
+        return values
+    limits = np.iinfo(port.dtype)
+    steps: Array = np.rint(values * np.float32(1 / port.scale)) + port.zero_point
+    return np.clip(steps, limits.min, limits.max).astype(port.dtype)
+
+
+def dequantize(values: npt.NDArray[Any], port: Port) -> Array:
+    """A port's integers as float32 (as they are where the port gives floats)."""
+    if port.scale is None or port.zero_point is None:
+        return values.astype(np.float32, copy=False)
+    return (values.astype(np.float32) - np.float32(port.zero_point)) * np.float32(port.scale)
+
+
+def _score(run: _Run, exact: _Run, truth: npt.NDArray[Any], labels: Sequence[str], split: Split) -> Accuracy:
+    predicted = run.logits.argmax(1)
+    scores = metrics.score(predicted, truth, labels, split)
+    return Accuracy(
+        artifact=run.artifact,
+        engine=run.engine,
+        engine_version=run.version,
+        device=DEVICE,
+        split=split,
+        images=len(truth),
+        top1=scores.accuracy,
+        agreement=float((predicted == exact.logits.argmax(1)).mean()),
+        metrics=scores if len(labels) <= MOST_CLASSES else None,
+        sqnr_db=None if run is exact else _sqnr(exact.logits, run.logits),
+    )
+
+
+def _judge(row: Accuracy, got: Array, like: Array, step: float | None, section: VerifySection) -> Accuracy:
+    difference = np.abs(got - like)
+    agreement = float((got.argmax(1) == like.argmax(1)).mean())
+    row = replace(row, agreement_reference=agreement, max_difference=float(difference.max()))
+    if not np.isfinite(got).all():
+        return replace(row, passed=False, problem="NaN or infinite outputs")
+    problems = []
+    if step is not None:
+        steps = difference / step
+        within = float((steps < STEP).mean())
+        row = replace(row, max_steps=float(steps.max()), within_one_step=within)
+        if within < section.within_one_step:
+            problems.append(
+                f"{within:.2%} of outputs within one step of torch-int8, "
+                f"verify.within_one_step asks for {section.within_one_step:.2%}"
+            )
+    else:
+        relative = float(difference.max() / max(float(np.abs(like).max()), 1e-12))
+        if relative > section.tolerance:
+            problems.append(
+                f"outputs differ from torch-fp32 by {relative:.1e} of the largest logit, "
+                f"verify.tolerance allows {section.tolerance:.1e}"
+            )
+    if agreement < section.agreement:
+        problems.append(
+            f"{agreement:.2%} top-1 agreement with torch, verify.agreement asks for {section.agreement:.2%}"
+        )
+    return replace(row, passed=not problems, problem="; ".join(problems))
+
+
+def _sqnr(exact: Array, got: Array) -> float | None:
+    """Signal to quantization noise in dB; None where there is no noise."""
+    noise = float(np.square(exact - got, dtype=np.float64).sum())
+    return float(10 * np.log10(np.square(exact, dtype=np.float64).sum() / noise)) if noise else None
