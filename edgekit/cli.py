@@ -45,7 +45,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgekit")
 def cli() -> None:
-    r"""Train, compress, verify and measure vision models for edge devices.
+    """Train, compress, verify and measure vision models for edge devices.
 
     \b
     Examples:
@@ -76,7 +76,7 @@ def _options(command: F) -> F:
 @cli.command()
 @_options
 def run(**flags: Any) -> None:
-    r"""Do every stage that RECIPE names; unchanged stages are skipped.
+    """Do every stage that RECIPE names; unchanged stages are skipped.
 
     RECIPE is a TOML file or the name of a shipped recipe, RUN the directory of an earlier run.
 
@@ -91,7 +91,7 @@ def run(**flags: Any) -> None:
 @cli.command()
 @_options
 def train(**flags: Any) -> None:
-    r"""Train only: data and train.
+    """Train only: data and train.
 
     \b
     Example:
@@ -103,7 +103,7 @@ def train(**flags: Any) -> None:
 @cli.command()
 @_options
 def compress(**flags: Any) -> None:
-    r"""Up to verified files: data, train, quantize, export, verify.
+    """Up to verified files: data, train, quantize, export, verify.
 
     \b
     Example:
@@ -115,7 +115,7 @@ def compress(**flags: Any) -> None:
 @cli.command()
 @_options
 def profile(**flags: Any) -> None:
-    r"""Up to latencies: everything before, then measure on each device.
+    """Up to latencies: everything before, then measure on each device.
 
     \b
     Example:
@@ -127,7 +127,7 @@ def profile(**flags: Any) -> None:
 @cli.command()
 @_options
 def report(**flags: Any) -> None:
-    r"""Write the reports again: everything before that has changed, then HTML, Markdown and JSON.
+    """Write the reports again: everything before that has changed, then HTML, Markdown and JSON.
 
     \b
     Examples:
