@@ -126,6 +126,11 @@ def normalise(pixels: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.
     return scaled
 
 
+def levels(spec: InputSpec) -> npt.NDArray[np.float32]:
+    """Every value that an input can take: the 256 levels of each channel, shape (3, 256, 1)."""
+    return normalise(np.arange(256, dtype=np.uint8).repeat(3).reshape(256, 1, 3), spec)
+
+
 def evaluate(image: Image.Image, spec: InputSpec) -> npt.NDArray[np.float32]:
     """The input of a network without augmentation, as `InputSpec` describes it.
 

@@ -21,6 +21,20 @@ from edgekit.types import Artifact, TensorSpec
 OPSET = 20
 MOVING = {"Reshape", "Flatten", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Shape", "Gather", "Concat", "Slice"}
 """Operators that move values and compute nothing."""
+INTEGER = {
+    "Add",
+    "AveragePool",
+    "Concat",
+    "Conv",
+    "Gemm",
+    "GlobalAveragePool",
+    "MatMul",
+    "MaxPool",
+    "Mul",
+    "Pad",
+    "Sigmoid",
+}
+"""Operators that ONNX Runtime computes in integers between a DequantizeLinear and a QuantizeLinear."""
 FUSED = {"Clip", "Relu"}
 """Activations an integer kernel absorbs when they stand between it and its QuantizeLinear."""
 
@@ -47,6 +61,8 @@ def export(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> A
             )
             assert program is not None
             model = program.model_proto
+    except (OSError, ModuleNotFoundError):
+        raise
     except Exception as error:  # the exporter raises whatever an operator's translation raised
         raise Shortfall(f"onnx-{precision}: torch cannot export this network: {_first(error)}") from error
     _strip(model)
@@ -105,7 +121,8 @@ def float_ops(model: onnx.ModelProto) -> tuple[str, ...]:
         source = producer.get(node.input[0])
         if node.op_type in FUSED and source is not None and source.op_type not in ("DequantizeLinear", *MOVING):
             continue
-        if not (all(starts_dequantized(name) for name in node.input) and ends_quantized(node.output[0])):
+        integer = node.op_type in INTEGER
+        if not (integer and all(starts_dequantized(name) for name in node.input) and ends_quantized(node.output[0])):
             found.append(f"{node.op_type} {node.name}")
     return tuple(found)
 

@@ -44,10 +44,12 @@ def export(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> A
                 quant_config=QuantConfig(pt2e_quantizer=expects) if precision == "int8" else None,
             )
             model.export(str(folder / name))
+    except (OSError, ModuleNotFoundError):
+        raise
     except Exception as error:  # the converter raises whatever an operator's translation raised
         (folder / name).unlink(missing_ok=True)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Shortfall(f"tflite-{precision}: the converter refuses this network: {reason} (see {log})") from error
+        raise Shortfall(f"tflite-{precision}: the converter refuses this network: {reason}; see {log.name}") from error
     data = (folder / name).read_bytes()
     table = _Table(data)
     floats = table.float_ops()

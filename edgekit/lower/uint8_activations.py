@@ -13,19 +13,25 @@ from onnx import numpy_helper
 NAME = "uint8_activations"
 
 
+WEIGHTED = ("Conv", "Gemm", "MatMul", "ConvTranspose")
+
+
 def apply(model: onnx.ModelProto) -> int:
-    """Rewrite every per-tensor Q/DQ node of an activation in place; returns how many."""
+    """Rewrite the per-tensor Q/DQ nodes of activations and of constants they meet, in place; returns how many."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
+    weights = {name for node in graph.node if node.op_type in WEIGHTED for name in node.input[1:]}
     moved: dict[str, str] = {}
     count = 0
     for node in graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in constants:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.output[0] in weights:
             continue
         zero_point = constants[node.input[2]]
         if zero_point.data_type != onnx.TensorProto.INT8 or list(zero_point.dims) not in ([], [1]):
             continue
         node.input[2] = moved.setdefault(zero_point.name, f"{zero_point.name}_uint8")
+        if node.input[0] in constants:
+            node.input[0] = moved.setdefault(node.input[0], f"{node.input[0]}_uint8")
         count += 1
     for old, new in moved.items():
         shifted = (numpy_helper.to_array(constants[old]).astype(np.int16) + 128).astype(np.uint8)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.quantizer import (
+    FixedQParamsQuantizationSpec,
     QuantizationAnnotation,
     QuantizationSpec,
     QuantizationSpecBase,
@@ -38,6 +39,7 @@ CLAMPS = {
     aten.clamp_.default,
 }
 """Activations that a kernel applies for free to its own output."""
+SIGMOIDS = {aten.sigmoid.default, aten.sigmoid_.default}
 COMPUTING = {
     aten.add.Tensor,
     aten.add_.Tensor,
@@ -46,14 +48,7 @@ COMPUTING = {
     aten.mean.dim,
     aten.adaptive_avg_pool2d.default,
     aten.avg_pool2d.default,
-    aten.hardswish.default,
-    aten.hardswish_.default,
-    aten.hardsigmoid.default,
-    aten.hardsigmoid_.default,
-    aten.sigmoid.default,
-    aten.sigmoid_.default,
-    aten.silu.default,
-    aten.silu_.default,
+    *SIGMOIDS,
 }
 """Ops with an integer kernel and a range of their own."""
 MOVING = {
@@ -69,6 +64,11 @@ MOVING = {
     aten.cat.default,
 }
 """Ops that move values without changing them: output and inputs share one scale."""
+
+SIGMOID = FixedQParamsQuantizationSpec(
+    dtype=torch.int8, scale=1 / 256, zero_point=-128, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine
+)
+"""What TFLite's specification prescribes for the output of LOGISTIC."""
 
 Observer = Callable[..., Any]
 
@@ -121,13 +121,14 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
 
     def _annotate(self, node: Node, inputs: dict[Node, QuantizationSpecBase | None]) -> None:
         last = _end_of_kernel(node)
+        output = SIGMOID if node.target in SIGMOIDS else self.activation
         node.meta["quantization_annotation"] = QuantizationAnnotation(
             input_qspec_map=inputs,
-            output_qspec=self.activation if last is node else None,
+            output_qspec=output if last is node else None,
             _annotated=True,
         )
         if last is not node:
-            last.meta["quantization_annotation"] = QuantizationAnnotation(output_qspec=self.activation, _annotated=True)
+            last.meta["quantization_annotation"] = QuantizationAnnotation(output_qspec=output, _annotated=True)
 
     def _share(self, node: Node) -> None:
         """One scale for all inputs and the output, taken from the first input."""
@@ -150,6 +151,20 @@ def scopes(node: Node) -> tuple[str, ...]:
     stack = node.meta.get("nn_module_stack") or {}
     names = (str(entry[0]).removeprefix("L['self'].") for entry in stack.values())
     return tuple(name for name in names if name and name != "L['self']")
+
+
+def bounds(clamp: Node) -> tuple[float, float]:
+    """What a node of `CLAMPS` limits its input to."""
+    if clamp.target in (aten.relu.default, aten.relu_.default):
+        return 0.0, torch.inf
+    if clamp.target in (aten.relu6.default, aten.relu6_.default):
+        return 0.0, 6.0
+    hard = clamp.target in (aten.hardtanh.default, aten.hardtanh_.default)
+    default: list[Any] = [-1.0, 1.0] if hard else [None, None]
+    given: list[Any] = list(clamp.args[1:])
+    low, high = given + default[len(given) :]
+    low, high = clamp.kwargs.get("min", low), clamp.kwargs.get("max", high)
+    return -torch.inf if low is None else float(low), torch.inf if high is None else float(high)
 
 
 def _input(node: Node, position: int) -> Node:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ from edgekit.quantize._annotate import scopes
 
 QDQ = torch.ops.quantized_decomposed
 QUANTIZE = QDQ.quantize_per_tensor.default
+DEQUANTIZE = QDQ.dequantize_per_tensor.default
 WEIGHT_QUANTIZE = QDQ.quantize_per_channel.default
+WEIGHT_DEQUANTIZE = QDQ.dequantize_per_channel.default
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,15 @@ class QuantizedTensor:
     zero_point: int
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What was decided, for people to read; the decisions themselves travel in the graph."""
+
+    lowered: dict[str, int]
+    """How often each rewrite was applied."""
+    tensors: list[QuantizedTensor]
+
+
 def trace(module: torch.nn.Module, size: int) -> ExportedProgram:
     """Export a network in eval mode for one image of shape (1, 3, size, size)."""
     return torch.export.export(module, (torch.zeros(1, 3, size, size),), strict=False)
@@ -39,9 +51,11 @@ def trace(module: torch.nn.Module, size: int) -> ExportedProgram:
 
 def save(program: ExportedProgram, path: Path) -> None:
     """Write a quantized program; `load` reads it back."""
+    buffer = io.BytesIO()  # torch's own writer aborts the process when the disk is full
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns about its own archive format
-        torch.export.save(program, path)
+        torch.export.save(program, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def load(path: Path) -> GraphModule:
@@ -82,4 +96,4 @@ def output_scale(graph: GraphModule) -> float | None:
     """Real value of one step of the network's output; None where the output is not quantized."""
     output = next(node for node in graph.graph.nodes if node.op == "output")
     last = output.all_input_nodes[0]
-    return float(last.args[1]) if last.target is QDQ.dequantize_per_tensor.default else None
+    return float(last.args[1]) if last.target is DEQUANTIZE else None

@@ -1,0 +1,73 @@
+"""Moving a constant factor forward into the weights that consume it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+aten = torch.ops.aten
+
+ABSORBING = {aten.conv2d.default, aten.conv2d.padding, aten.linear.default}
+"""Their weights take the factor."""
+PASSING = {
+    aten.mean.dim,
+    aten.adaptive_avg_pool2d.default,
+    aten.avg_pool2d.default,
+    aten.max_pool2d.default,
+    aten.relu.default,
+    aten.relu_.default,
+    aten.dropout.default,
+    aten.dropout_.default,
+    aten.flatten.using_ints,
+    aten.reshape.default,
+    aten.view.default,
+    aten.permute.default,
+    aten.pad.default,
+    aten.mul.Tensor,
+    aten.mul_.Tensor,
+}
+"""f(c x) = c f(x) for c > 0, in each argument."""
+
+
+def absorb(graph: GraphModule, node: Node, factor: float) -> bool:
+    """Multiply by `factor` the weights of everything that consumes `node`, so that `node` may lose that factor.
+
+    Returns:
+        False, with nothing changed, when the factor meets something that cannot take it.
+    """
+    weights = _weights(graph, node)
+    if weights is None:
+        return False
+    with torch.no_grad():
+        for weight in weights:
+            weight.mul_(factor)
+    return True
+
+
+def _weights(graph: GraphModule, node: Node) -> list[torch.Tensor] | None:
+    found: list[torch.Tensor] = []
+    for user in node.users:
+        if user.target in ABSORBING and user.args[0] is node:
+            holder: Any = user.args[1]
+            if holder.op != "get_attr" or len(holder.users) != 1:
+                return None
+            found.append(tensor(graph, holder))
+        elif user.target in PASSING and not (len(user.all_input_nodes) == 1 and user.args.count(node) > 1):
+            behind = _weights(graph, user)
+            if behind is None:
+                return None
+            found.extend(behind)
+        else:
+            return None
+    return found if node.users else None
+
+
+def tensor(graph: GraphModule, holder: Node) -> torch.Tensor:
+    """The parameter or buffer that a get_attr node names."""
+    owner: Any = graph
+    for part in str(holder.target).split("."):
+        owner = getattr(owner, part)
+    assert isinstance(owner, torch.Tensor)
+    return owner

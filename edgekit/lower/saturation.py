@@ -1,0 +1,35 @@
+"""A clamp in front of a quantizer that saturates within the clamp's bounds is dropped: it changes no value.
+
+Helps both engines: what stands between a kernel and its quantizer keeps them from fusing (an add and its relu6 in
+ONNX Runtime, a clamp to [0, 1] in TFLite, which has no such fused activation).
+"""
+
+from __future__ import annotations
+
+from torch.fx import GraphModule
+
+from edgekit.quantize._annotate import CLAMPS, bounds
+from edgekit.quantize._graph import QUANTIZE
+
+NAME = "saturation"
+
+
+def apply(graph: GraphModule) -> int:
+    """Drop the clamps of a quantized graph that its quantizers imply, in place; returns how many."""
+    count = 0
+    for node in [node for node in graph.graph.nodes if node.target in CLAMPS]:
+        low, high = bounds(node)
+        implied = bool(node.users)
+        for user in node.users:
+            if user.target is not QUANTIZE:
+                implied = False
+                break
+            scale, zero, qmin, qmax = user.args[1:5]
+            slack = scale / 2  # half a step more rounds to the bound itself
+            implied &= (qmin - zero) * scale > low - slack and (qmax - zero) * scale < high + slack
+        if implied:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+            count += 1
+    graph.recompile()
+    return count

@@ -1,0 +1,209 @@
+"""Scales on which no rounding can tie, so that every engine computes the same integers.
+
+An integer kernel ends in ``rint(n * r)``, n an integer and r a ratio of scales. Engines compute r * n in float32 or in
+fixed point of various widths, and round halves to even, up, or away from zero; where n * r lies within their error of
+k + 1/2 they differ by a step, and a deep net carries one such step to every logit. With r = m / D and D odd, n * r is a
+multiple of 1 / D and never nearer to a half than 1 / (2 D), which is far above any engine's error. So scales are
+enlarged by a fraction of a percent (never shrunk: nothing is clipped that was not before) until all ratios have that
+form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+from torch.fx.passes.shape_prop import ShapeProp
+
+from edgekit.quantize._annotate import CLAMPS, MOVING, SIGMOIDS, aten
+from edgekit.quantize._graph import DEQUANTIZE, QUANTIZE
+from edgekit.quantize._kernels import constant, kernels
+
+ADDS = {aten.add.Tensor, aten.add_.Tensor}
+MULS = {aten.mul.Tensor, aten.mul_.Tensor}
+MEANS = {aten.mean.dim, aten.adaptive_avg_pool2d.default}
+WIDE = 4095
+"""Largest D where engines multiply in float32 (error below 3e-5 steps)."""
+NARROW = 1023
+"""D of adds, which XNNPACK computes with 21-bit multipliers (error below 2e-4 steps)."""
+
+
+def settle(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor) -> int:
+    """Adjust all scales of a quantized graph in place.
+
+    Args:
+        graph: after conversion, weights still quantized in the graph.
+        example: an input, for the shapes in between.
+        pixels: every value that the input can take, any shape.
+
+    Returns:
+        The number of kernels that could not be settled because all their scales were settled by others.
+    """
+    ShapeProp(graph).propagate(example)
+    tensors = _Tensors(graph)
+    for sink in tensors.sinks:
+        if sink.args[0].op == "placeholder":
+            tensors.fix(sink, clear_of_ties(tensors[sink], pixels))
+    open_ends = 0
+    for node in graph.graph.nodes:
+        sink = _sink(node)
+        if node.op != "call_function" or sink is None:
+            continue
+        if node.target in SIGMOIDS:
+            tensors.fix(sink)
+        elif node.target in ADDS:
+            open_ends += not _settle_add(tensors, node, sink)
+        elif node.target in MULS:
+            sources = [_source(argument) for argument in node.args]
+            open_ends += not _settle_product(tensors, sources, 1.0, sink)
+        elif node.target in MEANS:
+            open_ends += not _settle_product(tensors, [_source(node.args[0])], 1 / _pixels(node), sink)
+    tensors.write()
+    for kernel in kernels(graph):
+        scales = constant(graph, kernel.weight_scales)
+        outer = kernel.input_scale / kernel.output_scale
+        with torch.no_grad():
+            scales.copy_(torch.tensor([above(float(scale) * outer, WIDE) / outer for scale in scales]))
+    graph.recompile()
+    return open_ends
+
+
+def clear_of_ties(scale: float, values: torch.Tensor) -> float:
+    """The scale, up to one percent above the given one, at which values / scale stays farthest from all halves."""
+    candidates = scale * torch.linspace(1, 1.01, 1001, dtype=torch.float64)
+    steps = values.flatten().double().unique() / candidates.unsqueeze(1)
+    distance = ((steps - steps.floor()) - 0.5).abs().amin(1)
+    return float(candidates[distance.argmax()])
+
+
+def above(ratio: float, widest: int) -> float:
+    """The least m / D >= `ratio` with D odd, D <= `widest` and m small enough to be quick to find."""
+    best = math.inf
+    for m in range(1, min(64, int(ratio * widest)) + 1):
+        best = min(best, m / _odd(m / ratio))
+    for odd in range(widest, max(widest - 64, 0), -2):
+        best = min(best, math.ceil(ratio * odd * (1 - 1e-12)) / odd)
+    return best
+
+
+def _odd(limit: float) -> int:
+    """Largest odd number up to `limit`, which is at least 1."""
+    whole = int(limit * (1 + 1e-12))
+    return max(whole if whole % 2 else whole - 1, 1)
+
+
+class _Tensors:
+    """The scales of activation tensors; tensors that only differ by a move share one."""
+
+    def __init__(self, graph: GraphModule) -> None:
+        self.sinks: list[Any] = [n for n in graph.graph.nodes if n.op == "call_function" and n.target is QUANTIZE]
+        self.parent: dict[Node, Node] = {sink: sink for sink in self.sinks}
+        for sink in self.sinks:
+            for source in _moved(sink.args[0]):
+                self.parent[self._root(source)] = self._root(sink)
+        self.scale: dict[Node, float] = {self._root(sink): float(sink.args[1]) for sink in self.sinks}
+        self.fixed: set[Node] = set()
+
+    def _root(self, sink: Node) -> Node:
+        while self.parent[sink] is not sink:
+            sink = self.parent[sink]
+        return sink
+
+    def __getitem__(self, sink: Node) -> float:
+        return self.scale[self._root(sink)]
+
+    def is_fixed(self, sink: Node) -> bool:
+        return self._root(sink) in self.fixed
+
+    def fix(self, sink: Node, scale: float | None = None) -> None:
+        root = self._root(sink)
+        if scale is not None:
+            self.scale[root] = scale
+        self.fixed.add(root)
+
+    def write(self) -> None:
+        for sink in self.sinks:
+            scale = self[sink]
+            sink.update_arg(1, scale)
+            for user in list(sink.users):
+                user.update_arg(1, scale)
+
+
+def _moved(node: Any) -> Iterable[Node]:
+    """Quantize nodes whose values reach `node` through moves only."""
+    if not isinstance(node, Node) or node.target not in MOVING:
+        return
+    for source in node.all_input_nodes:
+        if source.target is DEQUANTIZE:
+            yield source.all_input_nodes[0]
+        else:
+            yield from _moved(source)
+
+
+def _sink(node: Node) -> Node | None:
+    """The quantizer at the end of a kernel, a clamp in between or not."""
+    users = list(node.users)
+    if len(users) == 1 and users[0].target in CLAMPS:
+        users = list(users[0].users)
+    return users[0] if len(users) == 1 and users[0].target is QUANTIZE else None
+
+
+def _source(argument: Any) -> Node | None:
+    quantized = isinstance(argument, Node) and argument.target is DEQUANTIZE
+    source = argument.all_input_nodes[0] if quantized else None
+    return source if source is not None and source.target is QUANTIZE else None
+
+
+def _pixels(node: Node) -> int:
+    before, after = node.all_input_nodes[0].meta["tensor_meta"].shape, node.meta["tensor_meta"].shape
+    return int(before.numel() // after.numel())
+
+
+def _settle_add(tensors: _Tensors, node: Node, sink: Node) -> bool:
+    a, b = (_source(argument) for argument in node.args)
+    if a is None or b is None:
+        return True
+    if tensors.is_fixed(b):
+        a, b = b, a
+    if tensors.is_fixed(b) or (tensors.is_fixed(a) and tensors.is_fixed(sink)):
+        return False
+    if tensors.is_fixed(a):
+        share = max(int(tensors[a] / tensors[sink] * NARROW), 1)
+        tensors.fix(sink, tensors[a] * NARROW / share)
+    tensors.fix(sink)
+    for free in (a, b):
+        if not tensors.is_fixed(free):
+            share = math.ceil(tensors[free] / tensors[sink] * NARROW * (1 - 1e-12))
+            tensors.fix(free, tensors[sink] * share / NARROW)
+    return True
+
+
+def _settle_product(tensors: _Tensors, sources: list[Node | None], factor: float, sink: Node) -> bool:
+    if any(source is None for source in sources):
+        return True
+    if tensors.is_fixed(sink):
+        return False
+    product = factor
+    for source in sources:
+        assert source is not None
+        tensors.fix(source)
+        product *= tensors[source]
+    ratio = product / tensors[sink]
+    tensors.fix(sink, product / _below(ratio, WIDE))
+    return True
+
+
+def _below(ratio: float, widest: int) -> float:
+    """The greatest m / D <= `ratio`, as `above`."""
+    best = 0.0
+    for m in range(1, min(64, int(ratio * widest)) + 1):
+        odd = math.ceil(m / ratio * (1 - 1e-12))
+        odd += odd % 2 == 0
+        if odd <= widest:
+            best = max(best, m / odd)
+    for odd in range(widest, max(widest - 64, 0), -2):
+        best = max(best, int(ratio * odd * (1 + 1e-12)) / odd)
+    return best

@@ -1,0 +1,87 @@
+"""The weighted kernels of a quantized graph: what an engine runs as one integer operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from edgekit.quantize._annotate import CLAMPS, WEIGHTED, bounds
+from edgekit.quantize._graph import DEQUANTIZE, QUANTIZE, WEIGHT_DEQUANTIZE, WEIGHT_QUANTIZE
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A weighted operator with Q/DQ pairs around it, and the numbers that describe it."""
+
+    node: Node
+    source: Node
+    """The dequantize node that feeds it."""
+    sink: Node
+    """The quantize node behind the kernel."""
+    clamps: tuple[Node, ...]
+    """The activation between them, if there is one."""
+    input_scale: float
+    input_zero: int
+    weight: Node
+    """int8 weight (folded) or the node that quantizes it."""
+    weight_scales: Node
+    bias: Node | None
+    output_scale: float
+    output_zero: int
+    low: int
+    high: int
+
+
+def kernels(graph: GraphModule) -> list[Kernel]:
+    """The weighted operators that an engine runs in integers."""
+    found = []
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and node.target in WEIGHTED:
+            kernel = _match(node)
+            if kernel is not None:
+                found.append(kernel)
+    return found
+
+
+def _match(node: Node) -> Kernel | None:
+    arguments: Any = (*node.args, None)
+    source, weight, bias = arguments[:3]
+    if source.target is not DEQUANTIZE or weight.target is not WEIGHT_DEQUANTIZE or len(node.users) != 1:
+        return None
+    last, low, high = node, -torch.inf, torch.inf
+    user = next(iter(node.users))
+    if user.target in CLAMPS:
+        last, (low, high) = user, bounds(user)
+    sink: Any = next(iter(last.users))
+    if len(last.users) != 1 or sink.target is not QUANTIZE:
+        return None
+    scale, zero, qmin, qmax = float(sink.args[1]), *(int(number) for number in sink.args[2:5])
+    return Kernel(
+        node=node,
+        source=source,
+        sink=sink,
+        clamps=() if last is node else (last,),
+        input_scale=float(source.args[1]),
+        input_zero=int(source.args[2]),
+        weight=weight.args[0],
+        weight_scales=weight.args[1],
+        bias=bias,
+        output_scale=scale,
+        output_zero=zero,
+        low=qmin if low == -torch.inf else max(qmin, round(low / scale) + zero),
+        high=qmax if high == torch.inf else min(qmax, round(high / scale) + zero),
+    )
+
+
+def constant(graph: GraphModule, node: Node) -> torch.Tensor:
+    """The parameter or buffer that a get_attr node names."""
+    if node.target is WEIGHT_QUANTIZE:
+        raise ValueError("fold the weights first")
+    owner: Any = graph
+    for part in str(node.target).split("."):
+        owner = getattr(owner, part)
+    assert isinstance(owner, torch.Tensor)
+    return owner
