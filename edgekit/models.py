@@ -1,0 +1,392 @@
+"""Networks from timm, torchvision or a user's file: weights in, head swapped, checkpoints out.
+
+A checkpoint is a folder with ``model.safetensors`` (the state dict, contiguous, on the CPU) and
+``checkpoint.json`` (a `Checkpoint`), which together rebuild the network without the recipe.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import models as zoo
+
+from edgekit.choices import no_such
+from edgekit.data._listing import expand
+from edgekit.errors import InputError
+from edgekit.recipe import ModelSection
+from edgekit.types import Checkpoint, InputSpec, ModelSpec
+
+WEIGHTS = "model.safetensors"
+CHECKPOINT = "checkpoint.json"
+_TORCHVISION = "torchvision/"
+_CONSTRUCTOR_ERRORS = (TypeError, ValueError, KeyError, IndexError, AssertionError, RuntimeError, AttributeError)
+
+
+def create(
+    section: ModelSection, num_classes: int, size: int, base: Path, swap: bool = True
+) -> tuple[nn.Module, ModelSpec, InputSpec]:
+    """Build the recipe's network with its weights, for the task's classes.
+
+    A classifier head that has the wrong number of classes in the weights is left at its random
+    initialisation (torch's global generator); every other tensor must fit. Only
+    ``weights = "pretrained"`` downloads anything.
+
+    Args:
+        section: the recipe's ``[model]``.
+        num_classes: classes of the task.
+        size: side of the square input in pixels.
+        base: folder that relative paths start from.
+        swap: whether a head that does not fit may be swapped.
+
+    Returns:
+        The network (eval mode, CPU, float32), how to build it again, and the preprocessing that its
+        weights expect, as far as the section does not override it.
+
+    Raises:
+        InputError: unknown name or option, a file that is missing or does not fit, no connection.
+    """
+    declared = section.options.get("num_classes", num_classes)
+    if declared != num_classes:
+        raise InputError(f"model.options.num_classes = {declared}: the data has {num_classes} classes; leave it out")
+    options = {key: value for key, value in section.options.items() if key != "num_classes"}
+    spec = ModelSpec(_anchor(section.name, base), num_classes, options)
+    module = build(spec, base)
+    if section.weights == "none":
+        preprocessing = _plain()
+    elif section.weights == "pretrained":
+        state, preprocessing = _pretrained(spec)
+        _fit(module, state, f'model.weights = "pretrained" ({section.name})', swap)
+    else:
+        path = expand(section.weights, base)
+        preprocessing = _expected(spec)
+        _fit(module, read(path), str(path), swap)
+    _try_out(module.eval(), spec, size)
+    return module, spec, _input_spec(section, size, preprocessing)
+
+
+def build(spec: ModelSpec, base: Path) -> nn.Module:
+    """Build an untrained network; nothing is downloaded.
+
+    Args:
+        spec: what to build.
+        base: folder that the relative path of a ``file.py:function`` starts from.
+
+    Raises:
+        InputError: unknown name, or options that the constructor refuses.
+    """
+    if ".py:" in spec.name:
+        return _from_file(spec, base)
+    if spec.name.startswith(_TORCHVISION):
+        name = spec.name.removeprefix(_TORCHVISION)
+        known = zoo.list_models(module=zoo)
+        if name not in known:
+            raise InputError(f"model.name = {no_such(name, known, 'torchvision model')}")
+        with _refusals(spec):
+            return cast(nn.Module, zoo.get_model(name, weights=None, num_classes=spec.num_classes, **spec.options))
+    architecture, _, tag = spec.name.partition(".")
+    if not timm.is_model(architecture):
+        raise InputError(f"model.name = {no_such(architecture, timm.list_models(), 'timm model')}")
+    tags = {full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")}
+    if tag and tag not in tags:
+        raise InputError(f"model.name = {no_such(tag, tags, f'tag of {architecture}')}")
+    with _refusals(spec):
+        return cast(
+            nn.Module,
+            timm.create_model(spec.name, pretrained=False, num_classes=spec.num_classes, **spec.options),
+        )
+
+
+def save(folder: Path, module: nn.Module, checkpoint: Checkpoint) -> None:
+    """Write ``model.safetensors`` and ``checkpoint.json``; equal weights give equal bytes.
+
+    Args:
+        folder: an existing folder.
+        module: the network, on any device and in any memory format.
+        checkpoint: what to write beside it.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    (folder / checkpoint.weights).write_bytes(to_bytes(state(module)))
+    text = TypeAdapter(Checkpoint).dump_json(checkpoint, indent=2)
+    (folder / CHECKPOINT).write_bytes(text + b"\n")
+
+
+def load(folder: Path) -> tuple[nn.Module, Checkpoint]:
+    """Read a checkpoint folder; the network comes back on the CPU in eval mode.
+
+    Raises:
+        InputError: not a checkpoint, or its files do not belong together.
+    """
+    try:
+        checkpoint = TypeAdapter(Checkpoint).validate_json((folder / CHECKPOINT).read_bytes())
+    except OSError as error:
+        raise InputError(f"{folder}: no checkpoint here: {error.strerror} ({CHECKPOINT})") from error
+    except ValidationError as error:
+        raise InputError(f"{folder / CHECKPOINT}: not a checkpoint of this version: {error.errors()[0]}") from error
+    module = build(checkpoint.model, folder)
+    _fit(module, read(folder / checkpoint.weights), str(folder / checkpoint.weights), swap=False)
+    return module.eval(), checkpoint
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    """State dict as contiguous copies on the CPU; tied tensors are written twice."""
+    return {
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, tensor in module.state_dict().items()
+    }
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a ``.safetensors`` file or a torch pickle (tensors only, nothing is executed).
+
+    Wrappers ``{"state_dict": ...}`` and ``{"model": ...}`` and the prefix ``module.`` are taken off.
+
+    Raises:
+        InputError: missing, unreadable, or no state dict.
+    """
+    if not path.is_file():
+        raise InputError(f'{path}: no such weights file (or use weights = "pretrained" or "none")')
+    try:
+        if path.suffix == ".safetensors":
+            return cast(dict[str, Tensor], load_file(path))
+        content: object = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling garbage raises anything
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{path}: cannot be read as weights: {reason}") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise InputError(f"{path}: holds no state dict (a mapping of names to tensors)")
+    return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
+
+
+def head(module: nn.Module) -> nn.Module:
+    """The classifier: what timm says it is, else the last linear layer, else the last convolution.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    return module.get_submodule(_head_name(module))
+
+
+def count(module: nn.Module, size: int) -> tuple[int, int]:
+    """Parameters, and multiply-adds of one ``1 x 3 x size x size`` image (convolutions and matrix products)."""
+    device = next(module.parameters()).device
+    training = module.training
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module.eval()(torch.zeros(1, 3, size, size, device=device))
+    module.train(training)
+    return sum(parameter.numel() for parameter in module.parameters()), counter.get_total_flops() // 2
+
+
+def _try_out(module: nn.Module, spec: ModelSpec, size: int) -> None:
+    """One image through the network: is the input large enough, and is there one output a class?"""
+    try:
+        with torch.no_grad():
+            output = module(torch.zeros(1, 3, size, size))
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"model.name = {spec.name}: cannot take an image of {size} x {size}: {reason}") from error
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if shape != (1, spec.num_classes):
+        raise InputError(f"model.name = {spec.name}: its output is {shape}, expected (1, {spec.num_classes})")
+
+
+def _head_name(module: nn.Module) -> str:
+    get_classifier = getattr(module, "get_classifier", None)
+    if callable(get_classifier):
+        classifier = get_classifier()
+        if not isinstance(classifier, nn.Module):
+            raise InputError("model.name: networks with several classifier heads are not supported")
+        return str(next(name for name, child in module.named_modules() if child is classifier))
+    for kind in (nn.Linear, nn.Conv2d):  # SqueezeNet classifies with a convolution
+        names: list[str] = [name for name, child in module.named_modules() if isinstance(child, kind)]
+        if names:
+            return names[-1]
+    raise InputError("model.name: this network has neither a linear layer nor a convolution to serve as classifier")
+
+
+def _fit(module: nn.Module, state: Mapping[str, Tensor], source: str, swap: bool) -> None:
+    """Load `state`; the head alone may have another number of classes."""
+    own = module.state_dict()
+    name = _head_name(module)
+    in_head = {key for key in own if key == name or key.startswith(f"{name}.")}
+    # Files from before PyTorch 0.4.1 lack the counters of BatchNorm, which nothing here reads.
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    extra = [key for key in state if key not in own]
+    differ = [key for key in own if key in state and own[key].shape != state[key].shape]
+    swapped = [key for key in differ if key in in_head and own[key].shape[1:] == state[key].shape[1:]]
+    problems = [
+        f"{key} is {_shape(state[key])}, the network's {_shape(own[key])}" for key in differ if key not in swapped
+    ]
+    problems += [f"{key} is missing" for key in missing if not (swap and key in in_head)]
+    problems += [f"{key} is not in the network" for key in extra if not key.startswith(f"{name}.")]
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise InputError(f"{source}: does not fit the network: {'; '.join(problems[:3])}{more}")
+    if swapped and not swap:
+        rows = state[swapped[0]].shape[0]
+        raise InputError(
+            f"{source}: its head has {rows} classes, the data {own[swapped[0]].shape[0]}: "
+            "add a [train] section, or data.labels with all of the weights' classes"
+        )
+    module.load_state_dict(
+        {key: value for key, value in state.items() if key not in swapped and key in own}, strict=False
+    )
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(side) for side in tensor.shape) or "a scalar"
+
+
+def _anchor(name: str, base: Path) -> str:
+    """Make the path of a ``file.py:function`` absolute, so that a run directory can rebuild it."""
+    file, colon, function = name.rpartition(":")
+    return f"{(base / file).resolve()}:{function}" if colon and file.endswith(".py") else name
+
+
+def _from_file(spec: ModelSpec, base: Path) -> nn.Module:
+    file, _, function = spec.name.rpartition(":")
+    path = base / file
+    if not path.is_file():
+        raise InputError(f"model.name = {spec.name}: no such file")
+    found = importlib.util.spec_from_file_location(f"edgekit_user_{path.stem}", path)
+    assert found is not None  # true of any .py file
+    assert found.loader is not None
+    code = importlib.util.module_from_spec(found)
+    try:
+        found.loader.exec_module(code)
+    except Exception as error:
+        raise InputError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
+    constructor = getattr(code, function, None)
+    if not callable(constructor):
+        public = [name for name, value in vars(code).items() if callable(value) and not name.startswith("_")]
+        raise InputError(f"{path}: {no_such(function, public, 'function')}")
+    with _refusals(spec):
+        module = constructor(num_classes=spec.num_classes, **spec.options)
+    if not isinstance(module, nn.Module):
+        raise InputError(f"{path}: {function} returned {type(module).__name__}, not a torch.nn.Module")
+    return module
+
+
+@contextmanager
+def _refusals(spec: ModelSpec) -> Iterator[None]:
+    """A constructor's complaints about its arguments, as one line."""
+    try:
+        yield
+    except _CONSTRUCTOR_ERRORS as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in spec.options.items())
+        raise InputError(
+            f"model.options: {spec.name} refuses ({given}): {type(error).__name__}: {error}".rstrip(": ")
+        ) from error
+
+
+# Weights and the preprocessing they expect ---------------------------------------------------------
+
+
+def _pretrained(spec: ModelSpec) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Download (or find in the cache) the published weights of `spec`, and how their images look."""
+    if ".py:" in spec.name:
+        raise InputError(f'model.weights = "pretrained": {spec.name} has none; give a weights file or "none"')
+    expected = _expected(spec)
+    with _downloads(spec.name):
+        if spec.name.startswith(_TORCHVISION):
+            weights = _torchvision_weights(spec.name)
+            if weights is None:
+                raise _unpublished(spec)
+            return dict(weights.get_state_dict(progress=False, check_hash=True)), expected
+        config = timm.get_pretrained_cfg(spec.name)
+        if config is None or not config.has_weights:
+            raise _unpublished(spec)
+        if config.hf_hub_id and not isinstance(try_to_load_from_cache(config.hf_hub_id, "model.safetensors"), str):
+            HfApi().model_info(config.hf_hub_id, timeout=20)  # fails at once where the download retries for a minute
+        source = timm.create_model(spec.name, pretrained=True, **spec.options)
+        return dict(source.state_dict()), expected
+
+
+def _unpublished(spec: ModelSpec) -> InputError:
+    return InputError(f'model.weights = "pretrained": none are published for {spec.name}; give a file or "none"')
+
+
+def _torchvision_weights(name: str) -> Any:
+    """The best published weights of a torchvision network, or None."""
+    return getattr(zoo.get_model_weights(name.removeprefix(_TORCHVISION)), "DEFAULT", None)
+
+
+@contextmanager
+def _downloads(name: str) -> Iterator[None]:
+    """One line for a download that fails; the hub's own retry messages stay away."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the hub's, urllib's, httpx's: each has a family of its own
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"model.weights: the pretrained weights of {name} could not be downloaded ({reason}): "
+            'check the connection, or give model.weights a local .safetensors or .pth file, or "none"'
+        ) from error
+    finally:
+        logger.setLevel(level)
+
+
+def _plain() -> dict[str, Any]:
+    """Preprocessing where no weights expect one: [0, 1] to [-1, 1]."""
+    return {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+
+def _expected(spec: ModelSpec) -> dict[str, Any]:
+    """Preprocessing of the weights that are published under this name; [0, 1] -> [-1, 1] for a user's file."""
+    if ".py:" in spec.name:
+        return _plain()
+    if spec.name.startswith(_TORCHVISION):
+        weights = _torchvision_weights(spec.name)
+        if weights is None:
+            return _plain()
+        transform = weights.transforms()
+        return {
+            "mean": tuple(transform.mean),
+            "std": tuple(transform.std),
+            "crop": transform.crop_size[0] / transform.resize_size[0],
+            "interpolation": transform.interpolation.value,
+        }
+    config = timm.get_pretrained_cfg(spec.name)
+    if config is None:
+        return _plain()
+    return {
+        "mean": tuple(config.mean),
+        "std": tuple(config.std),
+        "crop": config.crop_pct,
+        "interpolation": config.interpolation,
+    }
+
+
+def _input_spec(section: ModelSection, size: int, preprocessing: Mapping[str, Any]) -> InputSpec:
+    chosen = dict(preprocessing)
+    if section.mean is not None:
+        chosen["mean"] = tuple(section.mean)
+    if section.std is not None:
+        chosen["std"] = tuple(section.std)
+    if section.crop is not None:
+        chosen["crop"] = section.crop
+    if section.interpolation is not None:
+        chosen["interpolation"] = section.interpolation
+    return InputSpec(size, **chosen)

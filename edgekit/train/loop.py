@@ -1,0 +1,233 @@
+"""Transfer learning: fit the head on frozen features, then train all layers; resumable at every epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from edgekit import models
+from edgekit.console import Console
+from edgekit.data._dataset import ImageSet, batches
+from edgekit.errors import InputError, Shortfall
+from edgekit.recipe import Recipe, TrainSection
+from edgekit.train import _head
+from edgekit.train._state import LAST, State, fingerprint
+from edgekit.train.metrics import predict, score
+from edgekit.train.optim import optimizer, set_rates
+from edgekit.train.schedule import factor
+from edgekit.types import Checkpoint, Epoch, Index, InputSpec, Metrics, Split
+
+
+def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, console: Console) -> Checkpoint:
+    """Train the recipe's network and write the best checkpoint.
+
+    All randomness derives from ``train.seed`` and the epoch, so a run that was killed goes on from
+    ``last.pt`` in `work` and ends, on the CPU, in the same bits as an unbroken one. The test split is looked
+    at once, after the last epoch. Without a [train] section the given weights are scored and written as they are.
+
+    Args:
+        recipe: what to train.
+        index: the data set.
+        root: folder that its paths start from.
+        base: folder that the recipe's relative paths start from.
+        work: existing folder that gets ``model.safetensors`` and ``checkpoint.json``.
+        console: progress.
+
+    Raises:
+        InputError: the model, its weights or the data cannot be used.
+        Shortfall: the loss is not a number; the best epoch so far is in `work`.
+        OSError: the disk is full.
+    """
+    section = recipe.train
+    torch.manual_seed(section.seed if section else 0)
+    size = recipe.data.input
+    module, model, spec = models.create(recipe.model, len(index.labels), size, base, swap=section is not None)
+    module = module.to(_device()).to(memory_format=torch.channels_last)
+    draft = Checkpoint(models.WEIGHTS, model, spec, index.labels, trained=section is not None)
+
+    def write(history: list[Epoch], splits: tuple[Split, ...]) -> Checkpoint:
+        parameters, macs = models.count(module, size)
+        metrics = tuple(_score(module, index, root, spec, split) for split in splits if index.split(split))
+        checkpoint = replace(draft, history=tuple(history), metrics=metrics, parameters=parameters, macs=macs)
+        models.save(work, module, checkpoint)
+        return checkpoint
+
+    if section is None:
+        if recipe.model.weights == "none":
+            console.say('  model.weights = "none" and no [train]: the weights are random, accuracy means nothing')
+        return write([], ("val", "test"))
+    state = _start(module, section)
+    with _deterministic():
+        mark = fingerprint(recipe, index, module)
+        if state.restore(work, mark):
+            console.say(f"  going on after epoch {state.history[-1].epoch}")
+        try:
+            _run(state, section, _Images(index, root, spec, section), lambda: state.save(work, mark), console)
+        except _NotANumber as trouble:
+            kept = "no epoch was finished"
+            if state.history:
+                module.load_state_dict(state.best)
+                write(state.history, ("val",))
+                kept = f"the weights of epoch {state.history[state.best_epoch].epoch} are kept"
+            raise Shortfall(f"train: {trouble}; {kept}: lower train.lr = {section.lr:g} or train.head_lr") from None
+    module.load_state_dict(state.best)
+    checkpoint = write(state.history, ("val", "test"))
+    (work / LAST).unlink(missing_ok=True)
+    return checkpoint
+
+
+class _NotANumber(Exception):
+    """Where the loss stopped being a number."""
+
+
+class _Images:
+    """The training and validation images of a run."""
+
+    def __init__(self, index: Index, root: Path, spec: InputSpec, section: TrainSection) -> None:
+        self.train = ImageSet(index, root, "train", spec, section.augment, section.seed)
+        self.plain = partial(ImageSet, index, root, "train", spec)  # needed once: not kept in memory
+        self.val = ImageSet(index, root, "val", spec) if index.split("val") else None
+        if len(self.train) < 2:
+            raise InputError(f"train: the training split has {len(self.train)} images; at least 2 are needed")
+
+
+def _start(module: nn.Module, section: TrainSection) -> State:
+    average = None
+    if section.ema is not None:
+        average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(section.ema), use_buffers=True)  # type: ignore[no-untyped-call]
+    return State(module, optimizer(module, section), average)
+
+
+def _run(state: State, section: TrainSection, images: _Images, save: Callable[[], None], console: Console) -> None:
+    """All epochs that are still to do, each followed by `save`."""
+    if section.frozen and not state.history:
+        _fit_head(state, section, images)
+        _close_epoch(state, console, section.epochs)
+        save()
+    done = sum(epoch.phase == "all" for epoch in state.history)
+    for epoch in range(done + 1, section.epochs + 1):
+        if _patience_is_over(state.history, section.patience):
+            console.say(f"  no better validation loss for {section.patience} epochs: stopping early")
+            break
+        _train_epoch(state, section, images, epoch, console)
+        _close_epoch(state, console, section.epochs)
+        save()
+
+
+def _fit_head(state: State, section: TrainSection, images: _Images) -> None:
+    began = time.perf_counter()
+    classifier = models.head(state.module)
+    inputs, labels = _head.features(state.module, images.plain())
+    _head.fit(classifier, inputs, labels, section.frozen, section.label_smoothing)
+    with torch.no_grad():
+        logits = classifier(inputs).flatten(1)
+    loss = functional.cross_entropy(logits, labels, label_smoothing=section.label_smoothing).item()
+    if not math.isfinite(loss):
+        raise _NotANumber("the loss of the head is not a number")
+    hits = (logits.argmax(1) == labels).float().mean().item()
+    if state.average is not None:
+        state.average.module.load_state_dict(state.module.state_dict())
+    val_loss, val_accuracy = _validate(state.scored, images.val)
+    seconds = time.perf_counter() - began
+    state.history.append(Epoch(0, "head", 0.0, loss, hits, val_loss, val_accuracy, seconds))
+
+
+def _train_epoch(state: State, section: TrainSection, images: _Images, epoch: int, console: Console) -> None:
+    began = time.perf_counter()
+    module, device = state.module, next(state.module.parameters()).device
+    torch.manual_seed(_mix(section.seed, epoch))  # dropout and stochastic depth
+    module.train()
+    if section.batch_norm == "frozen":
+        for child in module.modules():
+            if isinstance(child, _BatchNorm):
+                child.eval()
+    steps = math.ceil(len(images.train) / section.batch)
+    loss_sum, hits, seen = 0.0, 0, 0
+    with console.bar(f"epoch {epoch}/{section.epochs}", steps) as advance:
+        for step, (values, labels) in enumerate(batches(images.train, section.batch, epoch - 1)):
+            set_rates(state.optimizer, factor((epoch - 1) * steps + step, section.epochs * steps, section.warmup))
+            labels = labels.to(device)
+            logits = module(values.to(device, memory_format=torch.channels_last))
+            if not isinstance(logits, Tensor):
+                raise InputError("model: the network has auxiliary outputs in training; turn them off in model.options")
+            loss = functional.cross_entropy(logits, labels, label_smoothing=section.label_smoothing)
+            if not loss.isfinite():
+                raise _NotANumber(f"the loss is {loss.item()} at epoch {epoch}, step {step + 1} of {steps}")
+            state.optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            state.optimizer.step()
+            if state.average is not None:
+                state.average.update_parameters(module)
+            loss_sum += loss.item() * len(labels)
+            hits += int((logits.argmax(1) == labels).sum())
+            seen += len(labels)
+            advance(1, f"loss {loss_sum / seen:.3f}")
+    val_loss, val_accuracy = _validate(state.scored, images.val)
+    if val_loss is not None and not math.isfinite(val_loss):
+        raise _NotANumber(f"the validation loss is {val_loss} after epoch {epoch}")
+    if not all(weight.isfinite().all() for weight in state.scored.parameters()):
+        raise _NotANumber(f"there are weights that are not numbers after epoch {epoch}")
+    rate = section.lr * factor(epoch * steps - 1, section.epochs * steps, section.warmup)
+    seconds = time.perf_counter() - began
+    state.history.append(Epoch(epoch, "all", rate, loss_sum / seen, hits / seen, val_loss, val_accuracy, seconds))
+
+
+def _validate(module: nn.Module, images: ImageSet | None) -> tuple[float | None, float | None]:
+    """Mean loss and accuracy on the validation split, where there is one."""
+    if images is None:
+        return None, None
+    logits, labels = predict(module, images)
+    loss = functional.cross_entropy(logits, labels).item()
+    return loss, (logits.argmax(1) == labels).float().mean().item()
+
+
+def _close_epoch(state: State, console: Console, epochs: int) -> None:
+    state.keep_best()
+    new = state.history[-1]
+    line = "head       " if new.phase == "head" else f"epoch {new.epoch:2}/{epochs:<2}"
+    line += f"  train loss {new.train_loss:.3f} accuracy {new.train_accuracy:.1%}"
+    if new.val_accuracy is not None:
+        line += f"  val loss {new.val_loss:.3f} accuracy {new.val_accuracy:.1%}"
+    console.say(f"  {line}  {new.seconds:.0f} s")
+
+
+def _patience_is_over(history: list[Epoch], patience: int | None) -> bool:
+    losses = [epoch.val_loss for epoch in history if epoch.phase == "all" and epoch.val_loss is not None]
+    return patience is not None and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
+
+
+def _score(module: nn.Module, index: Index, root: Path, spec: InputSpec, split: Split) -> Metrics:
+    logits, labels = predict(module, ImageSet(index, root, split, spec))
+    return score(logits.argmax(1).numpy(), labels.numpy(), index.labels, split)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """One seed out of two numbers; neighbours are unrelated."""
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Only algorithms that give the same bits each time; promised on the CPU, where it costs nothing."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(not torch.cuda.is_available())
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
