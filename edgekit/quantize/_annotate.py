@@ -107,13 +107,13 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
             if node.op != "call_function" or self._stays_float(node):
                 continue
             if node.target in WEIGHTED:
-                self._annotate(node, {_input(node, 0): self.activation, _input(node, 1): self.weight})
+                self._annotate(node, {_input(node, 0): self._arriving(_input(node, 0)), _input(node, 1): self.weight})
             elif node.target in COMPUTING:
-                self._annotate(node, dict.fromkeys(_tensor_inputs(node), self.activation))
+                self._annotate(node, {source: self._arriving(source) for source in _tensor_inputs(node)})
             elif node.target in MOVING:
                 self._share(node)
             elif node.target in CLAMPS and not _fuses_into_producer(node):
-                self._annotate(node, {_input(node, 0): self.activation})
+                self._annotate(node, {_input(node, 0): self._arriving(_input(node, 0))})
         return model
 
     def validate(self, model: GraphModule) -> None:
@@ -137,10 +137,16 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
             return
         shared = SharedQuantizationSpec((sources[0], node))
         inputs: dict[Node, QuantizationSpecBase | None] = dict.fromkeys(sources, shared)
-        inputs[sources[0]] = self.activation
+        inputs[sources[0]] = self._arriving(sources[0])
         node.meta["quantization_annotation"] = QuantizationAnnotation(
             input_qspec_map=inputs, output_qspec=shared, _annotated=True
         )
+
+    def _arriving(self, source: Node) -> QuantizationSpecBase:
+        """The grid on which a tensor arrives: the one its producer has prescribed, if any."""
+        while source.target in MOVING:
+            source = source.all_input_nodes[0]
+        return SIGMOID if source.target in SIGMOIDS else self.activation
 
     def _stays_float(self, node: Node) -> bool:
         return any(name in self.keep_float for name in scopes(node))
