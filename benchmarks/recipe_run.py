@@ -1,7 +1,9 @@
 """Run a recipe from nothing, then again unchanged: seconds of each stage, peak memory, accuracy, agreement, latency.
 
-python benchmarks/recipe_run.py digits
-python benchmarks/recipe_run.py trashnet
+Usage::
+
+    python benchmarks/recipe_run.py digits
+    python benchmarks/recipe_run.py trashnet
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -15,7 +17,7 @@ from edgekit.errors import InputError
 class Section(BaseModel):
     """Base of all sections: immutable, strict types, no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Section)
@@ -28,17 +30,26 @@ def parse(path: Path) -> dict[str, Any]:
         InputError: missing or unreadable file, or bad syntax (with line and column).
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from error
+        *before, last = text.split("\n")
+        end = f"at line {len(before) + 1}, column {len(last) + 1}"
+        raise InputError(f"{path}: not valid TOML: {str(error).replace('at end of document', end)}") from error
 
 
-def validate(section: type[S], raw: dict[str, Any], path: Path) -> S:
+def validate(section: type[S], raw: dict[str, Any], path: Path, overridden: Collection[str] = ()) -> S:
     """Turn parsed TOML into a `section`.
+
+    Args:
+        section: what to make.
+        raw: the parsed TOML.
+        path: the file it came from, for messages.
+        overridden: keys (``section.key``) that came from the command line instead.
 
     Raises:
         InputError: one line for each thing that is wrong.
@@ -46,20 +57,32 @@ def validate(section: type[S], raw: dict[str, Any], path: Path) -> S:
     try:
         return section.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{path}: {_explain(section, dict(problem))}" for problem in error.errors()]
+        lines = []
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            typed = any(_within(where, key) or _within(key, where) for key in overridden)
+            lines.append(f"{'--set' if typed else path}: {_explain(section, dict(problem))}")
         raise InputError("\n".join(lines)) from None
+
+
+def _within(key: str, section: str) -> bool:
+    return f"{key}.".startswith(f"{section}.")
 
 
 def _explain(section: type[BaseModel], problem: dict[str, Any]) -> str:
     place = [str(part) for part in problem["loc"]]
-    where = ".".join(place)
+    where = re.sub(r"\.(\d+)", r"[\1]", ".".join(place))
     if problem["type"] == "extra_forbidden":
         allowed = _fields(section, place[:-1])
         return f"{where}: {choices.no_such(place[-1], allowed, 'key')}"
     if problem["type"] == "missing":
         return f"{where}: this key is required"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").replace(" after validation", "")
     value = problem["input"]
+    if problem["type"] == "literal_error" and isinstance(value, str):
+        message = choices.no_such(value, re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
+    if problem["type"] == "model_type":
+        message = f"A section is expected, with the keys {', '.join(_fields(section, place))}"
     if message.startswith(f'"{value}"'):
         return f"{where} = {message}"
     shown = f' = "{value}"' if isinstance(value, str) else f" = {value}" if not isinstance(value, dict) else ""

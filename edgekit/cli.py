@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from edgekit import __version__
 from edgekit.errors import EdgekitError, InputError, need
+from edgekit.runtime._errors import RuntimeFault
 
 if TYPE_CHECKING:
+    from edgekit.device import Device
     from edgekit.pipeline import Job, Outcome
 
 F = TypeVar("F", bound=Callable[..., Any])
-FULL = 1 << 20
-"""Bytes left below which a failure is put down to a full disk."""
 
 
 class _Group(click.Group):
@@ -56,18 +55,37 @@ def cli() -> None:
     """
 
 
+def _complete(kind: Literal["recipes", "devices"]) -> Callable[..., list[CompletionItem]]:
+    """Shell completion: the names of what is shipped, else files."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from edgekit import shipped
+
+        names = [name for name in shipped.files(kind) if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
 def _options(command: F) -> F:
     """What every command that works on a recipe or a run directory takes."""
     for option in (
         click.option("--debug", is_flag=True, help="Show tracebacks."),
         click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-        click.option("--device", "devices", multiple=True, metavar="NAME", help="Measure on this device (repeatable)."),
+        click.option(
+            "--device",
+            "devices",
+            multiple=True,
+            metavar="NAME",
+            shell_complete=_complete("devices"),
+            help="Measure on this device (repeatable).",
+        ),
         click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Run directory. [runs/<recipe>]"),
         click.option(
             "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key: section.key=value."
         ),
-        click.argument("target", default="digits", metavar="[RECIPE|RUN]"),
+        click.argument("target", default="digits", metavar="[RECIPE|RUN]", shell_complete=_complete("recipes")),
     ):
         command = option(command)
     return command
@@ -115,7 +133,7 @@ def compress(**flags: Any) -> None:
 @cli.command()
 @_options
 def profile(**flags: Any) -> None:
-    """Up to latencies: everything before, then measure on each device.
+    """Up to latencies: what has changed before, then measure.
 
     \b
     Example:
@@ -127,7 +145,7 @@ def profile(**flags: Any) -> None:
 @cli.command()
 @_options
 def report(**flags: Any) -> None:
-    """Write the reports again: everything before that has changed, then HTML, Markdown and JSON.
+    """Write the reports: HTML, Markdown and JSON.
 
     \b
     Examples:
@@ -141,14 +159,25 @@ def report(**flags: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def recipes(ctx: click.Context, as_json: bool) -> None:
-    """List the shipped recipes."""
+    """List the shipped recipes.
+
+    \b
+    Examples:
+      edgekit recipes
+      edgekit recipes schema > recipe.schema.json
+    """
     if ctx.invoked_subcommand is None:
         _list("recipes", as_json)
 
 
 @recipes.command("schema")
 def recipes_schema() -> None:
-    """Print the JSON schema of a recipe, for editors."""
+    """Print the JSON schema of a recipe, for editors.
+
+    \b
+    Example:
+      edgekit recipes schema > recipe.schema.json
+    """
     _guard(lambda: _print_schema("edgekit.recipe"), debug=False)
 
 
@@ -156,21 +185,37 @@ def recipes_schema() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def devices(ctx: click.Context, as_json: bool) -> None:
-    """List the shipped devices."""
+    """List the shipped devices.
+
+    \b
+    Examples:
+      edgekit devices
+      edgekit devices schema > device.schema.json
+    """
     if ctx.invoked_subcommand is None:
         _list("devices", as_json)
 
 
 @devices.command("schema")
 def devices_schema() -> None:
-    """Print the JSON schema of a device, for editors."""
+    """Print the JSON schema of a device, for editors.
+
+    \b
+    Example:
+      edgekit devices schema > device.schema.json
+    """
     _guard(lambda: _print_schema("edgekit.device"), debug=False)
 
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def doctor(as_json: bool) -> None:
-    """Show what is installed, what this machine offers, and what is missing for what."""
+    """Show what is installed here and what is missing.
+
+    \b
+    Example:
+      edgekit doctor --json
+    """
     from edgekit import doctor as checks
 
     found = checks.report()
@@ -196,7 +241,7 @@ def _go(
         outcome = pipeline.run(job, Console(quiet), last)
         click.echo(json.dumps(_as_dict(outcome), indent=2) if as_json else _summary(outcome))
 
-    _guard(work, debug, out)
+    _guard(work, debug)
 
 
 def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...]) -> Job:
@@ -206,14 +251,22 @@ def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple
     if (folder / "recipe.json").is_file():
         loaded, base = recipe.resume(folder / "recipe.json", overrides)
         out = out or folder
-    elif folder.is_dir():
+    elif folder.is_dir() and target not in shipped.files("recipes"):
         raise InputError(f"{target}: neither a recipe nor a run directory (it has no recipe.json)")
     else:
         path = shipped.find("recipes", target)
         loaded, base = recipe.load(path, overrides), path.resolve().parent
-    wanted = names or (tuple(loaded.profile.devices) if loaded.profile else ())
-    found = [device.load(shipped.find("devices", name, None if names else base)) for name in wanted]
-    return pipeline.Job(loaded, base, out or Path("runs") / loaded.name, {each.name: each for each in found})
+    if names:  # as good as profile.devices, and remembered with it
+        chosen = [str(Path(name).resolve()) if shipped.is_path(name) else name for name in names]
+        loaded = loaded.model_copy(update={"profile": recipe.ProfileSection(devices=chosen)})
+    found: dict[str, Device] = {}
+    for name in loaded.profile.devices if loaded.profile else ():
+        path = shipped.find("devices", name, base)
+        each = device.load(path)
+        if each.name in found:
+            raise InputError(f'{path}: a device called "{each.name}" is already in this run; give each its own name')
+        found[each.name] = each
+    return pipeline.Job(loaded, base, out or Path("runs") / loaded.name, found)
 
 
 def _summary(outcome: Outcome) -> str:
@@ -247,11 +300,11 @@ def _list(kind: Any, as_json: bool) -> None:
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        click.echo(f"{row['name']:<{width}}  {row['description']}")
+        click.echo(f"{row['name']:<{width}}  {row['description']}".rstrip())
 
 
 def _about(table: dict[str, Any]) -> str:
-    return str(table.get("description") or table.get("soc") or "")
+    return str(table.get("description") or table.get("soc") or table.get("name") or "")
 
 
 def _print_schema(module: str) -> None:
@@ -261,44 +314,31 @@ def _print_schema(module: str) -> None:
     click.echo(json.dumps(importlib.import_module(module).schema(), indent=2))
 
 
-def _guard(work: Callable[[], None], debug: bool, out: Path | None = None) -> None:
+def _guard(work: Callable[[], None], debug: bool) -> None:
     """Run a command's body; every foreseeable trouble becomes one line and an exit code."""
-    if not debug:
-        logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's deprecations are not the user's
+    if debug:
+        work()
+        return
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's deprecations are not the user's
     try:
         work()
     except EdgekitError as error:
-        if debug:
-            raise
-        click.echo(f"edgekit: {error}", err=True)
-        sys.exit(error.exit_code)
+        _stop(str(error), error.exit_code)
+    except RuntimeFault as error:
+        _stop(str(error), 1)
     except KeyboardInterrupt:
-        if debug:
-            raise
-        click.echo("edgekit: interrupted; the same command goes on from here", err=True)
-        sys.exit(128 + signal.SIGINT)
+        _stop("interrupted; the same command goes on from here", 128 + signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        if debug:
-            raise
-        click.echo(f"edgekit: {_disk_full(error, out) or _unexpected(error)}", err=True)
-        sys.exit(1)
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        _stop(f"unexpected {type(error).__name__}: {reason}; run again with --debug for the traceback", 1)
 
 
-def _disk_full(error: Exception, out: Path | None) -> str | None:
-    """Writers report a full disk in many ways; the disk itself is asked."""
-    place = next(folder for folder in ((out or Path("runs")).resolve(), Path.cwd()) if folder.exists())
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or shutil.disk_usage(place).free < FULL:
-        return f"{place}: the disk is full ({error}); free some space and run the same command again"
-    return None
-
-
-def _unexpected(error: Exception) -> str:
-    reason = (str(error).strip() or "no message").splitlines()[0]
-    return f"unexpected {type(error).__name__}: {reason}; run again with --debug for the traceback"
+def _stop(message: str, code: int) -> NoReturn:
+    click.echo(f"edgekit: {message}", err=True)
+    sys.exit(code)
 
 
 def main() -> None:

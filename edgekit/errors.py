@@ -6,7 +6,8 @@
     ├── InputError          the user's input: a recipe, a file, a flag          exit 2
     │   ├── MissingPackage  an extra is not installed                           exit 2
     │   └── Busy            another run holds the directory                     exit 2
-    └── Shortfall           a model or a device fell short of what was asked    exit 1
+    ├── Shortfall           a model or a device fell short of what was asked    exit 1
+    └── DiskFull            no room for the results                             exit 1
 
 A message says where, what, what is allowed, and the next move.
 """
@@ -41,6 +42,10 @@ class Shortfall(EdgekitError):
     """A model or a device fell short: diverging outputs, NaN loss, no verdict."""
 
 
+class DiskFull(EdgekitError):
+    """No room for a result; what was finished before stays."""
+
+
 def need(module: str, *, extra: str, purpose: str) -> ModuleType:
     """Import an optional package, or say which extra brings it.
 
@@ -55,7 +60,10 @@ def need(module: str, *, extra: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        missing = (error.name or module).split(".")[0]
-        raise MissingPackage(
-            f"{purpose} needs {missing}, which is not installed: pip install 'edgekit[{extra}]'"
-        ) from error
+        raise missing(error, extra=extra, purpose=purpose) from error
+
+
+def missing(error: ModuleNotFoundError, *, extra: str, purpose: str) -> MissingPackage:
+    """The error to raise, as `need` does, where an import deep inside has failed."""
+    package = (error.name or "a package").split(".")[0]
+    return MissingPackage(f"{purpose} needs {package}, which is not installed: pip install 'edgekit[{extra}]'")

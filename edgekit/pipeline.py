@@ -7,12 +7,10 @@ a stage runs is decided by a hash of its inputs, so heavy packages are imported 
 from __future__ import annotations
 
 import hashlib
-import subprocess
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +19,13 @@ from edgekit.console import Console
 from edgekit.data import _index
 from edgekit.data._listing import expand
 from edgekit.device import Device
-from edgekit.errors import InputError, Shortfall
+from edgekit.errors import InputError, Shortfall, missing
+from edgekit.provenance import PACKAGES, git_commit, versions
 from edgekit.recipe import ExportSection, QuantizeSection, Recipe, VerifySection
 from edgekit.report._report import Provenance, Stage, gather
 from edgekit.runtime import machine
 from edgekit.stage import ORDER, UNVERIFIED, Done, RunDirectory, write_text
 from edgekit.types import Accuracy, Artifact, Checkpoint, Profile, Split, Verdict
-
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "torchao",
-    "onnx",
-    "onnxscript",
-    "litert-torch",
-    "onnxruntime",
-    "ai-edge-litert",
-    "tflite-runtime",
-    "numpy",
-    "pillow",
-)
-"""What a report lists the versions of."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +84,14 @@ class _Run:
                 self.rows.append(Stage(name, 0.0, skipped=True, reason=reason))
                 self.console.say(f"{name}: skipped, {reason}")
                 continue
-            done: Done = getattr(self, f"_{name}")()
+            try:
+                done: Done = getattr(self, f"_{name}")()
+            except ModuleNotFoundError as error:
+                raise missing(error, extra="compress", purpose=f"the {name} stage") from error
             self.done[name] = done
             reason = "nothing it depends on has changed" if done.cached else ""
+            if name == "train" and self.recipe.train is None:
+                reason = "the recipe has no [train] section: the weights are taken as they are"
             self.rows.append(Stage(name, done.seconds, cached=done.cached, reason=reason))
             self.console.say(f"{name}: {'unchanged' if done.cached else f'{done.seconds:.1f} s'}")
         report = self.done.get("report")
@@ -135,7 +123,7 @@ class _Run:
             "section": section.model_dump(exclude={"input"}),
             "base": str(base.resolve()),
             "files": _index.fingerprint(section, base),
-            "versions": _versions("pillow", "numpy"),
+            "versions": versions("pillow", "numpy"),
         }
 
         def build(work: Path) -> None:
@@ -151,7 +139,7 @@ class _Run:
             "train": recipe.train.model_dump() if recipe.train else None,
             "input": recipe.data.input,
             "data": self.done["data"].digest,
-            "versions": _versions("torch", "torchvision", "timm", "numpy"),
+            "versions": versions("torch", "torchvision", "timm", "numpy"),
         }
 
         def build(work: Path) -> None:
@@ -170,7 +158,7 @@ class _Run:
             "section": section.model_dump(exclude={"max_drop"}),
             "train": self.done["train"].digest,
             "data": self.done["data"].digest,
-            "versions": _versions("torch", "torchao"),
+            "versions": versions("torch", "torchao"),
         }
         return self._stage("quantize", inputs, lambda work: self._build_quantized(work, section))
 
@@ -179,7 +167,7 @@ class _Run:
 
         from edgekit import models
         from edgekit.data._split import calibration
-        from edgekit.data._transforms import evaluate, open_rgb
+        from edgekit.data._transforms import evaluate, levels, open_rgb
         from edgekit.quantize import _graph, _ptq
 
         module, checkpoint = models.load(self.done["train"].path)
@@ -194,9 +182,10 @@ class _Run:
                     yield torch.from_numpy(evaluate(open_rgb(root / sample.path), checkpoint.input))
                     advance()
 
-            program = _ptq.quantize(module, checkpoint.input.size, images(), section)
+            pixels = torch.from_numpy(levels(checkpoint.input))
+            program, lowered = _ptq.quantize(module, checkpoint.input.size, images(), pixels, section)
         _graph.save(program, work / "quantized.pt2")
-        _json.save(work / "plan.json", _graph.plan(_graph.load(work / "quantized.pt2")))
+        _json.save(work / "plan.json", _graph.Plan(lowered, _graph.plan(_graph.load(work / "quantized.pt2"))))
 
     def _export(self) -> Done:
         section = self.recipe.export
@@ -205,7 +194,7 @@ class _Run:
             "section": section.model_dump(),
             "train": self.done["train"].digest,
             "quantize": self.done["quantize"].digest if "quantize" in self.done else None,
-            "versions": _versions("torch", "onnx", "onnxscript", "litert-torch"),
+            "versions": versions("torch", "onnx", "onnxscript", "litert-torch"),
         }
         return self._stage("export", inputs, lambda work: self._build_files(work, section))
 
@@ -232,7 +221,7 @@ class _Run:
         inputs = {
             "section": section.model_dump(),
             "export": self.done["export"].digest,
-            "versions": _versions("onnxruntime", "ai-edge-litert"),
+            "versions": versions("onnxruntime", "ai-edge-litert"),
         }
         warning = self.done["export"].path / UNVERIFIED
         try:
@@ -278,7 +267,7 @@ class _Run:
             "devices": {name: device.model_dump(exclude={"limits"}) for name, device in self.job.devices.items()},
             "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
             "export": self.done["export"].digest,
-            "versions": _versions("onnxruntime", "ai-edge-litert", "tflite-runtime"),
+            "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime"),
         }
 
         def build(work: Path) -> None:
@@ -300,6 +289,7 @@ class _Run:
 
     def _build_report(self, work: Path, limits: Mapping[str, Mapping[str, float | None]]) -> None:
         from edgekit import choices
+        from edgekit.report._schema import schema
 
         artifacts = self._artifacts()
         accuracy = self._read("verify", "accuracy.json", list[Accuracy]) or []
@@ -335,6 +325,7 @@ class _Run:
         for name, suffix in (("html", "html"), ("markdown", "md"), ("json", "json")):
             renderer = choices.pick("edgekit.report", name, "report")
             write_text(work / f"report.{suffix}", renderer.render(report))
+        write_text(work / "report.schema.json", json.dumps(schema(), indent=1))
 
     def _provenance(self, artifacts: list[Artifact]) -> Provenance:
         recipe = self.recipe
@@ -345,8 +336,8 @@ class _Run:
             seeds["calibration"] = recipe.quantize.seed
         hashes = {f"stage {name}": done.digest for name, done in self.done.items()}
         hashes |= {artifact.path: artifact.sha256 for artifact in artifacts}
-        packages = {"python": str(machine.facts()["python"]), **_versions(*PACKAGES)}
-        return Provenance(packages, seeds, hashes, _git_commit(self.job.base))
+        packages = {"python": str(machine.facts()["python"]), **versions(*PACKAGES)}
+        return Provenance(packages, seeds, hashes, git_commit(self.job.base))
 
     def _artifacts(self) -> list[Artifact]:
         return self._read("export", "artifacts.json", list[Artifact]) or []
@@ -360,18 +351,6 @@ class _Run:
         )
 
 
-@cache
-def _versions(*packages: str) -> dict[str, str]:
-    """Installed versions; packages that are not installed are left out."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def _model_files(recipe: Recipe, base: Path) -> dict[str, str]:
     """SHA-256 of the user's own files behind the model: weights, and the file that builds it."""
     files = []
@@ -381,12 +360,3 @@ def _model_files(recipe: Recipe, base: Path) -> dict[str, str]:
     if colon:
         files.append(expand(name, base))
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()}
-
-
-def _git_commit(folder: Path) -> str | None:
-    """Commit of the working tree that holds a folder; None outside of git."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

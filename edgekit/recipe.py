@@ -85,7 +85,7 @@ class TrainSection(Section):
     """Transfer learning: head first on frozen features, then all layers."""
 
     epochs: int = Field(10, ge=1, description="epochs over all layers, after the frozen ones")
-    frozen: int = Field(0, ge=0, description="head-only epochs first")
+    frozen: int = Field(0, ge=0, description="iterations on the head alone first, over cached features (L-BFGS)")
     batch: int = Field(32, ge=1)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(1e-3, gt=0, description="peak learning rate of the backbone")
@@ -107,6 +107,7 @@ class QuantizeSection(Section):
         "minmax", description="a module of edgekit/quantize"
     )
     calibration: int = Field(128, ge=1, description="images of the training split")
+    bias_correction: bool = Field(True, description="take back what weight rounding shifts on average")
     max_drop: float = Field(1.0, ge=0, description="points of top-1 that int8 may lose against float")
     keep_float: list[str] = Field([], description="layers of the torch model to leave in float")
     seed: int = Field(0, ge=0)
@@ -136,7 +137,7 @@ class ProfileSection(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    name: str = Field("", description="default: the file's name")
+    name: str = Field("", pattern="^[^/]*$", description="of the run directory; default: the file's name")
     description: str = ""
     model: ModelSection
     data: DataSection
@@ -157,7 +158,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         InputError: unreadable file, bad TOML (line and column), unknown key, wrong type or value.
     """
-    return validate(Recipe, _settle(parse(path), path, overrides), path)
+    return validate(Recipe, _settle(parse(path), path, overrides), path, _keys(overrides))
 
 
 def resume(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:
@@ -168,10 +169,10 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        raw, base = record["recipe"], Path(record["base"])
+        raw, base = dict(record["recipe"]), Path(record["base"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not as edgekit wrote it: {error}; start again from the recipe") from error
-    return validate(Recipe, _settle(raw, path, overrides), path), base
+    return validate(Recipe, _settle(raw, path, overrides), path, _keys(overrides)), base
 
 
 def _settle(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -179,6 +180,10 @@ def _settle(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> dict[s
         _set(raw, override)
     raw.setdefault("name", path.stem)
     return raw
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [override.partition("=")[0].strip() for override in overrides]
 
 
 def _set(raw: dict[str, Any], override: str) -> None:

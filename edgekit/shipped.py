@@ -23,6 +23,11 @@ def files(kind: Folder) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder(kind).glob("*.toml"))}
 
 
+def is_path(word: str) -> bool:
+    """Whether a word means a file, not the name of a shipped one."""
+    return word.endswith(".toml") or "/" in word
+
+
 def find(kind: Folder, word: str, base: Path | None = None) -> Path:
     """The file that a word stands for: a path (from `base`), or the name of a shipped one.
 
@@ -30,7 +35,7 @@ def find(kind: Folder, word: str, base: Path | None = None) -> Path:
         InputError: neither; near names are given.
     """
     noun = kind[:-1]
-    if word.endswith(".toml") or "/" in word:
+    if is_path(word):
         path = (base or Path()) / word
         if path.is_file():
             return path

@@ -8,6 +8,7 @@ never a half stage.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import __version__
-from edgekit.errors import Busy, InputError, Shortfall
+from edgekit.errors import Busy, DiskFull, InputError, Shortfall
 
 ORDER = ("data", "train", "quantize", "export", "verify", "profile", "report")
 """The number in a stage's folder is its place here."""
@@ -28,6 +29,8 @@ RECORD = "stage.json"
 KEY = "key"
 UNVERIFIED = "UNVERIFIED.txt"
 """Lies beside exported files that failed verification; not an output of their stage."""
+FULL = 1 << 20
+"""Bytes left below which a failure is put down to a full disk."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,11 @@ class RunDirectory:
         Raises:
             Busy: another process holds it.
             InputError: it cannot be created or written.
+            DiskFull: there is no room for what the caller writes.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / ".lock").open("a+")
+            file = (self.path / ".lock").open("ab+", buffering=0)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be used as a run directory: {error.strerror}") from error
         with file:
@@ -68,15 +72,17 @@ class RunDirectory:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                holder = file.read().strip() or "unknown"
+                holder = file.read().decode() or "unknown"
                 raise Busy(
                     f"{self.path}: another edgekit works here (process {holder}); "
                     "wait for it, or give --out another folder"
                 ) from None
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+            try:
+                file.truncate(0)
+                file.write(str(os.getpid()).encode())
+                yield
+            except OSError as error:
+                raise disk_full(error, self.path) or error from None
 
     def folder(self, name: str) -> Path:
         """Where a stage's results lie (or would lie)."""
@@ -107,21 +113,24 @@ class RunDirectory:
 
         Raises:
             Shortfall: raised by `build`; the files stay in ``<n>-<stage>.failed`` for inspection.
+            DiskFull: there is no room for the stage's files.
         """
         inputs = {"stage": name, "edgekit": __version__, **inputs}
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         final = self.folder(name)
         partial = final.with_name(f".{final.name}.partial")
+        old = final.with_name(f".{final.name}.old")
         failed = final.with_name(f"{final.name}.failed")
         record = _read(final)
         if record is not None and record["key"] == key:
+            _remove(old)
             _remove(failed)
             return _done(name, final, record, cached=True)
         record = _read(partial)
         if record is None or record["key"] != key:  # else: killed between the last write and the rename
             before()
             record = _run(name, key, inputs, build, partial, failed, resumable)
-        old = final.with_name(f".{final.name}.old")
+        (partial / KEY).unlink(missing_ok=True)
         _remove(old)
         if final.exists():
             final.rename(old)
@@ -148,35 +157,50 @@ def _run(
     start = time.perf_counter()
     try:
         build(partial)
-    except Shortfall:
-        mark.unlink(missing_ok=True)
-        _remove(failed)
-        partial.rename(failed)
-        raise
-    except Exception:
+        record = {
+            "name": name,
+            "key": key,
+            "inputs": inputs,
+            "outputs": _hashes(partial),
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        write_text(partial / RECORD, json.dumps(record, indent=1))
+    except Exception as error:
+        full = disk_full(error, partial.parent)  # asked before there is room again
+        if isinstance(error, Shortfall) and not full:
+            mark.unlink()
+            _remove(failed)
+            partial.rename(failed)
+            raise Shortfall(f"{error} (files: {failed})") from error
         if not resumable:
             _remove(partial)
+        if full:
+            raise full from error
         raise
-    mark.unlink()
-    record = {
-        "name": name,
-        "key": key,
-        "inputs": inputs,
-        "outputs": _hashes(partial),
-        "seconds": round(time.perf_counter() - start, 3),
-    }
-    write_text(partial / RECORD, json.dumps(record, indent=1))
     return record
+
+
+def disk_full(error: Exception, folder: Path) -> DiskFull | None:
+    """What to raise in place of `error` where a full disk is behind it: writers report that in many ways."""
+    said = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if said or shutil.disk_usage(folder).free < FULL:
+        reason = str(error).strip().partition("\n")[0]
+        return DiskFull(f"{folder}: the disk is full ({reason}); free some space and run the same command again")
+    return None
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file beside and rename, so that no reader ever sees half of it."""
     beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
@@ -184,7 +208,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return record if _hashes(folder) == record["outputs"] else None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -194,12 +218,12 @@ def _done(name: str, folder: Path, record: Mapping[str, Any], cached: bool) -> D
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file a stage wrote; logs do not count."""
+    """SHA-256 of each file a stage wrote; logs, and the hidden files that a kill left half written, do not count."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(files)
-        if path.name not in (RECORD, KEY) and path.suffix != ".log" and path.name != UNVERIFIED
+        if path.name not in (RECORD, KEY, UNVERIFIED) and path.suffix != ".log" and not path.name.startswith(".")
     }
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests import support
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +21,31 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data in {folder} (set EDGEKIT_TEST_DATA)")
     return folder
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """A finished run of the shipped digits recipe, cut down. Not to be changed: copy it."""
+
+    path: Path
+    device: Path
+    """The device file it was measured with."""
+    answer: subprocess.CompletedProcess[str]
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """One whole run through the front door, shared by all tests."""
+    folder = tmp_path_factory.mktemp("tiny")
+    device = folder / "quick.toml"
+    device.write_text(support.DEVICE)
+    start = time.perf_counter()
+    answer = support.edgekit("run", *support.TINY, "--device", device, "--out", folder / "run", "--json")
+    return TinyRun(folder / "run", device, answer, time.perf_counter() - start)
+
+
+@pytest.fixture
+def copied(tiny: TinyRun, tmp_path: Path) -> Path:
+    """A copy of that run, to be changed."""
+    return Path(shutil.copytree(tiny.path, tmp_path / "run"))

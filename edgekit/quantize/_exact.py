@@ -74,7 +74,7 @@ def settle(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor) -> i
 def clear_of_ties(scale: float, values: torch.Tensor) -> float:
     """The scale, up to one percent above the given one, at which values / scale stays farthest from all halves."""
     candidates = scale * torch.linspace(1, 1.01, 1001, dtype=torch.float64)
-    steps = values.flatten().double().unique() / candidates.unsqueeze(1)
+    steps = values.flatten().double() / candidates.unsqueeze(1)
     distance = ((steps - steps.floor()) - 0.5).abs().amin(1)
     return float(candidates[distance.argmax()])
 

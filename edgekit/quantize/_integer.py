@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from edgekit.quantize._annotate import aten
 from edgekit.quantize._graph import fold_weights
-from edgekit.quantize._kernels import Kernel, constant, kernels
+from edgekit.quantize._kernels import Kernel, constant, kernels, on_grid
 
 EXACT = 2**24
 """float32 holds every integer below this, so that a float convolution of integers is exact."""
@@ -50,8 +50,7 @@ def round_constants(graph: GraphModule) -> None:
         for kernel in kernels(graph):
             scales = constant(graph, kernel.weight_scales).double()
             weight = constant(graph, kernel.weight.all_input_nodes[0])
-            grid = scales.view(-1, *[1] * (weight.dim() - 1))
-            weight.copy_((torch.round(weight.double() / grid).clamp(-127, 127) * grid).float())
+            weight.copy_(on_grid(weight, scales).float())
             if kernel.bias is not None:
                 bias = constant(graph, kernel.bias)
                 bias.copy_(

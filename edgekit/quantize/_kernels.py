@@ -85,3 +85,9 @@ def constant(graph: GraphModule, node: Node) -> torch.Tensor:
         owner = getattr(owner, part)
     assert isinstance(owner, torch.Tensor)
     return owner
+
+
+def on_grid(weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """A float weight rounded to its int8 grid: per output channel, symmetric, -127..127; float64."""
+    steps = scales.double().view(-1, *[1] * (weight.dim() - 1))
+    return torch.round(weight.double() / steps).clamp(-127, 127) * steps

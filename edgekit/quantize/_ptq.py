@@ -15,6 +15,7 @@ from edgekit import choices
 from edgekit.errors import InputError, Shortfall
 from edgekit.lower import hard_sigmoid, hard_swish, saturation, silu
 from edgekit.quantize._annotate import Int8Quantizer
+from edgekit.quantize._correct import Calibration, correct_biases
 from edgekit.quantize._exact import settle
 from edgekit.quantize._graph import trace
 from edgekit.quantize._integer import round_constants
@@ -56,20 +57,20 @@ def quantize(
         graph: Any = trace(module, size).module()
         lowered = {rewrite.NAME: rewrite.apply(graph) for rewrite in FLOAT_REWRITES}
         prepared = prepare_pt2e(graph, quantizer)
-        seen = 0
+        calibration = Calibration(prepared)
         for image in images:
-            output = prepared(image.unsqueeze(0))
-            seen += 1
-            if not bool(torch.isfinite(output).all()):
+            if not bool(torch.isfinite(calibration.observe(image.unsqueeze(0))).all()):
                 raise Shortfall(
-                    f"quantize: calibration image {seen} gives NaN or infinite outputs; "
+                    f"quantize: calibration image {calibration.images} gives NaN or infinite outputs; "
                     "check the checkpoint and model.mean / model.std"
                 )
-        if not seen:
+        if not calibration.images:
             raise InputError("quantize.calibration: no images in the training split to calibrate with")
         converted = convert_pt2e(prepared, fold_quantize=False)
         lowered[saturation.NAME] = saturation.apply(converted)
         settle(converted, torch.zeros(1, 3, size, size), pixels)
+        if section.bias_correction:
+            correct_biases(converted, calibration.means())
         round_constants(converted)
         program = torch.export.export(converted, (torch.zeros(1, 3, size, size),), strict=False)
     return program, {name: count for name, count in lowered.items() if count}

@@ -1,0 +1,45 @@
+"""Where a number comes from: the versions of the packages, the commit of the recipe. Standard library only."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "torchao",
+    "onnx",
+    "onnxscript",
+    "litert-torch",
+    "onnxruntime",
+    "ai-edge-litert",
+    "tflite-runtime",
+    "numpy",
+    "pillow",
+)
+"""What a report lists the versions of."""
+
+
+@cache
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions; packages that are not installed are left out."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit(folder: Path) -> str | None:
+    """Commit of the working tree that holds a folder; None outside of git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

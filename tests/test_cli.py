@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from edgekit import __version__, shipped
+from edgekit.stage import ORDER
+from tests.conftest import TinyRun
+from tests.support import FOLDERS, TINY, command, complaint, edgekit, environment
+
+COMMANDS = ("run", "train", "compress", "profile", "report", "recipes", "devices", "doctor")
+LIGHT = {"edgekit", "click"} | sys.stdlib_module_names
+
+
+def loaded(*words: str) -> set[str]:
+    """Top-level packages that a command imports."""
+    code = (
+        "import sys, atexit; before = set(sys.modules)\n"
+        "atexit.register(lambda: print(*set(sys.modules) - before, file=sys.stderr))\n"
+        f"from edgekit.cli import main; sys.argv = {['edgekit', *words]!r}; main()"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in answer.stderr.split()}
+
+
+@pytest.mark.parametrize("words", [("--help",), ("run", "--help"), ("--version",), ("recipes",), ("devices",)])
+def test_cli_imports_nothing_heavy(words: tuple[str, ...]) -> None:
+    assert loaded(*words) <= LIGHT
+
+
+def test_help_is_quick() -> None:
+    def seconds(*words: str) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *words], env=environment(), check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+    # The least of several: the machine may be busy.
+    assert min(seconds("-m", "edgekit", "--help") for _ in range(5)) < 0.3
+
+
+def test_help_lists_every_command_in_the_order_of_work() -> None:
+    text = edgekit("--help").stdout
+    places = [text.index(f"\n  {name} ") for name in COMMANDS]
+    assert "..." not in text.partition("Commands:")[2]
+    assert places == sorted(places)
+    assert "Examples:\n    edgekit run digits" in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command_shows_an_example(name: str) -> None:
+    text = edgekit(name, "--help").stdout
+    assert f"  edgekit {name}" in text.partition("Example")[2]
+
+
+def test_version_is_printed() -> None:
+    assert edgekit("--version").stdout == f"edgekit, version {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("runn",), '"runn": no such command; did you mean "run"?'),
+        (("recipes", "schem"), '"schem": no such command; did you mean "schema"?'),
+        (("run", "--devise", "host"), "did you mean one of: '--device'"),
+        (("run", "digits", "more"), "unexpected extra argument"),
+    ],
+)
+def test_cli_says_what_was_meant(words: tuple[str, ...], message: str) -> None:
+    answer = edgekit(*words, code=2)
+    assert message.lower() in answer.stderr.lower()
+    assert answer.stdout == ""
+
+
+def test_recipes_and_devices_list_what_is_shipped() -> None:
+    kinds: tuple[shipped.Folder, ...] = ("recipes", "devices")
+    for kind in kinds:
+        names = list(shipped.files(kind))
+        assert [line.split()[0] for line in edgekit(kind).stdout.splitlines()] == names
+        rows = json.loads(edgekit(kind, "--json").stdout)
+        assert [row["name"] for row in rows] == names
+        assert all(Path(row["path"]).is_file() and row["description"] for row in rows)
+
+
+def test_schemas_are_json_schemas() -> None:
+    for kind in ("recipes", "devices"):
+        Draft202012Validator.check_schema(json.loads(edgekit(kind, "schema").stdout))
+
+
+def test_doctor_prints_text_or_json() -> None:
+    assert f"edgekit {__version__}" in edgekit("doctor").stdout
+    assert json.loads(edgekit("doctor", "--json").stdout)["edgekit"] == __version__
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("edgekit ", set(COMMANDS)),
+        ("edgekit re", {"recipes", "report"}),
+        ("edgekit run dig", {"digits"}),
+        ("edgekit run --device ho", {"host"}),
+        ("edgekit recipes s", {"schema"}),
+        ("edgekit run --qu", {"--quiet"}),
+    ],
+)
+def test_shell_completion_knows_commands_recipes_and_devices(line: str, expected: set[str]) -> None:
+    words = line.split(" ")
+    extra = {"_EDGEKIT_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    code = "from edgekit.cli import main; main()"
+    answer = subprocess.run([sys.executable, "-c", code], env=environment(**extra), capture_output=True, text=True)
+    found = {entry.partition(",")[2] for entry in answer.stdout.splitlines() if entry.startswith("plain")}
+    assert found == expected
+
+
+def test_shell_completion_leaves_files_to_the_shell() -> None:
+    extra = {"_EDGEKIT_COMPLETE": "bash_complete", "COMP_WORDS": "edgekit run ./my", "COMP_CWORD": "2"}
+    assert edgekit(env=extra).stdout == "file,./my\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion_script_is_printed(shell: str) -> None:
+    assert "edgekit" in edgekit(env={"_EDGEKIT_COMPLETE": f"{shell}_source"}).stdout
+
+
+def test_run_prints_only_json_and_tells_progress_on_stderr(tiny: TinyRun) -> None:
+    found = json.loads(tiny.answer.stdout)
+    assert [(stage["name"], stage["cached"]) for stage in found["stages"]] == [(name, False) for name in ORDER]
+    assert [verdict["device"] for verdict in found["verdict"]] == ["quick"]
+    assert Path(found["report"]).is_file()
+    started = [line for line in tiny.answer.stderr.splitlines() if line.endswith(" ...")]
+    assert started == [f"{name} ..." for name in ORDER]
+
+
+def test_run_writes_no_colour_codes_and_no_library_chatter(tiny: TinyRun) -> None:
+    assert "\x1b" not in tiny.answer.stderr
+    allowed = (*ORDER, "  epoch", "  head")
+    assert [line for line in tiny.answer.stderr.splitlines() if not line.startswith(allowed)] == []
+
+
+def test_run_respects_no_color_on_a_terminal(tiny: TinyRun) -> None:
+    answer = _on_a_terminal("report", tiny.path, env={"NO_COLOR": "1", "TERM": "xterm-256color"})
+    assert "\x1b[3" not in answer
+    assert "report: unchanged" in answer
+
+
+def test_run_finishes_quickly_when_nothing_has_changed(tiny: TinyRun) -> None:
+    start = time.perf_counter()
+    answer = edgekit("run", *TINY, "--device", tiny.device, "--out", tiny.path)
+    assert time.perf_counter() - start < 2
+    assert answer.stderr.splitlines() == [f"{name}: unchanged" for name in ORDER]
+
+
+@pytest.mark.parametrize("name", ["run", "report"])
+def test_command_works_on_a_run_directory_and_remembers_its_settings(tiny: TinyRun, name: str) -> None:
+    answer = edgekit(name, tiny.path, "--quiet", "--json")
+    assert answer.stderr == ""
+    stages = json.loads(answer.stdout)["stages"]
+    assert [(stage["name"], stage["cached"]) for stage in stages] == [(name, True) for name in ORDER]
+
+
+@pytest.mark.parametrize(("name", "last"), [("train", "train"), ("compress", "verify"), ("profile", "profile")])
+def test_command_stops_after_its_stage(tiny: TinyRun, name: str, last: str) -> None:
+    answer = edgekit(name, tiny.path)
+    assert answer.stderr.splitlines() == [f"{stage}: unchanged" for stage in ORDER[: ORDER.index(last) + 1]]
+    assert answer.stdout == f"run directory: {tiny.path}\n"
+
+
+def test_profile_takes_another_device_and_remembers_it(copied: Path, tiny: TinyRun) -> None:
+    board = copied.parent / "board.toml"
+    board.write_text(tiny.device.read_text().replace("quick", "board") + "[limits]\nsize_mb = 1e-6\n")
+    words = ("profile", copied, "--device", tiny.device, "--device", "board.toml", "--quiet")
+    assert edgekit(*words, cwd=copied.parent).stderr == ""
+    found = json.loads(edgekit("report", copied, "--json", cwd=Path("/")).stdout)
+    assert [(verdict["device"], verdict["artifact"] is None) for verdict in found["verdict"]] == [
+        ("quick", False),
+        ("board", True),
+    ]
+    assert [stage["name"] for stage in found["stages"] if not stage["cached"]] == ["report"]
+
+
+def test_run_prefers_a_shipped_recipe_over_a_folder_of_that_name(tmp_path: Path) -> None:
+    (tmp_path / "digits").mkdir()
+    assert "--set: train.x" in complaint("run", "digits", "--set", "train.x=1", code=2, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "nosuch.toml"), "nosuch.toml: no such recipe file"),
+        (("run", "digitz"), '"digitz": no such recipe; did you mean "digits"?'),
+        (("run", "."), ".: neither a recipe nor a run directory"),
+        (("run", "digits", "--device", "hosst"), '"hosst": no such device; did you mean "host"?'),
+        (("run", "digits", "--device", "./gone.toml"), "gone.toml: no such device file"),
+        (("run", "digits", "--device", "host", "--device", "host"), 'a device called "host" is already in this run'),
+        (("run", "digits", "--set", "train.epochs"), '--set "train.epochs": expected section.key=value'),
+        (("train", "digits", "--out", "file"), "file: cannot be used as a run directory: File exists"),
+        (("train", "digits", "--out", "file/x"), "file/x: cannot be used as a run directory: Not a directory"),
+        (("train", "digits", "--out", "/proc/x"), "/proc/x: cannot be used as a run directory"),
+    ],
+)
+def test_run_refuses_with_one_line_and_leaves_nothing(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    (tmp_path / "file").touch()
+    assert message in complaint(*words, code=2, cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_run_shows_a_traceback_with_debug(tmp_path: Path) -> None:
+    answer = edgekit("run", "nosuch.toml", "--debug", code=1, cwd=tmp_path)
+    assert "Traceback" in answer.stderr
+    assert "InputError: nosuch.toml" in answer.stderr
+
+
+def test_run_is_refused_while_another_works_there(copied: Path) -> None:
+    code = (
+        "import sys, pathlib; from edgekit.stage import RunDirectory\n"
+        "with RunDirectory(pathlib.Path(sys.argv[1])).locked(): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(copied)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        before = (copied / "recipe.json").read_bytes()
+        message = complaint("run", copied, "--set", "train.seed=5", code=2)
+        assert message.startswith(f"{copied}: another edgekit works here (process {holder.pid})")
+        assert (copied / "recipe.json").read_bytes() == before
+        holder.communicate("")
+    edgekit("run", copied)
+
+
+def test_run_ends_quietly_when_nobody_reads() -> None:
+    with subprocess.Popen(
+        command("recipes", "schema"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+def _on_a_terminal(*words: str | Path, env: dict[str, str]) -> str:
+    import pty
+
+    main, side = pty.openpty()
+    process = subprocess.Popen(command(*words), stderr=side, stdout=subprocess.DEVNULL, env=environment(**env))
+    os.close(side)
+    text = b""
+    try:
+        while chunk := os.read(main, 4096):
+            text += chunk
+    except OSError:  # the other side is closed
+        pass
+    os.close(main)
+    assert process.wait() == 0
+    return text.decode()
+
+
+def test_run_directory_holds_the_documented_folders(tiny: TinyRun) -> None:
+    assert sorted(path.name for path in tiny.path.iterdir()) == sorted([*FOLDERS, "recipe.json", ".lock"])
+    for folder, name in zip(FOLDERS, ORDER, strict=True):
+        record = json.loads((tiny.path / folder / "stage.json").read_text())
+        assert record["name"] == name
+        assert record["seconds"] >= 0
+        assert record["inputs"]
+        assert record["outputs"]

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from edgekit import device, shipped
+from edgekit.errors import InputError
+
+
+def load(tmp_path: Path, text: str) -> device.Device:
+    file = tmp_path / "board.toml"
+    file.write_text(text)
+    return device.load(file)
+
+
+def test_load_needs_nothing_but_a_name(tmp_path: Path) -> None:
+    loaded = load(tmp_path, 'name = "board"')
+    assert (loaded.reach.by, loaded.run.threads, loaded.limits.p90_ms) == ("local", [1], None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "name: this key is required"),
+        ('name = "b"\n[limit]', '"limit": no such key; did you mean "limits"?'),
+        ('name = "b"\n[limits]\np90 = 3', 'limits.p90: "p90": no such key; did you mean "p90_ms"?'),
+        ('name = "b"\n[limits]\np90_ms = 0', "limits.p90_ms = 0: input should be greater than 0"),
+        ('name = "b"\n[run]\nengines = ["lite"]', 'run.engines[0] = "lite": no such choice; did you mean "litert"?'),
+        ('name = "b"\n[run]\nthreads = []', "run.threads = []: list should have at least 1 item"),
+        ('name = "b"\n[reach]\nby = "lokal"', 'reach.by = "lokal": no such choice; did you mean "local"?'),
+        ('name = "b"\narch = "arm"', 'arch = "arm": no such choice'),
+        ('name = "b"\nname = "c"', "not valid TOML: Cannot overwrite a value (at line 2"),
+    ],
+)
+def test_load_explains_a_wrong_file(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, text)
+    assert str(caught.value).startswith(f"{tmp_path / 'board.toml'}: ")
+    assert message in str(caught.value)
+
+
+def test_schema_accepts_every_shipped_device() -> None:
+    schema = json.loads(json.dumps(device.schema()))
+    Draft202012Validator.check_schema(schema)
+    for path in shipped.files("devices").values():
+        Draft202012Validator(schema).validate(tomllib.loads(path.read_text()))
+        device.load(path)
+
+
+def test_find_takes_a_name_or_a_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").touch()
+    assert shipped.find("devices", "host") == shipped.files("devices")["host"]
+    assert shipped.find("devices", "mine.toml", tmp_path) == tmp_path / "mine.toml"
+    assert shipped.find("devices", str(tmp_path / "mine.toml"), Path("/elsewhere")) == tmp_path / "mine.toml"
+    with pytest.raises(InputError, match=r'"hosst": no such device; did you mean "host"\?'):
+        shipped.find("devices", "hosst")
+    with pytest.raises(InputError, match=r"gone\.toml: no such device file"):
+        shipped.find("devices", "gone.toml", tmp_path)

@@ -1,0 +1,197 @@
+"""Which stages run again after which change. The stages' work is replaced; their inputs, order and files are real."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from edgekit import device, pipeline, recipe
+from edgekit.console import Console
+from edgekit.stage import ORDER, Done
+from tests.support import DEVICE
+
+AFTER = {name: list(ORDER[number:]) for number, name in enumerate(ORDER)}
+RECIPE = """
+[model]
+name    = "mobilenetv2_100"
+weights = "mine.safetensors"
+[data]
+source = "image_folder"
+path   = "images"
+[train]
+[quantize]
+[export]
+[verify]
+[profile]
+devices = ["quick.toml"]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stage writes a digest of its inputs: other inputs, other files."""
+
+    def stage(self: Any, name: str, inputs: Mapping[str, Any], build: Any, *, resumable: bool = False) -> Done:
+        def write(work: Path) -> None:
+            digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+            (work / "result.txt").write_text(digest)
+            if name == "report":
+                (work / "verdict.json").write_text("[]")
+
+        done: Done = self.directory.stage(name, inputs, write)
+        return done
+
+    monkeypatch.setattr(pipeline._Run, "_stage", stage)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A recipe with all that it names, run once."""
+    (tmp_path / "mine.toml").write_text(RECIPE)
+    (tmp_path / "quick.toml").write_text(DEVICE)
+    (tmp_path / "other.toml").write_text(DEVICE.replace("quick", "other"))
+    (tmp_path / "mine.safetensors").write_text("weights")
+    for label in "ab":
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (4, 4), (number, ord(label), 0)).save(tmp_path / "images" / label / f"{number}.png")
+    assert ran(tmp_path) == list(ORDER)
+    return tmp_path
+
+
+def run(home: Path, *overrides: str, last: str = "report") -> pipeline.Outcome:
+    loaded = recipe.load(home / "mine.toml", overrides)
+    names = loaded.profile.devices if loaded.profile else []
+    devices = {name: device.load(home / name) for name in names}
+    return pipeline.run(pipeline.Job(loaded, home, home / "run", devices), Console(quiet=True), last)
+
+
+def ran(home: Path, *overrides: str, last: str = "report") -> list[str]:
+    """Names of the stages that were not taken from before."""
+    return [row.name for row in run(home, *overrides, last=last).stages if not row.cached and not row.skipped]
+
+
+def test_run_skips_every_stage_when_nothing_has_changed(home: Path) -> None:
+    assert ran(home) == []
+    assert all(row.seconds >= 0 and row.reason for row in run(home).stages)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.seed=1", AFTER["data"]),
+        ("data.clean.leak=error", AFTER["data"]),
+        ("data.input=64", AFTER["train"]),
+        ("model.options={a = 1}", AFTER["train"]),
+        ("train.epochs=3", AFTER["train"]),
+        ("quantize.seed=1", AFTER["quantize"]),
+        ("quantize.range=mse", AFTER["quantize"]),
+        ("quantize.max_drop=3", ["report"]),
+        ('export.formats=["onnx"]', AFTER["export"]),
+        ("verify.images=5", ["verify", "report"]),
+        ('profile.devices=["other.toml"]', ["profile", "report"]),
+        ("description=words", ["report"]),
+    ],
+)
+def test_run_does_again_only_what_depends_on_a_key(home: Path, override: str, expected: list[str]) -> None:
+    assert ran(home, override) == expected
+    assert ran(home, override) == []
+    assert ran(home) == expected
+
+
+def _touch_image(home: Path) -> None:
+    Image.new("RGB", (4, 4)).save(home / "images" / "a" / "0.png")
+
+
+def _add_image(home: Path) -> None:
+    Image.new("RGB", (4, 4)).save(home / "images" / "a" / "9.png")
+
+
+def _change_weights(home: Path) -> None:
+    (home / "mine.safetensors").write_text("others")
+
+
+def _set_limits(home: Path) -> None:
+    (home / "quick.toml").write_text(DEVICE + "[limits]\np90_ms = 1")
+
+
+def _measure_longer(home: Path) -> None:
+    (home / "quick.toml").write_text(DEVICE.replace("0.02", "0.03"))
+
+
+def _comment(home: Path) -> None:
+    (home / "mine.toml").write_text("# words\n" + RECIPE)
+
+
+def _spoil_verify(home: Path) -> None:
+    (home / "run" / "5-verify" / "result.txt").write_text("")
+
+
+def _lose_quantize(home: Path) -> None:
+    (home / "run" / "3-quantize" / "result.txt").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (_touch_image, AFTER["data"]),
+        (_add_image, AFTER["data"]),
+        (_change_weights, AFTER["train"]),
+        (_set_limits, ["report"]),
+        (_measure_longer, ["profile", "report"]),
+        (_comment, []),
+        (_spoil_verify, ["verify"]),
+        (_lose_quantize, ["quantize"]),
+    ],
+)
+def test_run_does_again_only_what_depends_on_a_file(home: Path, change: Any, expected: list[str]) -> None:
+    """A stage that was harmed and gives the same files again leaves those after it alone."""
+    change(home)
+    assert ran(home) == expected
+    assert ran(home) == []
+
+
+@pytest.mark.parametrize(
+    ("gone", "skipped"),
+    [
+        ((), []),
+        (("train",), []),
+        (("quantize",), ["quantize"]),
+        (("verify", "profile"), ["verify", "profile"]),
+        (("export",), ["export", "verify", "profile"]),
+        (("train", "quantize", "export", "verify", "profile"), ["quantize", "export", "verify", "profile"]),
+    ],
+)
+def test_run_skips_what_the_recipe_leaves_out_and_says_why(
+    home: Path, gone: tuple[str, ...], skipped: list[str]
+) -> None:
+    text = RECIPE
+    for name in gone:
+        head, _, tail = text.partition(f"[{name}]\n")
+        text = head + tail.replace(
+            'devices = ["quick.toml"]\n', "" if name == "profile" else 'devices = ["quick.toml"]\n'
+        )
+    (home / "mine.toml").write_text(text)
+    rows = run(home).stages
+    assert [row.name for row in rows] == list(ORDER)
+    assert [row.name for row in rows if row.skipped] == skipped
+    assert all(bool(row.reason) for row in rows if row.skipped)
+
+
+def test_run_stops_after_the_last_stage_that_was_asked_for(home: Path) -> None:
+    outcome = run(home, "train.epochs=2", last="quantize")
+    assert [row.name for row in outcome.stages] == ["data", "train", "quantize"]
+    assert outcome.report is None
+
+
+def test_run_writes_the_recipe_so_that_the_directory_can_be_resumed(home: Path) -> None:
+    run(home, "train.epochs=4")
+    loaded, base = recipe.resume(home / "run" / "recipe.json")
+    assert loaded == recipe.load(home / "mine.toml", ["train.epochs=4"])
+    assert base == home
