@@ -14,11 +14,12 @@ from torch.fx import GraphModule
 
 from edgekit.errors import Shortfall
 from edgekit.export import _chatter
-from edgekit.lower import global_average_pool, uint8_activations
+from edgekit.lower import conv_padding, global_average_pool, uint8_activations
 from edgekit.quantize._graph import fold_weights
 from edgekit.types import Artifact, TensorSpec
 
 OPSET = 20
+REWRITES = (conv_padding, global_average_pool, uint8_activations)
 MOVING = {"Reshape", "Flatten", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Shape", "Gather", "Concat", "Slice"}
 """Operators that move values and compute nothing."""
 INTEGER = {
@@ -61,13 +62,13 @@ def export(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> A
             )
             assert program is not None
             model = program.model_proto
+            _strip(model)
+            lowered = [rewrite.NAME for rewrite in REWRITES if rewrite.apply(model)]
+            onnx.checker.check_model(model, full_check=True)
     except (OSError, ModuleNotFoundError):
         raise
     except Exception as error:  # the exporter raises whatever an operator's translation raised
         raise Shortfall(f"onnx-{precision}: torch cannot export this network: {_first(error)}") from error
-    _strip(model)
-    lowered = [rewrite.NAME for rewrite in (global_average_pool, uint8_activations) if rewrite.apply(model)]
-    onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString(deterministic=True)
     (folder / name).write_bytes(data)
     floats = float_ops(model)

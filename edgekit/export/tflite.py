@@ -10,8 +10,10 @@ import torch
 
 from edgekit.errors import Shortfall
 from edgekit.export import _chatter
+from edgekit.lower import same_padding
 from edgekit.types import Artifact, TensorSpec
 
+REWRITES = (same_padding,)
 MOVING = {"RESHAPE", "TRANSPOSE", "PAD", "PADV2", "CONCATENATION", "SQUEEZE", "EXPAND_DIMS", "SLICE", "STRIDED_SLICE"}
 BORDER = {"QUANTIZE", "DEQUANTIZE"}
 
@@ -50,7 +52,10 @@ def export(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> A
         (folder / name).unlink(missing_ok=True)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Shortfall(f"tflite-{precision}: the converter refuses this network: {reason}; see {log.name}") from error
-    data = (folder / name).read_bytes()
+    edited = bytearray((folder / name).read_bytes())
+    lowered = [rewrite.NAME for rewrite in REWRITES if rewrite.apply(edited)]
+    data = bytes(edited)
+    (folder / name).write_bytes(data)
     table = _Table(data)
     floats = table.float_ops()
     return Artifact(
@@ -64,6 +69,7 @@ def export(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> A
         float_op_names=floats if precision == "int8" else (),
         input=table.port(table.graph.inputs[0], "NHWC"),
         output=table.port(table.graph.outputs[0], "NC"),
+        lowered=tuple(lowered),
     )
 
 
