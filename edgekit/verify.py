@@ -113,7 +113,7 @@ def verify(
     judged = rows[: len(references)]
     for row, artifact in zip(rows[len(references) :], artifacts, strict=True):
         like = quantized_model if artifact.precision == "int8" and quantized_model else float_model
-        judged.append(_judge(row, known[artifact].logits, known[like].logits, like.step, section))
+        judged.append(_judge(row, known[artifact].logits, known[like].logits, like, section))
     return judged
 
 
@@ -182,15 +182,15 @@ def _score(run: _Run, exact: _Run, truth: npt.NDArray[Any], labels: Sequence[str
     )
 
 
-def _judge(row: Accuracy, got: Array, like: Array, step: float | None, section: VerifySection) -> Accuracy:
-    difference = np.abs(got - like)
-    agreement = float((got.argmax(1) == like.argmax(1)).mean())
+def _judge(row: Accuracy, got: Array, wanted: Array, reference: Reference, section: VerifySection) -> Accuracy:
+    difference = np.abs(got - wanted)
+    agreement = float((got.argmax(1) == wanted.argmax(1)).mean())
     row = replace(row, agreement_reference=agreement, max_difference=float(difference.max()))
     if not np.isfinite(got).all():
         return replace(row, passed=False, problem="NaN or infinite outputs")
     problems = []
-    if step is not None:
-        steps = difference / step
+    if reference.step is not None:
+        steps = difference / reference.step
         within = float((steps < STEP).mean())
         row = replace(row, max_steps=float(steps.max()), within_one_step=within)
         if within < section.within_one_step:
@@ -199,10 +199,10 @@ def _judge(row: Accuracy, got: Array, like: Array, step: float | None, section: 
                 f"verify.within_one_step asks for {section.within_one_step:.2%}"
             )
     else:
-        relative = float(difference.max() / max(float(np.abs(like).max()), 1e-12))
+        relative = float(difference.max() / max(float(np.abs(wanted).max()), 1e-12))
         if relative > section.tolerance:
             problems.append(
-                f"outputs differ from torch-fp32 by {relative:.1e} of the largest logit, "
+                f"outputs differ from {reference.name} by {relative:.1e} of the largest logit, "
                 f"verify.tolerance allows {section.tolerance:.1e}"
             )
     if agreement < section.agreement:

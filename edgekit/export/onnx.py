@@ -95,7 +95,7 @@ def float_ops(model: onnx.ModelProto) -> tuple[str, ...]:
     """
     graph = model.graph
     producer = {output: node for node in graph.node for output in node.output}
-    constants = {tensor.name for tensor in graph.initializer}
+    constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
     users: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -104,7 +104,7 @@ def float_ops(model: onnx.ModelProto) -> tuple[str, ...]:
     def starts_dequantized(name: str) -> bool:
         source = producer.get(name)
         if source is None:
-            return name in constants or not name
+            return bool(constants.get(name, onnx.TensorProto.FLOAT) != onnx.TensorProto.FLOAT)
         kind: str = source.op_type
         return starts_dequantized(source.input[0]) if kind in MOVING | FUSED else kind == "DequantizeLinear"
 
@@ -122,8 +122,9 @@ def float_ops(model: onnx.ModelProto) -> tuple[str, ...]:
         source = producer.get(node.input[0])
         if node.op_type in FUSED and source is not None and source.op_type not in ("DequantizeLinear", *MOVING):
             continue
-        integer = node.op_type in INTEGER
-        if not (integer and all(starts_dequantized(name) for name in node.input) and ends_quantized(node.output[0])):
+        operands = node.input[:2]  # the third is a bias, which may be float
+        integer = node.op_type in INTEGER and all(starts_dequantized(name) for name in operands)
+        if not (integer and ends_quantized(node.output[0])):
             found.append(f"{node.op_type} {node.name}")
     return tuple(found)
 

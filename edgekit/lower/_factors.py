@@ -54,7 +54,7 @@ def _weights(graph: GraphModule, node: Node) -> list[torch.Tensor] | None:
             if holder.op != "get_attr" or len(holder.users) != 1:
                 return None
             found.append(tensor(graph, holder))
-        elif user.target in PASSING and not (len(user.all_input_nodes) == 1 and user.args.count(node) > 1):
+        elif user.target in PASSING and not _squares(user, node) and not _pads_with_value(user):
             behind = _weights(graph, user)
             if behind is None:
                 return None
@@ -62,6 +62,15 @@ def _weights(graph: GraphModule, node: Node) -> list[torch.Tensor] | None:
         else:
             return None
     return found if node.users else None
+
+
+def _squares(user: Node, node: Node) -> bool:
+    return len(user.all_input_nodes) == 1 and user.args.count(node) > 1
+
+
+def _pads_with_value(user: Node) -> bool:
+    value = user.args[3] if len(user.args) > 3 else user.kwargs.get("value")
+    return user.target is aten.pad.default and bool(value)
 
 
 def tensor(graph: GraphModule, holder: Node) -> torch.Tensor:

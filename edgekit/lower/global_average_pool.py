@@ -16,10 +16,11 @@ def apply(model: onnx.ModelProto) -> int:
     """Rewrite every ReduceMean over the axes (2, 3) of a 4-D tensor in place; returns how many."""
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    images = {value.name for value in graph.value_info if len(value.type.tensor_type.shape.dim) == 4}
     nodes: list[onnx.NodeProto] = []
     count = 0
     for node in graph.node:
-        if node.op_type != "ReduceMean" or not _over_pixels(node, constants):
+        if node.op_type != "ReduceMean" or node.input[0] not in images or not _over_pixels(node, constants):
             nodes.append(node)
             continue
         count += 1

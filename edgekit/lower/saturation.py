@@ -1,15 +1,16 @@
 """A clamp in front of a quantizer that saturates within the clamp's bounds is dropped: it changes no value.
 
 Helps both engines: what stands between a kernel and its quantizer keeps them from fusing (an add and its relu6 in
-ONNX Runtime, a clamp to [0, 1] in TFLite, which has no such fused activation).
+ONNX Runtime, a clamp to [0, 1] in TFLite, which has no such fused activation). A clamp by itself stays, or nothing
+would be left to compute between its quantizers.
 """
 
 from __future__ import annotations
 
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from edgekit.quantize._annotate import CLAMPS, bounds
-from edgekit.quantize._graph import QUANTIZE
+from edgekit.quantize._graph import DEQUANTIZE, QUANTIZE
 
 NAME = "saturation"
 
@@ -19,7 +20,8 @@ def apply(graph: GraphModule) -> int:
     count = 0
     for node in [node for node in graph.graph.nodes if node.target in CLAMPS]:
         low, high = bounds(node)
-        implied = bool(node.users)
+        source = node.args[0]
+        implied = bool(node.users) and isinstance(source, Node) and source.target is not DEQUANTIZE
         for user in node.users:
             if user.target is not QUANTIZE:
                 implied = False
@@ -28,7 +30,7 @@ def apply(graph: GraphModule) -> int:
             slack = scale / 2  # half a step more rounds to the bound itself
             implied &= (qmin - zero) * scale > low - slack and (qmax - zero) * scale < high + slack
         if implied:
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(source)
             graph.graph.erase_node(node)
             count += 1
     graph.recompile()

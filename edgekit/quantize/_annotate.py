@@ -5,7 +5,7 @@ specification asks (https://ai.google.dev/edge/litert/models/quantization_spec) 
 serves both formats: the scales travel inside the graph.
 
 A tensor gets one Q/DQ pair where an integer kernel ends. A convolution and the clamp behind it are one kernel, so
-nothing stands between them; ops that only move data share the scale of their input.
+nothing stands between them; ops that only move data share the scale of their input, and so does a clamp by itself.
 """
 
 from __future__ import annotations
@@ -56,6 +56,10 @@ MOVING = {
     aten.reshape.default,
     aten.view.default,
     aten.permute.default,
+    aten.transpose.int,
+    aten.squeeze.dim,
+    aten.unsqueeze.default,
+    aten.slice.Tensor,
     aten.dropout.default,
     aten.dropout_.default,
     aten.max_pool2d.default,
@@ -110,10 +114,8 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
                 self._annotate(node, {_input(node, 0): self._arriving(_input(node, 0)), _input(node, 1): self.weight})
             elif node.target in COMPUTING:
                 self._annotate(node, {source: self._arriving(source) for source in _tensor_inputs(node)})
-            elif node.target in MOVING:
+            elif node.target in MOVING or (node.target in CLAMPS and not _fuses_into_producer(node)):
                 self._share(node)
-            elif node.target in CLAMPS and not _fuses_into_producer(node):
-                self._annotate(node, {_input(node, 0): self._arriving(_input(node, 0))})
         return model
 
     def validate(self, model: GraphModule) -> None:
@@ -144,7 +146,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
 
     def _arriving(self, source: Node) -> QuantizationSpecBase:
         """The grid on which a tensor arrives: the one its producer has prescribed, if any."""
-        while source.target in MOVING:
+        while source.target in MOVING | CLAMPS:
             source = source.all_input_nodes[0]
         return SIGMOID if source.target in SIGMOIDS else self.activation
 

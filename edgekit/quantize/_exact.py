@@ -82,7 +82,7 @@ def clear_of_ties(scale: float, values: torch.Tensor) -> float:
 def above(ratio: float, widest: int) -> float:
     """The least m / D >= `ratio` with D odd, D <= `widest` and m small enough to be quick to find."""
     best = math.inf
-    for m in range(1, min(64, int(ratio * widest)) + 1):
+    for m in range(max(math.ceil(ratio), 1), min(64, int(ratio * widest)) + 1):
         best = min(best, m / _odd(m / ratio))
     for odd in range(widest, max(widest - 64, 0), -2):
         best = min(best, math.ceil(ratio * odd * (1 - 1e-12)) / odd)
@@ -133,8 +133,8 @@ class _Tensors:
 
 
 def _moved(node: Any) -> Iterable[Node]:
-    """Quantize nodes whose values reach `node` through moves only."""
-    if not isinstance(node, Node) or node.target not in MOVING:
+    """Quantize nodes whose values reach `node` through moves and lone clamps only."""
+    if not isinstance(node, Node) or node.target not in MOVING | CLAMPS:
         return
     for source in node.all_input_nodes:
         if source.target is DEQUANTIZE:
@@ -171,7 +171,9 @@ def _settle_add(tensors: _Tensors, node: Node, sink: Node) -> bool:
     if tensors.is_fixed(b) or (tensors.is_fixed(a) and tensors.is_fixed(sink)):
         return False
     if tensors.is_fixed(a):
-        share = max(int(tensors[a] / tensors[sink] * NARROW), 1)
+        share = int(tensors[a] / tensors[sink] * NARROW)
+        if not share:  # a thousandth of the other: no scale of the sum suits both
+            return False
         tensors.fix(sink, tensors[a] * NARROW / share)
     tensors.fix(sink)
     for free in (a, b):
@@ -197,12 +199,12 @@ def _settle_product(tensors: _Tensors, sources: list[Node | None], factor: float
 
 
 def _below(ratio: float, widest: int) -> float:
-    """The greatest m / D <= `ratio`, as `above`."""
+    """The greatest m / D <= `ratio`, as `above`; D exceeds `widest` where even 1 / `widest` is too much."""
     best = 0.0
-    for m in range(1, min(64, int(ratio * widest)) + 1):
+    for m in range(1, min(64, max(int(ratio * widest), 1)) + 1):
         odd = math.ceil(m / ratio * (1 - 1e-12))
         odd += odd % 2 == 0
-        if odd <= widest:
+        if odd <= widest or m == 1:
             best = max(best, m / odd)
     for odd in range(widest, max(widest - 64, 0), -2):
         best = max(best, int(ratio * odd * (1 + 1e-12)) / odd)

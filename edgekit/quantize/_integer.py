@@ -59,7 +59,7 @@ def round_constants(graph: GraphModule) -> None:
 
 
 class _Integer(torch.nn.Module):
-    """One kernel: int8 (N, C, H, W) or (N, C) in and out."""
+    """One kernel: int8 (N, C, H, W) for a convolution, (..., C) for a linear layer, in and out."""
 
     def __init__(self, accumulate: Callable[..., torch.Tensor], kernel: Kernel, **constants: torch.Tensor) -> None:
         super().__init__()
@@ -71,11 +71,10 @@ class _Integer(torch.nn.Module):
     def forward(self, q: torch.Tensor) -> torch.Tensor:
         weight: Any = self.weight
         total = self.accumulate(q.to(weight.dtype) - self.kernel.input_zero, weight)
-        shape = (1, -1) + (1,) * (total.dim() - 2)
         bias: Any = self.bias
         multiplier: Any = self.multiplier
-        total = (total.double() + bias.view(shape)).float()
-        steps = torch.round(total * multiplier.view(shape)) + self.kernel.output_zero
+        total = (total.double() + bias).float()
+        steps = torch.round(total * multiplier) + self.kernel.output_zero
         return steps.clamp(self.kernel.low, self.kernel.high).to(torch.int8)
 
 
@@ -90,7 +89,10 @@ def _kernel_function(graph: GraphModule, kernel: Kernel) -> _Integer:
         exact = kernel.input_scale * scales.double()
         bias = torch.round(constant(graph, kernel.bias).double() / exact)
     multiplier = grid / torch.tensor(kernel.output_scale, dtype=torch.float32)
-    return _Integer(_accumulator(kernel.node), kernel, weight=weight, bias=bias, multiplier=multiplier)
+    shape = (-1,) if kernel.node.target is aten.linear.default else (-1, 1, 1)
+    return _Integer(
+        _accumulator(kernel.node), kernel, weight=weight, bias=bias.view(shape), multiplier=multiplier.view(shape)
+    )
 
 
 def _accumulator(node: Node) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

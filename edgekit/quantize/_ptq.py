@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -54,7 +55,7 @@ def quantize(
     quantizer = Int8Quantizer(observer, PerChannelMinMaxObserver, section.keep_float)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
-        graph: Any = trace(module, size).module()
+        graph: Any = trace(copy.deepcopy(module), size).module()  # rewrites change weights
         lowered = {rewrite.NAME: rewrite.apply(graph) for rewrite in FLOAT_REWRITES}
         prepared = prepare_pt2e(graph, quantizer)
         calibration = Calibration(prepared)
