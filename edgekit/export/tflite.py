@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.fx import GraphModule
 
 from edgekit.errors import Shortfall
 from edgekit.export import _chatter
 from edgekit.lower import same_padding
+from edgekit.quantize._kernels import float_layers
 from edgekit.types import Artifact, TensorSpec
 
 REWRITES = (same_padding,)
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
 MOVING = {"RESHAPE", "TRANSPOSE", "PAD", "PADV2", "CONCATENATION", "SQUEEZE", "EXPAND_DIMS", "SLICE", "STRIDED_SLICE"}
 BORDER = {"QUANTIZE", "DEQUANTIZE"}
 
@@ -28,7 +31,7 @@ def export(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> A
         folder: where to write.
 
     Raises:
-        Shortfall: the converter refuses the network.
+        Shortfall: the converter refuses the network, or quantizes a layer that is to stay float.
     """
     name = f"model-{precision}.tflite"
     log = folder / "export.log"
@@ -58,6 +61,13 @@ def export(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> A
     (folder / name).write_bytes(data)
     table = _Table(data)
     floats = table.float_ops()
+    kept = float_layers(graph) if isinstance(graph, GraphModule) else []
+    if len(kept) > sum(name.split()[0] in WEIGHTED for name in floats):
+        (folder / name).unlink()
+        raise Shortfall(
+            f"tflite-{precision}: the converter quantizes layers that are to stay float ({', '.join(kept)}), because both "
+            "their neighbours are integer; keep a neighbour float too, or leave tflite out of export.formats"
+        )
     return Artifact(
         id=f"tflite-{precision}",
         format="tflite",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.quantize._annotate import CLAMPS, WEIGHTED, bounds
+from edgekit.quantize._annotate import CLAMPS, WEIGHTED, bounds, scopes
 from edgekit.quantize._graph import DEQUANTIZE, QUANTIZE, WEIGHT_DEQUANTIZE, WEIGHT_QUANTIZE
 
 
@@ -44,6 +44,13 @@ def kernels(graph: GraphModule) -> list[Kernel]:
             if kernel is not None:
                 found.append(kernel)
     return found
+
+
+def float_layers(graph: GraphModule) -> list[str]:
+    """Names of the weighted operators of a quantized graph that stay in float."""
+    integer = {kernel.node for kernel in kernels(graph)}
+    weighted = [node for node in graph.graph.nodes if node.op == "call_function" and node.target in WEIGHTED]
+    return [(scopes(node) or (node.name,))[-1] for node in weighted if node not in integer]
 
 
 def _match(node: Node) -> Kernel | None:
