@@ -65,8 +65,8 @@ def export(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> A
     if len(kept) > sum(name.split()[0] in WEIGHTED for name in floats):
         (folder / name).unlink()
         raise Shortfall(
-            f"tflite-{precision}: the converter quantizes layers that are to stay float ({', '.join(kept)}), because both "
-            "their neighbours are integer; keep a neighbour float too, or leave tflite out of export.formats"
+            f"tflite-{precision}: the converter quantizes layers that are to stay float ({', '.join(kept)}), "
+            "because their neighbours are integer; keep a neighbour float too, or leave tflite out of export.formats"
         )
     return Artifact(
         id=f"tflite-{precision}",
