@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from edgekit.ops import DEQUANTIZE, QUANTIZE, WEIGHT_DEQUANTIZE
 from edgekit.quantize import _exact, _ptq
 from edgekit.quantize._exact import NARROW, WIDE, _below, above, clear_of_ties
-from edgekit.quantize._graph import DEQUANTIZE, QUANTIZE, WEIGHT_DEQUANTIZE
 from tests import nets
 
 aten = torch.ops.aten

@@ -21,7 +21,7 @@ from torch.fx import GraphModule
 from torch.nn import functional
 
 import edgekit
-from edgekit import choices, verify
+from edgekit import choices, ops, verify
 from edgekit.errors import Shortfall
 from edgekit.export import onnx as to_onnx
 from edgekit.export import tflite as to_tflite
@@ -124,7 +124,7 @@ def integer_weights(graph: GraphModule) -> list[npt.NDArray[np.int8]]:
     named: dict[str, Any] = {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
     found = []
     for node in graph.graph.nodes:
-        if node.target is _graph.WEIGHT_QUANTIZE:
+        if node.target is ops.WEIGHT_QUANTIZE:
             weight, scales = (named[holder.target].detach().double().numpy() for holder in node.args[:2])
             found.append(np.rint(weight / scales.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8))
     return found

@@ -13,8 +13,8 @@ from torch.fx import GraphModule
 from torch.nn import functional
 
 from edgekit.errors import InputError, Shortfall
+from edgekit.ops import DEQUANTIZE, QUANTIZE, WEIGHT_DEQUANTIZE
 from edgekit.quantize import _graph, _integer, _ptq
-from edgekit.quantize._graph import DEQUANTIZE, QUANTIZE, WEIGHT_DEQUANTIZE
 from edgekit.recipe import QuantizeSection
 from tests import nets
 

@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-aten = torch.ops.aten
+from edgekit.ops import WEIGHTED, aten, constant
 
-ABSORBING = {aten.conv2d.default, aten.conv2d.padding, aten.linear.default}
-"""Their weights take the factor."""
 PASSING = {
     aten.mean.dim,
     aten.adaptive_avg_pool2d.default,
@@ -49,11 +47,11 @@ def absorb(graph: GraphModule, node: Node, factor: float) -> bool:
 def _weights(graph: GraphModule, node: Node) -> list[torch.Tensor] | None:
     found: list[torch.Tensor] = []
     for user in node.users:
-        if user.target in ABSORBING and user.args[0] is node:
+        if user.target in WEIGHTED and user.args[0] is node:
             holder: Any = user.args[1]
             if holder.op != "get_attr" or len(holder.users) != 1:
                 return None
-            found.append(tensor(graph, holder))
+            found.append(constant(graph, holder))
         elif user.target in PASSING and not _squares(user, node) and not _pads_with_value(user):
             behind = _weights(graph, user)
             if behind is None:
@@ -71,12 +69,3 @@ def _squares(user: Node, node: Node) -> bool:
 def _pads_with_value(user: Node) -> bool:
     value = user.args[3] if len(user.args) > 3 else user.kwargs.get("value")
     return user.target is aten.pad.default and bool(value)
-
-
-def tensor(graph: GraphModule, holder: Node) -> torch.Tensor:
-    """The parameter or buffer that a get_attr node names."""
-    owner: Any = graph
-    for part in str(holder.target).split("."):
-        owner = getattr(owner, part)
-    assert isinstance(owner, torch.Tensor)
-    return owner

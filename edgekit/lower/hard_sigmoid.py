@@ -11,12 +11,10 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.lower import _factors
+from edgekit.ops import WEIGHTED, aten, constant
 
 NAME = "hard_sigmoid"
-aten = torch.ops.aten
 TARGETS = {aten.hardsigmoid.default, aten.hardsigmoid_.default}
-WEIGHTED = {aten.conv2d.default, aten.conv2d.padding, aten.linear.default}
 
 
 def apply(graph: GraphModule) -> int:
@@ -26,7 +24,7 @@ def apply(graph: GraphModule) -> int:
         source: Any = node.args[0]
         if source.target not in WEIGHTED or len(source.users) != 1 or not _own_constants(source):
             continue
-        weight, bias = (_factors.tensor(graph, holder) for holder in source.args[1:3])
+        weight, bias = (constant(graph, holder) for holder in source.args[1:3])
         with torch.no_grad():
             weight.div_(6)
             bias.div_(6).add_(0.5)

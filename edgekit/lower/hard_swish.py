@@ -11,9 +11,9 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.lower import _factors
+from edgekit.ops import aten
 
 NAME = "hard_swish"
-aten = torch.ops.aten
 TARGETS = {aten.hardswish.default, aten.hardswish_.default}
 
 

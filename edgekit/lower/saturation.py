@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from torch.fx import GraphModule, Node
 
-from edgekit.quantize._annotate import CLAMPS, bounds
-from edgekit.quantize._graph import DEQUANTIZE, QUANTIZE
+from edgekit.ops import CLAMPS, DEQUANTIZE, QUANTIZE, bounds
 
 NAME = "saturation"
 

@@ -6,11 +6,11 @@ Runtime.
 
 from __future__ import annotations
 
-import torch
 from torch.fx import GraphModule
 
+from edgekit.ops import aten
+
 NAME = "silu"
-aten = torch.ops.aten
 TARGETS = {aten.silu.default, aten.silu_.default}
 
 

@@ -24,50 +24,7 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
-aten = torch.ops.aten
-
-WEIGHTED = {aten.conv2d.default, aten.conv2d.padding, aten.linear.default}
-BATCH_NORM = {aten.batch_norm.default}
-CLAMPS = {
-    aten.relu.default,
-    aten.relu_.default,
-    aten.relu6.default,
-    aten.relu6_.default,
-    aten.hardtanh.default,
-    aten.hardtanh_.default,
-    aten.clamp.default,
-    aten.clamp_.default,
-}
-"""Activations that a kernel applies for free to its own output."""
-SIGMOIDS = {aten.sigmoid.default, aten.sigmoid_.default}
-COMPUTING = {
-    aten.add.Tensor,
-    aten.add_.Tensor,
-    aten.mul.Tensor,
-    aten.mul_.Tensor,
-    aten.mean.dim,
-    aten.adaptive_avg_pool2d.default,
-    aten.avg_pool2d.default,
-    *SIGMOIDS,
-}
-"""Ops with an integer kernel and a range of their own."""
-MOVING = {
-    aten.flatten.using_ints,
-    aten.reshape.default,
-    aten.view.default,
-    aten.permute.default,
-    aten.transpose.int,
-    aten.squeeze.dim,
-    aten.unsqueeze.default,
-    aten.slice.Tensor,
-    aten.dropout.default,
-    aten.dropout_.default,
-    aten.max_pool2d.default,
-    aten.pad.default,
-    aten.constant_pad_nd.default,
-    aten.cat.default,
-}
-"""Ops that move values without changing them: output and inputs share one scale."""
+from edgekit.ops import BATCH_NORM, CLAMPS, COMPUTING, MOVING, SIGMOIDS, WEIGHTED, aten, scopes
 
 SIGMOID = FixedQParamsQuantizationSpec(
     dtype=torch.int8, scale=1 / 256, zero_point=-128, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine
@@ -152,27 +109,6 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
 
     def _stays_float(self, node: Node) -> bool:
         return any(name in self.keep_float for name in scopes(node))
-
-
-def scopes(node: Node) -> tuple[str, ...]:
-    """Qualified names of the modules a node was traced in, outermost first (the root is left out)."""
-    stack = node.meta.get("nn_module_stack") or {}
-    names = (str(entry[0]).removeprefix("L['self'].") for entry in stack.values())
-    return tuple(name for name in names if name and name != "L['self']")
-
-
-def bounds(clamp: Node) -> tuple[float, float]:
-    """What a node of `CLAMPS` limits its input to."""
-    if clamp.target in (aten.relu.default, aten.relu_.default):
-        return 0.0, torch.inf
-    if clamp.target in (aten.relu6.default, aten.relu6_.default):
-        return 0.0, 6.0
-    hard = clamp.target in (aten.hardtanh.default, aten.hardtanh_.default)
-    default: list[Any] = [-1.0, 1.0] if hard else [None, None]
-    given: list[Any] = list(clamp.args[1:])
-    low, high = given + default[len(given) :]
-    low, high = clamp.kwargs.get("min", low), clamp.kwargs.get("max", high)
-    return -torch.inf if low is None else float(low), torch.inf if high is None else float(high)
 
 
 def _input(node: Node, position: int) -> Node:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Interpreter, Node
 
-from edgekit.quantize._annotate import WEIGHTED
-from edgekit.quantize._kernels import constant, kernels, on_grid
+from edgekit.ops import WEIGHTED, constant
+from edgekit.quantize._kernels import kernels, on_grid
 
 
 class Calibration(Interpreter):

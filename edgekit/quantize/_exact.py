@@ -18,9 +18,8 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.passes.shape_prop import ShapeProp
 
-from edgekit.quantize._annotate import CLAMPS, MOVING, SIGMOIDS, aten
-from edgekit.quantize._graph import DEQUANTIZE, QUANTIZE
-from edgekit.quantize._kernels import constant, kernels
+from edgekit.ops import CLAMPS, DEQUANTIZE, MOVING, QUANTIZE, SIGMOIDS, aten, constant
+from edgekit.quantize._kernels import kernels
 
 ADDS = {aten.add.Tensor, aten.add_.Tensor}
 MULS = {aten.mul.Tensor, aten.mul_.Tensor}

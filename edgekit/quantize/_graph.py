@@ -9,18 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.ao.quantization.fx._decomposed  # registers the Q/DQ operators
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.constant_fold import constant_fold
 
-from edgekit.quantize._annotate import scopes
-
-QDQ = torch.ops.quantized_decomposed
-QUANTIZE = QDQ.quantize_per_tensor.default
-DEQUANTIZE = QDQ.dequantize_per_tensor.default
-WEIGHT_QUANTIZE = QDQ.quantize_per_channel.default
-WEIGHT_DEQUANTIZE = QDQ.dequantize_per_channel.default
+from edgekit.ops import DEQUANTIZE, QUANTIZE, WEIGHT_QUANTIZE, scopes
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
-from edgekit.quantize._annotate import aten
+from edgekit.ops import aten, constant
 from edgekit.quantize._graph import fold_weights
-from edgekit.quantize._kernels import Kernel, constant, kernels, on_grid
+from edgekit.quantize._kernels import Kernel, kernels, on_grid
 
 EXACT = 2**24
 """float32 holds every integer below this, so that a float convolution of integers is exact."""

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.quantize._annotate import CLAMPS, WEIGHTED, bounds, scopes
-from edgekit.quantize._graph import DEQUANTIZE, QUANTIZE, WEIGHT_DEQUANTIZE, WEIGHT_QUANTIZE
+from edgekit.ops import CLAMPS, DEQUANTIZE, QUANTIZE, WEIGHT_DEQUANTIZE, WEIGHTED, bounds, scopes
 
 
 @dataclass(frozen=True)
@@ -81,17 +80,6 @@ def _match(node: Node) -> Kernel | None:
         low=qmin if low == -torch.inf else max(qmin, round(low / scale) + zero),
         high=qmax if high == torch.inf else min(qmax, round(high / scale) + zero),
     )
-
-
-def constant(graph: GraphModule, node: Node) -> torch.Tensor:
-    """The parameter or buffer that a get_attr node names."""
-    if node.target is WEIGHT_QUANTIZE:
-        raise ValueError("fold the weights first")
-    owner: Any = graph
-    for part in str(node.target).split("."):
-        owner = getattr(owner, part)
-    assert isinstance(owner, torch.Tensor)
-    return owner
 
 
 def on_grid(weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
