@@ -416,3 +416,25 @@ def test_mobilenetv2_computes_the_same_integers_in_every_engine(shared: Path, tm
         assert artifact.float_op_names == ()
         made[artifact.id] = artifact
     assert_same_integers(nets.Compressed(module, graph, tmp_path, made), images[4:])
+
+
+def test_export_folds_tensorflow_padding_into_the_convolutions(tmp_path: Path) -> None:
+    def padded(net: Any, x: Tensor) -> Tensor:
+        logits: Tensor = net.head(net.second(functional.pad(net.first(functional.pad(x, (0, 1, 0, 1))), (0, 1, 0, 1))))
+        return logits
+
+    parts = {"first": nn.Conv2d(3, 8, 3, 2), "second": nn.Conv2d(8, 8, 3, 2, groups=8), "head": nets.head(8)}
+    graph = nets.quantize(nets.settled(nets.Net(padded, **parts)))
+    batch = nets.images(3, seed=8)
+    expected = nets.run(_integer.integer_graph(graph), batch).numpy()
+    onnx_file = to_onnx.export(copy.deepcopy(graph), nets.SIZE, "int8", tmp_path)
+    tflite_file = to_tflite.export(copy.deepcopy(graph), nets.SIZE, "int8", tmp_path)
+    assert "conv_padding" in onnx_file.lowered
+    assert tflite_file.lowered == ("same_padding",)
+    assert "Pad" not in {node.op_type for node in onnx.load(tmp_path / onnx_file.path).graph.node}
+    table = to_tflite._Table((tmp_path / tflite_file.path).read_bytes())
+    kinds = [table.operators[table.model.operatorCodes[o.opcodeIndex].builtinCode] for o in table.graph.operators]
+    assert not {"PAD", "TRANSPOSE"} & set(kinds)
+    for made, engine in ((onnx_file, ort), (tflite_file, litert)):
+        got = infer(made, engine.load(str(tmp_path / made.path)), batch)
+        assert np.array_equal(got, expected)
