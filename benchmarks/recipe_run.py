@@ -3,7 +3,7 @@
 Usage::
 
     python benchmarks/recipe_run.py digits
-    python benchmarks/recipe_run.py trashnet
+    python benchmarks/recipe_run.py trashnet new-folder   # keep the run
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 
 def main() -> None:
     recipe = sys.argv[1]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = sys.argv[2] if len(sys.argv) > 2 else temporary
         first = _timed(recipe, folder)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1 << 20)
         again = _timed(recipe, folder)
@@ -36,7 +37,8 @@ def main() -> None:
 
 def _timed(recipe: str, folder: str) -> float:
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "edgekit", "run", recipe, "--out", folder, "--quiet"], check=True)
+    command = [sys.executable, "-m", "edgekit", "run", recipe, "--out", folder, "--quiet"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
