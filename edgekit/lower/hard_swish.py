@@ -1,8 +1,7 @@
 """Hard-swish becomes a saturating add and a multiplication: ``x * relu6(x + 3)``, its 1/6 moved into later weights.
 
-Helps LiteRT, whose XNNPACK has no int8 HARD_SWISH (MobileNetV3-small fell into 20 delegate partitions, 3.8 ms against
-1.3 ms rewritten), and ONNX Runtime, which computes HardSwish in float. relu6 costs nothing: the integer add saturates
-at its output range.
+Helps LiteRT, whose XNNPACK has no int8 HARD_SWISH, so that a network with it falls into many delegate partitions, and
+ONNX Runtime, which computes HardSwish in float. relu6 costs nothing: the integer add saturates at its output range.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A PAD in front of a convolution becomes the convolution's SAME padding, with the transposes around it gone.
 
-Helps LiteRT: MobileNetV2 with TensorFlow's SAME padding, traced by torch, has five PADs between ten TRANSPOSEs, which
-took 0.6 of 3.8 ms. The flatbuffer is edited where it lies, so that nothing else of the file moves.
+Helps LiteRT: MobileNetV2 with TensorFlow's SAME padding, traced by torch, has five PADs between ten TRANSPOSEs. The
+flatbuffer is edited where it lies, so that nothing else of the file moves.
 """
 
 from __future__ import annotations

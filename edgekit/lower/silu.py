@@ -1,7 +1,6 @@
 """SiLU (swish) becomes a sigmoid and a multiplication, both of which have integer kernels in both engines.
 
-Helps LiteRT, whose converter otherwise splits it in float (49 DEQUANTIZE operators in EfficientNet-B0), and ONNX
-Runtime.
+Helps LiteRT, whose converter otherwise splits it in float, and ONNX Runtime.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """int8 activations become uint8 with the zero point moved by 128: the same values, other bytes.
 
-Helps ONNX Runtime on x86, whose fastest integer kernels multiply uint8 by int8: MobileNetV2 took 5.3 ms with int8 and
-3.1 ms with uint8 activations. Weights stay int8.
+Helps ONNX Runtime on x86, whose fastest integer kernels multiply uint8 by int8. Weights stay int8.
 """
 
 from __future__ import annotations
