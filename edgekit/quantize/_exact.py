@@ -4,8 +4,9 @@ An integer kernel ends in ``rint(n * r)``, n an integer and r a ratio of scales.
 fixed point of various widths, and round halves to even, up, or away from zero; where n * r lies within their error of
 k + 1/2 they differ by a step, and a deep net carries one such step to every logit. With r = m / D and D odd, n * r is a
 multiple of 1 / D and never nearer to a half than 1 / (2 D), which is far above any engine's error. So scales are
-enlarged by a fraction of a percent (never shrunk: nothing is clipped that was not before) until all ratios have that
-form.
+enlarged (never shrunk: nothing is clipped that was not before) until the ratios of convolutions, linear layers, adds,
+multiplications and means have that form: by a fraction of a percent, more only for channels so weak that a whole
+accumulator step is below 1 / `WIDE` of an output step. Average pools over windows are left as they are.
 """
 
 from __future__ import annotations

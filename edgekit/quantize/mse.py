@@ -1,7 +1,6 @@
 """Ranges that minimise the squared quantization error over a histogram of the values seen.
 
-The search is torchao's `HistogramObserver`, after "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference" tooling in Caffe2 (norm minimization, L2).
+The search is torchao's `HistogramObserver`: it narrows the range step by step while the L2 error falls.
 """
 
 from __future__ import annotations
