@@ -100,16 +100,78 @@ class TrainSection(Section):
     seed: int = Field(0, ge=0)
 
 
+class PruneSection(Section):
+    """Structured pruning: whole channels go, until one target is met."""
+
+    score: Annotated[str, AfterValidator(menu("edgekit.prune"))] = Field("l2", description="a module of edgekit/prune")
+    scope: Literal["global", "local"] = Field("global", description="rank channels over all layers, or in each")
+    macs: float | None = Field(None, gt=0, lt=1, description="share of the multiply-adds to keep")
+    parameters: float | None = Field(None, gt=0, lt=1, description="share of the parameters to keep")
+    latency: float | None = Field(None, gt=0, lt=1, description="share of the measured int8 latency to keep")
+    round_to: int = Field(8, ge=1, le=64, description="channels stay a multiple of this")
+    steps: int = Field(5, ge=1, description="scores are computed anew so many times on the way")
+    keep: list[str] = Field([], description="layers whose outputs are not pruned")
+    plan: str | None = Field(None, description="replay this plan (a prune.json) in place of deciding")
+    recover: int = Field(8, ge=0, description="epochs of recovery, distilled from the unpruned net")
+    lr: float = Field(5e-4, gt=0, description="peak learning rate of the recovery")
+    distill: float = Field(0.7, ge=0, le=1, description="weight of the teacher against the labels")
+    temperature: float = Field(2.0, gt=0, description="of the softened logits")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _has_one_target(self) -> Self:
+        given = [name for name in ("macs", "parameters", "latency", "plan") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of macs, parameters, latency and plan, not {len(given)}")
+        return self
+
+
+class LowerSection(Section):
+    """Graph rewrites: by default those stay that make int8 faster on the devices of the run."""
+
+    rewrites: list[Annotated[str, AfterValidator(menu("edgekit.lower"))]] | None = Field(
+        None, description="pin: apply exactly these modules of edgekit/lower, where they match"
+    )
+    measure: bool = Field(True, description="time each rewrite on the devices; false: apply all of them")
+
+
+class QatSection(Section):
+    """Quantization-aware training, distilled from the float net, in the same graph."""
+
+    epochs: int = Field(3, ge=1)
+    batch: int = Field(32, ge=1)
+    lr: float = Field(1e-4, gt=0, description="peak learning rate")
+    distill: float = Field(0.9, ge=0, le=1, description="weight of the teacher against the labels")
+    temperature: float = Field(2.0, gt=0, description="of the softened logits")
+    freeze: float = Field(0.6, ge=0, le=1, description="share of the epochs after which ranges and batch norm stand")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of an exponential moving average of the weights")
+
+
+Rungs = Literal["range", "corrections", "rounding", "keep_float", "qat"]
+
+
 class QuantizeSection(Section):
     """One int8 decision for every format."""
 
+    method: Literal["ptq", "qat"] = Field("ptq", description="qat: train in the quantized graph at once")
     range: Annotated[str, AfterValidator(menu("edgekit.quantize"))] = Field(
         "minmax", description="a module of edgekit/quantize"
     )
+    ranges: dict[str, Annotated[str, AfterValidator(menu("edgekit.quantize"))]] = Field(
+        {}, description="another module of edgekit/quantize for the outputs of single layers"
+    )
     calibration: int = Field(128, ge=1, description="images of the training split")
+    equalize: bool = Field(False, description="even out the channels of neighbouring layers first")
     bias_correction: bool = Field(True, description="take back what weight rounding shifts on average")
+    rounding: Literal["nearest", "adaptive"] = Field("nearest", description="adaptive: learned per weight (AdaRound)")
     max_drop: float = Field(1.0, ge=0, description="points of top-1 that int8 may lose against float")
+    rescue: list[Rungs] = Field(
+        ["range", "corrections", "rounding", "keep_float", "qat"],
+        description="what may be tried, in this order, where int8 loses more than max_drop on the validation split",
+    )
     keep_float: list[str] = Field([], description="layers of the torch model to leave in float")
+    sensitivity: bool = Field(True, description="measure what each layer costs")
+    qat: QatSection = Field(default_factory=QatSection)
     seed: int = Field(0, ge=0)
 
 
@@ -117,6 +179,10 @@ class ExportSection(Section):
     """Which files to write."""
 
     formats: list[Literal["onnx", "tflite"]] = Field(["onnx", "tflite"], min_length=1)
+    precisions: list[Literal["fp32", "fp16", "int8", "dynamic", "weight_only", "int16x8"]] = Field(
+        ["fp32", "int8"], min_length=1, description="int8 where the recipe quantizes; int16x8 is TFLite's alone"
+    )
+    on_failure: Literal["stop", "skip"] = Field("stop", description="skip: leave out a file that a converter refuses")
 
 
 class VerifySection(Section):
@@ -142,6 +208,8 @@ class Recipe(Section):
     model: ModelSection
     data: DataSection
     train: TrainSection | None = None
+    prune: PruneSection | None = None
+    lower: LowerSection = Field(default_factory=LowerSection)
     quantize: QuantizeSection | None = None
     export: ExportSection | None = None
     verify: VerifySection | None = None

@@ -23,7 +23,7 @@ from typing import Any
 from edgekit import __version__
 from edgekit.errors import Busy, DiskFull, InputError, Shortfall
 
-ORDER = ("data", "train", "quantize", "export", "verify", "profile", "report")
+ORDER = ("data", "train", "prune", "lower", "quantize", "export", "verify", "profile", "report")
 """The number in a stage's folder is its place here."""
 RECORD = "stage.json"
 KEY = "key"

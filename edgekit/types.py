@@ -114,6 +114,14 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class PrunePlan:
+    """Which output channels of which layers stay. Data: printed, saved as ``prune.json``, replayed."""
+
+    kept: dict[str, tuple[int, ...]]
+    """By the layer that heads a group of layers pruned together: the channels that stay, in order."""
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A float network on disk. ``checkpoint.json`` holds this; the tensors are in `weights`."""
 
@@ -130,6 +138,112 @@ class Checkpoint:
     parameters: int = 0
     macs: int = 0
     """Multiply-adds of one image."""
+    plan: PrunePlan | None = None
+    """What was pruned from the network that `model` names; None for the whole one."""
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What the prune stage did, as ``pruning.json``."""
+
+    plan: PrunePlan
+    score: str
+    target: str
+    """In words, e.g. ``macs = 0.5``."""
+    channels: dict[str, tuple[int, int]]
+    """Output channels before and after, by layer."""
+    parameters: tuple[int, int]
+    """Before and after, as the others."""
+    macs: tuple[int, int]
+    latency_ms: tuple[float, float] | None
+    """p50 of the exported files before and after, measured in one run."""
+    latency_where: str
+    """Device, engine, threads and precision of `latency_ms`; why not, where it was not measured."""
+    accuracy: tuple[float | None, float | None, float | None]
+    """Validation top-1: unpruned, pruned, recovered; None without a validation split."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the rescue ladder that was tried."""
+
+    name: str
+    """``plain``, ``range``, ``corrections``, ``rounding``, ``keep_float`` or ``qat``."""
+    settings: str
+    """What it set, as TOML, e.g. ``range = "mse"``."""
+    accuracy: float
+    """Validation top-1 of the quantized graph in torch, 0..1."""
+    agreement: float
+    """Share of validation images whose top-1 class is that of the float net."""
+    drop: float
+    """Points of validation top-1 lost against the float net."""
+    seconds: float
+    """What trying it cost."""
+    holds: bool
+    """Whether `drop` is within `max_drop`."""
+    chosen: bool
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    """p50 by "<format> on <engine>" on this machine, one thread; empty where it was not measured."""
+    problem: str = ""
+    """Why it could not be finished, in one line."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What quantizing one layer alone costs."""
+
+    layer: str
+    sqnr_db: float
+    """Signal to quantization noise of the logits with only this layer's weights and output quantized."""
+    agreement: float
+    """Share of the images whose top-1 class stays that of the float net, likewise."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What one choice of the quantizer bought, against the same graph without it."""
+
+    choice: str
+    """``bias_correction``, ``equalize``, ``rounding``, ..."""
+    sqnr_db: tuple[float, float]
+    """Of the logits on held-out images of the training split, without and with it."""
+    agreement: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the quantized graph was made, as ``quantization.json``."""
+
+    images: int
+    """Calibration images."""
+    calibration_sha256: str
+    """Over the sorted paths and contents of the calibration images."""
+    ranges: dict[str, str]
+    """Range rule by tensor, where `auto` or the recipe chose per tensor."""
+    open_ends: int
+    """Kernels whose roundings may tie: engines may differ by a step there."""
+    gains: tuple[Gain, ...] = ()
+    sensitivity: tuple[Sensitivity, ...] = ()
+    """Worst first."""
+    rungs: tuple[Rung, ...] = ()
+    """In the order they were tried."""
+    note: str = ""
+    """What a reader must know: e.g. why the ladder was not climbed."""
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """Whether one rewrite of ``edgekit/lower`` was applied, and why."""
+
+    name: str
+    scope: str
+    """``graph`` (both formats), ``onnx`` or ``tflite``."""
+    applied: bool
+    reason: str
+    """One line: measured, pinned, not measured (which device), not found in this network."""
+    device: str | None = None
+    ms: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """p50 without and with it by engine, in one interleaved run; empty where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +279,8 @@ class Artifact:
     output: TensorSpec
     lowered: tuple[str, ...] = ()
     """Rewrites from ``edgekit/lower`` that were applied."""
+    calibration_sha256: str | None = None
+    """Of the images that decided its ranges; None for a file without calibration."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +312,8 @@ class Accuracy:
     passed: bool = True
     problem: str = ""
     """Why not, in one line."""
+    diverges: str | None = None
+    """First layer whose output differs from torch's, and by how much; None where nothing failed."""
 
 
 @dataclass(frozen=True)

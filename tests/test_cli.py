@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from edgekit import __version__, shipped
 from edgekit.stage import ORDER
 from tests.conftest import TinyRun
-from tests.support import FOLDERS, TINY, command, complaint, edgekit, environment
+from tests.support import FOLDERS, STAGES, TINY, command, complaint, edgekit, environment
 
 COMMANDS = ("run", "train", "compress", "profile", "report", "recipes", "devices", "doctor")
 LIGHT = {"edgekit", "click"} | sys.stdlib_module_names
@@ -130,11 +130,13 @@ def test_shell_completion_script_is_printed(shell: str) -> None:
 
 def test_run_prints_only_json_and_tells_progress_on_stderr(tiny: TinyRun) -> None:
     found = json.loads(tiny.answer.stdout)
-    assert [(stage["name"], stage["cached"]) for stage in found["stages"]] == [(name, False) for name in ORDER]
+    assert [(stage["name"], stage["cached"]) for stage in found["stages"] if not stage["skipped"]] == [
+        (name, False) for name in STAGES
+    ]
     assert [verdict["device"] for verdict in found["verdict"]] == ["quick"]
     assert Path(found["report"]).is_file()
     started = [line for line in tiny.answer.stderr.splitlines() if line.endswith(" ...")]
-    assert started == [f"{name} ..." for name in ORDER]
+    assert started == [f"{name} ..." for name in STAGES]
 
 
 def test_run_writes_no_colour_codes_and_no_library_chatter(tiny: TinyRun) -> None:
@@ -149,11 +151,15 @@ def test_run_respects_no_color_on_a_terminal(tiny: TinyRun) -> None:
     assert "report: unchanged" in answer
 
 
+def _not_skipped(said: str) -> list[str]:
+    return [line for line in said.splitlines() if ": skipped, " not in line]
+
+
 def test_run_finishes_quickly_when_nothing_has_changed(tiny: TinyRun) -> None:
     start = time.perf_counter()
     answer = edgekit("run", *TINY, "--device", tiny.device, "--out", tiny.path)
     assert time.perf_counter() - start < 2
-    assert answer.stderr.splitlines() == [f"{name}: unchanged" for name in ORDER]
+    assert _not_skipped(answer.stderr) == [f"{name}: unchanged" for name in STAGES]
 
 
 @pytest.mark.parametrize("name", ["run", "report"])
@@ -161,13 +167,15 @@ def test_command_works_on_a_run_directory_and_remembers_its_settings(tiny: TinyR
     answer = edgekit(name, tiny.path, "--quiet", "--json")
     assert answer.stderr == ""
     stages = json.loads(answer.stdout)["stages"]
-    assert [(stage["name"], stage["cached"]) for stage in stages] == [(name, True) for name in ORDER]
+    assert [(stage["name"], stage["cached"]) for stage in stages if not stage["skipped"]] == [
+        (name, True) for name in STAGES
+    ]
 
 
 @pytest.mark.parametrize(("name", "last"), [("train", "train"), ("compress", "verify"), ("profile", "profile")])
 def test_command_stops_after_its_stage(tiny: TinyRun, name: str, last: str) -> None:
     answer = edgekit(name, tiny.path)
-    assert answer.stderr.splitlines() == [f"{stage}: unchanged" for stage in ORDER[: ORDER.index(last) + 1]]
+    assert _not_skipped(answer.stderr) == [f"{stage}: unchanged" for stage in STAGES[: STAGES.index(last) + 1]]
     assert answer.stdout == f"run directory: {tiny.path}\n"
 
 
@@ -181,7 +189,7 @@ def test_profile_takes_another_device_and_remembers_it(copied: Path, tiny: TinyR
         ("quick", False),
         ("board", True),
     ]
-    assert [stage["name"] for stage in found["stages"] if not stage["cached"]] == ["report"]
+    assert [stage["name"] for stage in found["stages"] if not stage["cached"] and not stage["skipped"]] == ["report"]
 
 
 def test_run_prefers_a_shipped_recipe_over_a_folder_of_that_name(tmp_path: Path) -> None:
@@ -267,7 +275,7 @@ def _on_a_terminal(*words: str | Path, env: dict[str, str]) -> str:
 
 def test_run_directory_holds_the_documented_folders(tiny: TinyRun) -> None:
     assert sorted(path.name for path in tiny.path.iterdir()) == sorted([*FOLDERS, "recipe.json", ".lock"])
-    for folder, name in zip(FOLDERS, ORDER, strict=True):
+    for folder, name in zip(FOLDERS, STAGES, strict=True):
         record = json.loads((tiny.path / folder / "stage.json").read_text())
         assert record["name"] == name
         assert record["seconds"] >= 0

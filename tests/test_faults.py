@@ -88,11 +88,11 @@ def test_run_ends_in_the_same_files_when_killed_in_every_stage(tiny: TinyRun, tm
     begun = (
         ".1-data.partial/images/5",
         ".2-train.partial/last.pt",  # between two epochs
-        ".3-quantize.partial",
-        ".4-export.partial/model-fp32.onnx",
-        ".5-verify.partial",
-        ".6-profile.partial",
-        ".7-report.partial",
+        ".5-quantize.partial",
+        ".6-export.partial/model-fp32.onnx",
+        ".7-verify.partial",
+        ".8-profile.partial",
+        ".9-report.partial",
     )
     for seed, name in enumerate(begun):
         code, said = stop(words, run / name, signal.SIGKILL, PYTHONHASHSEED=str(seed))
@@ -125,14 +125,14 @@ def test_run_marks_files_that_fail_verification_and_takes_the_mark_away(copied: 
     message = answer.stderr.partition("edgekit: ")[2]
     assert message.startswith("verify: onnx-fp32 in onnxruntime")
     assert "verify.tolerance allows 1.0e-12" in message
-    assert (copied / "4-export" / "UNVERIFIED.txt").read_text() == message
-    rows = json.loads((copied / "5-verify.failed" / "accuracy.json").read_text())
+    assert (copied / "6-export" / "UNVERIFIED.txt").read_text() == message
+    rows = json.loads((copied / "7-verify.failed" / "accuracy.json").read_text())
     assert {row["artifact"] for row in rows if not row["passed"]} >= {"onnx-fp32", "tflite-fp32"}
     assert answer.stdout == ""
 
     edgekit("run", copied, "--set", "verify.agreement=0.995", "--set", "verify.tolerance=1e-3")
     assert_tidy(copied)
-    assert not (copied / "4-export" / "UNVERIFIED.txt").exists()
+    assert not (copied / "6-export" / "UNVERIFIED.txt").exists()
     assert hashes(copied) == hashes(tiny.path)
 
 

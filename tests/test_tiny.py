@@ -21,7 +21,7 @@ from tests.support import FILES, edgekit
 
 @pytest.fixture(scope="module")
 def report(tiny: TinyRun) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((tiny.path / "7-report" / "report.json").read_text())
+    found: dict[str, Any] = json.loads((tiny.path / "9-report" / "report.json").read_text())
     return found
 
 
@@ -69,7 +69,7 @@ def test_report_states_the_accuracy_that_plain_engine_code_finds(
     images, labels = test_images
     file, precision = name.split("-")
     logits = (onnx_logits if file == "onnx" else tflite_logits)(
-        tiny.path / "4-export" / f"model-{precision}.{file}", images
+        tiny.path / "6-export" / f"model-{precision}.{file}", images
     )
     row = next(row for row in report["accuracy"] if row["artifact"] == name)
     assert row["images"] == len(labels) == 270
@@ -94,10 +94,10 @@ def test_report_follows_its_schema_and_has_the_promised_keys(report: dict[str, A
 
 
 def test_report_names_the_files_that_are_there(tiny: TinyRun, report: dict[str, Any]) -> None:
-    names = [f"4-export/{artifact['path']}" for artifact in report["artifacts"]]
+    names = [f"6-export/{artifact['path']}" for artifact in report["artifacts"]]
     assert sorted(names) == sorted(FILES[1:])
     for artifact in report["artifacts"]:
-        data = (tiny.path / "4-export" / artifact["path"]).read_bytes()
+        data = (tiny.path / "6-export" / artifact["path"]).read_bytes()
         assert artifact["sha256"] == hashlib.sha256(data).hexdigest()
         assert artifact["bytes"] == len(data)
 
@@ -118,10 +118,10 @@ def test_report_is_consistent(report: dict[str, Any]) -> None:
 
 def test_reports_agree_on_the_verdict(tiny: TinyRun, report: dict[str, Any]) -> None:
     (verdict,) = report["verdict"]
-    page = (tiny.path / "7-report" / "report.html").read_text()
+    page = (tiny.path / "9-report" / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
-    for text in (page, (tiny.path / "7-report" / "report.md").read_text()):
+    for text in (page, (tiny.path / "9-report" / "report.md").read_text()):
         assert verdict["artifact"] in text
 
 
@@ -139,8 +139,12 @@ input  = 16
 @pytest.mark.parametrize(
     ("sections", "skipped", "artifacts"),
     [
-        ("", {"quantize", "export", "verify", "profile"}, set()),
-        ('[export]\nformats = ["onnx"]\n[verify]\nimages = 20\n', {"quantize", "profile"}, {"onnx-fp32"}),
+        ("", {"prune", "lower", "quantize", "export", "verify", "profile"}, set()),
+        (
+            '[export]\nformats = ["onnx"]\n[verify]\nimages = 20\n',
+            {"prune", "lower", "quantize", "profile"},
+            {"onnx-fp32"},
+        ),
     ],
 )
 def test_run_does_what_the_recipe_names_and_reports_the_rest(
@@ -149,7 +153,7 @@ def test_run_does_what_the_recipe_names_and_reports_the_rest(
     (tmp_path / "mine.toml").write_text(SMALL + sections)
     answer = edgekit("run", "mine.toml", cwd=tmp_path)
     assert "the weights are random" in answer.stderr
-    found = json.loads((tmp_path / "runs" / "mine" / "7-report" / "report.json").read_text())
+    found = json.loads((tmp_path / "runs" / "mine" / "9-report" / "report.json").read_text())
     assert {stage["name"] for stage in found["stages"] if stage["skipped"]} == skipped
     assert all(stage["reason"] for stage in found["stages"] if stage["skipped"] or stage["name"] == "train")
     assert {artifact["id"] for artifact in found["artifacts"]} == artifacts

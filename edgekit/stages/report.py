@@ -1,0 +1,88 @@
+"""Choose what to ship on each device, and write it all down."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edgekit import __version__, _json, choices, verdict
+from edgekit.data import _index
+from edgekit.provenance import PACKAGES, git_commit, versions
+from edgekit.report._report import Provenance, gather
+from edgekit.report._schema import schema
+from edgekit.runtime import machine
+from edgekit.stage import write_text
+from edgekit.stages._run import Run
+from edgekit.types import Accuracy, Checkpoint, Profile
+
+
+def skip(run: Run) -> str:
+    """Never."""
+    return ""
+
+
+def inputs(run: Run) -> dict[str, Any]:
+    """The recipe, the devices' limits and every stage before."""
+    return {
+        "recipe": run.recipe.model_dump(mode="json"),
+        "limits": _limits(run),
+        "stages": {name: done.digest for name, done in run.done.items()},
+    }
+
+
+def build(run: Run, work: Path) -> None:
+    """Write the reports and ``verdict.json``."""
+    artifacts = run.artifacts
+    accuracy = run.read("verify", "accuracy.json", list[Accuracy]) or []
+    profile = run.read("profile", "profile.json", Profile)
+    quantize = run.recipe.quantize
+    verdicts = [
+        verdict.decide(
+            name,
+            artifacts,
+            accuracy,
+            profile.timings if profile else (),
+            device.limits,
+            quantize.max_drop if quantize else None,
+        )
+        for name, device in run.job.devices.items()
+    ]
+    report = gather(
+        name=run.recipe.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        edgekit_version=__version__,
+        recipe=run.recipe.model_dump(mode="json"),
+        stages=run.rows,
+        provenance=_provenance(run),
+        checkpoint=run.read("train", "checkpoint.json", Checkpoint),
+        index=_index.load(run.done["data"].path),
+        artifacts=artifacts,
+        accuracy=accuracy,
+        profile=profile,
+        limits=_limits(run),
+        verdict=verdicts,
+    )
+    _json.save(work / "verdict.json", verdicts)
+    for name, suffix in (("html", "html"), ("markdown", "md"), ("json", "json")):
+        renderer = choices.pick("edgekit.report", name, "report")
+        write_text(work / f"report.{suffix}", renderer.render(report))
+    write_text(work / "report.schema.json", json.dumps(schema(), indent=1))
+
+
+def _limits(run: Run) -> dict[str, dict[str, float | None]]:
+    return {name: device.limits.model_dump() for name, device in run.job.devices.items()}
+
+
+def _provenance(run: Run) -> Provenance:
+    recipe = run.recipe
+    seeds = {"split": recipe.data.seed}
+    if recipe.train:
+        seeds["train"] = recipe.train.seed
+    if recipe.quantize:
+        seeds["calibration"] = recipe.quantize.seed
+    hashes = {f"stage {name}": done.digest for name, done in run.done.items()}
+    hashes |= {artifact.path: artifact.sha256 for artifact in run.artifacts}
+    packages = {"python": str(machine.facts()["python"]), **versions(*PACKAGES)}
+    return Provenance(packages, seeds, hashes, git_commit(run.job.base))
