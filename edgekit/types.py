@@ -118,7 +118,12 @@ class PrunePlan:
     """Which output channels of which layers stay. Data: printed, saved as ``prune.json``, replayed."""
 
     kept: dict[str, tuple[int, ...]]
-    """By the layer that heads a group of layers pruned together: the channels that stay, in order."""
+    """By the layer that heads a group of layers pruned together: the output channels that stay, ascending."""
+    of: dict[str, int]
+    """How many output channels these layers had."""
+
+    def __str__(self) -> str:
+        return ", ".join(f"{layer} {self.of[layer]} -> {len(kept)}" for layer, kept in self.kept.items())
 
 
 @dataclass(frozen=True)

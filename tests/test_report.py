@@ -183,7 +183,9 @@ def test_schema_rejects_a_wrong_report_and_describes_its_fields() -> None:
 
 
 def _table(text: str) -> list[list[str]]:
-    lines = [line for line in text.splitlines() if line.startswith("|")]
+    """The first one."""
+    start = text.index("\n|") + 1
+    lines = text[start : text.index("\n\n", start)].splitlines()
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
@@ -256,12 +258,30 @@ def test_html_says_the_verdict_first_and_labels_every_number() -> None:
 def test_html_charts_have_names_and_tables() -> None:
     page = Page(html.render(report()))
     charts = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(charts) == 2 * 2 + 1 + 1 + 2  # two devices, sizes, confusion, two curves
+    assert len(charts) == 2 * 2 + 1 + 1 + 1 + 2  # two devices, sizes, sensitivity, confusion, two curves
     assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
     assert page.count("table") >= len(charts)
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_html_tells_what_was_done_to_the_network() -> None:
+    words = " ".join(" ".join(Page(html.render(report())).text).split())
+    for needed in (
+        "150,000,000 50 %",  # multiply-adds left
+        "Right after pruning, before recovery: 41.00 % validation top-1",
+        "hard_swish graph applied measured litert 3.80 → 1.30; onnxruntime 2.00 → 1.50",
+        "uint8_activations onnx left out pinned by the recipe",
+        "bias_correction 13.8 20.5 95.5 % 97.0 %",
+        'range range = "mse" chosen 88.00 % 96.00 % 0.50 — 9',
+        "blocks.1.0.conv_dw 11.5 94.0 %",
+        "the validation split has 20 images only",
+    ):
+        assert needed in words
+    text = markdown.render(report())
+    assert "Pruned by taylor (macs = 0.5): 50% of the multiply-adds and 56% of the parameters are left." in text
+    assert '| **range** | range = "mse" | 88.00 % | 96.00 % | 0.50 |' in text
 
 
 def test_html_escapes_what_comes_from_outside() -> None:
@@ -379,7 +399,7 @@ def _browse(chromium: str, folder: Path, make: Any, *flags: str) -> subprocess.C
 @pytest.mark.parametrize("make", [report, hostile])
 def test_html_runs_in_a_browser_without_errors(chromium: str, tmp_path: Path, make: Any) -> None:
     shown = _browse(chromium, tmp_path, make, "--dump-dom")
-    assert shown.stdout.count("<svg") == 8
+    assert shown.stdout.count("<svg") == 9
     assert "data-tip=" in shown.stdout  # the script ran
     assert ":CONSOLE" not in shown.stderr
 

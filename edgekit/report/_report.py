@@ -17,6 +17,9 @@ from edgekit.types import (
     Machine,
     Metrics,
     Profile,
+    Pruning,
+    Quantization,
+    Rewrite,
     Split,
     Timing,
     Verdict,
@@ -88,6 +91,12 @@ class Report:
     verdict: tuple[Verdict, ...]
     """One a device."""
     provenance: Provenance
+    pruning: Pruning | None
+    """None where nothing was pruned."""
+    rewrites: tuple[Rewrite, ...]
+    """Those of the graph first, then those of the files."""
+    quantization: Quantization | None
+    """None where nothing was quantized."""
 
     @property
     def max_drop(self) -> float | None:
@@ -149,6 +158,9 @@ def gather(
     profile: Profile | None = None,
     limits: Mapping[str, Mapping[str, float | None]] | None = None,
     verdict: Iterable[Verdict] = (),
+    pruning: Pruning | None = None,
+    rewrites: Iterable[Rewrite] = (),
+    quantization: Quantization | None = None,
 ) -> Report:
     """Put what the stages left behind into one report; a stage that did not run is simply absent.
 
@@ -166,6 +178,9 @@ def gather(
         profile: timings of all devices.
         limits: bounds by device name; None values are dropped.
         verdict: what `edgekit.verdict.decide` said, one a device.
+        pruning: what the prune stage did.
+        rewrites: which graph rewrites were applied, and why.
+        quantization: how the quantized graph was made.
     """
     bounds = {
         device: {k: float(v) for k, v in each.items() if v is not None} for device, each in (limits or {}).items()
@@ -187,6 +202,9 @@ def gather(
         limits={device: each for device, each in bounds.items() if each},
         verdict=tuple(verdict),
         provenance=provenance,
+        pruning=pruning,
+        rewrites=tuple(rewrites),
+        quantization=quantization,
     )
 
 

@@ -7,7 +7,7 @@ from edgekit.report._charts import MARKS, Bar, Point, tone
 from edgekit.report._markup import Markup, badge, details, figure, join, section, table, tag, tiles
 from edgekit.report._report import Report
 from edgekit.report._svg import megabytes, ms, number, percent, threads
-from edgekit.types import Machine, Timing, Verdict
+from edgekit.types import Accuracy, Machine, Timing, Verdict
 from edgekit.verdict import KINDS, best_kind
 
 EMPTY = Markup("")
@@ -51,7 +51,7 @@ def verdicts(report: Report) -> Markup:
     """What to ship on each device, first of all."""
     broken = [row for row in report.accuracy if not row.passed]
     warnings = [
-        tag("p", tag("strong", f"{row.artifact} on {row.engine} failed verification. "), row.problem, class_="alarm")
+        tag("p", tag("strong", f"{row.artifact} on {row.engine} failed verification. "), _problem(row), class_="alarm")
         for row in broken
     ]
     cards = [_verdict(report, verdict) for verdict in report.verdict]
@@ -61,6 +61,10 @@ def verdicts(report: Report) -> Markup:
     return tag(
         "section", tag("h2", "Verdict", id="verdict-h"), *warnings, *cards, id="verdict", aria_labelledby="verdict-h"
     )
+
+
+def _problem(row: Accuracy) -> str:
+    return row.problem + (f"; first divergent layer: {row.diverges}" if row.diverges else "")
 
 
 def _verdict(report: Report, verdict: Verdict) -> Markup:

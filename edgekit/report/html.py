@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from importlib import resources
 
-from edgekit.report import _background, _results
+from edgekit.report import _background, _compression, _results
 from edgekit.report._markup import Markup, join, tag
 from edgekit.report._report import Report
 
@@ -36,6 +36,9 @@ def render(report: Report) -> str:
         ("files", "Files", _results.files(report)),
         ("rows", "Measurements", _results.measurements(report)),
         ("verify", "Verification", _results.verification(report)),
+        ("quantization", "Quantization", _compression.quantization(report)),
+        ("rewrites", "Rewrites", _compression.rewrites(report)),
+        ("pruning", "Pruning", _compression.pruning(report)),
         ("classes", "Classes", _background.classes(report)),
         ("training", "Training", _background.training(report)),
         ("data", "Data", _background.data(report)),

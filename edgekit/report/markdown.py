@@ -17,7 +17,7 @@ def render(report: Report) -> str:
         blocks.append(_timings(report))
     elif report.accuracy:
         blocks.append(_scores(report))
-    blocks += [_failures(report), _machines(report), _skipped(report)]
+    blocks += [_pruning(report), _ladder(report), _failures(report), _machines(report), _skipped(report)]
     blocks.append(f"<sub>edgekit {_text(report.edgekit_version)}, {_text(report.created)}</sub>")
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -63,9 +63,35 @@ def _scores(report: Report) -> str:
     return _table(("artifact", "engine", "top-1", "agrees with fp32"), rows, words=2)
 
 
+def _pruning(report: Report) -> str:
+    found = report.pruning
+    if found is None:
+        return ""
+    macs, parameters = (f"{after / before:.0%}" for before, after in (found.macs, found.parameters))
+    left = f"{macs} of the multiply-adds and {parameters} of the parameters are left"
+    return f"Pruned by {_text(found.score)} ({_text(found.target)}): {left}."
+
+
+def _ladder(report: Report) -> str:
+    rungs = report.quantization.rungs if report.quantization else ()
+    rows = [
+        (
+            f"**{rung.name}**" if rung.chosen else rung.name,
+            _text(rung.problem or rung.settings),
+            percent(rung.accuracy),
+            percent(rung.agreement),
+            f"{rung.drop:.2f}",
+        )
+        for rung in rungs
+    ]
+    heads = ("rung", "sets", "validation top-1", "agrees with fp32", "points lost")
+    return _table(heads, rows, words=2) if len(rows) > 1 else ""
+
+
 def _failures(report: Report) -> str:
     lines = [
         f"- {_text(a.artifact)} on {_text(a.engine)} failed verification: {_text(a.problem)}"
+        + (f"; first divergent layer: {_text(a.diverges)}" if a.diverges else "")
         for a in report.accuracy
         if not a.passed
     ]

@@ -53,8 +53,9 @@ class Run:
         return self.done[stage].digest if stage in self.done else None
 
     def read(self, stage: str, file: str, kind: Any) -> Any:
-        """A JSON file of a stage; None where it did not run."""
-        return _json.load(self.done[stage].path / file, kind) if stage in self.done else None
+        """A JSON file of a stage; None where it did not run or wrote none."""
+        path = self.done[stage].path / file if stage in self.done else None
+        return _json.load(path, kind) if path is not None and path.is_file() else None
 
     @property
     def artifacts(self) -> list[Artifact]:

@@ -15,7 +15,7 @@ from edgekit.report._schema import schema
 from edgekit.runtime import machine
 from edgekit.stage import write_text
 from edgekit.stages._run import Run
-from edgekit.types import Accuracy, Checkpoint, Profile
+from edgekit.types import Accuracy, Checkpoint, Profile, Pruning, Quantization, Rewrite
 
 
 def skip(run: Run) -> str:
@@ -56,19 +56,27 @@ def build(run: Run, work: Path) -> None:
         recipe=run.recipe.model_dump(mode="json"),
         stages=run.rows,
         provenance=_provenance(run),
-        checkpoint=run.read("train", "checkpoint.json", Checkpoint),
+        checkpoint=_json.load(run.network.path / "checkpoint.json", Checkpoint),
         index=_index.load(run.done["data"].path),
         artifacts=artifacts,
         accuracy=accuracy,
         profile=profile,
         limits=_limits(run),
         verdict=verdicts,
+        pruning=run.read("prune", "pruning.json", Pruning),
+        rewrites=_rewrites(run),
+        quantization=run.read("quantize", "quantization.json", Quantization),
     )
     _json.save(work / "verdict.json", verdicts)
     for name, suffix in (("html", "html"), ("markdown", "md"), ("json", "json")):
         renderer = choices.pick("edgekit.report", name, "report")
         write_text(work / f"report.{suffix}", renderer.render(report))
     write_text(work / "report.schema.json", json.dumps(schema(), indent=1))
+
+
+def _rewrites(run: Run) -> list[Rewrite]:
+    """Those of the graph, then those of the files."""
+    return [row for stage in ("lower", "export") for row in run.read(stage, "rewrites.json", list[Rewrite]) or []]
 
 
 def _limits(run: Run) -> dict[str, dict[str, float | None]]:
@@ -80,9 +88,14 @@ def _provenance(run: Run) -> Provenance:
     seeds = {"split": recipe.data.seed}
     if recipe.train:
         seeds["train"] = recipe.train.seed
+    if recipe.prune:
+        seeds["prune"] = recipe.prune.seed
     if recipe.quantize:
         seeds["calibration"] = recipe.quantize.seed
     hashes = {f"stage {name}": done.digest for name, done in run.done.items()}
+    quantization = run.read("quantize", "quantization.json", Quantization)
+    if quantization:
+        hashes["calibration images"] = quantization.calibration_sha256
     hashes |= {artifact.path: artifact.sha256 for artifact in run.artifacts}
     packages = {"python": str(machine.facts()["python"]), **versions(*PACKAGES)}
     return Provenance(packages, seeds, hashes, git_commit(run.job.base))
