@@ -120,8 +120,21 @@ def train(**flags: Any) -> None:
 
 @cli.command()
 @_options
+def prune(**flags: Any) -> None:
+    """Up to the pruned network: data, train, prune.
+
+    \b
+    Examples:
+      edgekit prune digits --set prune.macs=0.5
+      edgekit prune runs/mine --set prune.latency=0.6 --device host
+    """
+    _go("prune", **flags)
+
+
+@cli.command()
+@_options
 def compress(**flags: Any) -> None:
-    """Up to verified files: data, train, quantize, export, verify.
+    """Up to verified files: data, train, prune, lower, quantize, export, verify.
 
     \b
     Example:

@@ -15,7 +15,7 @@ from edgekit.stage import ORDER
 from tests.conftest import TinyRun
 from tests.support import FOLDERS, STAGES, TINY, command, complaint, edgekit, environment
 
-COMMANDS = ("run", "train", "compress", "profile", "report", "recipes", "devices", "doctor")
+COMMANDS = ("run", "train", "prune", "compress", "profile", "report", "recipes", "devices", "doctor")
 LIGHT = {"edgekit", "click"} | sys.stdlib_module_names
 
 
