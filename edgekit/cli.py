@@ -134,7 +134,7 @@ def prune(**flags: Any) -> None:
 @cli.command()
 @_options
 def compress(**flags: Any) -> None:
-    """Up to verified files: data, train, prune, lower, quantize, export, verify.
+    """Up to verified files: all but measuring and reporting.
 
     \b
     Example:
