@@ -126,7 +126,7 @@ def save(folder: Path, module: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def load(folder: Path) -> tuple[nn.Module, Checkpoint]:
-    """Read a checkpoint folder; the network comes back on the CPU in eval mode.
+    """Read a checkpoint folder; the network comes back on the CPU in eval mode, as narrow as it was pruned.
 
     Raises:
         InputError: not a checkpoint, or its files do not belong together.
@@ -138,6 +138,10 @@ def load(folder: Path) -> tuple[nn.Module, Checkpoint]:
     except ValidationError as error:
         raise InputError(f"{folder / CHECKPOINT}: not a checkpoint of this version: {error.errors()[0]}") from error
     module = build(checkpoint.model, folder)
+    if checkpoint.plan is not None:
+        from edgekit.prune import _apply  # Torch-Pruning, which few networks need
+
+        _apply.apply(module, checkpoint.plan, checkpoint.input.size)
     _fit(module, read(folder / checkpoint.weights), str(folder / checkpoint.weights), swap=False)
     return module.eval(), checkpoint
 

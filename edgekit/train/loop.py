@@ -54,12 +54,12 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
     torch.manual_seed(section.seed if section else 0)
     size = recipe.data.input
     module, model, spec = models.create(recipe.model, len(index.labels), size, base, swap=section is not None)
-    module = module.to(_device()).to(memory_format=torch.channels_last)
+    module = module.to(device()).to(memory_format=torch.channels_last)
     draft = Checkpoint(models.WEIGHTS, model, spec, index.labels, trained=section is not None)
 
     def write(history: list[Epoch], splits: tuple[Split, ...]) -> Checkpoint:
         parameters, macs = models.count(module, size)
-        metrics = tuple(_score(module, index, root, spec, split) for split in splits if index.split(split))
+        metrics = tuple(score_split(module, index, root, spec, split) for split in splits if index.split(split))
         checkpoint = replace(draft, history=tuple(history), metrics=metrics, parameters=parameters, macs=macs)
         models.save(work, module, checkpoint)
         return checkpoint
@@ -68,14 +68,14 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
         if recipe.model.weights == "none":
             console.say('  model.weights = "none" and no [train]: the weights are random, accuracy means nothing')
         return write([], ("val", "test"))
-    state = _start(module, section)
-    with _deterministic():
+    state = start(module, section)
+    with deterministic():
         mark = fingerprint(recipe, index, module)
         if state.restore(work, mark):
             console.say(f"  going on after epoch {state.history[-1].epoch}")
         try:
-            _run(state, section, _Images(index, root, spec, section), lambda: state.save(work, mark), console)
-        except _NotANumber as trouble:
+            fit(state, section, Images(index, root, spec, section), lambda: state.save(work, mark), console)
+        except NotANumber as trouble:
             kept = "no epoch was finished"
             if state.history:
                 module.load_state_dict(state.best)
@@ -88,11 +88,15 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
     return checkpoint
 
 
-class _NotANumber(Exception):
+Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From the images, the network's logits and the labels of a batch to a scalar loss."""
+
+
+class NotANumber(Exception):
     """Where the loss stopped being a number."""
 
 
-class _Images:
+class Images:
     """The training and validation images of a run."""
 
     def __init__(self, index: Index, root: Path, spec: InputSpec, section: TrainSection) -> None:
@@ -103,15 +107,35 @@ class _Images:
             raise InputError(f"train: the training split has {len(self.train)} images; at least 2 are needed")
 
 
-def _start(module: nn.Module, section: TrainSection) -> State:
+def start(module: nn.Module, section: TrainSection) -> State:
+    """A run before its first epoch."""
     average = None
     if section.ema is not None:
         average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(section.ema), use_buffers=True)  # type: ignore[no-untyped-call]
     return State(module, optimizer(module, section), average)
 
 
-def _run(state: State, section: TrainSection, images: _Images, save: Callable[[], None], console: Console) -> None:
-    """All epochs that are still to do, each followed by `save`."""
+def fit(
+    state: State,
+    section: TrainSection,
+    images: Images,
+    save: Callable[[], None],
+    console: Console,
+    criterion: Criterion | None = None,
+) -> None:
+    """All epochs that are still to do, each followed by `save`.
+
+    Args:
+        state: the run so far.
+        section: how to train.
+        images: on what.
+        save: called after each epoch.
+        console: progress.
+        criterion: the loss of the epochs over all layers; cross-entropy with the section's smoothing by default.
+
+    Raises:
+        NotANumber: the loss or a weight is not a number.
+    """
     if section.frozen and not state.history:
         _fit_head(state, section, images)
         _close_epoch(state, console, section.epochs)
@@ -121,12 +145,12 @@ def _run(state: State, section: TrainSection, images: _Images, save: Callable[[]
         if _patience_is_over(state.history, section.patience):
             console.say(f"  no better validation loss for {section.patience} epochs: stopping early")
             break
-        _train_epoch(state, section, images, epoch, console)
+        _train_epoch(state, section, images, epoch, console, criterion or _cross_entropy(section))
         _close_epoch(state, console, section.epochs)
         save()
 
 
-def _fit_head(state: State, section: TrainSection, images: _Images) -> None:
+def _fit_head(state: State, section: TrainSection, images: Images) -> None:
     began = time.perf_counter()
     classifier = models.head(state.module)
     inputs, labels = _head.features(state.module, images.plain())
@@ -135,16 +159,22 @@ def _fit_head(state: State, section: TrainSection, images: _Images) -> None:
         logits = classifier(inputs).flatten(1)
     loss = functional.cross_entropy(logits, labels, label_smoothing=section.label_smoothing).item()
     if not math.isfinite(loss):
-        raise _NotANumber("the loss of the head is not a number")
+        raise NotANumber("the loss of the head is not a number")
     hits = (logits.argmax(1) == labels).float().mean().item()
     if state.average is not None:
         state.average.module.load_state_dict(state.module.state_dict())
-    val_loss, val_accuracy = _validate(state.scored, images.val)
+    val_loss, val_accuracy = validate(state.scored, images.val)
     seconds = time.perf_counter() - began
     state.history.append(Epoch(0, "head", 0.0, loss, hits, val_loss, val_accuracy, seconds))
 
 
-def _train_epoch(state: State, section: TrainSection, images: _Images, epoch: int, console: Console) -> None:
+def _cross_entropy(section: TrainSection) -> Criterion:
+    return lambda _, logits, labels: functional.cross_entropy(logits, labels, label_smoothing=section.label_smoothing)
+
+
+def _train_epoch(
+    state: State, section: TrainSection, images: Images, epoch: int, console: Console, criterion: Criterion
+) -> None:
     began = time.perf_counter()
     module, device = state.module, next(state.module.parameters()).device
     torch.manual_seed(_mix(section.seed, epoch))  # dropout and stochastic depth
@@ -159,12 +189,13 @@ def _train_epoch(state: State, section: TrainSection, images: _Images, epoch: in
         for step, (values, labels) in enumerate(batches(images.train, section.batch, epoch - 1)):
             set_rates(state.optimizer, factor((epoch - 1) * steps + step, section.epochs * steps, section.warmup))
             labels = labels.to(device)
-            logits = module(values.to(device, memory_format=torch.channels_last))
+            values = values.to(device, memory_format=torch.channels_last)
+            logits = module(values)
             if not isinstance(logits, Tensor):
                 raise InputError("model: the network has auxiliary outputs in training; turn them off in model.options")
-            loss = functional.cross_entropy(logits, labels, label_smoothing=section.label_smoothing)
+            loss = criterion(values, logits, labels)
             if not loss.isfinite():
-                raise _NotANumber(f"the loss is {loss.item()} at epoch {epoch}, step {step + 1} of {steps}")
+                raise NotANumber(f"the loss is {loss.item()} at epoch {epoch}, step {step + 1} of {steps}")
             state.optimizer.zero_grad()
             torch.autograd.backward(loss)
             state.optimizer.step()
@@ -174,17 +205,17 @@ def _train_epoch(state: State, section: TrainSection, images: _Images, epoch: in
             hits += int((logits.argmax(1) == labels).sum())
             seen += len(labels)
             advance(1, f"loss {loss_sum / seen:.3f}")
-    val_loss, val_accuracy = _validate(state.scored, images.val)
+    val_loss, val_accuracy = validate(state.scored, images.val)
     if val_loss is not None and not math.isfinite(val_loss):
-        raise _NotANumber(f"the validation loss is {val_loss} after epoch {epoch}")
+        raise NotANumber(f"the validation loss is {val_loss} after epoch {epoch}")
     if not all(weight.isfinite().all() for weight in state.scored.parameters()):
-        raise _NotANumber(f"there are weights that are not numbers after epoch {epoch}")
+        raise NotANumber(f"there are weights that are not numbers after epoch {epoch}")
     rate = section.lr * factor(epoch * steps - 1, section.epochs * steps, section.warmup)
     seconds = time.perf_counter() - began
     state.history.append(Epoch(epoch, "all", rate, loss_sum / seen, hits / seen, val_loss, val_accuracy, seconds))
 
 
-def _validate(module: nn.Module, images: ImageSet | None) -> tuple[float | None, float | None]:
+def validate(module: nn.Module, images: ImageSet | None) -> tuple[float | None, float | None]:
     """Mean loss and accuracy on the validation split, where there is one."""
     if images is None:
         return None, None
@@ -208,12 +239,14 @@ def _patience_is_over(history: list[Epoch], patience: int | None) -> bool:
     return patience is not None and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
 
 
-def _score(module: nn.Module, index: Index, root: Path, spec: InputSpec, split: Split) -> Metrics:
+def score_split(module: nn.Module, index: Index, root: Path, spec: InputSpec, split: Split) -> Metrics:
+    """Run the network over a split and score it."""
     logits, labels = predict(module, ImageSet(index, root, split, spec))
     return score(logits.argmax(1).numpy(), labels.numpy(), index.labels, split)
 
 
-def _device() -> torch.device:
+def device() -> torch.device:
+    """Where to train: the GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -223,7 +256,7 @@ def _mix(seed: int, epoch: int) -> int:
 
 
 @contextmanager
-def _deterministic() -> Iterator[None]:
+def deterministic() -> Iterator[None]:
     """Only algorithms that give the same bits each time; promised on the CPU, where it costs nothing."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(not torch.cuda.is_available())

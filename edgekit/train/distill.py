@@ -1,0 +1,170 @@
+"""Training a compressed network against the float network it came from.
+
+Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network (2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from edgekit.console import Console
+from edgekit.data._dataset import ImageSet, batches
+from edgekit.errors import Shortfall
+from edgekit.recipe import PruneSection, Recipe, TrainSection
+from edgekit.train import loop
+from edgekit.train._state import LAST, fingerprint
+from edgekit.types import Epoch, Index, InputSpec
+
+BATCH = 64
+"""Of the pass that measures batch-norm statistics."""
+IMAGES = 1024
+"""Training images that this pass looks at, at most."""
+
+
+def loss(student: Tensor, teacher: Tensor, labels: Tensor, weight: float, temperature: float) -> Tensor:
+    """``(1 - weight) * CE + weight * T^2 * KL(teacher || student)``, both softened by the temperature T.
+
+    The factor T^2 keeps the gradient of the second part on the scale of the first.
+
+    Args:
+        student: logits, ``N x classes``, with gradient.
+        teacher: logits, ``N x classes``; no gradient flows into them.
+        labels: class indices, ``N``.
+        weight: share of the teacher, 0..1.
+        temperature: above 0.
+
+    Returns:
+        A scalar.
+    """
+    soft = functional.kl_div(
+        functional.log_softmax(student / temperature, dim=1),
+        functional.log_softmax(teacher.detach() / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    hard = functional.cross_entropy(student, labels)
+    return (1 - weight) * hard + weight * temperature**2 * soft
+
+
+def criterion(teacher: nn.Module, weight: float, temperature: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """`loss` against a network that sees the same augmented images; see `edgekit.train.loop.Criterion`."""
+    teacher = teacher.eval()
+
+    def of(values: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = teacher(values)
+        return loss(logits, wanted, labels, weight, temperature)
+
+    return of
+
+
+def recover(
+    student: nn.Module,
+    teacher: nn.Module,
+    recipe: Recipe,
+    index: Index,
+    root: Path,
+    spec: InputSpec,
+    work: Path,
+    console: Console,
+) -> tuple[Epoch, ...]:
+    """Train a pruned network, in place, until it does what the whole one did; the best epoch's weights stay.
+
+    Optimizer, schedule, augmentation, batch size and moving average are those of the recipe's [train], the rest is
+    [prune]'s. Batch norms measure their statistics anew first. As in `loop.train`, a run that was killed goes on
+    from ``last.pt`` in `work` and ends in the same bits.
+
+    Args:
+        student: the pruned network.
+        teacher: the whole one.
+        recipe: how to train; its [prune] is there.
+        index: the data set, with a training split.
+        root: folder that its paths start from.
+        spec: how images become tensors.
+        work: existing folder.
+        console: progress.
+
+    Returns:
+        What happened in each epoch.
+
+    Raises:
+        Shortfall: the loss is not a number.
+    """
+    prune = recipe.prune
+    assert prune is not None
+    section = schedule(recipe.train or TrainSection(), prune)
+    torch.manual_seed(section.seed)
+    device = loop.device()
+    student.to(device).to(memory_format=torch.channels_last)
+    teacher = teacher.to(device).to(memory_format=torch.channels_last)
+    images = loop.Images(index, root, spec, section)
+    with loop.deterministic():
+        mark = f"{fingerprint(recipe, index, student)} {prune.model_dump_json()}"
+        measure_statistics(student, images.plain())
+        state = loop.start(student, section)
+        if state.restore(work, mark):
+            console.say(f"  going on after epoch {state.history[-1].epoch}")
+        against = criterion(teacher, prune.distill, prune.temperature)
+        try:
+            loop.fit(state, section, images, lambda: state.save(work, mark), console, against)
+        except loop.NotANumber as trouble:
+            raise Shortfall(f"prune: {trouble}: lower prune.lr = {prune.lr:g}") from None
+    student.load_state_dict(state.best)
+    student.cpu().to(memory_format=torch.contiguous_format).eval()
+    (work / LAST).unlink(missing_ok=True)
+    return tuple(state.history)
+
+
+def schedule(train: TrainSection, prune: PruneSection) -> TrainSection:
+    """How a recipe's [train] recovers a pruned network.
+
+    One rate for all layers, no head of its own to fit, and batch norms that go on learning: frozen ones keep a
+    pretrained network what it was, which is no longer wanted.
+    """
+    return train.model_copy(
+        update={
+            "epochs": prune.recover,
+            "frozen": 0,
+            "batch_norm": "train",
+            "lr": prune.lr,
+            "head_lr": None,
+            "patience": None,
+            "seed": prune.seed,
+        }
+    )
+
+
+def measure_statistics(module: nn.Module, images: ImageSet) -> None:
+    """Batch-norm means and variances over training images, as pruning has changed what arrives there.
+
+    Args:
+        module: the network; its mode is restored.
+        images: not augmented; the first `IMAGES` of a fixed shuffle count.
+    """
+    training = module.training
+    norms: list[Any] = [child for child in module.eval().modules() if isinstance(child, _BatchNorm)]
+    norms = [norm for norm in norms if norm.track_running_stats]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average over all batches
+        norm.train()
+    device = next(module.parameters()).device
+    seen = 0
+    with torch.no_grad():
+        for values, _ in batches(images, BATCH, epoch=0):
+            if norms:
+                module(values.to(device, memory_format=torch.channels_last))
+            seen += len(values)
+            if seen >= IMAGES:
+                break
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+    module.train(training)
