@@ -1,12 +1,15 @@
 """The same test images through torch and through every exported file in its engine.
 
 The yardstick of a float file is the float network, that of an int8 file the quantized graph in integer arithmetic
-(`edgekit.quantize._integer`), so that a difference is the exporter's or the engine's and not the quantizer's.
+(`edgekit.quantize._integer`), that of other precisions a graph of `edgekit.export._sources`, so that a difference is
+the exporter's or the engine's and not the quantizer's. Of an int8 file that fails, `edgekit.diverge` names the first
+wrong layer. Other files are not searched: converters fuse and reorder their layers, and no grid tells which tensor is
+which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.fx import GraphModule
 
+from edgekit import diverge
 from edgekit.console import Console
 from edgekit.data._dataset import ImageSet
 from edgekit.errors import MissingPackage, Shortfall
@@ -40,10 +45,14 @@ class Reference:
     """A torch model that exported files are compared with."""
 
     name: str
-    """``torch-fp32`` or ``torch-int8``."""
+    """``torch-<precision>``."""
     module: torch.nn.Module
     step: float | None = None
-    """Real value of one output step; None for a float model."""
+    """Real value of one output step; None for a model whose outputs are compared as floats."""
+    tolerance: float | None = None
+    """Largest difference relative to the largest logit; None for that of the recipe."""
+    agreement: float | None = None
+    """Least share of equal top-1 classes; None for that of the recipe."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ def verify(
     folder: Path,
     section: VerifySection,
     console: Console,
+    others: Mapping[str, Reference] | None = None,
 ) -> list[Accuracy]:
     """Score every model and compare every file with torch.
 
@@ -79,6 +89,7 @@ def verify(
         folder: where their paths start.
         section: how many images, and the tolerances.
         console: progress.
+        others: models of further precisions, by precision.
 
     Returns:
         A row a model, the torch references first; `passed` and `problem` say which files fell short.
@@ -88,7 +99,8 @@ def verify(
         Shortfall: an engine cannot load or run a file.
     """
     count = min(section.images or len(images), len(images))
-    references = [float_model] + ([quantized_model] if quantized_model else [])
+    by_precision = {"int8": quantized_model, **(others or {})}
+    references = [float_model, *(reference for reference in by_precision.values() if reference)]
     sessions = [_open(artifact, folder) for artifact in artifacts]
     columns: list[list[Array]] = [[] for _ in (*references, *sessions)]
     truth = []
@@ -111,15 +123,28 @@ def verify(
     known = dict(zip((*references, *artifacts), runs, strict=True))
     rows = [_score(run, known[float_model], np.array(truth), labels, split) for run in known.values()]
     judged = rows[: len(references)]
-    for row, artifact in zip(rows[len(references) :], artifacts, strict=True):
-        like = quantized_model if artifact.precision == "int8" and quantized_model else float_model
-        judged.append(_judge(row, known[artifact].logits, known[like].logits, like, section))
+    for row, artifact, session in zip(rows[len(references) :], artifacts, sessions, strict=True):
+        like = by_precision.get(artifact.precision) or float_model
+        got, wanted = known[artifact].logits, known[like].logits
+        row = _judge(row, got, wanted, like, section)
+        if not row.passed and like is quantized_model and isinstance(like.module, GraphModule):
+            worst = int(np.abs(got - wanted).max(1).argmax())
+            batch = images[worst][0].unsqueeze(0)
+            fed = _feed(artifact, session, batch.numpy())
+            where = diverge.first(artifact.format, folder / artifact.path, like.module, batch, fed)
+            row = replace(row, diverges=f"{where} on image {worst + 1}")
+        judged.append(row)
     return judged
 
 
 def check(rows: Sequence[Accuracy]) -> None:
-    """Raise Shortfall naming every file that is outside tolerance."""
-    failed = [f"{row.artifact} in {row.engine} {row.engine_version}: {row.problem}" for row in rows if not row.passed]
+    """Raise Shortfall naming every file that is outside tolerance, and its first divergent layer where known."""
+    failed = [
+        f"{row.artifact} in {row.engine} {row.engine_version}: {row.problem}"
+        + (f"; first divergent layer: {row.diverges}" if row.diverges else "")
+        for row in rows
+        if not row.passed
+    ]
     if failed:
         raise Shortfall("verify: " + "\n  ".join(failed))
 
@@ -142,11 +167,16 @@ def _version(artifact: Artifact) -> str:
 
 def _infer(artifact: Artifact, session: Session, pixels: Array) -> Array:
     """Logits (1, classes) in float32 for pixels (1, 3, H, W), whatever layout and dtype the file takes."""
-    fed = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if artifact.input.layout == "NHWC" else pixels
     try:
-        return dequantize(session.run(quantize(fed, session.input)), session.output)
+        return dequantize(session.run(_feed(artifact, session, pixels)), session.output)
     except RuntimeFault as fault:
         raise Shortfall(f"verify: {artifact.id}: {fault}") from fault
+
+
+def _feed(artifact: Artifact, session: Session, pixels: Array) -> npt.NDArray[Any]:
+    """Pixels (1, 3, H, W) in the layout and on the grid that a file takes."""
+    fed = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if artifact.input.layout == "NHWC" else pixels
+    return quantize(fed, session.input)
 
 
 def quantize(values: Array, port: Port) -> npt.NDArray[Any]:
@@ -200,16 +230,24 @@ def _judge(row: Accuracy, got: Array, wanted: Array, reference: Reference, secti
             )
     else:
         relative = float(difference.max() / max(float(np.abs(wanted).max()), 1e-12))
-        if relative > section.tolerance:
+        allowed, rule = _bound(reference, "tolerance", section)
+        if relative > allowed:
             problems.append(
                 f"outputs differ from {reference.name} by {relative:.1e} of the largest logit, "
-                f"verify.tolerance allows {section.tolerance:.1e}"
+                f"{rule} allows {allowed:.1e}"
             )
-    if agreement < section.agreement:
-        problems.append(
-            f"{agreement:.2%} top-1 agreement with torch, verify.agreement asks for {section.agreement:.2%}"
-        )
+    least, rule = _bound(reference, "agreement", section)
+    if agreement < least:
+        problems.append(f"{agreement:.2%} top-1 agreement with torch, {rule} asks for {least:.2%}")
     return replace(row, passed=not problems, problem="; ".join(problems))
+
+
+def _bound(reference: Reference, name: str, section: VerifySection) -> tuple[float, str]:
+    """A bound of the reference, else of the recipe, and whose it is."""
+    own: float | None = getattr(reference, name)
+    if own is None:
+        return float(getattr(section, name)), f"verify.{name}"
+    return own, f"the {name} of {reference.name.removeprefix('torch-')}"
 
 
 def _sqnr(exact: Array, got: Array) -> float | None:

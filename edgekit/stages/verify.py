@@ -74,6 +74,27 @@ def _score(run: Run, work: Path) -> None:
         run.done["export"].path,
         section,
         run.console,
+        _others(run, module, checkpoint.input.size),
     )
     _json.save(work / "accuracy.json", rows)
     verify.check(rows)
+
+
+def _others(run: Run, module: Any, size: int) -> dict[str, Any]:
+    """What the files of the other precisions are compared with."""
+    from edgekit import verify
+    from edgekit.export import _sources
+    from edgekit.quantize import _graph
+    from edgekit.stages.export import INT16X8
+
+    found: dict[str, Any] = {}
+    for precision in dict.fromkeys(artifact.precision for artifact in run.artifacts):
+        if precision in _sources.FLOAT:
+            graph = _sources.reference(module, size, precision)
+            found[precision] = verify.Reference(
+                f"torch-{precision}", graph, None, *_sources.BOUNDS.get(precision, (None, None))
+            )
+        elif precision == "int16x8":
+            graph = _graph.load(run.done["export"].path / INT16X8)
+            found[precision] = verify.Reference(f"torch-{precision}", graph)
+    return found
