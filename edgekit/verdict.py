@@ -7,8 +7,8 @@ The rule, in order:
 2. A candidate (artifact x engine x threads) is shippable when its engine passed verification on the test split, its
    top-1 there is at least that of torch fp32 minus `max_drop` points, and it holds the device's limits (p90, size,
    peak memory).
-3. Never worse than float: a precision below fp32 is shippable only if its p50 is below that of the fastest shippable
-   fp32.
+3. Never worse than float: an integer precision is shippable only if its p50 is below that of the fastest shippable
+   float file, fp32 or fp16.
 4. The lowest p50 wins. Candidates within 2 % of it are equal (the noise of a quiet machine): among those the smaller
    file, then fewer threads, wins.
 
@@ -28,6 +28,8 @@ NOISE = 0.02
 KINDS: tuple[Kind, ...] = ("measured", "emulated", "estimated")
 """Best first."""
 REFERENCE = "torch-fp32"
+FLOAT = ("fp32", "fp16")
+"""Precisions that the others have to beat."""
 
 
 class Limits(Protocol):
@@ -68,7 +70,7 @@ class _Candidate:
 
     @property
     def is_float(self) -> bool:
-        return self.artifact.precision == "fp32"
+        return self.artifact.precision in FLOAT
 
     @property
     def why_not(self) -> str:

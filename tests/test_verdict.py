@@ -54,6 +54,31 @@ def test_decide_ships_float_when_int8_is_slower() -> None:
     assert "no slower than the fastest int8 file (onnx-int8, onnxruntime: 2.00 ms)" in found.reason
 
 
+HALF = replace(ARTIFACTS[0], id="onnx-fp16", precision="fp16", bytes=4_500_000)
+
+
+def test_decide_ships_fp16_where_int8_beats_fp32_but_not_fp16() -> None:
+    times = [
+        timing("onnx-fp32", "onnxruntime", 3.0),
+        timing("onnx-fp16", "onnxruntime", 1.5),
+        timing("onnx-int8", "onnxruntime", 2.0),
+    ]
+    found = choose(times, (*SCORES, accuracy("onnx-fp16", "onnxruntime", 0.90)), artifacts=(*ARTIFACTS, HALF))
+    assert (found.artifact, found.baseline, found.speedup) == ("onnx-fp16", None, None)
+
+
+def test_decide_compares_int8_with_the_fastest_float_that_holds_max_drop() -> None:
+    """fp16 that loses 3 points is no yardstick: int8 has to beat fp32 only."""
+    times = [
+        timing("onnx-fp32", "onnxruntime", 3.0),
+        timing("onnx-fp16", "onnxruntime", 1.5),
+        timing("onnx-int8", "onnxruntime", 2.0),
+    ]
+    found = choose(times, (*SCORES, accuracy("onnx-fp16", "onnxruntime", 0.87)), artifacts=(*ARTIFACTS, HALF))
+    assert (found.artifact, found.baseline) == ("onnx-int8", "onnx-fp32 on onnxruntime, 1 thread")
+    assert found.speedup == pytest.approx(1.5)
+
+
 def test_decide_ships_float_when_int8_is_slower_by_less_than_noise() -> None:
     """The tie rule prefers the smaller file, but never one that is slower than float."""
     assert (

@@ -6,6 +6,7 @@ int8 weights are stored as int8; activations become uint8 (same values) because 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -13,13 +14,17 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.errors import Shortfall
-from edgekit.export import _chatter
-from edgekit.lower import conv_padding, global_average_pool, uint8_activations
+from edgekit.export import _chatter, _floats, _onnx_weights
+from edgekit.lower import byte_clip, conv_padding, four_channels, global_average_pool, uint8_activations
 from edgekit.quantize._graph import fold_weights
 from edgekit.types import Artifact, TensorSpec
 
 OPSET = 20
-REWRITES = (conv_padding, global_average_pool, uint8_activations)
+REWRITES = (conv_padding, global_average_pool, four_channels, byte_clip, uint8_activations)
+WEIGHTS = ("fp16", "weight_only", "dynamic")
+"""Precisions that differ from float in their weights only."""
+REFUSED = {"int16x8": "ONNX Runtime has no integer kernels for int16 activations; int16x8 is a precision of tflite"}
+"""Precisions that this format does not have, and why."""
 MOVING = {"Reshape", "Flatten", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Shape", "Gather", "Concat", "Slice"}
 """Operators that move values and compute nothing."""
 INTEGER = {
@@ -38,40 +43,52 @@ INTEGER = {
 """Operators that ONNX Runtime computes in integers between a DequantizeLinear and a QuantizeLinear."""
 FUSED = {"Clip", "Relu"}
 """Activations an integer kernel absorbs when they stand between it and its QuantizeLinear."""
+Rewrites = Sequence[str] | Callable[[bytes], Sequence[str]] | None
 
 
-def export(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> Artifact:
+def export(
+    graph: torch.nn.Module,
+    size: int,
+    precision: str,
+    folder: Path,
+    rewrites: Rewrites = None,
+    keep_float: Sequence[str] = (),
+) -> Artifact:
     """Write ``model-<precision>.onnx``.
 
     Args:
-        graph: a float network in eval mode, or a quantized graph whose weights are quantized in the graph.
+        graph: "fp32": a float network in eval mode; "int8": a quantized graph whose weights are quantized in the
+            graph; others: what `_sources.rounded` gives.
         size: side of the square input; the file takes float32 (1, 3, size, size), NCHW.
-        precision: "fp32" or "int8".
+        precision: a word of ``export.precisions``, but "int16x8".
         folder: where to write.
+        rewrites: names of the rewrites of `REWRITES` to apply where they match; None is all of them. A function is
+            given the converted file and returns the names.
+        keep_float: modules of an int8 net that may compute in float, besides its float weighted layers.
 
     Raises:
-        Shortfall: the exporter or the ONNX checker refuses the network.
+        Shortfall: the exporter or the ONNX checker refuses the network, or an int8 file would compute in float what
+            was not asked to.
     """
+    if precision in REFUSED:
+        raise Shortfall(f"onnx-{precision}: {REFUSED[precision]}")
+    converted = convert(graph, size, precision, folder)
+    data, applied = lowered(converted, rewrites(converted) if callable(rewrites) else rewrites)
+    if precision in WEIGHTS:
+        data = _onnx_weights.apply(data, precision)
+    elif precision == "int8":
+        data = _onnx_weights.keep_float(data)
     name = f"model-{precision}.onnx"
-    example = torch.zeros(1, 3, size, size)
+    model = onnx.load_from_string(data)
     try:
-        with _chatter.into(folder / "export.log"), torch.no_grad():
-            source = fold_weights(graph) if isinstance(graph, GraphModule) else graph
-            program = torch.onnx.export(
-                source, (example,), dynamo=True, opset_version=OPSET, input_names=["input"], output_names=["logits"]
-            )
-            assert program is not None
-            model = program.model_proto
-            _strip(model)
-            lowered = [rewrite.NAME for rewrite in REWRITES if rewrite.apply(model)]
-            onnx.checker.check_model(model, full_check=True)
-    except (OSError, ModuleNotFoundError):
-        raise
-    except Exception as error:  # the exporter raises whatever an operator's translation raised
-        raise Shortfall(f"onnx-{precision}: torch cannot export this network: {_first(error)}") from error
-    data = model.SerializeToString(deterministic=True)
-    (folder / name).write_bytes(data)
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:
+        raise _refused(precision, error) from error
     floats = float_ops(model)
+    if precision == "int8":
+        assert isinstance(graph, GraphModule)
+        _floats.check("onnx-int8", graph, floats, keep_float)
+    (folder / name).write_bytes(data)
     classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     return Artifact(
         id=f"onnx-{precision}",
@@ -84,8 +101,40 @@ def export(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> A
         float_op_names=floats if precision == "int8" else (),
         input=TensorSpec("input", (1, 3, size, size), "float32", "NCHW"),
         output=TensorSpec("logits", (1, classes), "float32", "NC"),
-        lowered=tuple(lowered),
+        lowered=applied,
     )
+
+
+def convert(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> bytes:
+    """The file as torch's exporter gives it, before any rewrite of ``edgekit/lower``; arguments as `export`."""
+    example = torch.zeros(1, 3, size, size)
+    try:
+        with _chatter.into(folder / "export.log"), torch.no_grad():
+            source = fold_weights(graph) if isinstance(graph, GraphModule) else graph
+            program = torch.onnx.export(
+                source, (example,), dynamo=True, opset_version=OPSET, input_names=["input"], output_names=["logits"]
+            )
+            assert program is not None
+            model: onnx.ModelProto = program.model_proto
+            _strip(model)
+    except (OSError, ModuleNotFoundError):
+        raise
+    except Exception as error:  # the exporter raises whatever an operator's translation raised
+        raise _refused(precision, error) from error
+    return _bytes(model)
+
+
+def lowered(data: bytes, rewrites: Sequence[str] | None = None) -> tuple[bytes, tuple[str, ...]]:
+    """A converted file with rewrites of ``edgekit/lower`` applied, and the names of those that matched.
+
+    Args:
+        data: from `convert`.
+        rewrites: names of `REWRITES`; None is all of them.
+    """
+    model = onnx.load_from_string(data)
+    chosen = [rewrite for rewrite in REWRITES if rewrites is None or rewrite.NAME in rewrites]
+    applied = tuple(rewrite.NAME for rewrite in chosen if rewrite.apply(model))
+    return _bytes(model), applied
 
 
 def float_ops(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -120,6 +169,10 @@ def float_ops(model: onnx.ModelProto) -> tuple[str, ...]:
         if node.op_type in MOVING or node.op_type in ("QuantizeLinear", "DequantizeLinear", "Constant"):
             continue
         source = producer.get(node.input[0])
+        if node.name.startswith(_onnx_weights.GUARD):
+            continue
+        if source is not None and source.op_type == "QuantizeLinear":  # works on the integers themselves
+            continue
         if node.op_type in FUSED and source is not None and source.op_type not in ("DequantizeLinear", *MOVING):
             continue
         operands = node.input[:2]  # the third is a bias, which may be float
@@ -142,6 +195,15 @@ def _strip(model: onnx.ModelProto) -> None:
         scopes = [prop for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"]
         del node.metadata_props[:]
         node.metadata_props.extend(scopes)
+
+
+def _bytes(model: onnx.ModelProto) -> bytes:
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _refused(precision: str, error: Exception) -> Shortfall:
+    return Shortfall(f"onnx-{precision}: torch cannot export this network: {_first(error)}")
 
 
 def _first(error: BaseException) -> str:

@@ -3,71 +3,65 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch.fx import GraphModule
 
 from edgekit.errors import Shortfall
-from edgekit.export import _chatter
+from edgekit.export import _chatter, _floats
 from edgekit.lower import same_padding
-from edgekit.quantize._kernels import float_layers
 from edgekit.types import Artifact, TensorSpec
 
 REWRITES = (same_padding,)
-WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
+LOG = "export.log"
+REFUSED: dict[str, str] = {}
+"""Precisions that this format does not have, and why."""
+INTEGERS = ("int8", "int16x8")
+WEIGHTS = ("fp16", "weight_only", "dynamic")
+"""Precisions that differ from float in their weights only."""
 MOVING = {"RESHAPE", "TRANSPOSE", "PAD", "PADV2", "CONCATENATION", "SQUEEZE", "EXPAND_DIMS", "SLICE", "STRIDED_SLICE"}
 BORDER = {"QUANTIZE", "DEQUANTIZE"}
+Rewrites = Sequence[str] | Callable[[bytes], Sequence[str]] | None
 
 
-def export(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> Artifact:
+def export(
+    graph: torch.nn.Module,
+    size: int,
+    precision: str,
+    folder: Path,
+    rewrites: Rewrites = None,
+    keep_float: Sequence[str] = (),
+) -> Artifact:
     """Write ``model-<precision>.tflite``.
 
     Args:
-        graph: a float network in eval mode, or a quantized graph whose weights are quantized in the graph.
-        size: side of the square input; the file takes (1, size, size, 3), NHWC, float32 or int8.
-        precision: "fp32" or "int8".
+        graph: "fp32": a float network in eval mode; "int8" and "int16x8": a quantized graph whose weights are
+            quantized in the graph; others: what `_sources.rounded` gives.
+        size: side of the square input; the file takes (1, size, size, 3), NHWC, of float32, int8 or int16.
+        precision: a word of ``export.precisions``.
         folder: where to write.
+        rewrites: names of the rewrites of `REWRITES` to apply where they match; None is all of them. A function is
+            given the converted file and returns the names.
+        keep_float: modules of an integer net that may compute in float, besides its float weighted layers.
 
     Raises:
-        Shortfall: the converter refuses the network, or quantizes a layer that is to stay float.
+        Shortfall: the converter refuses the network, or an integer file would compute in float what was not asked to.
     """
-    name = f"model-{precision}.tflite"
-    log = folder / "export.log"
-    try:
-        with _chatter.into(log), torch.no_grad():
-            import litert_torch
-            from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
-            from litert_torch.quantize.quant_config import QuantConfig
-
-            # The config only tells the converter to expect Q/DQ pairs; where they are was decided in the graph.
-            expects = PT2EQuantizer().set_global(get_symmetric_quantization_config())
-            model = litert_torch.convert(
-                litert_torch.to_channel_last_io(graph, args=[0]),
-                (torch.zeros(1, size, size, 3),),
-                quant_config=QuantConfig(pt2e_quantizer=expects) if precision == "int8" else None,
-            )
-            model.export(str(folder / name))
-    except (OSError, ModuleNotFoundError):
-        raise
-    except Exception as error:  # the converter raises whatever an operator's translation raised
-        (folder / name).unlink(missing_ok=True)
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Shortfall(f"tflite-{precision}: the converter refuses this network: {reason}; see {log.name}") from error
-    edited = bytearray((folder / name).read_bytes())
-    lowered = [rewrite.NAME for rewrite in REWRITES if rewrite.apply(edited)]
-    data = bytes(edited)
-    (folder / name).write_bytes(data)
+    converted = convert(graph, size, precision, folder)
+    data, applied = lowered(converted, rewrites(converted) if callable(rewrites) else rewrites)
+    if precision in WEIGHTS:
+        data = _store_weights(data, precision, folder / LOG)
     table = _Table(data)
     floats = table.float_ops()
-    kept = float_layers(graph) if isinstance(graph, GraphModule) else []
-    if len(kept) > sum(name.split()[0] in WEIGHTED for name in floats):
-        (folder / name).unlink()
-        raise Shortfall(
-            f"tflite-{precision}: the converter quantizes layers that are to stay float ({', '.join(kept)}), "
-            "because their neighbours are integer; keep a neighbour float too, or leave tflite out of export.formats"
-        )
+    if precision in INTEGERS:
+        assert isinstance(graph, GraphModule)
+        _floats.check(f"tflite-{precision}", graph, floats, keep_float)
+    name = f"model-{precision}.tflite"
+    (folder / name).write_bytes(data)
     return Artifact(
         id=f"tflite-{precision}",
         format="tflite",
@@ -76,11 +70,72 @@ def export(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> A
         sha256=hashlib.sha256(data).hexdigest(),
         bytes=len(data),
         float_ops=len(floats),
-        float_op_names=floats if precision == "int8" else (),
+        float_op_names=floats if precision in INTEGERS else (),
         input=table.port(table.graph.inputs[0], "NHWC"),
         output=table.port(table.graph.outputs[0], "NC"),
-        lowered=tuple(lowered),
+        lowered=applied,
     )
+
+
+def convert(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> bytes:
+    """The file as litert-torch gives it, before any rewrite of ``edgekit/lower``; arguments as `export`."""
+    integer = precision in INTEGERS
+    try:
+        with _chatter.into(folder / LOG), torch.no_grad(), TemporaryDirectory() as scratch:
+            import litert_torch
+            from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+            from litert_torch.quantize.quant_config import QuantConfig
+
+            from edgekit.export import _keep, _tflite_weights
+
+            # The config only tells the converter to expect Q/DQ pairs; where they are was decided in the graph.
+            expects = PT2EQuantizer().set_global(get_symmetric_quantization_config())
+            source, marks = _keep.mark(graph) if isinstance(graph, GraphModule) and integer else (graph, 0)
+            model = litert_torch.convert(
+                litert_torch.to_channel_last_io(source, args=[0]),
+                (torch.zeros(1, size, size, 3),),
+                quant_config=QuantConfig(pt2e_quantizer=expects) if integer else None,
+            )
+            file = Path(scratch) / "model.tflite"
+            model.export(str(file))
+            data = _keep.unmark(file.read_bytes(), marks)
+            return _tflite_weights.widen_biases(data) if precision == "int16x8" else data
+    except (OSError, ModuleNotFoundError):
+        raise
+    except Shortfall as trouble:
+        raise Shortfall(f"tflite-{precision}: {trouble}") from trouble
+    except Exception as error:  # the converter raises whatever an operator's translation raised
+        raise _refused(precision, error) from error
+
+
+def _store_weights(data: bytes, precision: str, log: Path) -> bytes:
+    try:
+        with _chatter.into(log):
+            from edgekit.export import _tflite_weights
+
+            return _tflite_weights.apply(data, precision)
+    except (OSError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        raise _refused(precision, error) from error
+
+
+def _refused(precision: str, error: Exception) -> Shortfall:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return Shortfall(f"tflite-{precision}: the converter refuses this network: {reason}; see {LOG}")
+
+
+def lowered(data: bytes, rewrites: Sequence[str] | None = None) -> tuple[bytes, tuple[str, ...]]:
+    """A converted file with rewrites of ``edgekit/lower`` applied, and the names of those that matched.
+
+    Args:
+        data: from `convert`.
+        rewrites: names of `REWRITES`; None is all of them.
+    """
+    edited = bytearray(data)
+    chosen = [rewrite for rewrite in REWRITES if rewrites is None or rewrite.NAME in rewrites]
+    applied = tuple(rewrite.NAME for rewrite in chosen if rewrite.apply(edited))
+    return bytes(edited), applied
 
 
 def float_ops(data: bytes) -> tuple[str, ...]:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgekit import _json, choices
+from edgekit.errors import Shortfall
 from edgekit.provenance import versions
+from edgekit.recipe import QuantizeSection
+from edgekit.stages import lower
 from edgekit.stages._run import Run
+from edgekit.types import Artifact, InputSpec, Quantization, Rewrite, Sample, Skipped
+
+INT16X8 = "int16x8.pt2"
+"""The graph that the int16x8 file was made of, for the verify stage."""
 
 
 def skip(run: Run) -> str:
@@ -23,26 +32,89 @@ def inputs(run: Run) -> dict[str, Any]:
         "section": section.model_dump(),
         "network": run.network.digest,
         "quantize": run.digest("quantize"),
-        "versions": versions("torch", "onnx", "onnxscript", "litert-torch"),
+        "rewrites": run.recipe.lower.rewrites,
+        "where": lower.where(run),
+        "versions": versions("torch", "onnx", "onnxscript", "litert-torch", "ai-edge-quantizer"),
     }
 
 
 def build(run: Run, work: Path) -> None:
-    """Write a file a precision and format, and ``artifacts.json``."""
-    from edgekit import models
-    from edgekit.quantize import _graph
-
+    """Write a file a precision and format, and ``artifacts.json``, ``rewrites.json``, ``skipped.json``."""
     section = run.recipe.export
     assert section is not None
-    module, checkpoint = models.load(run.network.path)
-    graphs: dict[str, Any] = {"fp32": module}
-    if "quantize" in run.done:
-        graphs["int8"] = _graph.load(run.done["quantize"].path / "quantized.pt2")
-    artifacts = []
-    with run.console.bar("export", len(graphs) * len(section.formats)) as advance:
-        for precision, graph in graphs.items():
-            for name in section.formats:
+    artifacts: list[Artifact] = []
+    rows: list[Rewrite] = []
+    skipped: list[Skipped] = []
+    keep_float = run.recipe.quantize.keep_float if run.recipe.quantize else []
+    precisions = [word for word in dict.fromkeys(section.precisions) if word != "int8" or "quantize" in run.done]
+    with run.console.bar("export", len(precisions) * len(section.formats)) as advance:
+        for precision in precisions:
+            graph, size = _source(run, precision, work)
+            for name in dict.fromkeys(section.formats):
+                file = f"{name}-{precision}"
                 exporter = choices.pick("edgekit.export", name, "export.formats")
-                artifacts.append(exporter.export(graph, checkpoint.input.size, precision, work))
-                advance(1, artifacts[-1].id)
+                refusal = exporter.REFUSED.get(precision, "")
+                try:
+                    if not refusal:
+                        rewrites = lower.for_file(run, exporter, file, work, rows)
+                        artifacts.append(exporter.export(graph, size, precision, work, rewrites, keep_float))
+                except Shortfall as trouble:
+                    if section.on_failure == "stop":
+                        raise Shortfall(f'{trouble}; export.on_failure = "skip" goes on without this file') from trouble
+                    refusal = str(trouble).removeprefix(f"{file}: ")
+                if refusal:
+                    skipped.append(Skipped(file, refusal))
+                advance(1, file)
+    if not artifacts:
+        raise Shortfall("export: no file was written: " + "; ".join(f"{one.artifact}: {one.reason}" for one in skipped))
+    made: Quantization | None = run.read("quantize", "quantization.json", Quantization)
+    if made:
+        artifacts = [_calibrated(artifact, made) for artifact in artifacts]
     _json.save(work / "artifacts.json", artifacts)
+    written = {artifact.id for artifact in artifacts}
+    _json.save(work / "rewrites.json", [row for row in rows if row.artifact in written])
+    _json.save(work / "skipped.json", skipped)
+
+
+def _calibrated(artifact: Artifact, made: Quantization) -> Artifact:
+    """With the hash of the images that decided its ranges."""
+    if artifact.precision not in ("int8", "int16x8"):
+        return artifact
+    return replace(artifact, calibration_sha256=made.calibration_sha256)
+
+
+def remark(run: Run) -> str:
+    """Which files are missing, and why."""
+    skipped: list[Skipped] = run.read("export", "skipped.json", list[Skipped]) or []
+    return "; ".join(f"without {one.artifact}: {one.reason}" for one in skipped)
+
+
+def _source(run: Run, precision: str, work: Path) -> tuple[Any, int]:
+    """The torch graph that the files of a precision carry, and the side of its input."""
+    from edgekit import models
+    from edgekit.export import _sources
+    from edgekit.quantize import _graph
+
+    module, checkpoint = models.load(run.network.path)
+    size = checkpoint.input.size
+    if precision == "int8":
+        return _graph.load(run.done["quantize"].path / "quantized.pt2"), size
+    if precision == "int16x8":
+        program = _sources.int16x8(module, size, _calibration(run, checkpoint.input))
+        _graph.save(program, work / INT16X8)
+        return program.module(), size
+    return (module if precision == "fp32" else _sources.rounded(module, size, precision)), size
+
+
+def _calibration(run: Run, spec: InputSpec) -> Iterable[Any]:
+    """The images that calibrated int8; without int8, those that would have, or all there are."""
+    from edgekit.data import _index, _split
+    from edgekit.quantize._images import Images
+
+    index = _index.load(run.done["data"].path)
+    samples: list[Sample] | None = run.read("quantize", "calibration.json", list[Sample])
+    if samples is None:
+        usual = QuantizeSection()
+        count = min(usual.calibration, len(index.split("train")))
+        samples = list(_split.calibration(index, count, usual.seed))
+    return Images(_index.root_of(index, run.done["data"].path), samples, spec)
