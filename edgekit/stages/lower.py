@@ -2,22 +2,134 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
+from edgekit import _json
+from edgekit.data import _index
+from edgekit.provenance import versions
+from edgekit.runtime import machine
 from edgekit.stages._run import Run
+from edgekit.types import Rewrite
+
+IMAGES = 2
+"""Calibrate the graphs that are timed: they must run, not be right."""
 
 
 def skip(run: Run) -> str:
     """Where nothing is to be chosen, or nowhere to measure."""
-    return "not there yet"
+    for name in ("quantize", "export"):
+        if getattr(run.recipe, name) is None:
+            return f"the recipe has no [{name}] section"
+    return why_not_timed(run)
 
 
 def inputs(run: Run) -> dict[str, Any]:
-    """The network and the devices."""
-    return {"section": run.recipe.lower.model_dump(), "network": run.network.digest}
+    """The network, what its int8 files are made with, and what times them."""
+    quantize, export = run.recipe.quantize, run.recipe.export
+    assert quantize is not None
+    assert export is not None
+    return {
+        "network": run.network.digest,
+        "keep_float": quantize.keep_float,
+        "formats": export.formats,
+        "where": where(run),
+        "versions": versions("torch", "torchao", "onnx", "onnxscript", "litert-torch"),
+    }
 
 
 def build(run: Run, work: Path) -> None:
     """Write ``rewrites.json``."""
-    raise NotImplementedError
+    import torch
+
+    from edgekit import models
+    from edgekit.data._split import calibration
+    from edgekit.data._transforms import levels
+    from edgekit.lower import _choose
+    from edgekit.quantize._images import Images
+
+    quantize, export = run.recipe.quantize, run.recipe.export
+    assert quantize is not None
+    assert export is not None
+    module, checkpoint = models.load(run.network.path)
+    index = _index.load(run.done["data"].path)
+    root = _index.root_of(index, run.done["data"].path)
+    samples = calibration(index, quantize.calibration, quantize.seed)[:IMAGES]
+    with TemporaryDirectory(dir=work) as scratch:
+        rows = _choose.choose_graph(
+            module,
+            checkpoint.input.size,
+            Images(root, samples, checkpoint.input),
+            torch.from_numpy(levels(checkpoint.input)),
+            quantize,
+            export.formats,
+            run.job.devices,
+            Path(scratch),
+            run.console,
+        )
+    _json.save(work / "rewrites.json", rows)
+
+
+def why_not_timed(run: Run) -> str:
+    """Why this run applies rewrites without timing them; empty where it times them."""
+    section = run.recipe.lower
+    if section.rewrites is not None:
+        return "the recipe pins the rewrites"
+    if not section.measure:
+        return "not measured: lower.measure is false, so every rewrite is applied"
+    return "" if run.job.devices else "not measured: no device was given, so every rewrite is applied"
+
+
+def where(run: Run) -> dict[str, Any]:
+    """What the times of files depend on, besides the files."""
+    if why_not_timed(run):
+        return {}
+    facts = machine.facts()
+    devices = run.job.devices.items()
+    return {
+        "devices": {name: [device.arch, device.reach.model_dump(), device.run.engines] for name, device in devices},
+        "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
+        "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime"),
+    }
+
+
+def allowed(run: Run) -> list[str] | None:
+    """Names of the rewrites that may change the graph: pinned, or not found wanting here; None allows all."""
+    if run.recipe.lower.rewrites is not None:
+        return sorted(run.recipe.lower.rewrites)
+    rows: list[Rewrite] = run.read("lower", "rewrites.json", list[Rewrite]) or []
+    kept = [row.name for row in rows if row.applied or row.device is None]
+    return kept if len(kept) < len(rows) else None
+
+
+def for_file(
+    run: Run, exporter: ModuleType, artifact: str, work: Path, rows: list[Rewrite]
+) -> Callable[[bytes], list[str]]:
+    """What ``exporter.export`` takes as `rewrites`: chooses those of one converted file, and adds them to `rows`."""
+
+    def choose(data: bytes) -> list[str]:
+        from edgekit.export import _sources
+        from edgekit.lower import _choose
+
+        form, _, precision = artifact.partition("-")
+        matching = exporter.lowered(data)[1]
+        why, pinned = why_not_timed(run), run.recipe.lower.rewrites
+        float32 = {row.name: row for row in rows if row.artifact == f"{form}-fp32"}
+        if why:
+            found = [Rewrite(name, form, pinned is None or name in pinned, why, artifact=artifact) for name in matching]
+        elif precision in _sources.FLOAT and set(matching) <= set(float32):  # the same operators at the same speed
+            found = [
+                replace(float32[name], artifact=artifact, reason=f"as for {form}-fp32: {float32[name].reason}")
+                for name in matching
+            ]
+        else:
+            with TemporaryDirectory(dir=work) as scratch:
+                found = _choose.choose_file(exporter, data, artifact, run.job.devices, Path(scratch), run.console)
+        rows.extend(found)
+        return [row.name for row in found if row.applied]
+
+    return choose
