@@ -60,6 +60,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
             qscheme=torch.per_channel_symmetric,
             ch_axis=0,
         )
+        self.sigmoid = SIGMOID
         self.keep_float = frozenset(keep_float)
 
     def annotate(self, model: GraphModule) -> GraphModule:
@@ -80,7 +81,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
 
     def _annotate(self, node: Node, inputs: dict[Node, QuantizationSpecBase | None]) -> None:
         last = _end_of_kernel(node)
-        output = SIGMOID if node.target in SIGMOIDS else self.activation
+        output = self.sigmoid if node.target in SIGMOIDS else self.activation
         node.meta["quantization_annotation"] = QuantizationAnnotation(
             input_qspec_map=inputs,
             output_qspec=output if last is node else None,
@@ -105,7 +106,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
         """The grid on which a tensor arrives: the one its producer has prescribed, if any."""
         while source.target in MOVING | CLAMPS:
             source = source.all_input_nodes[0]
-        return SIGMOID if source.target in SIGMOIDS else self.activation
+        return self.sigmoid if source.target in SIGMOIDS else self.activation
 
     def _stays_float(self, node: Node) -> bool:
         return any(name in self.keep_float for name in scopes(node))

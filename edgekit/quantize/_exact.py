@@ -19,7 +19,7 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.passes.shape_prop import ShapeProp
 
-from edgekit.ops import CLAMPS, DEQUANTIZE, MOVING, QUANTIZE, SIGMOIDS, aten, constant
+from edgekit.ops import CLAMPS, DEQUANTIZE, MOVING, QUANTIZE, SIGMOIDS, aten, bounds, constant
 from edgekit.quantize._kernels import kernels
 
 ADDS = {aten.add.Tensor, aten.add_.Tensor}
@@ -29,6 +29,9 @@ WIDE = 4095
 """Largest D where engines multiply in float32 (error below 3e-5 steps)."""
 NARROW = 1023
 """D of adds, which XNNPACK computes with 21-bit multipliers (error below 2e-4 steps)."""
+
+COARSEST = 20
+"""Steps of a constant that a sum's grid is aligned with: fewer would enlarge its scale by more than 5 %."""
 
 
 def settle(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor) -> int:
@@ -48,12 +51,20 @@ def settle(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor) -> i
         if sink.args[0].op == "placeholder":
             tensors.fix(sink, clear_of_ties(tensors[sink], pixels))
     open_ends = 0
+    done: set[Node] = set()
+    for node in reversed(graph.graph.nodes):  # sums of sums first: their inputs will be sums on settled grids
+        sink = _sink(node) if node.target in ADDS else None
+        sums = sink is not None and all(_is_sum(_source(argument)) for argument in node.args)
+        if sums and _settle_add(tensors, node, sink):
+            done.add(node)
     for node in graph.graph.nodes:
         sink = _sink(node)
-        if node.op != "call_function" or sink is None:
+        if node.op != "call_function" or sink is None or node in done:
             continue
         if node.target in SIGMOIDS:
             tensors.fix(sink)
+        elif node.target in ADDS and _settle_shift(graph, tensors, node, sink):
+            continue
         elif node.target in ADDS:
             open_ends += not _settle_add(tensors, node, sink)
         elif node.target in MULS:
@@ -106,6 +117,8 @@ class _Tensors:
                 self.parent[self._root(source)] = self._root(sink)
         self.scale: dict[Node, float] = {self._root(sink): float(sink.args[1]) for sink in self.sinks}
         self.fixed: set[Node] = set()
+        self.zero: dict[Node, int] = {}
+        """Zero points that move."""
 
     def _root(self, sink: Node) -> Node:
         while self.parent[sink] is not sink:
@@ -124,12 +137,20 @@ class _Tensors:
             self.scale[root] = scale
         self.fixed.add(root)
 
+    def alone(self, sink: Node) -> bool:
+        """Whether no other tensor shares its scale."""
+        return sum(self._root(other) is self._root(sink) for other in self.sinks) == 1
+
+    def follow(self, sink: Node, leader: Node, zero: int) -> None:
+        """One scale with another tensor, but a zero point of its own."""
+        self.parent[sink] = self._root(leader)
+        self.zero[sink] = zero
+
     def write(self) -> None:
         for sink in self.sinks:
-            scale = self[sink]
-            sink.update_arg(1, scale)
-            for user in list(sink.users):
-                user.update_arg(1, scale)
+            for node in (sink, *sink.users):
+                node.update_arg(1, self[sink])
+                node.update_arg(2, self.zero.get(sink, sink.args[2]))
 
 
 def _moved(node: Any) -> Iterable[Node]:
@@ -157,12 +178,19 @@ def _source(argument: Any) -> Node | None:
     return source if source is not None and source.target is QUANTIZE else None
 
 
+def _is_sum(sink: Any) -> bool:
+    """Whether a quantizer ends an add of two tensors, a clamp in between or not."""
+    last = None if sink is None else sink.args[0]
+    last = last.all_input_nodes[0] if last is not None and last.target in CLAMPS else last
+    return last is not None and last.target in ADDS
+
+
 def _pixels(node: Node) -> int:
     before, after = node.all_input_nodes[0].meta["tensor_meta"].shape, node.meta["tensor_meta"].shape
     return int(before.numel() // after.numel())
 
 
-def _settle_add(tensors: _Tensors, node: Node, sink: Node) -> bool:
+def _settle_add(tensors: _Tensors, node: Node, sink: Any) -> bool:
     a, b = (_source(argument) for argument in node.args)
     if a is None or b is None:
         return True
@@ -180,6 +208,39 @@ def _settle_add(tensors: _Tensors, node: Node, sink: Node) -> bool:
         if not tensors.is_fixed(free):
             share = math.ceil(tensors[free] / tensors[sink] * NARROW * (1 - 1e-12))
             tensors.fix(free, tensors[sink] * share / NARROW)
+    return True
+
+
+def _settle_shift(graph: GraphModule, tensors: _Tensors, node: Node, sink: Any) -> bool:
+    """Put a sum with a positive constant on the grid of its input, a whole number of steps on; False if it cannot be.
+
+    The range of the sum was its quantizer's, or a clamp's; the new grid reaches beyond, so that a clamp has to stay.
+    """
+    x, holder = (_source(argument) for argument in node.args)
+    if x is None or holder is None or holder.args[0].op != "get_attr":  # type: ignore[union-attr]
+        return False
+    value = constant(graph, holder.args[0])  # type: ignore[arg-type]
+    old, zero, low, high = float(sink.args[1]), *(int(number) for number in sink.args[2:5])
+    if value.numel() != 1 or float(value) <= 0 or tensors.is_fixed(x) or not tensors.alone(sink):
+        return False
+    steps = math.floor(float(value) / tensors[x])
+    moved = int(x.args[2]) - steps  # type: ignore[arg-type]
+    if steps < COARSEST or moved < low:
+        return False
+    last = sink.args[0]
+    limits = bounds(last) if last.target in CLAMPS else ((low - zero) * old, (high - zero) * old)
+    top = (high - int(x.args[2])) * tensors[x] + float(value)  # type: ignore[arg-type]
+    if abs(limits[0]) > old / 2 or not (abs(limits[1] - 6) < old or limits[1] > top - old):
+        return False  # neither relu nor relu6, which both engines apply for free
+    tensors.fix(x, float(value) / steps)
+    tensors.fix(holder, float(value) / (high - low))
+    tensors.zero[holder] = low
+    tensors.follow(sink, x, moved)
+    if last.target not in CLAMPS:
+        with graph.graph.inserting_before(sink):
+            clamp = graph.graph.call_function(aten.hardtanh.default, (node, 0.0, 6.0))
+        clamp.meta.update(node.meta)
+        sink.replace_input_with(node, clamp)
     return True
 
 

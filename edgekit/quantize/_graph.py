@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import os
+import traceback
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.constant_fold import constant_fold
 
+from edgekit.errors import InputError
 from edgekit.ops import DEQUANTIZE, QUANTIZE, WEIGHT_QUANTIZE, scopes
 
 
@@ -37,9 +40,32 @@ class Plan:
     tensors: list[QuantizedTensor]
 
 
-def trace(module: torch.nn.Module, size: int) -> ExportedProgram:
-    """Export a network in eval mode for one image of shape (1, 3, size, size)."""
-    return torch.export.export(module, (torch.zeros(1, 3, size, size),), strict=False)
+def trace(module: torch.nn.Module, size: int, batch: int = 1) -> ExportedProgram:
+    """Export a network in eval mode for images of shape (batch, 3, size, size).
+
+    Raises:
+        InputError: torch.export cannot take it; the message holds the line of the network's own source.
+    """
+    try:
+        return torch.export.export(module, (torch.zeros(batch, 3, size, size),), strict=False)
+    except Exception as error:  # of many kinds, most of them private to torch
+        raise InputError(f"model.name: torch.export cannot take this network: {_where(module, error)}") from error
+
+
+def _where(module: torch.nn.Module, error: BaseException) -> str:
+    """The reason, and the innermost line of the files that define the network's modules."""
+    sources = {type(part).forward.__code__.co_filename for part in module.modules() if _has_code(part)}
+    sources = {file for file in sources if not file.startswith(os.path.dirname(torch.__file__))}
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in sources]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if not frames:
+        return reason
+    return f'{frames[-1].filename}, line {frames[-1].lineno} ("{frames[-1].line}"): {reason}'
+
+
+def _has_code(part: torch.nn.Module) -> bool:
+    return hasattr(type(part).forward, "__code__")
 
 
 def save(program: ExportedProgram, path: Path) -> None:

@@ -1,0 +1,132 @@
+"""Which rule decides the range of which tensor: the recipe's, one of its own, or the one with the least effect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgekit import choices
+from edgekit.errors import InputError
+from edgekit.ops import CLAMPS, MOVING, scopes
+from edgekit.quantize import minmax
+from edgekit.quantize._histogram import Cost, Histogram, Range, grid
+from edgekit.quantize._replay import Replay, first_tensor
+from edgekit.recipe import QuantizeSection
+
+TRIALS = 4
+"""Images on which `auto` measures."""
+
+
+def observers(prepared: GraphModule) -> dict[Histogram, list[Node]]:
+    """The tensors of a prepared graph that have a range to decide, and the nodes at which each is observed."""
+    found: dict[Histogram, list[Node]] = {}
+    for node in prepared.graph.nodes:
+        module = prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, Histogram):
+            found.setdefault(module, []).append(node)
+    return found
+
+
+def title(node: Node) -> str:
+    """Name for people: the layer that computes what `node` observes."""
+    source: Any = node.args[0]
+    if source.op == "placeholder":
+        return "input"
+    kernel = _kernel(source)
+    return (scopes(kernel) or (kernel.name,))[-1]
+
+
+def decide(prepared: GraphModule, section: QuantizeSection, pixels: Tensor, images: Sequence[Tensor]) -> dict[str, str]:
+    """Set the range of every tensor of a calibrated graph, in place.
+
+    The network's input takes the range of `pixels`, which is known. Its output keeps all of its range unless the recipe
+    names the layer: to clip the largest logit is to clip the answer.
+
+    Args:
+        prepared: after calibration.
+        section: `range` and `ranges`.
+        pixels: every value that the input can take, any shape.
+        images: for `auto`, float32 (3, H, W); the first `TRIALS` are used.
+
+    Returns:
+        Rule by tensor, in the order of execution, where they are not all the same; else empty.
+
+    Raises:
+        InputError: a layer of `ranges` has no quantized output.
+    """
+    common = _rule(section.range, "quantize.range")
+    special = {layer: _rule(rule, f"quantize.ranges.{layer}") for layer, rule in section.ranges.items()}
+    trial = _Trial(prepared, images[:TRIALS])
+    used: set[str] = set()
+    chosen: dict[str, str] = {}
+    for seen, nodes in observers(prepared).items():
+        source: Any = nodes[0].args[0]
+        named = [layer for layer in reversed(scopes(_kernel(source))) if layer in special]
+        used.update(named)
+        if source.op == "placeholder":
+            seen.decided = Range(float(pixels.min()), float(pixels.max()), "input")
+            continue
+        rule = minmax if any(_is_output(node) for node in nodes) else common
+        seen.decided = (special[named[0]] if named else rule).limits(seen, trial.cost(nodes[0]))
+        name = title(nodes[0])
+        chosen[name if name not in chosen else f"{name} ({source.name})"] = seen.decided.rule
+    for layer in special:
+        if layer not in used:
+            raise InputError(
+                f'quantize.ranges: "{layer}" computes nothing that is quantized; '
+                "name a convolution, a linear layer, or a block with one"
+            )
+    return chosen if special or section.range == "auto" else {}
+
+
+def _rule(name: str, where: str) -> ModuleType:
+    return choices.pick("edgekit.quantize", name, where)
+
+
+def _kernel(source: Node) -> Node:
+    """The operator that computes a tensor, behind the clamp at its end."""
+    while source.target in CLAMPS and isinstance(source.args[0], Node):
+        source = source.args[0]
+        if source.op == "call_module":  # a clamp by itself, behind an observer
+            break
+    return source
+
+
+def _is_output(node: Node) -> bool:
+    """Whether the network returns what `node` observes, moved or not."""
+    return any(
+        user.op == "output" or ((user.target in MOVING or user.op == "call_module") and _is_output(user))
+        for user in node.users
+    )
+
+
+class _Trial:
+    """A few images through the float network, to see what one tensor's grid does to the output."""
+
+    def __init__(self, prepared: GraphModule, images: Sequence[Tensor]) -> None:
+        self.graph = prepared
+        self.images = images
+        self._runs: list[tuple[dict[Node, Any], Tensor]] = []
+        self.replay = Replay(prepared)
+
+    def cost(self, node: Node) -> Cost:
+        """Squared error of the output, by the ends of the range of the tensor observed at `node`."""
+
+        def measure(low: float, high: float) -> float:
+            if not self._runs:  # most rules never ask
+                for image in self.images:
+                    values = self.replay.values(image.unsqueeze(0))
+                    self._runs.append((values, first_tensor(values[self.replay.last])))
+            scale, zero = grid(low, high)
+            total = 0.0
+            for values, exact in self._runs:
+                rounded = torch.fake_quantize_per_tensor_affine(values[node], scale, zero, -128, 127)
+                total += float((self.replay.rerun(values, node, rounded) - exact).double().square().sum())
+            return total
+
+        return measure
