@@ -74,6 +74,8 @@ def _do(name: str, stage: ModuleType, state: Run) -> None:
     reason = "nothing it depends on has changed" if done.cached else ""
     if name == "train" and state.recipe.train is None:
         reason = "the recipe has no [train] section: the weights are taken as they are"
+    if hasattr(stage, "remark"):
+        reason = "; ".join(filter(None, (reason, stage.remark(state))))
     state.rows.append(Stage(name, done.seconds, cached=done.cached, reason=reason))
     state.console.say(f"{name}: {'unchanged' if done.cached else f'{done.seconds:.1f} s'}")
 

@@ -103,7 +103,9 @@ class TrainSection(Section):
 class PruneSection(Section):
     """Structured pruning: whole channels go, until one target is met."""
 
-    score: Annotated[str, AfterValidator(menu("edgekit.prune"))] = Field("l2", description="a module of edgekit/prune")
+    score: Annotated[str, AfterValidator(menu("edgekit.prune"))] = Field(
+        "taylor", description="a module of edgekit/prune"
+    )
     scope: Literal["global", "local"] = Field("global", description="rank channels over all layers, or in each")
     macs: float | None = Field(None, gt=0, lt=1, description="share of the multiply-adds to keep")
     parameters: float | None = Field(None, gt=0, lt=1, description="share of the parameters to keep")
@@ -113,7 +115,7 @@ class PruneSection(Section):
     keep: list[str] = Field([], description="layers whose outputs are not pruned")
     plan: str | None = Field(None, description="replay this plan (a prune.json) in place of deciding")
     recover: int = Field(8, ge=0, description="epochs of recovery, distilled from the unpruned net")
-    lr: float = Field(5e-4, gt=0, description="peak learning rate of the recovery")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of the recovery")
     distill: float = Field(0.7, ge=0, le=1, description="weight of the teacher against the labels")
     temperature: float = Field(2.0, gt=0, description="of the softened logits")
     seed: int = Field(0, ge=0)
@@ -127,7 +129,7 @@ class PruneSection(Section):
 
 
 class LowerSection(Section):
-    """Graph rewrites: by default those stay that make int8 faster on the devices of the run."""
+    """Graph rewrites: by default those go that make files slower on the devices of the run."""
 
     rewrites: list[Annotated[str, AfterValidator(menu("edgekit.lower"))]] | None = Field(
         None, description="pin: apply exactly these modules of edgekit/lower, where they match"
@@ -144,6 +146,9 @@ class QatSection(Section):
     distill: float = Field(0.9, ge=0, le=1, description="weight of the teacher against the labels")
     temperature: float = Field(2.0, gt=0, description="of the softened logits")
     freeze: float = Field(0.6, ge=0, le=1, description="share of the epochs after which ranges and batch norm stand")
+    batch_norm: Literal["train", "frozen"] | None = Field(
+        None, description="frozen: keep the running statistics throughout; default: as [train], frozen without it"
+    )
     ema: float | None = Field(None, gt=0, lt=1, description="decay of an exponential moving average of the weights")
 
 
@@ -183,6 +188,12 @@ class ExportSection(Section):
         ["fp32", "int8"], min_length=1, description="int8 where the recipe quantizes; int16x8 is TFLite's alone"
     )
     on_failure: Literal["stop", "skip"] = Field("stop", description="skip: leave out a file that a converter refuses")
+
+    @model_validator(mode="after")
+    def _has_a_format_for_int16(self) -> Self:
+        if "int16x8" in self.precisions and "tflite" not in self.formats:
+            raise ValueError('precisions: "int16x8" needs "tflite" in formats: ONNX has no such kernels')
+        return self
 
 
 class VerifySection(Section):

@@ -175,12 +175,12 @@ class Rung:
     name: str
     """``plain``, ``range``, ``corrections``, ``rounding``, ``keep_float`` or ``qat``."""
     settings: str
-    """What it set, as TOML, e.g. ``range = "mse"``."""
-    accuracy: float
-    """Validation top-1 of the quantized graph in torch, 0..1."""
-    agreement: float
+    """What it set beyond the recipe, as lines of TOML, e.g. ``range = "mse"``."""
+    accuracy: float | None
+    """Validation top-1 of the quantized graph in torch, 0..1; None where there is none, as `agreement` and `drop`."""
+    agreement: float | None
     """Share of validation images whose top-1 class is that of the float net."""
-    drop: float
+    drop: float | None
     """Points of validation top-1 lost against the float net."""
     seconds: float
     """What trying it cost."""
@@ -189,6 +189,8 @@ class Rung:
     chosen: bool
     latency_ms: dict[str, float] = field(default_factory=dict)
     """p50 by "<format> on <engine>" on this machine, one thread; empty where it was not measured."""
+    latency_of: str = ""
+    """The rung that was timed in its place: its graph has the same operators; empty where `latency_ms` is its own."""
     problem: str = ""
     """Why it could not be finished, in one line."""
 
@@ -247,8 +249,12 @@ class Rewrite:
     reason: str
     """One line: measured, pinned, not measured (which device), not found in this network."""
     device: str | None = None
+    """The one that decided."""
     ms: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """p50 without and with it by engine, in one interleaved run; empty where it was not measured."""
+    """p50 without and with it by engine, in one interleaved run, one thread; "<engine> on <device>" for devices other
+    than the one that decided. Empty where it was not measured."""
+    artifact: str = ""
+    """The file that this is about; empty for a rewrite of the graph, which serves them all."""
 
 
 @dataclass(frozen=True)
@@ -289,6 +295,16 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A file that was asked for and not written, one of ``skipped.json``."""
+
+    artifact: str
+    """What `Artifact.id` would have been."""
+    reason: str
+    """In one line."""
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """One artifact, run by one engine over one split on one device."""
 
@@ -318,7 +334,7 @@ class Accuracy:
     problem: str = ""
     """Why not, in one line."""
     diverges: str | None = None
-    """First layer whose output differs from torch's, and by how much; None where nothing failed."""
+    """First layer whose output differs from torch's, and by how much; None where nothing failed (int8 files only)."""
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def head(width: int) -> nn.Module:
 def quantize(module: nn.Module, keep_float: Iterable[str] = (), size: int = SIZE) -> GraphModule:
     """The network through `_ptq.quantize` with 8 calibration images."""
     section = QuantizeSection(keep_float=list(keep_float))
-    program, _ = _ptq.quantize(module, size, images(8, seed=1, size=size), LEVELS, section)
+    program = _ptq.quantize(module, size, images(8, seed=1, size=size), LEVELS, section).program
     return program.module()
 
 

@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 from edgekit.ops import DEQUANTIZE, QUANTIZE, WEIGHT_DEQUANTIZE
 from edgekit.quantize import _exact, _ptq
 from edgekit.quantize._exact import NARROW, WIDE, _below, above, clear_of_ties
+from edgekit.recipe import QuantizeSection
 from tests import nets
 
 aten = torch.ops.aten
@@ -220,3 +221,35 @@ def test_settle_does_not_clip_a_sum_when_one_term_is_tiny() -> None:
     old, new = settle_in_between(nets.settled(module))
     scales = [[float(node.args[1]) for node in graph.graph.nodes if node.target is QUANTIZE] for graph in (old, new)]
     assert all(now >= was * (1 - 1e-6) for was, now in zip(*scales, strict=True))
+
+
+@pytest.mark.parametrize("rewrites", [None, ("hard_swish",)], ids=["all rewrites", "clamps stay"])
+def test_settle_puts_the_sum_of_a_hard_swish_on_the_grid_of_its_input(rewrites: tuple[str, ...] | None) -> None:
+    module = nets.settled(nn.Sequential(nets.conv(3, 8, 3, nn.Hardswish), nets.head(8)))
+    images = nets.images(8, seed=1)
+    graph = _ptq.quantize(module, nets.SIZE, images, nets.LEVELS, QuantizeSection(), rewrites).program.module()
+    add = next(node for node in graph.graph.nodes if node.target is aten.add.Tensor)
+    x, three = (argument.args[0].args for argument in add.args)
+    (clamp,) = add.users
+    (sink,) = clamp.users
+    assert sink.target is QUANTIZE
+    steps = 3 / x[1]
+    assert steps == pytest.approx(round(steps), abs=1e-6)
+    assert sink.args[1:3] == (x[1], x[2] - round(steps))
+    assert (127 - three[2]) * three[1] == pytest.approx(3)
+
+
+def test_settle_leaves_no_open_end_in_a_sum_of_sums() -> None:
+    def run(net: Any, x: torch.Tensor) -> torch.Tensor:
+        y = net.stem(x)
+        logits: torch.Tensor = net.head((net.a(y) + net.b(y)) + (net.c(y) + y))
+        return logits
+
+    parts = {name: nets.conv(8, 8, 1) for name in "abc"}
+    module = nets.settled(nets.Net(run, **parts, stem=nets.conv(3, 8, 3, nn.ReLU), head=nets.head(8)))
+    images = nets.images(8, seed=1)
+    result = _ptq.quantize(module, nets.SIZE, images, nets.LEVELS, QuantizeSection())
+    assert result.open_ends == 0
+    for _, inputs, output in (k for k in kernels(result.program.module()) if k[0].target is aten.add.Tensor):
+        for scale in inputs:
+            assert fraction(scale / output, NARROW).denominator % 2 == 1

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,11 @@ from torch.nn import functional
 from edgekit import choices
 from edgekit.export import onnx as to_onnx
 from edgekit.lower import (
+    _canonical,
+    average_pool,
+    byte_clip,
     conv_padding,
+    four_channels,
     global_average_pool,
     hard_sigmoid,
     hard_swish,
@@ -173,7 +178,7 @@ def test_hard_sigmoid_moves_into_the_weights_before_it(inplace: bool) -> None:
     assert rewritten(hard_sigmoid, graph) == 1
 
 
-STAYS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+ELSEWHERE: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "not behind weights": lambda net, x: functional.hardsigmoid(functional.max_pool2d(net.a(x), 2)),
     "no bias": lambda net, x: functional.hardsigmoid(net.plain(x)),
     "conv with two users": lambda net, x: (lambda y: functional.hardsigmoid(y) * y)(net.a(x)),
@@ -182,13 +187,84 @@ STAYS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("case", STAYS)
-def test_hard_sigmoid_stays_when_the_weights_are_not_its_own(case: str) -> None:
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_hard_sigmoid_becomes_a_clamped_sum_when_the_weights_are_not_its_own(case: str) -> None:
     parts = {"a": nn.Conv2d(3, 8, 1), "plain": nn.Conv2d(3, 8, 1, bias=False), "normed": nets.conv(3, 8)}
-    graph = float_graph(STAYS[case], **parts)
+    graph = float_graph(ELSEWHERE[case], **parts)
     kept = copy.deepcopy(graph.state_dict())
-    assert rewritten(hard_sigmoid, graph) == 0
-    assert all(torch.equal(value, kept[name]) for name, value in graph.state_dict().items())
+    assert rewritten(hard_sigmoid, graph) == 1
+    assert aten.hardsigmoid.default not in targets(graph)
+    assert all(torch.equal(graph.state_dict()[name], value) for name, value in kept.items())
+
+
+# --- average pools
+
+POOLS: dict[str, tuple[Callable[[Any, Tensor], Tensor], int]] = {
+    "2 by 2": (lambda net, x: functional.avg_pool2d(net.a(x), 2), 1),
+    "3 by 3, padded": (lambda net, x: functional.avg_pool2d(net.a(x), 3, 2, 1), 1),
+    "5 by 2": (lambda net, x: functional.avg_pool2d(net.a(x), (5, 2), (1, 3)), 1),
+    "adaptive": (lambda net, x: functional.adaptive_avg_pool2d(net.a(x), (2, 4)), 1),
+    "padding not counted": (lambda net, x: functional.avg_pool2d(net.a(x), 3, 2, 1, count_include_pad=False), 0),
+    "ceil": (lambda net, x: functional.avg_pool2d(net.a(x), 3, 2, ceil_mode=True), 0),
+    "uneven windows": (lambda net, x: functional.adaptive_avg_pool2d(net.a(x), (5, 5)), 0),
+    "global": (lambda net, x: functional.adaptive_avg_pool2d(net.a(x), 1), 0),
+}
+
+
+@pytest.mark.parametrize("case", POOLS)
+def test_average_pool_becomes_a_convolution_where_all_windows_are_alike(case: str) -> None:
+    run, count = POOLS[case]
+    graph = float_graph(run, a=nets.conv(3, 8))
+    images = nets.images(4, seed=3)
+    before = nets.run(graph, images)
+    assert average_pool.apply(graph) == count
+    torch.testing.assert_close(nets.run(graph, images), before, rtol=1e-5, atol=1e-5)
+    assert targets(graph).count(aten.conv2d.default) == 1 + count
+
+
+# --- one spelling
+
+
+def swapped(net: Any, x: Tensor) -> Tensor:
+    low, high = net.a(x).chunk(2, 1)
+    one, two, three = torch.split(torch.cat([high, low], 1), [2, 5, 1], 1)
+    return torch.cat([three, one, two], 1)
+
+
+def shuffled(net: Any, x: Tensor) -> Tensor:
+    y = net.a(x)
+    return y.view(-1, 2, 4, *y.shape[2:]).transpose(1, 2).contiguous().view(y.shape)  # type: ignore[no-any-return]
+
+
+SPELLINGS: dict[str, tuple[Callable[[Any, Tensor], Tensor], set[object], set[object]]] = {
+    "splits": (swapped, {aten.slice.Tensor}, {aten.chunk.default, aten.split_with_sizes.default}),
+    "shuffle": (shuffled, {aten.reshape.default}, {aten.contiguous.default, aten.clone.default}),
+    "numbers": (lambda net, x: (net.a(x) - 1) / 4 * 0.3 + 2, {aten.mul.Tensor}, {aten.div.Tensor, aten.sub.Tensor}),
+    "hard-sigmoid": (lambda net, x: functional.relu6(net.a(x) + 3) / 6, {aten.hardsigmoid.default}, {aten.div.Tensor}),
+    "hard-swish": (
+        lambda net, x: (lambda y: y * (functional.relu6(y + 3.0) * (1 / 6)))(net.a(x)),
+        {aten.hardswish.default},
+        {aten.mul.Tensor, aten.hardsigmoid.default},
+    ),
+    "sigmoid in a concatenation": (
+        lambda net, x: (lambda y: torch.cat([y, torch.sigmoid(y)], 1))(net.a(x)),
+        {aten.mul.Tensor},
+        set(),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPELLINGS)
+def test_canonical_spelling_changes_no_value(case: str) -> None:
+    run, there, gone = SPELLINGS[case]
+    graph = float_graph(run, a=nets.conv(3, 8))
+    images = nets.images(4, seed=3)
+    before = nets.run(graph, images)
+    _canonical.apply(graph)
+    graph.graph.lint()
+    torch.testing.assert_close(nets.run(graph, images), before, rtol=1e-5, atol=1e-6)
+    assert there <= set(targets(graph))
+    assert not gone & set(targets(graph))
 
 
 # --- saturation
@@ -315,7 +391,7 @@ def test_uint8_activations_change_no_value(tmp_path: Path, monkeypatch: pytest.M
     rewrite = type("Spy", (), {"NAME": "uint8_activations", "apply": staticmethod(spy)})
     others = tuple(each for each in to_onnx.REWRITES if each is not uint8_activations)
     monkeypatch.setattr(to_onnx, "REWRITES", (*others, rewrite))
-    parts = [nets.conv(3, 8, 3, nn.Hardswish, stride=2), nets.Gate(8, nn.Sigmoid), nets.head(8)]
+    parts = [nets.conv(3, 16, 3, nn.Hardswish, stride=2), nets.Gate(16, nn.Sigmoid), nets.head(16)]
     to_onnx.export(nets.quantize(nets.settled(nn.Sequential(*parts))), nets.SIZE, "int8", tmp_path)
     before, after = models
     for image in nets.images(5, seed=2).numpy():
@@ -363,3 +439,100 @@ def test_conv_padding_changes_no_value(pads: list[int], mode: str, fill: float, 
     assert conv_padding.apply(model) == count
     np.testing.assert_allclose(outputs(model, x), before, rtol=1e-5, atol=1e-6)
     assert ("Pad" in {node.op_type for node in model.graph.node}) == (count == 0)
+
+
+def first_layer(channels: int, width: int, groups: int = 1, zero_point: int = -3) -> onnx.ModelProto:
+    """Quantized input, convolution with padding, quantized output."""
+    rng = np.random.default_rng(3)
+    weight = rng.integers(-127, 128, (width, channels // groups, 3, 3)).astype(np.int8)
+    constants = {
+        "scale": np.float32(0.02),
+        "zero": np.int8(zero_point),
+        "w": weight,
+        "w_scale": rng.uniform(0.001, 0.002, width).astype(np.float32),
+        "w_zero": np.zeros(width, np.int8),
+        "out_scale": np.float32(0.05),
+        "out_zero": np.int8(7),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+            helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["wd"], axis=0),
+            helper.make_node("Conv", ["d", "wd"], ["c"], "conv", strides=[2, 2], pads=[1, 1, 1, 1], group=groups),
+            helper.make_node("QuantizeLinear", ["c", "out_scale", "out_zero"], ["qc"]),
+            helper.make_node("DequantizeLinear", ["qc", "out_scale", "out_zero"], ["y"]),
+        ],
+        "first",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, channels, 9, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "groups", "count"), [(3, 16, 1, 1), (1, 24, 1, 1), (4, 16, 1, 0), (3, 8, 1, 0), (3, 18, 3, 0)]
+)
+@pytest.mark.parametrize("others", [(), (uint8_activations,)], ids=["alone", "then uint8"])
+def test_four_channels_change_no_integer(
+    channels: int, width: int, groups: int, count: int, others: tuple[Any, ...]
+) -> None:
+    model = first_layer(channels, width, groups)
+    x = np.random.default_rng(4).normal(size=(1, channels, 9, 8)).astype(np.float32)
+    before = outputs(model, x)
+    assert four_channels.apply(model) == count
+    for other in others:
+        other.apply(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.op_type == "Pad" for node in model.graph.node} == ({False, True} if count else {False})
+    np.testing.assert_array_equal(outputs(model, x), before)
+    assert len(np.unique(before)) > 20
+    assert four_channels.apply(model) == 0
+
+
+def test_four_channels_leave_a_shared_input_alone() -> None:
+    model = first_layer(3, 16)
+    model.graph.node.append(helper.make_node("Relu", ["d"], ["z"]))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    assert four_channels.apply(model) == 0
+
+
+# --- any choice of rewrites
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An int8 file on which each rewrite of ONNX files finds something to do."""
+
+    def run(net: Any, x: Tensor) -> Tensor:
+        y = net.down(functional.pad(net.stem(x), (0, 1, 0, 1)))
+        return net.head(net.gate(functional.hardswish(y)).mean((2, 3)))  # type: ignore[no-any-return]
+
+    parts = {"stem": nets.conv(3, 16, 3, nn.Hardswish, stride=2), "down": nn.Conv2d(16, 16, 3, 2)}
+    module = nets.settled(nets.Net(run, **parts, gate=nets.Gate(16, nn.Hardsigmoid), head=nn.Linear(16, 10)))
+    with torch.no_grad():
+        for name, factor in (("stem.bn.weight", 4), ("down.weight", 1.5)):
+            module.get_parameter(name).mul_(factor)  # hard-swish is flat on both sides: values below -3 and above 3
+    return to_onnx.convert(nets.quantize(module), nets.SIZE, "int8", tmp_path_factory.mktemp("subsets"))
+
+
+def test_byte_clip_leaves_no_sum_of_a_hard_swish(converted: bytes) -> None:
+    model = onnx.load_from_string(converted)
+    before = sum(node.op_type == "Add" for node in model.graph.node)
+    assert byte_clip.apply(model) == before == 2
+    assert not any(node.op_type == "Add" for node in model.graph.node)
+
+
+def test_any_subset_of_the_rewrites_of_a_file_changes_no_integer(converted: bytes) -> None:
+    names = [rewrite.NAME for rewrite in to_onnx.REWRITES]
+    x = nets.images(1, seed=5).numpy()
+    exact = outputs(onnx.load_from_string(converted), x)
+    for size in range(len(names) + 1):
+        for subset in itertools.combinations(names, size):
+            data, applied = to_onnx.lowered(converted, subset)
+            assert set(applied) == set(subset)
+            model = onnx.load_from_string(data)
+            onnx.checker.check_model(model, full_check=True)
+            np.testing.assert_array_equal(outputs(model, x), exact, err_msg=str(subset))

@@ -157,7 +157,7 @@ def test_quantize_stays_near_the_float_network(rule: str) -> None:
         nn.Sequential(nets.conv(3, 8, 3, nn.ReLU6, stride=2), nets.conv(8, 8, 3, nn.ReLU), nets.head(8))
     )
     section = QuantizeSection(range=rule)
-    program, _ = _ptq.quantize(module, nets.SIZE, nets.images(8, seed=1), nets.LEVELS, section)
+    program = _ptq.quantize(module, nets.SIZE, nets.images(8, seed=1), nets.LEVELS, section).program
     images = nets.images(16, seed=2)
     exact = nets.run(module, images)
     assert float((nets.run(program.module(), images) - exact).abs().max() / exact.abs().max()) < 0.1
@@ -322,7 +322,7 @@ def test_folding_changes_no_output(
 
 def test_load_gives_the_graph_that_was_saved(tmp_path: Path) -> None:
     module = nets.settled(nets.conv(3, 4, 3, nn.ReLU6))
-    program, _ = _ptq.quantize(module, nets.SIZE, nets.images(4), nets.LEVELS, QuantizeSection())
+    program = _ptq.quantize(module, nets.SIZE, nets.images(4), nets.LEVELS, QuantizeSection()).program
     _graph.save(program, tmp_path / "quantized.pt2")
     loaded = _graph.load(tmp_path / "quantized.pt2")
     assert _graph.plan(loaded) == _graph.plan(program.module())

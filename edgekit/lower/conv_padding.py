@@ -16,6 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 NAME = "conv_padding"
+SCOPE = "onnx"
 
 
 def apply(model: onnx.ModelProto) -> int:

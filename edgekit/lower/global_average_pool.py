@@ -10,6 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 NAME = "global_average_pool"
+SCOPE = "onnx"
 
 
 def apply(model: onnx.ModelProto) -> int:

@@ -13,6 +13,7 @@ from edgekit.lower import _factors
 from edgekit.ops import aten
 
 NAME = "hard_swish"
+SCOPE = "graph"
 TARGETS = {aten.hardswish.default, aten.hardswish_.default}
 
 

@@ -10,6 +10,7 @@ import struct
 from typing import Any
 
 NAME = "same_padding"
+SCOPE = "tflite"
 SAME, VALID = 0, 1
 
 

@@ -7,11 +7,15 @@ would be left to compute between its quantizers.
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.ops import CLAMPS, DEQUANTIZE, QUANTIZE, bounds
+from edgekit.ops import BATCH_NORM, CLAMPS, DEQUANTIZE, QUANTIZE, WEIGHTED, bounds
 
 NAME = "saturation"
+SCOPE = "graph"
 
 
 def apply(graph: GraphModule) -> int:
@@ -34,3 +38,20 @@ def apply(graph: GraphModule) -> int:
             count += 1
     graph.recompile()
     return count
+
+
+def matches(graph: GraphModule) -> int:
+    """How many clamps a float graph has."""
+    return sum(node.target in CLAMPS for node in graph.graph.nodes)
+
+
+def matters(graph: GraphModule) -> bool:
+    """False where each clamp of a float graph is a ReLU or ReLU6 behind a convolution, which applies it for free."""
+    return not all(_free(node) for node in graph.graph.nodes if node.target in CLAMPS)
+
+
+def _free(clamp: Node) -> bool:
+    source: Any = clamp.args[0]
+    while source.target in BATCH_NORM:
+        source = source.args[0]
+    return source.target in WEIGHTED and bounds(clamp) in ((0.0, torch.inf), (0.0, 6.0))

@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 from edgekit.ops import aten
 
 NAME = "silu"
+SCOPE = "graph"
 TARGETS = {aten.silu.default, aten.silu_.default}
 
 

@@ -10,9 +10,12 @@ import onnx
 from onnx import numpy_helper
 
 NAME = "uint8_activations"
+SCOPE = "onnx"
 
 
 WEIGHTED = ("Conv", "Gemm", "MatMul", "ConvTranspose")
+BYTES = ("Pad", "Clip")
+"""Other rewrites let them work on quantized values, with such values among their constants."""
 
 
 def apply(model: onnx.ModelProto) -> int:
@@ -32,6 +35,10 @@ def apply(model: onnx.ModelProto) -> int:
         if node.input[0] in constants:
             node.input[0] = moved.setdefault(node.input[0], f"{node.input[0]}_uint8")
         count += 1
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if node.op_type in BYTES and name in constants and constants[name].data_type == onnx.TensorProto.INT8:
+                node.input[place] = moved.setdefault(name, f"{name}_uint8")
     for old, new in moved.items():
         shifted = (numpy_helper.to_array(constants[old]).astype(np.int16) + 128).astype(np.uint8)
         graph.initializer.append(numpy_helper.from_array(shifted, new))
@@ -49,7 +56,7 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
 
 def _forget_types(graph: onnx.GraphProto) -> None:
     """Recorded types of the rewritten tensors are wrong now; engines infer them again."""
-    quantized = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    quantized = {node.output[0] for node in graph.node if node.op_type in ("QuantizeLinear", *BYTES)}
     kept = [value for value in graph.value_info if value.name not in quantized]
     del graph.value_info[:]
     graph.value_info.extend(kept)

@@ -7,7 +7,7 @@ from edgekit.report._charts import Bar
 from edgekit.report._markup import Markup, badge, details, figure, section, table, tag
 from edgekit.report._report import Report
 from edgekit.report._svg import ms, number, percent
-from edgekit.types import Pruning, Quantization, Sensitivity
+from edgekit.types import Pruning, Quantization, Rung, Sensitivity
 
 EMPTY = Markup("")
 ARROW = " → "
@@ -56,9 +56,8 @@ def rewrites(report: Report) -> Markup:
     rows = []
     for each in report.rewrites:
         times = "; ".join(f"{engine} {ms(a)}{ARROW}{ms(b)}" for engine, (a, b) in each.ms.items())
-        rows.append(
-            (each.name, each.scope, badge("applied" if each.applied else "left out"), each.reason, times or "—")
-        )
+        applied = badge("applied" if each.applied else "left out")
+        rows.append((each.name, each.artifact or each.scope, applied, each.reason, times or "—"))
     heads = ("rewrite", "scope", "", "why", "p50 in ms, without → with it")
     return section(
         "rewrites",
@@ -107,8 +106,8 @@ def _ladder(report: Report, found: Quantization) -> Markup:
                 badge("failed") if rung.problem else state,
                 percent(rung.accuracy),
                 percent(rung.agreement),
-                f"{rung.drop:.2f}",
-                *(ms(rung.latency_ms[name]) if name in rung.latency_ms else "—" for name in engines),
+                "—" if rung.drop is None else f"{rung.drop:.2f}",
+                *(_timed(rung, name) for name in engines),
                 f"{rung.seconds:.0f}",
             )
         )
@@ -118,6 +117,12 @@ def _ladder(report: Report, found: Quantization) -> Markup:
     problems = [tag("p", tag("strong", f"{r.name}: "), r.problem, class_="alarm") for r in found.rungs if r.problem]
     caption = f"The rescue ladder on the validation split{bound}"
     return tag("div", table(heads, rows, caption, words=3, ship=chosen), *problems)
+
+
+def _timed(rung: Rung, engine: str) -> str:
+    if engine not in rung.latency_ms:
+        return "—"
+    return ms(rung.latency_ms[engine]) + (f" (as {rung.latency_of})" if rung.latency_of else "")
 
 
 def _sensitivity(layers: tuple[Sensitivity, ...]) -> Markup:

@@ -80,7 +80,7 @@ def _ladder(report: Report) -> str:
             _text(rung.problem or rung.settings),
             percent(rung.accuracy),
             percent(rung.agreement),
-            f"{rung.drop:.2f}",
+            "—" if rung.drop is None else f"{rung.drop:.2f}",
         )
         for rung in rungs
     ]

@@ -1,0 +1,36 @@
+"""What the benchmarks share: networks with random weights of a trained net's size, and images for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from edgekit import models
+from edgekit.types import ModelSpec
+
+LEVELS = (torch.arange(256) / 255 - 0.5) / 0.5
+"""Every value an 8-bit pixel can take with mean and standard deviation 1/2."""
+
+
+def images(count: int, size: int, seed: int = 0) -> Tensor:
+    """Random images on the pixel grid: float32 (count, 3, size, size), smooth with some noise."""
+    generator = torch.Generator().manual_seed(seed)
+    fine = torch.rand(count, 3, size, size, generator=generator)
+    coarse = nn.functional.interpolate(torch.rand(count, 3, 4, 4, generator=generator), size, mode="bilinear")
+    return LEVELS[((0.3 * fine + 0.7 * coarse) * 255).round().long()]
+
+
+def network(name: str, size: int, classes: int = 1000) -> nn.Module:
+    """A net of timm or torchvision in eval mode: random weights, batch-norm statistics of random images."""
+    torch.manual_seed(0)
+    module = models.build(ModelSpec(name, classes, {}), Path())
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.uniform_(part.bias, -0.5, 0.5)
+            part.momentum = None  # the mean over all batches so far
+    with torch.no_grad():
+        module.train()(images(8, size, seed=99))
+    return module.eval()
