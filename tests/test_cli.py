@@ -66,7 +66,7 @@ def test_version_is_printed() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("runn",), '"runn": no such command; did you mean "run"?'),
+        (("trian",), '"trian": no such command; did you mean "train"?'),
         (("recipes", "schem"), '"schem": no such command; did you mean "schema"?'),
         (("run", "--devise", "host"), "did you mean one of: '--device'"),
         (("run", "digits", "more"), "unexpected extra argument"),
@@ -141,7 +141,7 @@ def test_run_prints_only_json_and_tells_progress_on_stderr(tiny: TinyRun) -> Non
 
 def test_run_writes_no_colour_codes_and_no_library_chatter(tiny: TinyRun) -> None:
     assert "\x1b" not in tiny.answer.stderr
-    allowed = (*ORDER, "  epoch", "  head")
+    allowed = (*ORDER, "  epoch", "  head", "  plain")
     assert [line for line in tiny.answer.stderr.splitlines() if not line.startswith(allowed)] == []
 
 

@@ -175,8 +175,8 @@ def on_a_small_disk(folder: Path, size: str, before: str, *words: str | Path) ->
 
 def assert_one_line_then_success(answer: subprocess.CompletedProcess[str], stage: str) -> None:
     first, _, second = answer.stderr.partition("----\n")
-    *_, started, message = first.splitlines()
-    assert started == f"{stage} ..."
+    *progress, message = first.splitlines()
+    assert [line for line in progress if not line.startswith("  ")][-1] == f"{stage} ..."
     assert "the disk is full (" in message
     assert message.endswith("free some space and run the same command again")
     assert "Traceback" not in answer.stderr

@@ -176,13 +176,13 @@ def divergence(exact: Float64, low: float, high: float) -> float:
 
 
 def test_entropy_finds_about_the_range_of_least_divergence() -> None:
-    tensor = torch.cat([normal(100_000).abs(), torch.rand(40) * 20])
+    tensor = torch.cat([normal(100_000).abs(), torch.linspace(0, 100, 4)])
     found = entropy.limits(seen(tensor), never)
     exact = tensor.double().numpy()
     shares = np.linspace(0.1, 1, 40)
     costs = [divergence(exact, 0.0, share * exact.max()) for share in shares]
     assert divergence(exact, 0.0, found.high) <= min(costs) * 1.1
-    assert found.high < 8
+    assert found.high < 50
     assert found.low == 0
 
 

@@ -7,7 +7,7 @@ from edgekit.report._charts import MARKS, Bar, Point, tone
 from edgekit.report._markup import Markup, badge, details, figure, join, section, table, tag, tiles
 from edgekit.report._report import Report
 from edgekit.report._svg import megabytes, ms, number, percent, threads
-from edgekit.types import Accuracy, Machine, Timing, Verdict
+from edgekit.types import Accuracy, Artifact, Machine, Timing, Verdict
 from edgekit.verdict import KINDS, best_kind
 
 EMPTY = Markup("")
@@ -206,7 +206,7 @@ def files(report: Report) -> Markup:
             a.id,
             f"{a.input.dtype} {a.input.layout}",
             ", ".join(a.lowered) or "—",
-            "all" if a.precision == "fp32" else str(a.float_ops),
+            _float_ops(a),
             f"{a.bytes:,}",
         )
         for a in ordered
@@ -223,6 +223,10 @@ def files(report: Report) -> Markup:
     ]
     right = tag("figure", tag("figcaption", "Contents"), listed, *floats)
     return section("files", "Files", tag("div", figure("Size", _charts.bars(bars, summary)), right, class_="grid"))
+
+
+def _float_ops(file: Artifact) -> str:
+    return "all" if file.precision in ("fp32", "fp16", "weight_only") else str(file.float_ops)
 
 
 def machine_words(machine: Machine) -> str:
@@ -296,7 +300,7 @@ def verification(report: Report) -> Markup:
                 number(row.max_steps),
                 percent(row.within_one_step, 3),
                 number(row.sqnr_db),
-                "all" if file and file.precision == "fp32" else str(file.float_ops) if file else "—",
+                _float_ops(file) if file else "—",
             )
         )
     listed = table(heads, cells, "The same test images through torch and every file", words=3)
