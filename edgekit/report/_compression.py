@@ -63,7 +63,7 @@ def rewrites(report: Report) -> Markup:
         "rewrites",
         "Rewrites",
         table(heads, rows, "Graph rewrites", words=5),
-        lead="Each changes how the same integers are computed, never which.",
+        lead="Those of the graph keep the float function; those of a file change how the same integers are computed.",
     )
 
 
@@ -73,7 +73,7 @@ def quantization(report: Report) -> Markup:
     if found is None:
         return EMPTY
     lead = f"{found.images} calibration images, SHA-256 {found.calibration_sha256[:12]}…"
-    parts = [tag("p", found.note, class_="alarm")] if found.note else []
+    parts = [tag("p", found.note, class_="muted")] if found.note else []
     if found.open_ends:
         plural = "s" if found.open_ends > 1 else ""
         parts.append(tag("p", f"{found.open_ends} kernel{plural} may round to a neighbouring step in another engine."))
@@ -112,7 +112,7 @@ def _ladder(report: Report, found: Quantization) -> Markup:
             )
         )
     heads = ("rung", "sets", "", "top-1", "agrees with fp32", "points lost", *(f"{e}, ms" for e in engines), "seconds")
-    bound = "" if report.max_drop is None else f", {report.max_drop:g} points may be lost"
+    bound = "" if report.max_drop is None else f", max_drop {report.max_drop:g}"
     chosen = [i for i, rung in enumerate(found.rungs) if rung.chosen]
     problems = [tag("p", tag("strong", f"{r.name}: "), r.problem, class_="alarm") for r in found.rungs if r.problem]
     caption = f"The rescue ladder on the validation split{bound}"
