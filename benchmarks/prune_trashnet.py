@@ -24,7 +24,7 @@ from edgekit.lower import _trial
 from edgekit.types import Pruning
 
 RECIPE = "trashnet"
-PRUNE = ("prune.macs=0.5", "prune.round_to=16")
+PRUNE = ("prune.macs=0.5", "prune.round_to=16", "prune.recover=20")
 MAX_DROP, MIN_SPEEDUP = 1.5, 1.6
 SECONDS = 10.0
 
