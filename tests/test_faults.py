@@ -72,6 +72,7 @@ def stop(words: list[str | Path], seen: Path, number: signal.Signals, **env: str
         env=environment(**env),
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     while not seen.exists():
         assert process.poll() is None, f"ended before {seen.name} was there"
