@@ -3,8 +3,7 @@
 A rounded weight Wq changes the mean output of channel c by ``(Wq - W)[c] * E[x]``. That much is known from the float
 network on the calibration images, so it is subtracted (Nagel et al., "Data-Free Quantization Through Weight
 Equalization and Bias Correction", 2019, section 4.2, with measured instead of inferred means). It matters most for
-depthwise layers, where few weights make one output and their errors do not average out. Means of the quantized network,
-measured layer after layer (appendix D there), were tried in its place and left more noise.
+depthwise layers, where few weights make one output and their errors do not average out.
 """
 
 from __future__ import annotations
