@@ -124,6 +124,23 @@ def test_a_rung_that_a_converter_refuses_is_not_taken(
     assert climb.shortfall
 
 
+def test_a_rung_whose_files_compute_something_else_is_not_taken(
+    material: _ladder.Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of the rung are those of min-max ranges, which this network does not stand."""
+    export, plain = _ladder._export, _ladder._Workshop(material).make(section(["keep_float"]))
+
+    def others(one: Any, material: Any, place: int) -> Any:
+        return export(replace(one, result=plain), material, place)
+
+    monkeypatch.setattr(_ladder, "_export", others)
+    monkeypatch.setattr(_ladder, "KEPT", (4,))
+    climb = _ladder.climb(replace(material, formats=["onnx"]), section(["keep_float"]))
+    assert [rung.name for rung in climb.rungs if rung.chosen] == ["plain"]
+    assert "outputs differ from torch-int8" in climb.rungs[-1].problem
+    assert climb.shortfall
+
+
 def test_climb_without_validation_split_says_that_nothing_was_judged(material: _ladder.Material) -> None:
     climb = _ladder.climb(replace(material, val=None), section(["range", "qat"]))
     assert climb.rungs == ()

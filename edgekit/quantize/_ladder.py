@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekit import choices
+from edgekit import choices, verify
 from edgekit.console import Console
 from edgekit.data._dataset import ImageSet
 from edgekit.device import Device
@@ -25,10 +25,11 @@ from edgekit.errors import Shortfall
 from edgekit.profile.run import profile
 from edgekit.quantize import _integer, _ptq, _qat
 from edgekit.quantize._gains import gains
+from edgekit.quantize._graph import output_scale
 from edgekit.quantize._images import Images
 from edgekit.quantize._kernels import float_layers
 from edgekit.quantize._sensitivity import sensitivity
-from edgekit.recipe import QuantizeSection
+from edgekit.recipe import QuantizeSection, VerifySection
 from edgekit.types import Artifact, Gain, Rung, Sensitivity
 
 IMAGES = 500
@@ -39,6 +40,8 @@ KEPT = (1, 2, 4, 8)
 """How many layers the rung `keep_float` leaves in float."""
 PROBES = 16
 """Calibration images that rank layers by their sensitivity."""
+FILES = 32
+"""Validation images on which files with float layers are compared with their graph."""
 SECONDS = 1.0
 """Measured time of each exported file and engine."""
 
@@ -267,6 +270,7 @@ def _try(
         one.judged(judge, recipe, began, given.console)
         if one.rank > best.rank and one.floats != tried[0].floats:
             one.artifacts = _export(one, given, len(tried))
+            _agree(one, given)
     except Shortfall as trouble:
         seconds = round(time.perf_counter() - began, 3)
         one.rung = replace(
@@ -354,6 +358,27 @@ def _export(one: _Tried, material: Material, place: int) -> tuple[Artifact, ...]
         artifact = exporter.export(one.result.program.module(), material.size, "int8", folder)
         made.append(replace(artifact, id=f"{place} {name}", path=f"{place}/{artifact.path}"))
     return tuple(made)
+
+
+def _agree(one: _Tried, material: Material) -> None:
+    """Float layers round otherwise in each engine: files that the verify stage would refuse must not be chosen.
+
+    Raises:
+        Shortfall: they differ from the graph by more than that stage allows by default.
+    """
+    assert one.result is not None
+    assert material.val is not None
+    graph = one.result.program.module()
+    reference = verify.Reference("torch-int8", _integer.integer_graph(graph), output_scale(graph))
+    exact = verify.Reference("torch-fp32", material.module)
+    section = VerifySection(images=FILES)
+    with torch.no_grad():
+        classes = material.module(material.val[0][0].unsqueeze(0)).shape[1]
+    names = [str(number) for number in range(classes)]
+    rows = verify.verify(
+        material.val, "val", names, exact, reference, one.artifacts, material.folder, section, material.console
+    )
+    verify.check(rows)
 
 
 def _time(tried: list[_Tried], material: Material) -> str:
