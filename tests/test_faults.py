@@ -65,15 +65,18 @@ def pictures(tmp_path: Path) -> Path:
 
 def stop(words: list[str | Path], seen: Path, number: signal.Signals, **env: str) -> tuple[int, str]:
     """Start a command, send its process group a signal once `seen` is there, and wait for it to end."""
-    process = subprocess.Popen(
-        command(*words),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment(**env),
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a background job would ignore it
+    try:
+        process = subprocess.Popen(
+            command(*words),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment(**env),
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     while not seen.exists():
         assert process.poll() is None, f"ended before {seen.name} was there"
         time.sleep(0.002)
