@@ -46,11 +46,13 @@ def model(request: pytest.FixtureRequest) -> tuple[Any, str]:
 
 
 def test_engines_lists_the_menu() -> None:
-    assert _menu.engines() == ("litert", "onnxruntime", "tflite_runtime")
+    assert _menu.engines() == ("litert", "onnxruntime", "tensorflow", "tflite_runtime")
 
 
 def test_engine_names_the_choices_when_unknown() -> None:
-    with pytest.raises(RuntimeFault, match=r'"tensorrt": no such engine \(choices: litert, onnxruntime, tflite_'):
+    with pytest.raises(
+        RuntimeFault, match=r'"tensorrt": no such engine \(choices: litert, onnxruntime, tensorflow, tflite_'
+    ):
         _menu.engine("tensorrt")
 
 

@@ -37,6 +37,12 @@ def test_runtime_imports_only_numpy() -> None:
     assert {name for name in own if not name.startswith("edgekit.runtime")} <= {"edgekit"}
 
 
+def test_importing_the_package_costs_next_to_nothing() -> None:
+    code = "import sys, edgekit.runtime; print({'numpy', 'PIL', 'json', 'hashlib'} & set(sys.modules))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "set()\n"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_runtime_is_python_3_9_syntax(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))

@@ -1,0 +1,33 @@
+"""Run a bundle on a device: the standard library, NumPy and one engine (onnxruntime, ai-edge-litert, ...).
+
+Example::
+
+    import edgekit.runtime
+
+    with edgekit.runtime.load("trash.edgekit") as model:
+        print(model("photo.jpg"))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgekit.runtime._errors import RuntimeFault
+    from edgekit.runtime._model import Model, Result, load
+
+__all__ = ["Model", "Result", "RuntimeFault", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # PEP 562: NumPy is imported with the first use, not with the package
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module("edgekit.runtime._errors" if name == "RuntimeFault" else "edgekit.runtime._model")
+    globals()[name] = getattr(module, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -9,5 +9,7 @@ class RuntimeFault(Exception):
 
 def first_line(error: BaseException) -> str:
     """What went wrong, without the stack traces that engines put into their messages."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

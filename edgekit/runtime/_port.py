@@ -1,4 +1,4 @@
-"""What every engine offers. Structural types: an engine is a module, a session any object of this shape."""
+"""What every engine offers: an engine is a module, a session any object of this shape; and the grid of a port."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
 
@@ -24,7 +25,7 @@ class Port:
 
 
 class Session(Protocol):
-    """A loaded model with one input and one output."""
+    """A loaded model with one input and one output. Several threads may run it."""
 
     input: Port
     output: Port
@@ -41,7 +42,7 @@ class Session(Protocol):
             The output, in memory of its own: a later run does not change it.
 
         Raises:
-            RuntimeFault: wrong shape or dtype, or the engine failed.
+            RuntimeFault: wrong shape or dtype, the engine failed, or the session is closed.
         """
 
     def close(self) -> None:
@@ -55,6 +56,8 @@ class Engine(Protocol):
     """Files it runs: onnx or tflite."""
     PACKAGE: str
     """Its name for pip."""
+    MODULE: str
+    """Its name for import."""
 
     def version(self) -> str:
         """Version of the engine. Imports it.
@@ -70,14 +73,44 @@ class Engine(Protocol):
             RuntimeFault: it is not installed.
         """
 
-    def load(self, path: str, threads: int = 1, provider: str | None = None) -> Session:
-        """Open a model file.
+    def load(
+        self, model: str | bytes, threads: int = 1, provider: str | None = None, name: str | None = None
+    ) -> Session:
+        """Open a model.
 
         Args:
-            path: the file.
+            model: path of its file, or the file's bytes.
             threads: of one inference.
             provider: one of `providers`; None is the engine's choice for the CPU.
+            name: what messages call it; None is the path.
 
         Raises:
             RuntimeFault: engine not installed, file not usable, or another provider than the one asked for would run.
         """
+
+
+def quantize(values: npt.NDArray[Any], port: Port) -> npt.NDArray[Any]:
+    """Real values on a port's integer grid: halves to even, beyond the ends to the ends.
+
+    Args:
+        values: float32, any shape.
+        port: where it takes floats, values are only converted to its dtype.
+    """
+    import numpy as np
+
+    if port.scale is None or port.zero_point is None:
+        return values.astype(port.dtype, copy=False)
+    limits = np.iinfo(port.dtype)
+    steps = np.rint(values * np.float32(1 / port.scale)) + port.zero_point
+    kept: npt.NDArray[Any] = np.clip(steps, limits.min, limits.max).astype(port.dtype)
+    return kept
+
+
+def dequantize(values: npt.NDArray[Any], port: Port) -> npt.NDArray[np.float32]:
+    """What a port's integers stand for, as float32 (its floats as they are)."""
+    import numpy as np
+
+    if port.scale is None or port.zero_point is None:
+        return values.astype(np.float32, copy=False)
+    real: npt.NDArray[np.float32] = (values.astype(np.float32) - np.float32(port.zero_point)) * np.float32(port.scale)
+    return real

@@ -2,15 +2,17 @@
 
 ``python -m edgekit.runtime.bench`` reads one JSON object a line and answers each with one line::
 
-    -> {"model": path, "engine": name, "threads": n, "provider": name or null, "seed": n}
+    -> {"model": path, "engine": name, "threads": n, "provider": name or null, "seed": n, ["artifact": id]}
     <- {"version", "provider", "batch", "load_ms", "first_ms", "rss_bytes", "available_bytes"}
     -> {"run": {"warmup": n, "seconds": s, "min_samples": n}}                  any number of times
     <- {"ms": [one time per inference], "load_average": 1-minute load or null}
     -> {"stop": true}                                                          or end of file
     <- {"rss_bytes": n}
 
-Anything that goes wrong is answered by {"error": "one line"} and exit status 1. One process per model, engine and
-thread count, so that load time and peak memory belong to that model alone. `load_ms` leaves out importing the engine.
+With "artifact": id in the first line, "model" is a bundle; its hashes are checked, and count neither for `load_ms` nor
+as the model's memory. Anything that goes wrong is answered by {"error": "one line"} and exit status 1. One process per
+model, engine and thread count, so that load time and peak memory belong to that model alone. `load_ms` leaves out
+importing the engine.
 
 The input is one fixed random tensor. The time of convolution and matrix kernels does not depend on the values, float
 denormals aside, so floats are drawn from 0..1 and integers from the whole range of their type.
@@ -29,6 +31,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.runtime import _menu, machine
+from edgekit.runtime._bundle import open_bundle
 from edgekit.runtime._errors import RuntimeFault, first_line
 
 if TYPE_CHECKING:
@@ -87,13 +90,13 @@ def serve(requests: IO[str], answers: IO[str]) -> int:
         answers.flush()
 
     try:
-        session, x, ready = _open(**json.loads(requests.readline()))
+        session, x, ready = open_session(**json.loads(requests.readline()))
         answer(**ready)
         for line in requests:
             request = json.loads(line)
             if "run" not in request:
                 break
-            answer(ms=measure(session.run, x, **request["run"]), load_average=_load_average())
+            answer(ms=measure(session.run, x, **request["run"]), load_average=load_average())
         answer(rss_bytes=machine.peak_rss_bytes())
     except RuntimeFault as fault:
         answer(error=str(fault))
@@ -104,13 +107,25 @@ def serve(requests: IO[str], answers: IO[str]) -> int:
     return 0
 
 
-def _open(
-    model: str, engine: str, threads: int, provider: str | None, seed: int
+def open_session(
+    model: str, engine: str, threads: int, provider: str | None, seed: int, artifact: str | None = None
 ) -> tuple[Session, npt.NDArray[Any], dict[str, Any]]:
+    """What the first line asks for: the session, its input, and the answer to that line.
+
+    Raises:
+        RuntimeFault: the bundle, the model or the engine cannot be used.
+    """
     module = _menu.engine(engine)
+    content: str | bytes = model
+    if artifact is not None:
+        bundle = open_bundle(model, verify="hash")
+        file = bundle.artifact(artifact, (module.FORMAT,))["file"]
+        content, model = bundle.read(file), f"{model}: {file}"
+        del bundle  # its memory is not the model's
     version = module.version()  # imports the engine, so that loading is timed alone
     start = perf_counter_ns()
-    session = module.load(model, threads, provider)
+    session = module.load(content, threads, provider, model)
+    del content
     loaded = perf_counter_ns()
     x = random_input(session.input, seed)
     before = perf_counter_ns()
@@ -127,7 +142,8 @@ def _open(
     }  # fmt: skip
 
 
-def _load_average() -> float | None:
+def load_average() -> float | None:
+    """Processes that wanted a core in the last minute, where the system says so."""
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):

@@ -1,6 +1,9 @@
 """Facts of the machine this runs on: the fields of `edgekit.types.Machine`. Standard library only.
 
-``python -m edgekit.runtime.machine`` prints them as one line of JSON.
+``python -m edgekit.runtime.machine`` prints them as one line of JSON, with ``--probe`` those of `probe`. With
+``--hold`` it first takes the machine's lock, so that two measurements do not disturb each other: a line
+{"waiting": holder} where somebody else has it, the facts of `probe` once it is taken, and then it stays until its
+stdin ends.
 """
 
 from __future__ import annotations
@@ -9,7 +12,9 @@ import json
 import os
 import platform
 import subprocess
-from typing import Any
+import sys
+import tempfile
+from typing import IO, Any
 
 # Instruction sets that the engines have kernels for, as Linux names them in /proc/cpuinfo.
 _FEATURES = {
@@ -20,6 +25,8 @@ _FEATURES = {
     ),
     "aarch64": ("asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),
 }  # fmt: skip
+# Builds of one engine for other hardware: packages of their own.
+_VARIANTS = ("gpu", "directml", "migraphx", "nightly", "openvino", "qnn", "rocm", "webgpu")
 # Where macOS says the same: sysctl names.
 _DARWIN = {
     "asimddp": "hw.optional.arm.FEAT_DotProd",
@@ -54,6 +61,55 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
     }
+
+
+def probe() -> dict[str, Any]:
+    """`facts`, and what a device file is written from.
+
+    Returns:
+        Besides the facts: ``board``, ``thermal_zones`` (degrees Celsius by "number type", e.g. ``0 cpu-thermal``),
+        ``engines`` (version by name; None where it is not installed), ``packages`` (what pip calls them), ``numpy``
+        (version or None), ``managed`` (whether pip may not install into this Python, PEP 668), ``executable`` (the
+        Python that runs this) and ``disk_free_bytes`` (of the home folder).
+    """
+    from edgekit.runtime import _menu
+
+    packages = {name: _menu.engine(name).PACKAGE for name in _menu.engines()}
+    installed = _installed()
+    home = os.path.expanduser("~")
+    return {
+        **facts(),
+        "board": _text("/proc/device-tree/model").strip("\0") or _text("/sys/class/dmi/id/product_name"),
+        "thermal_zones": _thermal_zones(),
+        "engines": {name: installed.get(package) for name, package in packages.items()},
+        "packages": packages,
+        "numpy": installed.get("numpy"),
+        "managed": _managed(),
+        "executable": sys.executable,
+        "disk_free_bytes": _free(home if os.path.isdir(home) else "/"),
+    }
+
+
+def hold() -> IO[str] | None:
+    """Take the machine's lock: ``edgekit.lock`` in the folder for temporary files, or the file EDGEKIT_LOCK names.
+
+    Prints a line while it waits. Returns the open file, which is the lock; None where the system has none.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    path = os.environ.get("EDGEKIT_LOCK") or os.path.join(tempfile.gettempdir(), "edgekit.lock")
+    try:
+        file = open(path, encoding="utf-8")  # noqa: SIM115  (another user's, perhaps: to be read is enough)
+    except FileNotFoundError:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(json.dumps({"waiting": path}), flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
 
 def cores() -> int:
@@ -131,6 +187,44 @@ def _os() -> str:
     return platform.platform()
 
 
+def _thermal_zones() -> dict[str, float]:
+    found = {}
+    folder = "/sys/class/thermal"
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        value = _text(f"{folder}/{name}/temp")
+        if name.startswith("thermal_zone") and value.lstrip("-").isdigit():
+            kind = _text(f"{folder}/{name}/type")
+            found[f"{name[len('thermal_zone') :]} {kind}".strip()] = int(value) / 1000
+    return found
+
+
+def _installed() -> dict[str, str]:
+    """Version by package, variants under the plain name (onnxruntime for onnxruntime-gpu); nothing is imported."""
+    from importlib import metadata
+
+    found: dict[str, str] = {}
+    for each in metadata.distributions():
+        name = (each.metadata["Name"] or "").lower().replace("_", "-")
+        plain, _, variant = name.rpartition("-")
+        if variant in _VARIANTS:
+            found.setdefault(plain, each.version)
+        found[name] = each.version
+    return found
+
+
+def _managed() -> bool:
+    import sysconfig
+
+    mark = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
+    return sys.prefix == sys.base_prefix and os.path.exists(mark)
+
+
+def _free(folder: str) -> int:
+    import shutil
+
+    return shutil.disk_usage(folder).free
+
+
 def _text(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -149,5 +243,12 @@ def _sysctl(name: str) -> str:
     return answer.stdout.strip()
 
 
+def _main(flags: list[str]) -> None:
+    lock = hold() if "--hold" in flags else None
+    print(json.dumps(probe() if flags else facts()), flush=True)
+    if lock is not None:
+        sys.stdin.read()
+
+
 if __name__ == "__main__":
-    print(json.dumps(facts()))
+    _main(sys.argv[1:])

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 FORMAT = "tflite"
 PACKAGE = "ai-edge-litert"
+MODULE = "ai_edge_litert"
 
 
 def version() -> str:
@@ -28,9 +29,9 @@ def providers() -> tuple[str, ...]:
     return _tflite.PROVIDERS
 
 
-def load(path: str, threads: int = 1, provider: str | None = None) -> Session:
+def load(model: str | bytes, threads: int = 1, provider: str | None = None, name: str | None = None) -> Session:
     """Open a .tflite file; see `edgekit.runtime._port.Engine`."""
-    return _tflite.open_session(_package(), path, threads, provider)
+    return _tflite.open_session(_package(), model, threads, provider, name)
 
 
 def _package() -> Any:

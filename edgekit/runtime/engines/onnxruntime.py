@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from edgekit.runtime._port import Session
 
 FORMAT = "onnx"
-PACKAGE = "onnxruntime"
+PACKAGE = MODULE = "onnxruntime"
 
 _CPU = "CPUExecutionProvider"
 _DTYPES = {"float": "float32", "double": "float64"}  # the other names are NumPy's
@@ -29,8 +29,11 @@ class OrtSession:
 
     def run(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """One inference; see `edgekit.runtime._port.Session`."""
+        session = self._session
+        if session is None:
+            raise RuntimeFault("the model is closed")
         try:
-            result: npt.NDArray[Any] = self._session.run(self._outputs, {self.input.name: x})[0]
+            result: npt.NDArray[Any] = session.run(self._outputs, {self.input.name: x})[0]
         except Exception as error:  # its classes are private, and differ between releases
             raise RuntimeFault(f"inference failed: {first_line(error)}") from error
         return result
@@ -50,12 +53,13 @@ def providers() -> tuple[str, ...]:
     return tuple(_package().get_available_providers())
 
 
-def load(path: str, threads: int = 1, provider: str | None = None) -> Session:
+def load(model: str | bytes, threads: int = 1, provider: str | None = None, name: str | None = None) -> Session:
     """Open an .onnx file; see `edgekit.runtime._port.Engine`.
 
     All graph optimisations, `threads` intra-op threads, sequential execution; spinning as ONNX Runtime has it.
     """
     ort = _package()
+    name = name or (model if isinstance(model, str) else "model")
     wanted = provider or _CPU
     if wanted not in ort.get_available_providers():
         allowed = ", ".join(ort.get_available_providers())
@@ -67,14 +71,16 @@ def load(path: str, threads: int = 1, provider: str | None = None) -> Session:
     options.log_severity_level = 4  # errors come back as exceptions
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
-        session = ort.InferenceSession(path, options, providers=[wanted])
+        session = ort.InferenceSession(model, options, providers=[wanted])
     except Exception as error:  # its classes are private, and differ between releases
-        raise RuntimeFault(f"{path}: cannot be loaded: {first_line(error)}") from error
+        raise RuntimeFault(f"{name}: cannot be loaded: {first_line(error)}") from error
+    if isinstance(model, bytes) and hasattr(session, "_model_bytes"):
+        session._model_bytes = None  # kept for falling back to another provider, which is not wanted here
     applied = _applied(session, wanted)
     if applied != wanted:
-        raise RuntimeFault(f"{path}: {wanted} was asked for, but {applied} would run")
-    source = _only(session.get_inputs(), f"{path}: inputs")
-    sink = _only(session.get_outputs(), f"{path}: outputs")
+        raise RuntimeFault(f"{name}: {wanted} was asked for, but {applied} would run")
+    source = _only(session.get_inputs(), f"{name}: inputs")
+    sink = _only(session.get_outputs(), f"{name}: outputs")
     return OrtSession(session, source, sink, applied)
 
 

@@ -1,0 +1,338 @@
+"""``python -m edgekit.runtime predict|bench|selftest|info BUNDLE``: what a device does with a bundle.
+
+Exit status: 0 done; 1 an image could not be predicted, or a check failed; 2 the bundle, the engine or the words of the
+command cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from typing import IO, TYPE_CHECKING, Any
+
+from edgekit import __version__
+from edgekit.runtime._errors import RuntimeFault, first_line
+
+if TYPE_CHECKING:
+    from edgekit.runtime._bundle import Bundle
+    from edgekit.runtime._model import Result
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff", ".webp")
+"""Files of a folder that are taken for inputs; those named on the command line are whatever their name."""
+
+
+def main(argv: Sequence[str] | None = None, out: IO[str] | None = None, prog: str = "python -m edgekit.runtime") -> int:
+    """Run a command and return the exit status.
+
+    Args:
+        argv: its words; None is those of the process.
+        out: for results; None is stdout. Faults go to stderr, a line each.
+        prog: what the usage line calls it.
+    """
+    try:
+        with redirect_stdout(out or sys.stdout):  # --help and --version are answers
+            options = _parser(prog).parse_args(argv)
+    except SystemExit as stop:  # argparse has said why
+        return int(stop.code or 0)
+    try:
+        status: int = options.run(options, out or sys.stdout)
+    except RuntimeFault as fault:
+        _complain(str(fault))
+        return 2
+    except MemoryError:
+        _complain("out of memory")
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "numpy":
+            raise
+        _complain("numpy is not installed: pip install numpy")
+        return 2
+    return status
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Run a bundle on this device.")
+    parser.add_argument("--version", action="version", version=f"edgekit {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str, verify: str | None) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        sub.add_argument("bundle", metavar="BUNDLE", help="an .edgekit file, or a hand-written manifest (.json)")
+        if name == "predict":
+            sub.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, glob, or - for paths on stdin")
+        sub.add_argument("--engine", default="auto", help="litert, onnxruntime, ... (default: the first that fits)")
+        sub.add_argument("--artifact", metavar="ID", help="one of those that `info` lists")
+        sub.add_argument("--threads", type=_count, help="of one inference (default: as the bundle says, or 1)")
+        sub.add_argument("--provider", help="execution provider of the engine")
+        sub.add_argument("--key", action="append", default=[], help="public key, or its file, that may have signed")
+        sub.add_argument("--require-signature", action="store_true", help="refuse a bundle that none of them signed")
+        sub.add_argument("--json", action="store_true", help="JSON, an object a line")
+        if verify:
+            choices = ("golden", "hash", "off")
+            sub.add_argument("--verify", default=verify, choices=choices, help=f"what is checked (default: {verify})")
+        return sub
+
+    predict = command("predict", _predict, "Predict images.", "golden")
+    predict.add_argument("--top", type=_count, default=1, metavar="K", help="classes a line (default: 1)")
+    bench = command("bench", _bench, "Measure the latency of single inferences.", "hash")
+    bench.add_argument("--seconds", type=float, default=2.0, help="to measure (default: 2)")
+    bench.add_argument("--warmup", type=int, default=10, help="runs before (default: 10)")
+    command("selftest", _selftest, "Check hashes, signature and golden vectors on each engine installed.", None)
+    command("info", _info, "Say what the bundle holds and what would run here.", "hash")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
+    return int(text)
+
+
+def _complain(line: str) -> None:
+    sys.stderr.write(f"edgekit: {line}\n")
+    sys.stderr.flush()
+
+
+# ---- predict ----
+
+
+def _predict(options: argparse.Namespace, out: IO[str]) -> int:
+    from edgekit.runtime import load
+
+    failed = False
+
+    def paths() -> Iterator[Any]:
+        nonlocal failed
+        for path, reason in expand(options.images, sys.stdin):
+            image: Any = path
+            if not reason and not model.takes_images:
+                image, reason = _array(path)
+            if reason:
+                failed = True
+                _complain(f"{path}: {reason}")
+                continue
+            named.append(path)
+            yield image
+
+    named: list[str] = []
+    with load(
+        options.bundle, options.engine, options.threads, options.provider, options.artifact, options.verify,
+        options.key, options.require_signature,
+    ) as model:  # fmt: skip
+        for outcome in model.outcomes(paths()):
+            path = named.pop(0)
+            if isinstance(outcome, RuntimeFault):
+                failed = True
+                text = str(outcome)
+                _complain(text if path in text else f"{path}: {text}")
+            else:
+                out.write(_line(path, outcome, options.top, options.json) + "\n")
+                out.flush()
+    return int(failed)
+
+
+def expand(words: Sequence[str], stdin: IO[str]) -> Iterator[tuple[str, str]]:
+    """Paths behind the words of the command line, in order, each with why it cannot be used ("" where it can).
+
+    A folder stands for the images in it and below, sorted; a word with ``*?[`` that is no file for what it matches,
+    sorted; ``-`` for the lines of stdin.
+    """
+    for word in words:
+        if word == "-":
+            yield from ((line.rstrip("\r\n"), "") for line in stdin if line.strip())
+        elif os.path.isdir(word):
+            found = sorted(
+                os.path.join(folder, name)
+                for folder, _, names in os.walk(word)
+                for name in names
+                if name.lower().endswith(SUFFIXES)
+            )
+            yield from ((path, "") for path in found)
+            if not found:
+                yield word, f"no images in this folder ({' '.join(SUFFIXES)})"
+        elif glob.has_magic(word) and not os.path.exists(word):
+            matches = sorted(path for path in glob.glob(word, recursive=True) if not os.path.isdir(path))
+            yield from ((path, "") for path in matches)
+            if not matches:
+                yield word, "matches no file"
+        else:
+            yield word, ""
+
+
+def _array(path: str) -> tuple[Any, str]:
+    """The array in an .npy file, or why there is none."""
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False), ""
+    except Exception as error:  # OSError, ValueError, EOFError, ...
+        return None, f"not an .npy array ({first_line(error)})"
+
+
+def _line(path: str, result: Result, top: int, as_json: bool) -> str:
+    best = result.top(top)
+    if as_json:
+        row: dict[str, Any] = {"image": path, "label": result.label, "index": result.index, "score": result.score}
+        if top > 1:
+            row["top"] = [{"label": c.label, "index": c.index, "score": c.score} for c in best]
+        return json.dumps({**row, "ms": round(result.ms, 3)}, ensure_ascii=False)
+    names = (f"{c.label if c.label is not None else c.index} {c.score:.2%}" for c in best)
+    return f"{path}: {', '.join(names)} ({result.ms:.1f} ms)"
+
+
+# ---- bench ----
+
+
+def _bench(options: argparse.Namespace, out: IO[str]) -> int:
+    from edgekit.runtime import _model, bench, machine
+
+    if not 0 <= options.seconds < float("inf") or options.warmup < 0:
+        raise RuntimeFault("--seconds and --warmup: not below 0")
+    bundle = _opened(options, options.verify)
+    chosen, engine = _model.choose(bundle, options.engine, options.artifact)
+    threads = options.threads or _model.shipped_threads(bundle.manifest, chosen["id"], engine)
+    if options.verify == "golden":
+        _replayed(options, chosen["id"], engine)
+    del bundle  # its memory is not the model's
+    session, x, ready = bench.open_session(options.bundle, engine, threads, options.provider, 0, chosen["id"])
+    ms = bench.measure(session.run, x, options.warmup, options.seconds, 20)
+    answer = {
+        "artifact": chosen["id"], "engine": engine, "threads": threads, **ready, "ms": ms,
+        "load_average": bench.load_average(), "rss_bytes": machine.peak_rss_bytes(),
+    }  # fmt: skip
+    if options.json:
+        out.write(json.dumps(answer) + "\n")
+        return 0
+    ordered = sorted(ms)
+    p50, p90 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.9))
+    out.write(
+        f"{chosen['id']} on {engine} {ready['version']} ({ready['provider']}, threads {threads}): p50 {p50:.3f} ms, "
+        f"p90 {p90:.3f} ms, min {ordered[0]:.3f} ms of {len(ms)} runs; load {ready['load_ms']:.1f} ms, first run "
+        f"{ready['first_ms']:.1f} ms, peak memory {answer['rss_bytes'] / 1e6:.0f} MB\n"
+    )
+    return 0
+
+
+# ---- selftest ----
+
+
+def _selftest(options: argparse.Namespace, out: IO[str]) -> int:
+    from edgekit.runtime import _menu, _model
+
+    failed = False
+
+    def say(what: str, text: str, wrong: bool = False) -> None:
+        nonlocal failed
+        failed = failed or wrong
+        state = "failed" if wrong else "ok"
+        row = json.dumps({"check": what, "ok": not wrong, "text": text}) if options.json else f"{what}: {state}: {text}"
+        out.write(row + "\n")
+        out.flush()
+
+    try:
+        bundle = _opened(options, "hash")
+    except RuntimeFault as fault:
+        say("file", str(fault), wrong=True)
+        return 1
+    say("file", f"{len(bundle.members)} members as the manifest lists them, {bundle.digest}")
+    key = bundle.signed_by
+    trust = "" if not options.key else ", trusted" if bundle.trusted else ", NOT trusted"
+    say("signature", f"by {key}{trust}" if key else "none")
+    ran = False
+    for entry in bundle.manifest["artifacts"]:
+        if options.artifact not in (None, entry["id"]):
+            continue
+        for name in _menu.engines() if options.engine == "auto" else [options.engine]:
+            module = _menu.engine(name)
+            if entry["format"] != module.FORMAT or (options.engine == "auto" and not _model.installed(module)):
+                continue
+            ran = True
+            try:
+                away = _replayed(options, entry["id"], name)
+            except RuntimeFault as fault:
+                say(f"{entry['id']} on {name}", str(fault), wrong=True)
+            else:
+                say(f"{entry['id']} on {name}", away)
+    if not ran:
+        _model.choose(bundle, options.engine, options.artifact)  # says why
+    return int(failed)
+
+
+def _replayed(options: argparse.Namespace, artifact: str, engine: str) -> str:
+    from edgekit.runtime import load
+
+    with load(
+        options.bundle, engine, options.threads, options.provider, artifact, "golden", options.key,
+        options.require_signature,
+    ) as model:  # fmt: skip
+        info = model.info
+    if info["golden"] is None:
+        return f"{info['version']}, {info['provider']}: loads; the bundle has no golden vectors for it"
+    images = "" if not model.takes_images or find_spec("PIL") else "; images were not decoded (pip install pillow)"
+    unit = "of the largest output" if info["output"]["dtype"].startswith("float") else "steps"
+    return f"{info['version']}, {info['provider']}: golden vectors at most {info['golden']:.3g} {unit} away{images}"
+
+
+# ---- info ----
+
+
+def _info(options: argparse.Namespace, out: IO[str]) -> int:
+    from edgekit.runtime import _model
+
+    bundle = _opened(options, options.verify)
+    manifest = bundle.manifest
+    try:
+        chosen, engine = _model.choose(bundle, options.engine, options.artifact)
+        runs: dict[str, Any] | None = {"artifact": chosen["id"], "engine": engine}
+        why = ""
+    except RuntimeFault as fault:
+        runs, why = None, str(fault)
+    if options.json:
+        kept = ("name", "task", "preprocessing", "postprocessing", "artifacts", "ship")
+        row = {key: manifest[key] for key in kept if key in manifest}
+        signed = {"digest": bundle.digest, "signed_by": bundle.signed_by, "trusted": bundle.trusted}
+        out.write(
+            json.dumps({"path": bundle.path, **signed, "labels": list(bundle.labels), **row, "runs": runs}) + "\n"
+        )
+        return 0
+    pre = manifest["preprocessing"]
+    shape = f"{pre['color']} images, {pre['width']}x{pre['height']}" if pre["kind"] == "image" else "arrays"
+    out.write(f"{manifest['name']}: {shape}, {len(bundle.labels) or 'no'} labels\n")
+    out.write(f"  digest {bundle.digest}, {'signed by ' + bundle.signed_by if bundle.signed_by else 'not signed'}\n")
+    for entry in manifest["artifacts"]:
+        scores = ", ".join(f"top-1 {row['top1']:.2%} on {row['engine']}" for row in entry.get("accuracy", ()))
+        port = entry["input"]
+        text = f"  {entry['id']}: {entry.get('precision', entry['format'])}, {port['dtype']} {port['shape']}"
+        out.write(text + (f", {scores}" if scores else "") + "\n")
+    out.write(f"  runs here: {runs['artifact']} on {runs['engine']}\n" if runs else f"  runs nothing here: {why}\n")
+    return 0
+
+
+def _opened(options: argparse.Namespace, verify: str) -> Bundle:
+    from edgekit.runtime._bundle import open_bundle
+
+    return open_bundle(options.bundle, verify, options.key, options.require_signature)
+
+
+def _main(argv: Sequence[str] | None = None, prog: str = "python -m edgekit.runtime") -> int:
+    # Engines print to file descriptor 1 as they like: keep the real one aside for the answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        with answers:
+            return main(argv, answers, prog)
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

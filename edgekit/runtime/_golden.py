@@ -1,0 +1,157 @@
+"""Golden vectors: real inputs and the outputs that the files gave where they were made, replayed on this device."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING, Any
+
+from edgekit.runtime import machine
+from edgekit.runtime._errors import RuntimeFault, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from edgekit.runtime._bundle import Bundle
+
+BUILTIN = "builtin"
+"""Provider whose tolerance is ``tolerance_builtin``: TFLite's own kernels, which round twice."""
+
+
+def replay(
+    bundle: Bundle,
+    artifact: dict[str, Any],
+    infer: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+    provider: str,
+    where: str,
+) -> float | None:
+    """Run the golden inputs and compare.
+
+    Args:
+        bundle: the opened bundle.
+        artifact: entry of its manifest.
+        infer: from one golden input (uint8 [height, width, channels] pixels as cropped; for kind "tensor" float32 of
+            the input's shape without the batch) to the raw outputs in the file's own dtype.
+        provider: in use, as the session says it.
+        where: engine and version, for the message.
+
+    Returns:
+        The largest difference: steps of an integer output; a share of the largest absolute expected value of a float
+        one. None where the artifact has no golden vectors.
+
+    Raises:
+        RuntimeFault: an output is further away than its tolerance, or the vectors do not fit the model. The message
+            says which vector, how far, what is allowed, and on which engine and CPU.
+    """
+    import numpy as np
+
+    golden = artifact.get("golden")
+    if golden is None:
+        return None
+    given, wanted = inputs(bundle), outputs(bundle, artifact)
+    if len(given) != len(wanted):
+        raise RuntimeFault(
+            f"{bundle.path}: {golden['outputs']}: {len(wanted)} rows for {len(given)} golden inputs; pack it again"
+        )
+    whole = wanted.dtype.kind in "iu"
+    scale = 1.0 if whole else float(np.abs(wanted).max(initial=0)) or 1.0
+    away = []
+    for index, expected in enumerate(wanted):
+        found = np.asarray(infer(given[index])).reshape(-1)
+        if found.dtype != wanted.dtype or found.shape != expected.shape:
+            raise RuntimeFault(
+                f"{bundle.path}: {artifact['id']}: gives {found.size} {found.dtype}, the golden vectors hold "
+                f"{expected.size} {wanted.dtype}; pack it again"
+            )
+        difference = np.abs(found.astype(np.float64) - expected.astype(np.float64)).max() / scale
+        away.append(float(difference) if math.isfinite(difference) else math.inf)  # nan is as far as can be
+    allowed = golden["tolerance"]
+    if provider == BUILTIN:
+        allowed = golden.get("tolerance_builtin", allowed)
+    worst = max(away)
+    if worst > allowed:
+        unit = "steps" if whole else "of the largest output"
+        raise RuntimeFault(
+            f"{bundle.path}: {artifact['id']}: golden vector {away.index(worst) + 1} of {len(away)} is {worst:.6g} "
+            f"{unit} away, {allowed:.6g} are allowed ({sum(d > allowed for d in away)} differ; {where}, {provider}, "
+            f"{machine.facts()['cpu'] or 'unknown CPU'}): this engine computes another result here; try another "
+            "engine, provider or version"
+        )
+    return worst
+
+
+def check_images(bundle: Bundle, decode: Callable[[bytes], npt.NDArray[Any]]) -> int | None:
+    """Compare preprocessing here with that where the bundle was made, image by image.
+
+    Args:
+        bundle: the opened bundle.
+        decode: from an encoded image to uint8 [height, width, channels] pixels, resized and cropped.
+
+    Returns:
+        The largest difference in 8-bit steps; None where the bundle has no encoded images.
+
+    Raises:
+        RuntimeFault: a pixel is more than one step away.
+    """
+    import numpy as np
+
+    names = bundle.manifest.get("golden", {}).get("images", ())
+    if not names:
+        return None
+    given, worst = inputs(bundle), 0
+    if len(names) > len(given):
+        raise RuntimeFault(f"{bundle.path}: golden.images: {len(names)} for {len(given)} inputs; pack it again")
+    for index, name in enumerate(names):
+        found, expected = decode(bundle.read(name)), given[index]
+        if found.dtype != np.uint8 or found.shape != expected.shape:
+            raise RuntimeFault(f"{bundle.path}: {name}: decodes to {found.dtype} {list(found.shape)}, not to the input")
+        far = int(np.abs(found.astype(np.int16) - expected).max())
+        if far > 1:
+            raise RuntimeFault(
+                f"{bundle.path}: {name}: decodes to pixels up to {far} steps away from the golden input, 1 is allowed; "
+                "install another version of Pillow, or give arrays"
+            )
+        worst = max(worst, far)
+    return worst
+
+
+def inputs(bundle: Bundle) -> npt.NDArray[Any]:
+    """Golden inputs: uint8 [n, height, width, channels] for images, float32 [n, ...] for tensors; RuntimeFault."""
+    preprocessing = bundle.manifest["preprocessing"]
+    name = bundle.manifest["golden"]["inputs"]
+    if preprocessing["kind"] == "image":
+        channels = 3 if preprocessing["color"] == "rgb" else 1
+        return _array(bundle, name, "uint8", [preprocessing["height"], preprocessing["width"], channels])
+    return _array(bundle, name, "float32", None)
+
+
+def outputs(bundle: Bundle, artifact: dict[str, Any]) -> npt.NDArray[Any]:
+    """Expected outputs of an artifact with golden vectors: [n, outputs] in its own dtype; RuntimeFault."""
+    port = artifact["output"]
+    return _array(bundle, artifact["golden"]["outputs"], port["dtype"], [math.prod(port["shape"])])
+
+
+def _array(bundle: Bundle, name: str, dtype: str, shape: list[int] | None) -> npt.NDArray[Any]:
+    """An .npy member [n, *shape], as a read-only view of the bundle's bytes."""
+    import numpy as np
+
+    data = bundle.read(name)
+    head = io.BytesIO(data[:4096])  # longer headers are those of records, which are not allowed here
+    try:
+        version = np.lib.format.read_magic(head)
+        if version != (1, 0):
+            raise ValueError(f"version {version}")
+        found, fortran, kind = np.lib.format.read_array_header_1_0(head)
+    except Exception as error:  # anything may come out of the literal it evaluates
+        raise RuntimeFault(f"{bundle.path}: {name}: no .npy array ({first_line(error)}); pack it again") from None
+    if kind != np.dtype(dtype) or fortran or len(found) < 1 or (shape is not None and list(found[1:]) != shape):
+        wanted = f"{dtype} [n, {', '.join(map(str, shape))}]" if shape is not None else f"{dtype} [n, ...]"
+        raise RuntimeFault(f"{bundle.path}: {name}: {kind} {list(found)}, wanted is {wanted}; pack it again")
+    if min(found) < 1 or math.prod(found) * kind.itemsize != len(data) - head.tell():
+        raise RuntimeFault(f"{bundle.path}: {name}: {list(found)} is not the number of values in it; pack it again")
+    array = np.frombuffer(data, kind, offset=head.tell()).reshape(found)
+    if kind.kind == "f" and not np.isfinite(array).all():
+        raise RuntimeFault(f"{bundle.path}: {name}: holds values that are not finite; pack it again")
+    return array

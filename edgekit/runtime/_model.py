@@ -1,0 +1,379 @@
+"""A bundle, ready to predict: one artifact on one engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.runtime import _image, _menu
+from edgekit.runtime._bundle import Bundle, open_bundle
+from edgekit.runtime._errors import RuntimeFault, first_line
+from edgekit.runtime._port import Port, dequantize
+from edgekit.runtime._stream import ahead
+from edgekit.runtime._tensor import FromPixels, FromValues
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from edgekit.runtime._port import Engine, Session
+
+_PREFERENCE = ("litert", "onnxruntime", "tflite_runtime", "tensorflow")
+_MS = 1e6  # nanoseconds
+
+
+@dataclass(frozen=True)
+class Class:
+    """A label with its score."""
+
+    label: str | None
+    index: int
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a model says about one input."""
+
+    label: str | None
+    """None where the bundle has no labels."""
+    index: int
+    """Of the largest output."""
+    score: float
+    scores: npt.NDArray[np.float32] = field(repr=False)
+    """float32 [classes], after the activation that the manifest names; read-only."""
+    ms: float
+    """Milliseconds from the input to the scores: decoding, preprocessing, inference."""
+    _labels: tuple[str, ...] = field(repr=False)
+
+    def top(self, k: int) -> tuple[Class, ...]:
+        """The `k` best classes (all, where there are fewer), best first; of equal scores the lower index is first."""
+        order = np.argsort(-self.scores, kind="stable")
+        rest = order[order != self.index]  # scores may saturate to ties that the outputs do not have
+        best = [self.index, *rest.tolist()][: max(k, 0)]
+        return tuple(Class(self._labels[i] if self._labels else None, i, float(self.scores[i])) for i in best)
+
+
+class Model:
+    """An opened bundle. Made by `load`; any number of threads may use it at the same time.
+
+    TFLite interpreters run one inference at a time, ONNX Runtime several.
+    """
+
+    labels: tuple[str, ...]
+    """By index of the output; empty where the bundle has none."""
+    takes_images: bool
+    """Or arrays of real values."""
+
+    def __init__(self, bundle: Bundle, artifact: dict[str, Any], session: Session, info: dict[str, Any]) -> None:
+        """Use `load`. The bundle is not kept: its bytes are freed once the engine has what it needs."""
+        self.labels = bundle.labels
+        self._path, self._session, self._info = bundle.path, session, info
+        where = f"{bundle.path}: {artifact['id']}"
+        self._input = _agreed(artifact["input"], session.input, f"{where}: input")
+        self._dtype = np.dtype(self._input.dtype)
+        self._output = _agreed(artifact["output"], session.output, f"{where}: output")
+        self._activation = _ACTIVATIONS[bundle.manifest["postprocessing"]["activation"]]
+        preprocessing = bundle.manifest["preprocessing"]
+        self._spec = _image.Preprocessing.of(preprocessing) if preprocessing["kind"] == "image" else None
+        self.takes_images = self._spec is not None
+        self._tensor: FromPixels | FromValues = FromValues(self._input)
+        if self._spec:
+            self._tensor = FromPixels(self._spec, self._input, artifact["input"]["layout"])
+
+    def __call__(self, image: Any) -> Result:
+        """Predict one image.
+
+        Args:
+            image: path of a JPEG or PNG file, its bytes (both need Pillow), a Pillow image, or a uint8 array
+                [height, width, 3], [height, width, 1] or [height, width] of any size. For a model of other inputs
+                (kind = "tensor") an array of real values in the model's own shape, the leading 1 optional.
+
+        Raises:
+            RuntimeFault: the input cannot be read, has the wrong type, shape or dtype, or holds NaN; the engine
+                failed; the model is closed; memory is short.
+        """
+        start = perf_counter_ns()
+        return self._finish(self._prepare(image), start)
+
+    def batch(self, images: Iterable[Any]) -> list[Result]:
+        """Predict several images, in order, as `stream` does."""
+        return list(self.stream(images))
+
+    def stream(self, images: Iterable[Any]) -> Iterator[Result]:
+        """Predict images as they come: a thread reads and prepares the next ones while the engine is at work.
+
+        At most two prepared images wait. What the iterable or an image raises is raised where its result would have
+        been. The thread ends with the generator: close it, or leave the loop. Only an iterable that blocks can keep it
+        longer: then it ends with the next item.
+
+        Args:
+            images: each as in `__call__`.
+
+        Yields:
+            A result for each, in order; its `ms` leaves out the time in which it waited.
+        """
+        for outcome in self.outcomes(images):
+            if isinstance(outcome, RuntimeFault):
+                raise outcome
+            yield outcome
+
+    def outcomes(self, images: Iterable[Any]) -> Iterator[Result | RuntimeFault]:
+        """As `stream`, but a fault takes the place of its result, and the others go on."""
+        if isinstance(images, (str, bytes, os.PathLike)):
+            raise RuntimeFault("several images are needed: put the one into a list")
+
+        def prepare(image: Any) -> tuple[npt.NDArray[Any] | RuntimeFault, int]:
+            start = perf_counter_ns()
+            try:
+                return self._prepare(image), perf_counter_ns() - start
+            except RuntimeFault as fault:
+                return fault, 0
+
+        with closing(ahead(images, prepare, depth=2)) as prepared:
+            for tensor, spent in prepared:
+                if isinstance(tensor, RuntimeFault):
+                    yield tensor
+                    continue
+                try:
+                    result = self._finish(tensor, perf_counter_ns() - spent)
+                except RuntimeFault as fault:
+                    yield fault
+                else:
+                    yield result
+
+    def raw(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """One inference on the engine's own terms; nothing is converted, and nothing copied that is contiguous.
+
+        Args:
+            array: of the model's input shape (a leading 1 may be left out) and dtype; see `info`.
+
+        Returns:
+            The output, [1, classes] as the file has it, in its own dtype.
+
+        Raises:
+            RuntimeFault: wrong shape or dtype, the engine failed, or the model is closed.
+        """
+        port = self._input
+        if not isinstance(array, np.ndarray):
+            raise RuntimeFault(f"{self._path}: input: an array is needed, not {type(array).__name__}")
+        if array.shape != port.shape or array.dtype != self._dtype:
+            if array.dtype != self._dtype or array.shape != port.shape[1:]:
+                wanted, given = _text(port.dtype, port.shape), _text(str(array.dtype), array.shape)
+                raise RuntimeFault(f"{self._path}: input: {wanted} is needed, not {given}")
+            array = array[None]
+        if not array.flags.c_contiguous:
+            array = np.ascontiguousarray(array)
+        return self._session.run(array)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What runs, as plain data.
+
+        Path, name, artifact, format, precision, engine, version, provider, threads, input and output (ports as in the
+        manifest), labels (their number), digest, signed_by, golden (the largest difference found, or None).
+        """
+        return dict(self._info)
+
+    def close(self) -> None:
+        """Free the engine's memory; the model cannot predict any more. Again is no error."""
+        self._session.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _prepare(self, image: Any) -> npt.NDArray[Any]:
+        try:
+            if self._spec:
+                image = _image.pixels(image, self._spec)
+            return self._tensor(image)
+        except MemoryError as error:
+            raise RuntimeFault(f"{self._path}: input: {first_line(error)}") from error
+
+    def _finish(self, tensor: npt.NDArray[Any], start: int) -> Result:
+        output = dequantize(self._session.run(tensor), self._output).reshape(-1)
+        index = int(output.argmax())
+        scores = self._activation(output)
+        score = float(scores[index])
+        if score != score:  # argmax stops at the first NaN
+            raise RuntimeFault(f"{self._path}: the engine's output is not a number; run selftest")
+        scores.setflags(write=False)
+        label = self.labels[index] if self.labels else None
+        return Result(label, index, score, scores, (perf_counter_ns() - start) / _MS, self.labels)
+
+
+def load(
+    path: str | os.PathLike[str],
+    engine: str = "auto",
+    threads: int | None = None,
+    provider: str | None = None,
+    artifact: str | None = None,
+    verify: str = "golden",
+    trusted_keys: Sequence[str | os.PathLike[str]] = (),
+    require_signature: bool = False,
+) -> Model:
+    """Open a bundle (or a hand-written manifest, ``*.json``, beside a model file) and check it.
+
+    ``engine="auto"`` goes through the artifacts in the manifest's order and takes the first installed engine that runs
+    one: litert, onnxruntime, tflite_runtime, tensorflow. An engine that then fails is an error: no other one is taken.
+
+    Args:
+        path: of the file.
+        engine: a name, or auto.
+        threads: of one inference. None: what the manifest's `ship` says for this artifact and engine, but no more than
+            there are cores; 1 where it says nothing.
+        provider: execution provider of the engine; None is its choice for the CPU.
+        artifact: id of the one to run; None is the first one that the engine runs.
+        verify: "golden" checks the structure and every hash, replays the golden vectors on this engine, and decodes
+            the golden images where Pillow is installed; "hash" leaves these out, "off" the hashes, too.
+        trusted_keys: public keys in base64, or files that hold one.
+        require_signature: refuse a bundle that none of them signed.
+
+    Raises:
+        RuntimeFault: the file is damaged or not signed as asked for, no engine is installed (the message holds the pip
+            command) or the engine cannot use the model, the model is not what the manifest says, or its outputs here
+            are not those of the golden vectors.
+    """
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise RuntimeFault(f"threads={threads!r}: at least 1 is needed")
+    bundle = open_bundle(path, verify=verify, trusted_keys=trusted_keys, require_signature=require_signature)
+    chosen, name = choose(bundle, engine, artifact)
+    threads = threads or shipped_threads(bundle.manifest, chosen["id"], name)
+    module = _menu.engine(name)
+    session = open_session(bundle, chosen, module, threads, provider)
+    try:
+        info = {
+            "path": bundle.path, "name": bundle.manifest["name"], "artifact": chosen["id"], "format": chosen["format"],
+            "precision": chosen.get("precision"), "engine": name, "version": module.version(),
+            "provider": session.provider, "threads": threads, "input": dict(chosen["input"]),
+            "output": dict(chosen["output"]), "labels": len(bundle.labels), "digest": bundle.digest,
+            "signed_by": bundle.signed_by, "golden": None,
+        }  # fmt: skip
+        model = Model(bundle, chosen, session, info)
+        if verify == "golden":
+            info["golden"] = replay(model, bundle, chosen)
+    except BaseException:
+        session.close()
+        raise
+    return model
+
+
+def open_session(
+    bundle: Bundle, artifact: dict[str, Any], module: Engine, threads: int, provider: str | None
+) -> Session:
+    """The engine's session on an artifact of a bundle.
+
+    Raises:
+        RuntimeFault: the engine is not installed, or cannot use it.
+    """
+    where = f"{bundle.path}: {artifact['file']}"
+    try:
+        return module.load(bundle.read(artifact["file"]), threads, provider, where)
+    except RuntimeFault:
+        raise
+    except Exception as error:  # whatever an engine throws
+        raise RuntimeFault(f"{where}: {module.PACKAGE} cannot load it: {first_line(error)}") from error
+
+
+def replay(model: Model, bundle: Bundle, artifact: dict[str, Any]) -> float | None:
+    """Golden vectors through the model, and golden images through its preprocessing; see `edgekit.runtime._golden`.
+
+    Raises:
+        RuntimeFault: something is further away than its tolerance.
+    """
+    from edgekit.runtime import _golden
+
+    where = f"{model.info['engine']} {model.info['version']}"
+    spec = model._spec
+    if spec and find_spec("PIL"):
+        _golden.check_images(bundle, lambda file: _image.pixels(file, spec))
+    return _golden.replay(
+        bundle, artifact, lambda x: model._session.run(model._tensor(x)), model._session.provider, where
+    )
+
+
+def choose(bundle: Bundle, engine: str = "auto", artifact: str | None = None) -> tuple[dict[str, Any], str]:
+    """The artifact to run, and the name of the engine; see `load`.
+
+    Raises:
+        RuntimeFault: there is no such engine or artifact, the engine does not run it, or none that does is installed.
+    """
+    if engine != "auto":
+        return bundle.artifact(artifact, (_menu.engine(engine).FORMAT,)), engine
+    names = sorted(_menu.engines(), key=lambda name: (*_PREFERENCE, name).index(name))
+    modules = {name: _menu.engine(name) for name in names}
+    artifacts = bundle.manifest["artifacts"] if artifact is None else [bundle.artifact(artifact)]
+    for entry in artifacts:
+        for name, module in modules.items():
+            if entry["format"] == module.FORMAT and installed(module):
+                return entry, name
+    formats = {entry["format"] for entry in artifacts}
+    commands = [f"pip install {module.PACKAGE}" for module in modules.values() if module.FORMAT in formats]
+    raise RuntimeFault(f"{bundle.path}: no engine for it is installed: {' or '.join(commands)}")
+
+
+def installed(engine: Engine) -> bool:
+    """Whether the engine's package is there; it is not imported."""
+    try:
+        return find_spec(engine.MODULE) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def shipped_threads(manifest: dict[str, Any], artifact: str, engine: str) -> int:
+    """Threads that `ship` says for an artifact and engine, no more than there are cores; 1 where it says nothing."""
+    from edgekit.runtime import machine
+
+    for row in manifest.get("ship", ()):
+        if row["artifact"] == artifact and row.get("engine") in (None, engine) and row.get("threads"):
+            return max(1, min(int(row["threads"]), machine.cores()))
+    return 1
+
+
+def _agreed(stated: dict[str, Any], found: Port, where: str) -> Port:
+    """The port with the file's name and shape and the manifest's scale, which ONNX files do not state."""
+    scale, zero_point = stated.get("scale"), stated.get("zero_point")
+    wanted, real = (stated["dtype"], tuple(stated["shape"])), (found.dtype, found.shape)
+    if wanted != real:
+        raise RuntimeFault(f"{where}: the file has {_text(*real)}, the manifest says {_text(*wanted)}")
+    if found.scale is not None and (
+        scale is None or abs(scale - found.scale) > 1e-6 * found.scale or zero_point != found.zero_point
+    ):
+        raise RuntimeFault(
+            f"{where}: the file has scale {found.scale:.9g} and zero point {found.zero_point}, "
+            f"the manifest says {scale} and {zero_point}"
+        )
+    return Port(found.name, found.shape, found.dtype, scale, zero_point)
+
+
+def _text(dtype: str, shape: Sequence[int]) -> str:
+    return f"{dtype} {list(shape)}"
+
+
+def _softmax(outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    with np.errstate(invalid="ignore"):  # inf - inf: the caller refuses the NaN
+        powers = np.exp(outputs - outputs.max())
+    result: npt.NDArray[np.float32] = powers / powers.sum()
+    return result
+
+
+def _sigmoid(outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # exp(-x) = inf gives the 0 it should
+        result: npt.NDArray[np.float32] = np.reciprocal(1 + np.exp(-outputs))
+    return result
+
+
+_ACTIVATIONS: dict[str, Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]] = {
+    "softmax": _softmax,
+    "sigmoid": _sigmoid,
+    "none": lambda outputs: np.array(outputs),
+}

@@ -1,0 +1,93 @@
+"""``signature.json`` of a bundle: who vouches for its manifest."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from typing import TYPE_CHECKING
+
+from edgekit.runtime import _ed25519, _schema, _source, _zip
+from edgekit.runtime._errors import RuntimeFault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# RFC 8410: SubjectPublicKeyInfo of an Ed25519 key, before its 32 bytes.
+_SPKI = bytes.fromhex("302a300506032b6570032100")
+_BEGIN, _END = "-----BEGIN PUBLIC KEY-----", "-----END PUBLIC KEY-----"
+
+
+def public_key(text: str) -> bytes | None:
+    """The 32 bytes of an Ed25519 public key, given in PEM or base64; None where the text is neither."""
+    text = text.strip()
+    if not text.startswith(_BEGIN):
+        return _exactly(text, 32)
+    if not text.endswith(_END):
+        return None
+    info = _exactly("".join(text[len(_BEGIN) : -len(_END)].split()), len(_SPKI) + 32)
+    return info[len(_SPKI) :] if info and info.startswith(_SPKI) else None
+
+
+def trusted_keys(given: Iterable[str | os.PathLike[str]]) -> dict[bytes, str]:
+    """Public keys, each with the words it was given in.
+
+    Args:
+        given: base64 text, or a file that holds one key in PEM or base64.
+
+    Raises:
+        RuntimeFault: neither.
+    """
+    if isinstance(given, (str, os.PathLike)):
+        given = (given,)
+    found = {}
+    for item in given:
+        words = os.fspath(item)
+        key = _exactly(words, 32) if isinstance(item, str) else None
+        if key is None and not os.path.exists(words):
+            raise RuntimeFault(f"trusted key {words[:200]!a}: neither a public key (32 bytes in base64) nor a file")
+        if key is None:
+            text = _source.contents(words, 2**16).decode("latin-1")
+            key = public_key(text)
+            if "PRIVATE KEY" in text:
+                raise RuntimeFault(f"trusted key {words}: a private key; give the public one that belongs to it")
+        if key is None:
+            raise RuntimeFault(f"trusted key {words}: holds no Ed25519 public key (PEM, or 32 bytes in base64)")
+        found[key] = words
+    return found
+
+
+def signer(data: bytes, manifest: bytes, path: str) -> bytes:
+    """The public key whose signature of the manifest this is.
+
+    Args:
+        data: content of ``signature.json``: algorithm, key and signature.
+        manifest: exact bytes of ``manifest.json``.
+        path: what a fault calls the bundle.
+
+    Raises:
+        RuntimeFault: the signature is not one of these bytes by the key that it names.
+    """
+    stated = _schema.parse(data, f"{path}: {_zip.SIGNATURE}")
+    if not isinstance(stated, dict) or stated.keys() != {"algorithm", "key", "signature"}:
+        raise _zip.unsound(path, f"{_zip.SIGNATURE} must hold algorithm, key and signature, and nothing else")
+    if stated["algorithm"] != "ed25519":
+        algorithm = _schema.shown(stated["algorithm"])
+        raise RuntimeFault(f"{path}: signed with {algorithm}, this runtime verifies ed25519: update edgekit here")
+    key, signature = _exactly(stated["key"], 32), _exactly(stated["signature"], 64)
+    if key is None or signature is None:
+        raise _zip.unsound(path, f"{_zip.SIGNATURE}: key and signature must be 32 and 64 bytes in base64")
+    if not _ed25519.verify(key, signature, manifest):
+        raise _zip.unsound(path, f"its signature is not one of {base64.b64encode(key).decode()}")
+    return key
+
+
+def _exactly(text: object, size: int) -> bytes | None:
+    """That many bytes from base64; None where the text is anything but their one encoding."""
+    if not isinstance(text, str):
+        return None
+    try:
+        data = base64.b64decode(text.encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        return None
+    return data if len(data) == size and base64.b64encode(data).decode() == text else None

@@ -1,0 +1,191 @@
+"""Where members come from: a bundle's file, or the folder of a hand-written manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+import zlib
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from edgekit.runtime import _manifest, _schema, _zip
+from edgekit.runtime._errors import RuntimeFault, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from io import FileIO
+
+    _Job = tuple[int, Callable[[], None]]
+
+_PARALLEL = 2**21
+"""Bytes from which on threads pay."""
+
+
+class File:
+    """Members of a bundle. Each is read once, into memory of its own, as engines want it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._members: dict[str, bytes] = {}
+        with _opened(path) as file:
+            number = file.fileno()
+
+            def fetch(offset: int, count: int) -> bytes:
+                data = os.pread(number, count, offset)
+                if len(data) != count:
+                    raise _zip.unsound(path, "it became shorter while it was read")
+                return data
+
+            def member(entry: _zip.Entry) -> None:
+                self._members[entry.name] = fetch(entry.offset, entry.size)
+
+            size = os.fstat(number).st_size
+            self._entries = {entry.name: entry for entry in _zip.layout(size, fetch, path)}
+            if _zip.MANIFEST not in self._entries:
+                raise _zip.unsound(path, f"{_zip.MANIFEST} is missing")
+            _together([(entry.size, partial(member, entry)) for entry in self._entries.values()])
+        self._crc(self._entries[_zip.MANIFEST])
+
+    def names(self) -> tuple[str, ...]:
+        """In the order of the file."""
+        return tuple(self._entries)
+
+    def read(self, name: str) -> bytes:
+        """Content of a member; RuntimeFault where there is none of that name."""
+        if name not in self._members:
+            raise RuntimeFault(f"{self.path}: no member {name!a} (there are: {', '.join(self._entries)})")
+        return self._members[name]
+
+    def check(self, manifest: dict[str, Any], contents: bool) -> None:
+        """Compare the members with what the manifest lists; with `contents` their bytes, too.
+
+        Raises:
+            RuntimeFault: a member is missing, not listed, or not what was listed.
+        """
+        listed = manifest.get("members")
+        if listed is None:
+            raise RuntimeFault(f'{self.path}: the manifest: "members" is missing; pack the bundle again')
+        members = {name: e for name, e in self._entries.items() if name not in (_zip.MANIFEST, _zip.SIGNATURE)}
+        for name in sorted(members.keys() ^ listed.keys()):
+            raise _zip.unsound(self.path, f"{name} is {'not listed' if name in members else 'missing'}")
+        for name, entry in members.items():
+            if entry.size != listed[name]["bytes"]:
+                raise _zip.unsound(self.path, f"{name} has {entry.size} bytes, listed are {listed[name]['bytes']}")
+        if contents:
+            jobs: list[_Job] = [(entry.size, partial(self._crc, entry)) for entry in self._entries.values()]
+            for name, entry in members.items():
+                jobs.append((2 * entry.size, partial(self._sha256, entry, listed[name]["sha256"])))
+            _together(jobs)
+
+    def _crc(self, entry: _zip.Entry) -> None:
+        if zlib.crc32(self._members[entry.name]) != entry.crc:
+            raise _zip.unsound(self.path, f"{entry.name} was changed (CRC-32)")
+
+    def _sha256(self, entry: _zip.Entry, wanted: str) -> None:
+        if hashlib.sha256(self._members[entry.name]).hexdigest() != wanted:
+            raise _zip.unsound(self.path, f"{entry.name} was changed (SHA-256)")
+
+
+class Folder:
+    """Members beside a hand-written manifest: read when they are asked for."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._folder = os.path.realpath(os.path.dirname(path) or ".")
+        self._manifest = contents(path, _schema.LARGEST)
+        self._members: dict[str, str] = {}
+        self._listed: dict[str, dict[str, Any]] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """The manifest, and the members that it speaks of."""
+        return (_zip.MANIFEST, *sorted(self._members))
+
+    def read(self, name: str) -> bytes:
+        """Content of a member; RuntimeFault where there is none, or it is not what the manifest lists."""
+        if name == _zip.MANIFEST:
+            return self._manifest
+        if name not in self._members:
+            raise RuntimeFault(f"{self.path}: no member {name!a} (there are: {', '.join(self.names())})")
+        file = os.path.realpath(os.path.join(self._folder, name))
+        if os.path.commonpath([file, self._folder]) != self._folder:
+            raise RuntimeFault(
+                f"{self.path}: {self._members[name]}: {name} leads out of the folder; copy the file here"
+            )
+        data = contents(file)
+        listed = self._listed.get(name)
+        if listed and (len(data), hashlib.sha256(data).hexdigest()) != (listed["bytes"], listed["sha256"]):
+            raise RuntimeFault(f"{file}: not the file that {self.path} lists (SHA-256); correct either of them")
+        return data
+
+    def check(self, manifest: dict[str, Any], contents: bool) -> None:
+        """As of `File.check`; what the manifest does not list is only looked for."""
+        self._members = {**dict.fromkeys(manifest.get("members", ()), "members"), **_manifest.named(manifest)}
+        for reserved in {_zip.MANIFEST, _zip.SIGNATURE} & self._members.keys():
+            raise RuntimeFault(f"{self.path}: {self._members[reserved]}: {reserved} is no name for a member; rename it")
+        self._listed = manifest.get("members", {}) if contents else {}
+        for name, place in self._members.items():
+            if name in self._listed:
+                self.read(name)
+            elif not os.path.isfile(os.path.join(self._folder, name)):
+                raise RuntimeFault(f"{self.path}: {place}: there is no file {os.path.join(self._folder, name)}")
+
+
+def contents(path: str, limit: int = _zip.LIMIT) -> bytes:
+    """A file's bytes, of `limit` at most.
+
+    Raises:
+        RuntimeFault: not a file, empty, not readable, too large.
+    """
+    with _opened(path, limit) as file:
+        return file.read()
+
+
+@contextmanager
+def _opened(path: str, limit: int = _zip.LIMIT) -> Iterator[FileIO]:
+    """A file to be read; what goes wrong while it is open is a RuntimeFault."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe may never end
+            raise RuntimeFault(f"{path!s}: not a file")
+        if not 0 < status.st_size <= limit:
+            raise RuntimeFault(f"{path!s}: {status.st_size} bytes (1 to {limit} are allowed); fetch or write it again")
+        with open(path, "rb", buffering=0) as file:
+            yield file
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise RuntimeFault(f"{path!a}: cannot be read: {reason}") from None
+    except MemoryError:
+        raise RuntimeFault(f"{path}: out of memory while reading {status.st_size} bytes") from None
+
+
+def _together(jobs: list[_Job]) -> None:
+    """Do all jobs, each with its cost in bytes; of several faults the one of the first job is raised.
+
+    In threads where there is much to do: reading and hashing let go of Python's lock.
+    """
+    queue = sorted(range(len(jobs)), key=lambda place: jobs[place][0])
+    faults: dict[int, Exception] = {}
+
+    def work() -> None:
+        while queue:
+            try:
+                place = queue.pop()  # the largest first
+            except IndexError:  # another thread was faster
+                return
+            try:
+                jobs[place][1]()
+            except Exception as error:
+                faults[place] = error
+
+    much = sum(cost for cost, _ in jobs) > _PARALLEL
+    threads = [threading.Thread(target=work) for _ in range(min(os.cpu_count() or 1, len(jobs), 4) - 1 if much else 0)]
+    for thread in threads:
+        thread.start()
+    work()
+    for thread in threads:
+        thread.join()
+    for _, error in sorted(faults.items()):
+        raise error

@@ -1,0 +1,217 @@
+"""``python -m edgekit.runtime`` as a device runs it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.runtime import __main__ as cli
+from edgekit.runtime import _model, load
+from edgekit.runtime.engines import onnxruntime
+from tests import bundles
+from tests.support import environment
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle, and images in two folders, one of them broken."""
+    folder = tmp_path_factory.mktemp("device")
+    bundles.write(folder / "waste.edgekit")
+    bundles.write(folder / "signed.edgekit", bundles.sign(bundles.seal(*bundles.contents())))
+    for name, image in zip(("b.png", "a.PNG", "sub/c.png"), bundles.pixels(), strict=True):
+        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "images" / name).write_bytes(bundles.png(image))
+    (folder / "images" / "notes.txt").write_text("no image")
+    (folder / "empty").mkdir()
+    (folder / "broken.png").write_bytes(b"\x89PNG broken")
+    return folder
+
+
+def run(*words: str | Path, code: int = 0, stdin: str = "", cwd: Path | None = None) -> tuple[list[str], list[str]]:
+    """Lines on stdout and stderr of a process of its own."""
+    argv = [sys.executable, "-m", "edgekit.runtime", *map(str, words)]
+    answer = subprocess.run(argv, input=stdin, capture_output=True, text=True, env=environment(), cwd=cwd)
+    assert answer.returncode == code, answer.stderr
+    assert "Traceback" not in answer.stderr
+    return answer.stdout.splitlines(), answer.stderr.splitlines()
+
+
+def here(*words: str | Path, code: int = 0) -> list[str]:
+    """Lines on stdout, in this process."""
+    out = io.StringIO()
+    assert cli.main([str(word) for word in words], out) == code
+    return out.getvalue().splitlines()
+
+
+def test_predict_prints_a_line_for_each_image(folder: Path) -> None:
+    with load(folder / "waste.edgekit") as model:
+        wanted = {name: model(folder / "images" / name) for name in ("a.PNG", "b.png", "sub/c.png")}
+    lines, errors = run("predict", "waste.edgekit", "images", cwd=folder)
+    assert errors == []
+    for line, (name, result) in zip(lines, wanted.items(), strict=True):
+        assert line.startswith(f"images/{name}: {result.label} {result.score:.2%} (")
+
+
+def test_predict_prints_json_with_the_best_classes(folder: Path) -> None:
+    lines, _ = run("predict", "waste.edgekit", "images/a.PNG", "--json", "--top", "3", cwd=folder)
+    row = json.loads(lines[0])
+    assert row["image"] == "images/a.PNG"
+    assert [entry["score"] for entry in row["top"]] == sorted((e["score"] for e in row["top"]), reverse=True)
+    assert len(row["top"]) == 3
+    assert row["top"][0] == {key: row[key] for key in ("label", "index", "score")}
+    assert row["label"] in bundles.LABELS
+    assert row["ms"] > 0
+
+
+def test_predict_goes_on_after_bad_images(folder: Path) -> None:
+    lines, errors = run(
+        "predict", "waste.edgekit", "broken.png", "nowhere.png", "images/b.png", "empty", "x*.png", "images/*/c.png",
+        "-", code=1, stdin="images/a.PNG\n\nmissing.png\n", cwd=folder,
+    )  # fmt: skip
+    assert [line.partition(":")[0] for line in lines] == ["images/b.png", "images/sub/c.png", "images/a.PNG"]
+    assert sorted(errors) == [
+        "edgekit: broken.png: not an image of a known format",
+        f"edgekit: empty: no images in this folder ({' '.join(cli.SUFFIXES)})",
+        "edgekit: missing.png: no such file or directory",
+        "edgekit: nowhere.png: no such file or directory",
+        "edgekit: x*.png: matches no file",
+    ]
+
+
+def test_predict_takes_arrays_where_the_model_does(folder: Path, shared: Path, tmp_path: Path) -> None:
+    from tests.test_runtime_model import third_party
+
+    manifest = third_party(shared, "kws_ref_model", tmp_path)
+    np.save(tmp_path / "word.npy", np.zeros((49, 10, 1), np.float32))
+    np.save(tmp_path / "nan.npy", np.full((49, 10, 1), np.nan))
+    (tmp_path / "text.npy").write_text("no array")
+    words = [tmp_path / name for name in ("word.npy", "nan.npy", "text.npy", "none.npy")]
+    lines, errors = run("predict", manifest, *words, "--json", code=1)
+    assert json.loads(lines[0])["image"] == str(words[0])
+    assert len(lines) == 1
+    for name, text in [("nan", "NaN or infinite"), ("text", "not an .npy array"), ("none", "No such file")]:
+        assert any(f"{name}.npy" in line and text in line for line in errors)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [], ["predict"], ["predict", "waste.edgekit"], ["guess", "waste.edgekit"],
+        ["predict", "waste.edgekit", "x", "--top", "0"], ["predict", "waste.edgekit", "x", "--verify", "maybe"],
+        ["info", "none.edgekit"], ["info", "broken.png"], ["predict", "waste.edgekit", "x", "--engine", "litert"],
+        ["predict", "waste.edgekit", "x", "--artifact", "int4"], ["bench", "waste.edgekit", "--seconds", "-1"],
+        ["bench", "waste.edgekit", "--seconds", "nan"], ["info", "waste.edgekit", "--require-signature"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_bad_words_end_with_status_2(
+    words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert here(*words, code=2) == []
+    assert capsys.readouterr().err.splitlines()[-1]
+
+
+def test_bench_prints_what_the_profiler_reads(folder: Path) -> None:
+    (line,), _ = run("bench", folder / "waste.edgekit", "--json", "--seconds", "0.05", "--warmup", "1")
+    answer = json.loads(line)
+    request = {"model": str(folder / "waste.edgekit"), "engine": "onnxruntime", "threads": 1, "provider": None}
+    talk = [{**request, "seed": 0, "artifact": "int8-onnx"}, {"run": {"warmup": 0, "seconds": 0, "min_samples": 3}}]
+    argv = [sys.executable, "-m", "edgekit.runtime.bench"]
+    said = subprocess.run(argv, input="\n".join(map(json.dumps, talk)), capture_output=True, text=True, check=True)
+    first, samples, last = map(json.loads, said.stdout.splitlines())
+    assert first.keys() | samples.keys() | last.keys() | {"artifact", "engine", "threads"} == answer.keys()
+    assert (answer["artifact"], answer["engine"], answer["version"]) == ("int8-onnx", "onnxruntime", first["version"])
+    assert len(samples["ms"]) == 3
+    assert len(answer["ms"]) >= 20
+    assert min(answer["ms"]) > 0
+    assert answer["batch"] == 1
+
+
+def test_bench_says_it_in_words(folder: Path) -> None:
+    words = ["--seconds", "0", "--threads", "1", "--artifact", "fp32-onnx", "--verify", "golden"]
+    (line,) = here("bench", folder / "waste.edgekit", *words)
+    assert line.startswith(f"fp32-onnx on onnxruntime {onnxruntime.version()} (CPUExecutionProvider, threads 1): p50 ")
+
+
+def test_selftest_checks_everything(folder: Path) -> None:
+    lines, errors = run("selftest", folder / "signed.edgekit", "--key", bundles.public())
+    assert errors == []
+    assert lines[0].startswith("file: ok: 10 members as the manifest lists them")
+    assert lines[1] == f"signature: ok: by {bundles.public()}, trusted"
+    for line, artifact in zip(lines[2:], ("int8-onnx", "fp32-onnx"), strict=True):
+        assert line.startswith(f"{artifact} on onnxruntime: ok: {onnxruntime.version()}, CPUExecutionProvider: golden")
+
+
+def test_selftest_fails_with_the_reason(folder: Path, tmp_path: Path) -> None:
+    manifest, members = bundles.contents()
+    members["golden/fp32-onnx.npy"] = bundles.npy(bundles.expected(bundles.pixels()) + np.float32(1))
+    path = bundles.write(tmp_path / "x.edgekit", bundles.seal(manifest, members))
+    lines = here("selftest", path, code=1)
+    assert [line.split(": ")[1] for line in lines] == ["ok", "ok", "ok", "failed"]
+    assert "golden vector" in lines[3]
+    assert [json.loads(line)["ok"] for line in here("selftest", path, "--json", code=1)] == [True, True, True, False]
+    damaged = bytearray((folder / "waste.edgekit").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    (line,) = here("selftest", path, code=1)
+    assert line.startswith("file: failed: ")
+    (line,) = here("selftest", folder / "waste.edgekit", "--require-signature", "--key", bundles.public(), code=1)
+    assert line.startswith("file: failed: ")
+
+
+def test_info_needs_no_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_model, "installed", lambda engine: False)
+    lines = here("info", folder / "waste.edgekit")
+    assert lines[0] == "waste: rgb images, 10x8, 4 labels"
+    assert "runs nothing here: " in lines[-1]
+    assert "pip install onnxruntime" in lines[-1]
+    row: dict[str, Any] = json.loads(here("info", folder / "signed.edgekit", "--json")[0])
+    assert row["runs"] is None
+    assert row["signed_by"] == bundles.public()
+    assert row["labels"] == list(bundles.LABELS)
+    assert [artifact["id"] for artifact in row["artifacts"]] == ["int8-onnx", "fp32-onnx"]
+
+
+def test_info_says_what_runs_here(folder: Path) -> None:
+    assert here("info", folder / "waste.edgekit")[-1] == "  runs here: int8-onnx on onnxruntime"
+
+
+def test_results_are_alone_on_stdout_when_an_engine_prints(folder: Path) -> None:
+    code = """
+import os, sys
+from edgekit.runtime import __main__ as cli
+from edgekit.runtime.engines import onnxruntime
+load = onnxruntime.load
+def noisy(*arguments):
+    os.write(1, b"chatter from native code\\n")
+    print("chatter from Python", flush=True)
+    return load(*arguments)
+onnxruntime.load = noisy
+sys.argv[1:] = ["predict", "waste.edgekit", "images/a.PNG", "--json"]
+sys.exit(cli._main())
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), cwd=folder, check=True
+    )
+    assert json.loads(answer.stdout)["image"] == "images/a.PNG"
+    assert "chatter from native code" in answer.stderr
+
+
+def test_a_closed_pipe_ends_quietly(folder: Path) -> None:
+    argv = [sys.executable, "-m", "edgekit.runtime", "predict", "waste.edgekit", "-"]
+    read, write = os.pipe()
+    os.close(read)
+    answer = subprocess.run(
+        argv, input="images/a.PNG\n" * 9, stdout=write, stderr=subprocess.PIPE, text=True, env=environment(), cwd=folder
+    )
+    os.close(write)
+    assert (answer.returncode, answer.stderr) == (1, "")
