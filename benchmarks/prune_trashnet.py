@@ -37,7 +37,7 @@ def main() -> None:
         if not (pruned / stage).exists():
             shutil.copytree(whole / stage, pruned / stage)
     _run(pruned, *(word for change in changes for word in ("--set", change)))
-    reports = {run.name: json.loads((run / "9-report" / "report.json").read_text()) for run in (whole, pruned)}
+    reports = {run.name: json.loads((run / "10-report" / "report.json").read_text()) for run in (whole, pruned)}
     print(_decision(_json.load(pruned / "3-prune" / "pruning.json", Pruning)))
     (reference,) = (row["top1"] for row in reports["unpruned"]["accuracy"] if row["artifact"] == "torch-fp32")
     for name, report in reports.items():

@@ -25,7 +25,7 @@ def main() -> None:
         first = _timed(recipe, folder)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1 << 20)
         again = _timed(recipe, folder)
-        report = json.loads((Path(folder) / "9-report" / "report.json").read_text())
+        report = json.loads((Path(folder) / "10-report" / "report.json").read_text())
     stages = ", ".join(f"{stage['name']} {stage['seconds']:.1f}" for stage in report["stages"])
     print(f"{recipe}: {first:.0f} s ({stages}); unchanged: {again:.2f} s; peak memory of one process {peak:.2f} GiB")
     latency = {(row["artifact"], row["engine"]): row["p50_ms"] for row in report["latency"] if row["threads"] == 1}

@@ -1,6 +1,20 @@
-"""``python -m edgekit`` is the ``edgekit`` command."""
+"""``python -m edgekit`` is the ``edgekit`` command. Python 3.9 syntax, as devices have the runtime alone."""
 
-from edgekit.cli import main
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command, or say in one line why it cannot run here."""
+    if sys.version_info < (3, 11):  # noqa: UP036
+        here = ".".join(map(str, sys.version_info[:2]))
+        print(f"edgekit: needs Python 3.11, this is {here}: only python -m edgekit.runtime runs here", file=sys.stderr)
+        sys.exit(2)
+    from edgekit.cli import main as command
+
+    command()
+
 
 if __name__ == "__main__":
     main()

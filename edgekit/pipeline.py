@@ -1,4 +1,4 @@
-"""The stages in order: data, train, prune, lower, quantize, export, verify, profile, report.
+"""The stages in order: data, train, prune, lower, quantize, export, verify, bundle, profile, report.
 
 Each reads the files of those before it and writes its own (`edgekit.stages`, `edgekit.stage`); nothing else passes
 between them. Whether a stage runs is decided by a hash of its inputs, so heavy packages are imported only by stages
@@ -17,7 +17,7 @@ from edgekit.errors import Shortfall, missing
 from edgekit.report._report import Stage
 from edgekit.stage import ORDER, Done, RunDirectory
 from edgekit.stages._run import Job, Run
-from edgekit.types import Verdict
+from edgekit.types import Failure, Profile, Verdict
 
 __all__ = ["Job", "Outcome", "run"]
 
@@ -31,6 +31,10 @@ class Outcome:
     verdict: tuple[Verdict, ...]
     report: Path | None
     """Folder of the reports, None when the run stopped before."""
+    bundle: Path | None = None
+    """The one file to ship, None where there is none."""
+    lost: tuple[Failure, ...] = ()
+    """What was not measured because a device was not reached, or was lost on the way."""
 
 
 def run(job: Job, console: Console, last: str = "report") -> Outcome:
@@ -50,7 +54,9 @@ def run(job: Job, console: Console, last: str = "report") -> Outcome:
             _do(name, choices.pick("edgekit.stages", name, "stage"), state)
     report = state.done.get("report")
     verdicts = state.read("report", "verdict.json", list[Verdict]) or []
-    return Outcome(job.out, tuple(state.rows), tuple(verdicts), report.path if report else None)
+    profile: Profile | None = state.read("profile", "profile.json", Profile)
+    lost = tuple(failure for failure in profile.failures if failure.lost) if profile else ()
+    return Outcome(job.out, tuple(state.rows), tuple(verdicts), report.path if report else None, state.bundle, lost)
 
 
 def _do(name: str, stage: ModuleType, state: Run) -> None:

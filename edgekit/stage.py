@@ -16,14 +16,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgekit import __version__
-from edgekit.errors import Busy, DiskFull, InputError, Shortfall
+from edgekit.errors import Busy, DiskFull, EdgekitError, InputError, Shortfall
 
-ORDER = ("data", "train", "prune", "lower", "quantize", "export", "verify", "profile", "report")
+ORDER = ("data", "train", "prune", "lower", "quantize", "export", "verify", "bundle", "profile", "report")
 """The number in a stage's folder is its place here."""
 RECORD = "stage.json"
 KEY = "key"
@@ -45,6 +45,8 @@ class Done:
     """What it cost when it ran."""
     cached: bool
     """True when nothing had changed and it did not run again."""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """What it depended on, as it was recorded."""
 
 
 class RunDirectory:
@@ -189,12 +191,23 @@ def disk_full(error: Exception, folder: Path) -> DiskFull | None:
     return None
 
 
+def cannot_write(path: Path, error: OSError) -> EdgekitError:
+    """What to raise where a file that the user asked for cannot be written."""
+    full = disk_full(error, path.parent) if path.parent.is_dir() else None
+    return full or InputError(f"{path}: cannot be written: {error.strerror or error}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file beside and rename, so that no reader ever sees half of it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file beside and rename, so that no reader ever sees half of it."""
     beside = path.with_name(f".{path.name}.tmp")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with beside.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
@@ -214,7 +227,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 def _done(name: str, folder: Path, record: Mapping[str, Any], cached: bool) -> Done:
     digest = hashlib.sha256(json.dumps(record["outputs"], sort_keys=True).encode()).hexdigest()
-    return Done(name, folder, digest, float(record["seconds"]), cached)
+    return Done(name, folder, digest, float(record["seconds"]), cached, record.get("inputs", {}))
 
 
 def _hashes(folder: Path) -> dict[str, str]:

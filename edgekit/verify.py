@@ -130,7 +130,7 @@ def verify(
         if not row.passed and like is quantized_model and isinstance(like.module, GraphModule):
             worst = int(np.abs(got - wanted).max(1).argmax())
             batch = images[worst][0].unsqueeze(0)
-            fed = _feed(artifact, session, batch.numpy())
+            fed = feed(artifact, session, batch.numpy())
             where = diverge.first(artifact.format, folder / artifact.path, like.module, batch, fed)
             row = replace(row, diverges=f"{where} on image {worst + 1}")
         judged.append(row)
@@ -168,12 +168,12 @@ def _version(artifact: Artifact) -> str:
 def _infer(artifact: Artifact, session: Session, pixels: Array) -> Array:
     """Logits (1, classes) in float32 for pixels (1, 3, H, W), whatever layout and dtype the file takes."""
     try:
-        return dequantize(session.run(_feed(artifact, session, pixels)), session.output)
+        return dequantize(session.run(feed(artifact, session, pixels)), session.output)
     except RuntimeFault as fault:
         raise Shortfall(f"verify: {artifact.id}: {fault}") from fault
 
 
-def _feed(artifact: Artifact, session: Session, pixels: Array) -> npt.NDArray[Any]:
+def feed(artifact: Artifact, session: Session, pixels: Array) -> npt.NDArray[Any]:
     """Pixels (1, 3, H, W) in the layout and on the grid that a file takes."""
     fed = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if artifact.input.layout == "NHWC" else pixels
     return quantize(fed, session.input)

@@ -33,6 +33,7 @@ FILES = (
     "2-train/model.safetensors",
     *(f"6-export/model-{p}.{s}" for p in ("fp32", "int8") for s in ("onnx", "tflite")),
 )
+BUNDLE = "8-bundle/digits.edgekit"
 STAGES = tuple(name for name in ORDER if name not in ("prune", "lower"))
 """What that run does."""
 FOLDERS = [f"{number}-{name}" for number, name in enumerate(ORDER, 1) if name in STAGES]

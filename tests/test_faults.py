@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from edgekit import cli
 from edgekit.runtime._errors import RuntimeFault
 from tests.conftest import TinyRun
-from tests.support import FILES, FOLDERS, TINY, command, complaint, edgekit, environment
+from tests.support import BUNDLE, FILES, FOLDERS, TINY, command, complaint, edgekit, environment
 
 NOWHERE = "http://127.0.0.1:9"
 """Nobody listens there: what a machine without a connection sees, at once."""
@@ -40,7 +40,7 @@ epochs = 1
 
 
 def hashes(run: Path) -> dict[str, str]:
-    return {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in FILES}
+    return {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in (*FILES, BUNDLE)}
 
 
 def assert_tidy(run: Path) -> None:
@@ -95,8 +95,9 @@ def test_run_ends_in_the_same_files_when_killed_in_every_stage(tiny: TinyRun, tm
         ".5-quantize.partial",
         ".6-export.partial/model-fp32.onnx",
         ".7-verify.partial",
-        ".8-profile.partial",
-        ".9-report.partial",
+        ".8-bundle.partial",
+        ".9-profile.partial",
+        ".10-report.partial",
     )
     for seed, name in enumerate(begun):
         code, said = stop(words, run / name, signal.SIGKILL, PYTHONHASHSEED=str(seed))
@@ -133,6 +134,7 @@ def test_run_marks_files_that_fail_verification_and_takes_the_mark_away(copied: 
     rows = json.loads((copied / "7-verify.failed" / "accuracy.json").read_text())
     assert {row["artifact"] for row in rows if not row["passed"]} >= {"onnx-fp32", "tflite-fp32"}
     assert answer.stdout == ""
+    assert "files that failed verification are not packed" in complaint("pack", copied, code=1)
 
     edgekit("run", copied, "--set", "verify.agreement=0.995", "--set", "verify.tolerance=1e-3")
     assert_tidy(copied)

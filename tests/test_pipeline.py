@@ -105,9 +105,9 @@ def test_run_skips_every_stage_when_nothing_has_changed(home: Path) -> None:
         ('export.formats=["onnx"]', CHOOSE),
         ("lower.measure=false", AFTER["export"]),
         ('lower.rewrites=["silu"]', AFTER["quantize"]),
-        ("verify.images=5", ["verify", "report"]),
+        ("verify.images=5", ["verify", "bundle", "report"]),
         ('profile.devices=["other.toml"]', CHOOSE),
-        ("description=words", ["report"]),
+        ("description=words", ["bundle", "report"]),
     ],
 )
 def test_run_does_again_only_what_depends_on_a_key(home: Path, override: str, expected: list[str]) -> None:
@@ -116,9 +116,9 @@ def test_run_does_again_only_what_depends_on_a_key(home: Path, override: str, ex
     assert ran(home) == expected
 
 
-def test_without_a_ladder_max_drop_matters_to_the_report_alone(home: Path) -> None:
+def test_without_a_ladder_max_drop_matters_only_to_what_repeats_the_recipe(home: Path) -> None:
     ran(home, "quantize.rescue=[]")
-    assert ran(home, "quantize.rescue=[]", "quantize.max_drop=3") == ["report"]
+    assert ran(home, "quantize.rescue=[]", "quantize.max_drop=3") == ["bundle", "report"]
 
 
 def _touch_image(home: Path) -> None:
@@ -180,8 +180,8 @@ def test_run_does_again_only_what_depends_on_a_file(home: Path, change: Any, exp
         (("train",), []),
         (("prune",), ["prune"]),
         (("quantize",), ["lower", "quantize"]),
-        (("verify", "profile"), ["lower", "verify", "profile"]),
-        (("export",), ["lower", "export", "verify", "profile"]),
+        (("verify", "profile"), ["lower", "verify", "bundle", "profile"]),
+        (("export",), ["lower", "export", "verify", "bundle", "profile"]),
         (("train", "prune", "quantize", "export", "verify", "profile"), list(ORDER[2:-1])),
     ],
 )

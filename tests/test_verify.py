@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from edgekit import verify
 from edgekit.console import Console
 from edgekit.errors import MissingPackage, Shortfall
-from edgekit.export import tflite as to_tflite
+from edgekit.export._tflite_table import Table
 from edgekit.quantize import _graph, _integer
 from edgekit.recipe import VerifySection
 from edgekit.runtime._port import Port
@@ -170,7 +170,7 @@ def tamper_onnx(path: Path) -> None:
 
 def tamper_tflite(path: Path) -> None:
     data = bytearray(path.read_bytes())
-    table = to_tflite._Table(bytes(data))
+    table = Table(bytes(data))
     weight = next(t for t in table.graph.tensors if list(t.shape) == [10, 16] and table.types[t.type] == "INT8")
     values = np.array(table.model.buffers[weight.buffer].data, np.uint8).tobytes()
     at = bytes(data).index(values) + int(np.abs(np.frombuffer(values, np.int8).astype(int)).argmax())

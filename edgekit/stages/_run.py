@@ -10,8 +10,10 @@ from typing import Any
 from edgekit import _json
 from edgekit.console import Console
 from edgekit.device import Device
+from edgekit.provenance import PACKAGES, versions
 from edgekit.recipe import Recipe
 from edgekit.report._report import Stage
+from edgekit.runtime import machine
 from edgekit.stage import Done, RunDirectory
 from edgekit.types import Artifact
 
@@ -56,6 +58,23 @@ class Run:
         """A JSON file of a stage; None where it did not run or wrote none."""
         path = self.done[stage].path / file if stage in self.done else None
         return _json.load(path, kind) if path is not None and path.is_file() else None
+
+    @property
+    def bundle(self) -> Path | None:
+        """The one file to ship; None where there is none."""
+        done = self.done.get("bundle")
+        return next(done.path.glob("*.edgekit"), None) if done else None
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Versions of what made the files, python included."""
+        return {"python": str(machine.facts()["python"]), **versions(*PACKAGES)}
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """By use: split, train, prune, calibration."""
+        sections = {"train": self.recipe.train, "prune": self.recipe.prune, "calibration": self.recipe.quantize}
+        return {"split": self.recipe.data.seed, **{use: each.seed for use, each in sections.items() if each}}
 
     @property
     def artifacts(self) -> list[Artifact]:

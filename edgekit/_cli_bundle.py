@@ -1,0 +1,169 @@
+"""Commands around the bundle: pack, keys and signatures, the runtime. Heavy imports stay inside the bodies."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+_key = click.option("--key", type=FILE, required=True, metavar="FILE", help="As edgekit keygen writes it.")
+_debug = click.option("--debug", is_flag=True, help="Show tracebacks.")
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path), metavar="RUN|MANIFEST")
+@click.option("--device", metavar="NAME", help="Only the file that the verdict chose for this device.")
+@click.option("--artifact", "ids", multiple=True, metavar="ID", help="Only this file, e.g. tflite-int8 (repeatable).")
+@click.option("--out", type=FILE, metavar="FILE", help="[<name>.edgekit]")
+@click.option("--sign", "key", type=FILE, metavar="KEY", help="Sign it with this private key.")
+@_debug
+def pack(
+    source: Path, device: str | None, ids: tuple[str, ...], out: Path | None, key: Path | None, debug: bool
+) -> None:
+    """Write one file for devices, with what they need.
+
+    It holds models, labels, preprocessing, golden vectors, hashes, and the verdict of the report, where there is one.
+    RUN is the directory of an earlier run, MANIFEST a hand-written .json beside a model file.
+
+    \b
+    Examples:
+      edgekit pack runs/digits --device host
+      edgekit pack runs/digits --artifact tflite-int8 --sign release.key
+      edgekit pack my-manifest.json --out my.edgekit
+    """
+
+    def work() -> None:
+        from edgekit import bundle
+        from edgekit.errors import InputError
+
+        if source.suffix == ".json" and not source.is_dir():
+            if device or ids:
+                raise InputError("--device and --artifact choose among the files of a run, not of a manifest")
+            contents = bundle.from_manifest(source)
+        else:
+            contents = bundle.from_run(source, device, ids, say=lambda text: click.echo(f"pack: {text}", err=True))
+        path = out or Path(f"{contents.name}{bundle.SUFFIX}")
+        bundle.write(path, contents, key)
+        click.echo(f"{path}: {', '.join(artifact['id'] for artifact in contents.manifest['artifacts'])}")
+
+    _guarded(work, debug)
+
+
+@click.command()
+@click.option("--out", type=FILE, default="edgekit", metavar="NAME", help="Writes NAME.key and NAME.pub. [edgekit]")
+@_debug
+def keygen(out: Path, debug: bool) -> None:
+    """Make a key pair to sign bundles with.
+
+    NAME.key is for signing alone, NAME.pub for devices (Ed25519).
+
+    \b
+    Example:
+      edgekit keygen --out release
+    """
+
+    def work() -> None:
+        from edgekit import sign
+
+        public = sign.keygen(out)
+        click.echo(f"{out}.key: private, keep it to yourself\n{out}.pub: public, {public}")
+
+    _guarded(work, debug)
+
+
+@click.command()
+@click.argument("bundle", type=FILE)
+@_key
+@_debug
+def sign(bundle: Path, key: Path, debug: bool) -> None:
+    """Sign a bundle in place; an earlier signature goes.
+
+    \b
+    Example:
+      edgekit sign digits.edgekit --key release.key
+    """
+
+    def work() -> None:
+        from edgekit import sign
+
+        click.echo(f"{bundle}: signed with {sign.sign(bundle, key)}")
+
+    _guarded(work, debug)
+
+
+@click.command("verify-signature")
+@click.argument("bundle", type=FILE)
+@_key
+@_debug
+def verify_signature(bundle: Path, key: Path, debug: bool) -> None:
+    """Check a bundle's signature and hashes.
+
+    Exit code 1 where it is not signed with that key, or is not what was signed.
+
+    \b
+    Example:
+      edgekit verify-signature digits.edgekit --key release.pub
+    """
+
+    def work() -> None:
+        from edgekit import sign
+
+        click.echo(f"{bundle}: signed with {sign.verify(bundle, key)}")
+
+    _guarded(work, debug)
+
+
+@click.command("runtime-zip")
+@click.option("--out", type=FILE, default="edgekit-runtime.pyz", metavar="FILE", help="[edgekit-runtime.pyz]")
+@_debug
+def runtime_zip(out: Path, debug: bool) -> None:
+    """Write the runtime as one file for devices.
+
+    A device runs it with its own Python (3.9 or newer) and engine; nothing is installed.
+
+    \b
+    Examples:
+      edgekit runtime-zip
+      python3 edgekit-runtime.pyz predict digits.edgekit photo.jpg    on the device
+    """
+
+    def work() -> None:
+        from edgekit import runtime_zip
+
+        click.echo(f"{out}: {runtime_zip.write(out) / 1000:.0f} kB")
+
+    _guarded(work, debug)
+
+
+@click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="BUNDLE [IMAGES...]")
+def predict(words: tuple[str, ...]) -> None:
+    """Predict images with a bundle, as a device does.
+
+    The same as `python -m edgekit.runtime predict`.
+
+    \b
+    Example:
+      edgekit predict digits.edgekit photo.jpg folder --top 5 --json
+    """
+    if {"-h", "--help"} & set(words):
+        click.echo(click.get_current_context().get_help() + "\n")
+
+    def work() -> None:
+        from edgekit.runtime.__main__ import _main
+
+        sys.exit(_main(["predict", *words], prog="edgekit"))
+
+    _guarded(work, debug=False)
+
+
+def _guarded(work: Callable[[], None], debug: bool) -> None:
+    from edgekit.cli import _guard
+
+    _guard(work, debug)
+
+
+COMMANDS = (pack, keygen, sign, verify_signature, runtime_zip, predict)
