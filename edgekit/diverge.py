@@ -239,9 +239,9 @@ def _tflite(path: Path, fed: Array) -> Iterator[Tensor]:
     import flatbuffers
     from ai_edge_litert import interpreter as litert
 
-    from edgekit.export.tflite import MOVING, _Table
+    from edgekit.export._tflite_table import MOVING, Table
 
-    table = _Table(path.read_bytes())
+    table = Table(path.read_bytes())
     outputs = [table.graph.inputs[0]]
     for operator in table.graph.operators:
         code = table.model.operatorCodes[operator.opcodeIndex]

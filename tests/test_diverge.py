@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from torch.fx import GraphModule
 
 from edgekit import diverge, verify
-from edgekit.export import tflite as to_tflite
+from edgekit.export._tflite_table import Table
 from edgekit.quantize import _integer
 from edgekit.quantize._kernels import kernels
 from edgekit.runtime import _menu
@@ -52,7 +52,7 @@ def found(made: nets.Compressed, graph: GraphModule, kind: str, seed: int = 5) -
     artifact = made.artifacts[f"{kind}-int8"]
     session = _menu.engine(verify.ENGINES[kind]).load(str(made.folder / artifact.path))
     pixels = nets.images(1, seed)
-    fed = verify._feed(artifact, session, pixels.numpy())
+    fed = verify.feed(artifact, session, pixels.numpy())
     return diverge.first(kind, made.folder / artifact.path, graph, pixels, fed)
 
 
@@ -135,7 +135,7 @@ class TFLite:
 
     def __init__(self, path: Path, order: list[str]) -> None:
         self.path = path
-        self.table = to_tflite._Table(path.read_bytes())
+        self.table = Table(path.read_bytes())
         kinds = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
         codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in self.table.model.operatorCodes]
         weighted = [o for o in self.table.graph.operators if self.table.operators[codes[o.opcodeIndex]] in kinds]
@@ -209,7 +209,7 @@ def test_compare_finds_every_kernel_in_the_file(every: nets.Compressed, integer:
     artifact = every.artifacts[f"{kind}-int8"]
     session = _menu.engine(verify.ENGINES[kind]).load(str(every.folder / artifact.path))
     pixels = nets.images(1, 6)
-    fed = verify._feed(artifact, session, pixels.numpy())
+    fed = verify.feed(artifact, session, pixels.numpy())
     rows = diverge.compare(integer, list(diverge.READERS[kind](every.folder / artifact.path, fed)), pixels)
     names = {row.layer for row in rows}
     assert names >= {diverge._name(kernel.node) for kernel in kernels(every.graph)}

@@ -26,6 +26,7 @@ from edgekit.errors import Shortfall
 from edgekit.export import _floats
 from edgekit.export import onnx as to_onnx
 from edgekit.export import tflite as to_tflite
+from edgekit.export._tflite_table import Table
 from edgekit.quantize import _graph, _integer, _ptq
 from edgekit.recipe import QuantizeSection
 from edgekit.runtime.engines import litert
@@ -148,7 +149,7 @@ def test_onnx_holds_the_grids_and_the_weights_of_the_graph(every: nets.Compresse
 
 
 def test_tflite_holds_the_grids_and_the_weights_of_the_graph(every: nets.Compressed) -> None:
-    table = to_tflite._Table((every.folder / "model-int8.tflite").read_bytes())
+    table = Table((every.folder / "model-int8.tflite").read_bytes())
     kernels, found, weights = set(), set(), []
     for operator in table.graph.operators:
         code = table.model.operatorCodes[operator.opcodeIndex]
@@ -466,7 +467,7 @@ def test_export_folds_tensorflow_padding_into_the_convolutions(tmp_path: Path) -
     assert "conv_padding" in onnx_file.lowered
     assert tflite_file.lowered == ("same_padding",)
     assert "Pad" not in {node.op_type for node in onnx.load(tmp_path / onnx_file.path).graph.node}
-    table = to_tflite._Table((tmp_path / tflite_file.path).read_bytes())
+    table = Table((tmp_path / tflite_file.path).read_bytes())
     kinds = [table.operators[table.model.operatorCodes[o.opcodeIndex].builtinCode] for o in table.graph.operators]
     assert not {"PAD", "TRANSPOSE"} & set(kinds)
     for made, engine in ((onnx_file, ort), (tflite_file, litert)):

@@ -14,35 +14,24 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.errors import Shortfall
-from edgekit.export import _chatter, _floats, _onnx_weights
-from edgekit.lower import byte_clip, conv_padding, four_channels, global_average_pool, uint8_activations
+from edgekit.export import _chatter, _floats, _layers, _onnx_floats, _onnx_weights
+from edgekit.lower import (
+    byte_clip,
+    conv_padding,
+    four_channels,
+    global_average_pool,
+    sixteen_channels,
+    uint8_activations,
+)
 from edgekit.quantize._graph import fold_weights
 from edgekit.types import Artifact, TensorSpec
 
 OPSET = 20
-REWRITES = (conv_padding, global_average_pool, four_channels, byte_clip, uint8_activations)
+REWRITES = (conv_padding, global_average_pool, four_channels, byte_clip, sixteen_channels, uint8_activations)
 WEIGHTS = ("fp16", "weight_only", "dynamic")
 """Precisions that differ from float in their weights only."""
 REFUSED = {"int16x8": "ONNX Runtime has no integer kernels for int16 activations; int16x8 is a precision of tflite"}
 """Precisions that this format does not have, and why."""
-MOVING = {"Reshape", "Flatten", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Shape", "Gather", "Concat", "Slice"}
-"""Operators that move values and compute nothing."""
-INTEGER = {
-    "Add",
-    "AveragePool",
-    "Concat",
-    "Conv",
-    "Gemm",
-    "GlobalAveragePool",
-    "MatMul",
-    "MaxPool",
-    "Mul",
-    "Pad",
-    "Sigmoid",
-}
-"""Operators that ONNX Runtime computes in integers between a DequantizeLinear and a QuantizeLinear."""
-FUSED = {"Clip", "Relu"}
-"""Activations an integer kernel absorbs when they stand between it and its QuantizeLinear."""
 Rewrites = Sequence[str] | Callable[[bytes], Sequence[str]] | None
 
 
@@ -80,6 +69,8 @@ def export(
         data = _onnx_weights.keep_float(data)
     name = f"model-{precision}.onnx"
     model = onnx.load_from_string(data)
+    _layers.name_onnx(model)
+    data = _bytes(model)
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:
@@ -142,44 +133,7 @@ def float_ops(model: onnx.ModelProto) -> tuple[str, ...]:
 
     A clamp counts as part of the operator before it.
     """
-    graph = model.graph
-    producer = {output: node for node in graph.node for output in node.output}
-    constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-
-    def starts_dequantized(name: str) -> bool:
-        source = producer.get(name)
-        if source is None:
-            return bool(constants.get(name, onnx.TensorProto.FLOAT) != onnx.TensorProto.FLOAT)
-        kind: str = source.op_type
-        return starts_dequantized(source.input[0]) if kind in MOVING | FUSED else kind == "DequantizeLinear"
-
-    def ends_quantized(name: str) -> bool:
-        following = users.get(name, [])
-        return bool(following) and all(
-            user.op_type == "QuantizeLinear" or (user.op_type in MOVING | FUSED and ends_quantized(user.output[0]))
-            for user in following
-        )
-
-    found = []
-    for node in graph.node:
-        if node.op_type in MOVING or node.op_type in ("QuantizeLinear", "DequantizeLinear", "Constant"):
-            continue
-        source = producer.get(node.input[0])
-        if node.name.startswith(_onnx_weights.GUARD):
-            continue
-        if source is not None and source.op_type == "QuantizeLinear":  # works on the integers themselves
-            continue
-        if node.op_type in FUSED and source is not None and source.op_type not in ("DequantizeLinear", *MOVING):
-            continue
-        operands = node.input[:2]  # the third is a bias, which may be float
-        integer = node.op_type in INTEGER and all(starts_dequantized(name) for name in operands)
-        if not (integer and ends_quantized(node.output[0])):
-            found.append(f"{node.op_type} {node.name}")
-    return tuple(found)
+    return tuple(f"{node.op_type} {node.name}" for node in _onnx_floats.float_nodes(model.graph))
 
 
 def _strip(model: onnx.ModelProto) -> None:

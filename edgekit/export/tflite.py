@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch.fx import GraphModule
 
 from edgekit.errors import Shortfall
-from edgekit.export import _chatter, _floats
+from edgekit.export import _chatter, _floats, _layers
+from edgekit.export._tflite_table import Table
 from edgekit.lower import same_padding
-from edgekit.types import Artifact, TensorSpec
+from edgekit.types import Artifact
 
 REWRITES = (same_padding,)
 LOG = "export.log"
@@ -23,8 +23,6 @@ REFUSED: dict[str, str] = {}
 INTEGERS = ("int8", "int16x8")
 WEIGHTS = ("fp16", "weight_only", "dynamic")
 """Precisions that differ from float in their weights only."""
-MOVING = {"RESHAPE", "TRANSPOSE", "PAD", "PADV2", "CONCATENATION", "SQUEEZE", "EXPAND_DIMS", "SLICE", "STRIDED_SLICE"}
-BORDER = {"QUANTIZE", "DEQUANTIZE"}
 Rewrites = Sequence[str] | Callable[[bytes], Sequence[str]] | None
 
 
@@ -55,7 +53,8 @@ def export(
     data, applied = lowered(converted, rewrites(converted) if callable(rewrites) else rewrites)
     if precision in WEIGHTS:
         data = _store_weights(data, precision, folder / LOG)
-    table = _Table(data)
+    data = _layers.name_tflite(data, graph)
+    table = Table(data)
     floats = table.float_ops()
     if precision in INTEGERS:
         assert isinstance(graph, GraphModule)
@@ -140,44 +139,4 @@ def lowered(data: bytes, rewrites: Sequence[str] | None = None) -> tuple[bytes, 
 
 def float_ops(data: bytes) -> tuple[str, ...]:
     """Operators of a .tflite file that compute in float: "TYPE output-tensor" each."""
-    return _Table(data).float_ops()
-
-
-class _Table:
-    """A .tflite flatbuffer, read through LiteRT's generated schema."""
-
-    def __init__(self, data: bytes) -> None:
-        from ai_edge_litert import schema_py_generated as schema
-
-        self.schema: Any = schema
-        self.model: Any = schema.ModelT.InitFromPackedBuf(data, 0)
-        self.graph: Any = self.model.subgraphs[0]
-        self.operators = _names(schema.BuiltinOperator)
-        self.types = _names(schema.TensorType)
-
-    def float_ops(self) -> tuple[str, ...]:
-        found = []
-        for operator in self.graph.operators:
-            code = self.model.operatorCodes[operator.opcodeIndex]
-            kind = self.operators[max(code.builtinCode, code.deprecatedBuiltinCode)]
-            output = self.graph.tensors[operator.outputs[0]]
-            if self.types[output.type] in ("FLOAT32", "FLOAT16") and kind not in MOVING | BORDER:
-                found.append(f"{kind} {output.name.decode()}")
-        return tuple(found)
-
-    def port(self, index: int, layout: Any) -> TensorSpec:
-        tensor = self.graph.tensors[index]
-        grid = tensor.quantization
-        quantized = grid is not None and grid.scale is not None
-        return TensorSpec(
-            name=tensor.name.decode(),
-            shape=tuple(int(extent) for extent in tensor.shape),
-            dtype=self.types[tensor.type].lower(),
-            layout=layout,
-            scale=float(grid.scale[0]) if quantized else None,
-            zero_point=int(grid.zeroPoint[0]) if quantized else None,
-        )
-
-
-def _names(constants: Any) -> dict[int, str]:
-    return {value: name for name, value in vars(constants).items() if isinstance(value, int)}
+    return Table(data).float_ops()

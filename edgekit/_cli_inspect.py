@@ -1,0 +1,70 @@
+"""The commands that look into files: ``inspect`` and ``export-c``; `edgekit.cli` adds them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.argument("file", type=click.Path(path_type=Path))
+def inspect(file: Path, as_json: bool, debug: bool) -> None:
+    """Show what is in FILE: a bundle, an .onnx or a .tflite.
+
+    Ports, operators, float operators, multiply-adds, parameters, memory, and what each installed engine runs where.
+
+    \b
+    Examples:
+      edgekit inspect trash.edgekit
+      edgekit inspect model-int8.tflite --json
+    """
+    from edgekit.cli import _guard
+
+    def work() -> None:
+        from edgekit.inspect import _file, _report, bundle
+
+        if bundle.matches(_file.content(file)):
+            whole = bundle.inspect(file)
+            click.echo(json.dumps(_report.as_dict(whole), indent=2) if as_json else bundle.text(whole))
+        else:
+            report = _file.model(file)
+            click.echo(json.dumps(_report.as_dict(report), indent=2) if as_json else _report.text(report))
+
+    _guard(work, debug)
+
+
+@click.command("export-c")
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), metavar="DIR", help="Where to write. [.]")
+@click.option("--artifact", metavar="ID", help="Which file of the bundle. [the first .tflite]")
+@click.option("--force", is_flag=True, help="Overwrite files that edgekit did not write.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.argument("source", type=click.Path(path_type=Path), metavar="BUNDLE|FILE.tflite")
+def export_c(source: Path, out: Path, artifact: str | None, force: bool, as_json: bool, debug: bool) -> None:
+    """Write a .tflite model and its labels as C arrays.
+
+    Where the package tflite-micro is installed, the model also runs through it.
+
+    \b
+    Examples:
+      edgekit export-c trash.edgekit --out firmware/model
+      edgekit export-c model-int8.tflite
+    """
+    from edgekit.cli import _guard
+
+    def work() -> None:
+        from dataclasses import asdict
+
+        from edgekit import export_c
+
+        done = export_c.export(source, out, artifact, force)
+        click.echo(json.dumps(asdict(done), indent=2) if as_json else export_c.text(done))
+
+    _guard(work, debug)
+
+
+COMMANDS = (inspect, export_c)

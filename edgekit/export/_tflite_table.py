@@ -1,0 +1,69 @@
+"""A .tflite flatbuffer, read through LiteRT's generated schema. No torch here: `edgekit inspect` uses it too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgekit.types import TensorSpec
+
+MOVING = {"RESHAPE", "TRANSPOSE", "PAD", "PADV2", "CONCATENATION", "SQUEEZE", "EXPAND_DIMS", "SLICE", "STRIDED_SLICE"}
+BORDER = {"QUANTIZE", "DEQUANTIZE"}
+
+
+class Table:
+    """The first subgraph of a .tflite file.
+
+    Args:
+        data: the file's bytes.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        from ai_edge_litert import schema_py_generated as schema
+
+        self.schema: Any = schema
+        self.model: Any = schema.ModelT.InitFromPackedBuf(data, 0)
+        self.graph: Any = self.model.subgraphs[0]
+        self.operators = _names(schema.BuiltinOperator)
+        self.types = _names(schema.TensorType)
+
+    def kind(self, operator: Any) -> str:
+        """Name of an operator's type, as the schema has it; a custom operator's own name."""
+        code = self.model.operatorCodes[operator.opcodeIndex]
+        number = max(code.builtinCode, code.deprecatedBuiltinCode)
+        if number == self.schema.BuiltinOperator.CUSTOM and code.customCode:
+            return f"CUSTOM {code.customCode.decode(errors='replace')}"
+        return self.operators.get(number, f"BUILTIN_{number}")  # of a newer schema
+
+    def float_operators(self) -> list[Any]:
+        """Operators that compute in float, by the type of their first output."""
+        return [
+            operator
+            for operator in self.graph.operators
+            if self.types[self.graph.tensors[operator.outputs[0]].type] in ("FLOAT32", "FLOAT16")
+            and self.kind(operator) not in MOVING | BORDER
+        ]
+
+    def float_ops(self) -> tuple[str, ...]:
+        """The same as "TYPE output-tensor" each."""
+        return tuple(
+            f"{self.kind(operator)} {self.graph.tensors[operator.outputs[0]].name.decode()}"
+            for operator in self.float_operators()
+        )
+
+    def port(self, index: int, layout: Any) -> TensorSpec:
+        """What the tensor with this index is."""
+        tensor = self.graph.tensors[index]
+        grid = tensor.quantization
+        quantized = grid is not None and grid.scale is not None
+        return TensorSpec(
+            name=tensor.name.decode(),
+            shape=tuple(int(extent) for extent in tensor.shape),
+            dtype=self.types[tensor.type].lower(),
+            layout=layout,
+            scale=float(grid.scale[0]) if quantized else None,
+            zero_point=int(grid.zeroPoint[0]) if quantized else None,
+        )
+
+
+def _names(constants: Any) -> dict[int, str]:
+    return {value: name for name, value in vars(constants).items() if isinstance(value, int)}

@@ -1,0 +1,141 @@
+"""A model file in the words both formats share: what is counted here means the same for ONNX and TFLite."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+BITS = {
+    "float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "float8": 8,
+    "int64": 64, "int32": 32, "int16": 16, "int8": 8, "int4": 4, "int2": 2,
+    "uint64": 64, "uint32": 32, "uint16": 16, "uint8": 8, "uint4": 4, "uint2": 2,
+    "bool": 8, "complex64": 64, "complex128": 128,
+}  # fmt: skip
+INDEXES = {"int64", "uint64", "bool", "string"}
+"""Types of constants that say where and how much, not what."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the file."""
+
+    shape: tuple[int, ...] | None
+    """None where neither the file nor shape inference knows it."""
+    dtype: str
+    constant: bool = False
+    """Its content is stored in the file."""
+
+    @property
+    def elements(self) -> int:
+        """How many; 0 where the shape is unknown."""
+        return math.prod(self.shape) if self.shape is not None else 0
+
+    @property
+    def bytes(self) -> int:
+        """As a dense array."""
+        return (self.elements * BITS.get(self.dtype, 0) + 7) // 8
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operator; an input that is left out is the empty word."""
+
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Operators in the file's order of execution, and the tensors between them by name."""
+
+    ops: tuple[Op, ...]
+    values: Mapping[str, Value]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    state: Collection[str] = field(default=())
+    """Tensors that keep their content from one inference to the next."""
+
+    def histogram(self) -> dict[str, int]:
+        """How many operators there are of each type, most first."""
+        counts = Counter(op.kind for op in self.ops)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def stored(graph: Graph) -> dict[str, str]:
+    """The constants of a graph and whatever is computed from them alone, with the largest constant each stems from."""
+    leaves = {name: name for name, value in graph.values.items() if value.constant}
+    for op in graph.ops:
+        given = [name for name in op.inputs if name]
+        if given and all(name in leaves for name in given):
+            largest = max((leaves[name] for name in given), key=lambda name: graph.values[name].elements)
+            leaves.update(dict.fromkeys(filter(None, op.outputs), largest))
+    return leaves
+
+
+def parameters(graph: Graph, weighted: Collection[str], aside: Mapping[str, Collection[int]]) -> int:
+    """Elements of the constants that data meets: weights, biases, tables; not scales, zero points, shapes and indices.
+
+    A weight that is stored small and restored by other operators (DequantizeLinear, Cast and Mul) counts once.
+
+    Args:
+        graph: the model.
+        weighted: types of operators whose constants are all weights or biases.
+        aside: by type of operator, positions of inputs that say how, not what.
+    """
+    leaves = stored(graph)
+    found = set()
+    for op in graph.ops:
+        data = [name for name in op.inputs if name and name not in leaves]
+        if all(name in graph.values and graph.values[name].elements == 1 for name in data):
+            continue  # constants alone, or a scale that was found while it runs
+        for place, name in enumerate(op.inputs):
+            leaf = leaves.get(name)
+            if leaf is None or place in aside.get(op.kind, ()):
+                continue
+            value = graph.values[leaf]
+            plain = value.elements > 1 and value.dtype not in INDEXES | {"int32"}
+            if op.kind in weighted or plain:
+                found.add(leaf)
+    return sum(graph.values[leaf].elements for leaf in found)
+
+
+def peak(graph: Graph) -> tuple[int, str]:
+    """Most bytes of activations alive at a time, and the operator at which that is.
+
+    In the file's order, each tensor lives from the operator that makes it (inputs: from the start) to the last one that
+    reads it (outputs: to the end). Nothing is computed in place, no scratch memory of kernels is counted.
+    """
+    leaves = stored(graph)
+    first: dict[str, int] = dict.fromkeys((*graph.inputs, *graph.state), 0)
+    last: dict[str, int] = {}
+    for step, op in enumerate(graph.ops):
+        for name in filter(None, op.outputs):
+            first.setdefault(name, step)
+        for name in filter(None, (*op.inputs, *op.outputs)):
+            last[name] = step
+    end = len(graph.ops) - 1
+    last.update(dict.fromkeys((*graph.outputs, *graph.state), end))
+    change = [0] * (len(graph.ops) + 1)
+    for name, start in first.items():
+        if name not in leaves and name in graph.values:
+            change[start] += graph.values[name].bytes
+            change[last.get(name, 0) + 1] -= graph.values[name].bytes
+    alive, most, at = 0, 0, ""
+    for step, op in enumerate(graph.ops):
+        alive += change[step]
+        if alive > most:
+            most, at = alive, f"{op.kind} {op.name}".strip()
+    return most, at
+
+
+def sizes(values: Iterable[Value]) -> dict[str, int]:
+    """Bytes of the constants by type of tensor, most first."""
+    counts: Counter[str] = Counter()
+    for value in values:
+        if value.constant:
+            counts[value.dtype] += value.bytes
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

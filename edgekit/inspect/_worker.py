@@ -1,0 +1,108 @@
+"""Work on a file that may be damaged or hostile, in a process that may crash: ``python -m edgekit.inspect._worker``.
+
+The host's side is `ask`; the request is one JSON line on standard input, the answer a file beside the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from edgekit import choices
+from edgekit.errors import EdgekitError, MissingPackage
+
+SECONDS = 120
+MEMORY = 8 * 2**30
+"""Bytes of address space for reading a file, beyond 20 times its size."""
+
+
+class WorkerFault(Exception):
+    """The process crashed, ran out of time or memory, or says why it cannot do it; one line."""
+
+
+def ask(task: str, **request: Any) -> Any:
+    """Have a process do one thing.
+
+    Args:
+        task: "read" (kind, path, file) or "run" (engine, path).
+        request: its arguments.
+
+    Raises:
+        WorkerFault: there is no answer, or it is an error.
+        MissingPackage: a package to read the file with is not installed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        words = [sys.executable, "-m", "edgekit.inspect._worker"]
+        line = json.dumps({"task": task, "answer": str(answer), **request})
+        try:
+            done = subprocess.run(words, input=line.encode(), capture_output=True, timeout=SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise WorkerFault(f"finds no end after {SECONDS} s") from error
+        try:
+            table = json.loads(answer.read_bytes())
+        except (OSError, ValueError) as error:
+            raise WorkerFault(_ending(done.returncode, done.stderr)) from error
+    if "missing" in table:
+        raise MissingPackage(table["missing"])
+    if "error" in table:
+        raise WorkerFault(table["error"])
+    return table["result"]
+
+
+def _ending(code: int, chatter: bytes) -> str:
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"crashed ({signal.Signals(-code).name})"
+    last = chatter.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+    return f"failed ({code}): {last[0]}"
+
+
+def main() -> None:
+    """Answer the one request."""
+    request = json.loads(sys.stdin.readline())
+    answer = Path(request.pop("answer"))
+    try:
+        task: Any = {"read": _read, "run": _run}[request.pop("task")]
+        table = {"result": task(**request)}
+    except MissingPackage as error:
+        table = {"missing": str(error)}
+    except MemoryError:
+        table = {"error": "it asks for too much memory"}
+    except RecursionError:
+        table = {"error": "it goes in circles"}
+    except Exception as error:  # a damaged file makes readers raise whatever
+        first = (str(error).strip() or "no message").splitlines()[0]
+        plain = isinstance(error, (EdgekitError, ValueError))
+        table = {"error": first if plain else f"its parts do not fit together ({type(error).__name__}: {first})"}
+    beside = answer.with_suffix(".tmp")
+    beside.write_text(json.dumps(table), encoding="utf-8")
+    beside.replace(answer)
+
+
+def _read(kind: str, path: str, file: str) -> dict[str, Any]:
+    from edgekit.inspect import _report
+
+    data = Path(path).read_bytes()
+    with contextlib.suppress(ImportError, OSError, ValueError):  # not on every system
+        import resource
+
+        room = MEMORY + 20 * len(data)
+        resource.setrlimit(resource.RLIMIT_AS, (room, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    return _report.as_dict(choices.pick("edgekit.inspect", kind, "kind").inspect(data, file))
+
+
+def _run(engine: str, path: str) -> list[dict[str, Any]]:
+    from edgekit.inspect import _engines, _report
+
+    return [_report.as_dict(use) for use in _engines.uses(engine, path)]
+
+
+if __name__ == "__main__":
+    main()
