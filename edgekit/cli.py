@@ -7,20 +7,21 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from edgekit import __version__
-from edgekit.errors import EdgekitError, InputError, need
+from edgekit import __version__, _cli_bundle, _cli_devices, _cli_inspect, _cli_report
+from edgekit.errors import EdgekitError, InputError, Shortfall, need
 from edgekit.runtime._errors import RuntimeFault
 
 if TYPE_CHECKING:
     from edgekit.device import Device
     from edgekit.pipeline import Job, Outcome
+    from edgekit.types import Failure
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,6 +37,8 @@ class _Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         from edgekit import choices
 
+        if args[:2] == ["report", "compare"]:
+            args = args[1:]
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             ctx.fail(choices.no_such(args[0], self.commands, "command"))
         return super().resolve_command(ctx, args)
@@ -94,8 +97,9 @@ def _options(command: F) -> F:
 @cli.command()
 @_options
 def run(**flags: Any) -> None:
-    """Do every stage that RECIPE names; unchanged stages are skipped.
+    """Do every stage that RECIPE names.
 
+    Stages whose inputs have not changed are skipped.
     RECIPE is a TOML file or the name of a shipped recipe, RUN the directory of an earlier run.
 
     \b
@@ -134,13 +138,13 @@ def prune(**flags: Any) -> None:
 @cli.command()
 @_options
 def compress(**flags: Any) -> None:
-    """Up to verified files: all but measuring and reporting.
+    """Up to a bundle of verified files, not measured.
 
     \b
     Example:
       edgekit compress runs/digits --set quantize.range=mse
     """
-    _go("verify", **flags)
+    _go("bundle", **flags)
 
 
 @cli.command()
@@ -158,14 +162,19 @@ def profile(**flags: Any) -> None:
 @cli.command()
 @_options
 def report(**flags: Any) -> None:
-    """Write the reports: HTML, Markdown and JSON.
+    """Write the reports: HTML, Markdown, JSON and CSV.
 
     \b
     Examples:
       edgekit report runs/digits
       edgekit report runs/digits --json
+      edgekit report compare runs/old runs/new
     """
     _go("report", **flags)
+
+
+for _command in (*_cli_report.COMMANDS, *_cli_bundle.COMMANDS, *_cli_inspect.COMMANDS):
+    cli.add_command(_command)
 
 
 @cli.group(cls=_Group, invoke_without_command=True)
@@ -203,7 +212,8 @@ def devices(ctx: click.Context, as_json: bool) -> None:
     \b
     Examples:
       edgekit devices
-      edgekit devices schema > device.schema.json
+      edgekit devices probe pi@rpi5.local
+      edgekit devices check my-pi.toml
     """
     if ctx.invoked_subcommand is None:
         _list("devices", as_json)
@@ -218,6 +228,10 @@ def devices_schema() -> None:
       edgekit devices schema > device.schema.json
     """
     _guard(lambda: _print_schema("edgekit.device"), debug=False)
+
+
+for _command in _cli_devices.COMMANDS:
+    devices.add_command(_command)
 
 
 @cli.command()
@@ -253,6 +267,8 @@ def _go(
         job = _job(target, overrides, out, devices)
         outcome = pipeline.run(job, Console(quiet), last)
         click.echo(json.dumps(_as_dict(outcome), indent=2) if as_json else _summary(outcome))
+        if outcome.lost:
+            raise Shortfall(_missing(outcome.lost))
 
     _guard(work, debug)
 
@@ -271,7 +287,8 @@ def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple
         loaded, base = recipe.load(path, overrides), path.resolve().parent
     if names:  # as good as profile.devices, and remembered with it
         chosen = [str(Path(name).resolve()) if shipped.is_path(name) else name for name in names]
-        loaded = loaded.model_copy(update={"profile": recipe.ProfileSection(devices=chosen)})
+        section = loaded.profile or recipe.ProfileSection()
+        loaded = loaded.model_copy(update={"profile": section.model_copy(update={"devices": chosen})})
     found: dict[str, Device] = {}
     for name in loaded.profile.devices if loaded.profile else ():
         path = shipped.find("devices", name, base)
@@ -284,8 +301,19 @@ def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple
 
 def _summary(outcome: Outcome) -> str:
     lines = [f"{verdict.device}: {verdict.reason}" for verdict in outcome.verdict]
+    if outcome.bundle:
+        lines.append(f"bundle: {outcome.bundle}")
     lines.append(f"report: {outcome.report / 'report.html'}" if outcome.report else f"run directory: {outcome.out}")
     return "\n".join(lines)
+
+
+def _missing(lost: Sequence[Failure]) -> str:
+    """What was not measured, a line a device."""
+    reasons: dict[str, list[str]] = {}
+    for failure in lost:
+        reasons.setdefault(failure.device, []).append(failure.reason)
+    lines = [f"{device}: {len(all_)} not measured: {all_[0]}" for device, all_ in reasons.items()]
+    return "\n  ".join(lines) + "; the same command measures what is missing"
 
 
 def _as_dict(outcome: Outcome) -> dict[str, Any]:
@@ -295,6 +323,7 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
         "run": str(outcome.out),
         "stages": [asdict(stage) for stage in outcome.stages],
         "verdict": [asdict(verdict) for verdict in outcome.verdict],
+        "bundle": str(outcome.bundle) if outcome.bundle else None,
         "report": str(outcome.report / "report.json") if outcome.report else None,
     }
 

@@ -321,7 +321,8 @@ class Accuracy:
     """Share of images whose top-1 class is that of torch fp32, 0..1."""
     metrics: Metrics | None = None
     agreement_reference: float | None = None
-    """The same against the torch model of the same precision (torch-int8 for an int8 file)."""
+    """The same against the torch model of the same precision (torch-int8 for an int8 file); of a device other than the
+    host against the same file on the host, as the three below."""
     max_difference: float | None = None
     """Largest absolute difference from that model over all outputs."""
     max_steps: float | None = None
@@ -355,6 +356,32 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """Medians of the steps from an encoded image to a class, in milliseconds."""
+
+    decode_ms: float
+    preprocess_ms: float
+    infer_ms: float
+    postprocess_ms: float
+    total_ms: float
+    """Median of whole passes; the steps' medians need not add up to it."""
+
+
+@dataclass(frozen=True)
+class Minute:
+    """One minute of a sustained measurement."""
+
+    minute: int
+    """From 1."""
+    p50_ms: float
+    p90_ms: float
+    temperature_c: float | None = None
+    """Hottest zone at the end of the minute; None where it cannot be read, as the others."""
+    clock_mhz: float | None = None
+    throttled: bool | None = None
+
+
+@dataclass(frozen=True)
 class Timing:
     """Latency of one artifact x engine x threads on one device. Times in milliseconds."""
 
@@ -382,6 +409,66 @@ class Timing:
     load_average: float
     samples: tuple[float, ...]
     """Every inference after warm-up, in the order measured."""
+    round_sizes: tuple[int, ...] = ()
+    """How many of the samples each round gave, in order; empty where that is not known."""
+    p50_ci: tuple[float, float] | None = None
+    """95 % confidence interval in ms (`edgekit.profile._stats`), an estimate's error bar; None where not known."""
+    p90_ci: tuple[float, float] | None = None
+    p99_ci: tuple[float, float] | None = None
+    outliers: float | None = None
+    """Share of samples further than 3 scaled MAD from the median, 0..1. None is ever removed."""
+    stable: bool | None = None
+    """Whether warm-up ended because times had become steady (`edgekit.runtime._steady`); None where nobody looked."""
+    warmup_used: int | None = None
+    """Inferences that warm-up took until then."""
+    model_bytes: int | None = None
+    """What loading the model and one inference added to the resident set."""
+    steps: Steps | None = None
+    """End to end; None where inference alone was timed."""
+    energy_mj: float | None = None
+    """Millijoules of one inference, idle power included."""
+    energy: str = "not measured"
+    """The counter that `energy_mj` was read from, e.g. ``RAPL package``."""
+    sustained: tuple[Minute, ...] = ()
+    """Minute by minute; empty where it was not asked for."""
+    instructions: int | None = None
+    """Executed for one inference, counted under emulation."""
+
+
+@dataclass(frozen=True)
+class OperatorRow:
+    """One operator of one artifact, as an engine runs it."""
+
+    op: str
+    """The engine's word for it: ``QLinearConv``, ``DEPTHWISE_CONV_2D``, ``PAD + CONV_2D``."""
+    layer: str
+    """Module of the torch network it comes from; the file's own name for it where the file does not tell."""
+    ms: float
+    share: float
+    """Of `OperatorProfile.total_ms`, 0..1."""
+    where: str
+    """Execution provider, or the delegate and the number of its partition; ``builtin`` for the interpreter itself."""
+    dtype: str
+    """Of its result."""
+
+
+@dataclass(frozen=True)
+class OperatorProfile:
+    """Where the time of one inference goes."""
+
+    artifact: str
+    engine: str
+    engine_version: str
+    device: str
+    threads: int
+    method: str
+    """``engine profiler`` or ``prefix differences``; see `edgekit.runtime._trace`."""
+    total_ms: float
+    """Of a whole inference with nothing else recorded: mean of the fastest quarter, as all times here."""
+    raw_ms: float
+    """What the rows added up to before they were brought to `total_ms`; how far off it is tells how sure they are."""
+    rows: tuple[OperatorRow, ...]
+    """In order of execution."""
 
 
 @dataclass(frozen=True)
@@ -393,6 +480,8 @@ class Failure:
     device: str
     threads: int
     reason: str
+    lost: bool = False
+    """The device was not reached, was lost on the way, or had no room: the same command measures it another time."""
 
 
 @dataclass(frozen=True)
@@ -403,6 +492,8 @@ class Profile:
     """By device name."""
     timings: tuple[Timing, ...]
     failures: tuple[Failure, ...] = ()
+    operators: tuple[OperatorProfile, ...] = ()
+    """Empty where nobody asked for them."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""Which file to ship on a device, and why, in one sentence. Standard library only.
+"""Which file to ship on a device, and why, in one sentence.
+
+Standard library only, but for numpy where intervals are compared.
 
 The rule, in order:
 
@@ -9,8 +11,9 @@ The rule, in order:
    peak memory).
 3. Never worse than float: an integer precision is shippable only if its p50 is below that of the fastest shippable
    float file, fp32 or fp16.
-4. The lowest p50 wins. Candidates within 2 % of it are equal (the noise of a quiet machine): among those the smaller
-   file, then fewer threads, wins.
+4. The lowest p50 wins. Candidates that its confidence interval cannot tell from it are equal
+   (`edgekit.profile._stats.different`; for estimates: within the error bar; within 2 % where neither is known): among
+   those the smaller file, then fewer threads, wins.
 
 Speed is judged by p50, which is the most repeatable; limits by p90, which is what a user notices.
 """
@@ -21,10 +24,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from edgekit.profile import _stats
 from edgekit.types import Accuracy, Artifact, Kind, Timing, Verdict
 
 NOISE = 0.02
-"""Two p50 closer than this (relative) are equal."""
+"""Two p50 closer than this (relative) are equal where there are no intervals."""
 KINDS: tuple[Kind, ...] = ("measured", "emulated", "estimated")
 """Best first."""
 REFERENCE = "torch-fp32"
@@ -123,7 +127,7 @@ def decide(
         artifact=best.artifact.id,
         engine=best.timing.engine,
         threads=best.timing.threads,
-        reason=_reason(best, baseline, candidates, kind, max_drop),
+        reason=_reason(best, baseline, candidates, kind, max_drop, limits),
         kind=kind,
         baseline=compared.name if compared else None,
         speedup=compared.timing.p50_ms / best.timing.p50_ms if compared else None,
@@ -195,13 +199,27 @@ def _quickest(candidates: Iterable[_Candidate]) -> _Candidate | None:
 
 
 def _fastest(candidates: list[_Candidate]) -> _Candidate:
-    bar = min(candidate.timing.p50_ms for candidate in candidates) * (1 + NOISE)
-    equal = [candidate for candidate in candidates if candidate.timing.p50_ms <= bar]
+    first = min(candidates, key=lambda c: c.timing.p50_ms)
+    equal = [candidate for candidate in candidates if candidate is first or _equal(candidate.timing, first.timing)]
     return min(equal, key=lambda c: (c.artifact.bytes, c.timing.threads, c.timing.p50_ms))
 
 
+def _equal(a: Timing, b: Timing) -> bool:
+    """Whether two p50 of one device cannot be told apart."""
+    if len(a.round_sizes) > 1 and len(b.round_sizes) > 1:
+        return not _stats.different(a, b, interleaved=True)
+    if not a.samples and not b.samples and a.p50_ci and b.p50_ci:
+        return a.p50_ci[0] <= b.p50_ms <= a.p50_ci[1] or b.p50_ci[0] <= a.p50_ms <= b.p50_ci[1]
+    return max(a.p50_ms, b.p50_ms) <= min(a.p50_ms, b.p50_ms) * (1 + NOISE)
+
+
 def _reason(
-    best: _Candidate, baseline: _Candidate | None, candidates: list[_Candidate], kind: Kind, max_drop: float | None
+    best: _Candidate,
+    baseline: _Candidate | None,
+    candidates: list[_Candidate],
+    kind: Kind,
+    max_drop: float | None,
+    limits: Limits,
 ) -> str:
     parts = [f"{best.name}: p50 {_ms(best)}"]
     if best.is_float:
@@ -212,7 +230,7 @@ def _reason(
                 f"({rival.artifact.id}, {rival.timing.engine}: {_ms(rival)})"
             )
         elif rival is not None:
-            parts.append(f"within 2 % of {rival.artifact.id} and the smaller file")
+            parts.append(f"as fast as {rival.artifact.id} within what was measured, and the smaller file")
     elif baseline is None:
         parts.append("no float file was timed here to compare with")
     else:
@@ -229,6 +247,8 @@ def _reason(
     refused = _quickest(c for c in candidates if c.misses and c.timing.p50_ms < best.timing.p50_ms)
     if refused is not None and not (refused is baseline and not best.is_float):
         text += f"; {refused.name} is faster ({_ms(refused)}) but {refused.why_not}"
+    if limits.rss_mb is not None and not best.timing.rss_bytes:
+        text += f"; its peak memory was not measured, so the {limits.rss_mb:g} MB allowed are not checked"
     return text + _caveat(kind)
 
 

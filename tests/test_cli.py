@@ -13,9 +13,14 @@ from jsonschema import Draft202012Validator
 from edgekit import __version__, shipped
 from edgekit.stage import ORDER
 from tests.conftest import TinyRun
-from tests.support import FOLDERS, STAGES, TINY, command, complaint, edgekit, environment
+from tests.support import BUNDLE, FOLDERS, STAGES, TINY, command, complaint, edgekit, environment
 
-COMMANDS = ("run", "train", "prune", "compress", "profile", "report", "recipes", "devices", "doctor")
+BUNDLE_COMMANDS = ("pack", "keygen", "sign", "verify-signature", "runtime-zip", "predict", "inspect", "export-c")
+COMMANDS = (
+    *("run", "train", "prune", "compress", "profile", "report", "compare"),
+    *BUNDLE_COMMANDS,
+    *("recipes", "devices", "doctor"),
+)
 LIGHT = {"edgekit", "click"} | sys.stdlib_module_names
 
 
@@ -172,11 +177,12 @@ def test_command_works_on_a_run_directory_and_remembers_its_settings(tiny: TinyR
     ]
 
 
-@pytest.mark.parametrize(("name", "last"), [("train", "train"), ("compress", "verify"), ("profile", "profile")])
+@pytest.mark.parametrize(("name", "last"), [("train", "train"), ("compress", "bundle"), ("profile", "profile")])
 def test_command_stops_after_its_stage(tiny: TinyRun, name: str, last: str) -> None:
     answer = edgekit(name, tiny.path)
     assert _not_skipped(answer.stderr) == [f"{stage}: unchanged" for stage in STAGES[: STAGES.index(last) + 1]]
-    assert answer.stdout == f"run directory: {tiny.path}\n"
+    bundle = "" if last == "train" else f"bundle: {tiny.path / BUNDLE}\n"
+    assert answer.stdout == f"{bundle}run directory: {tiny.path}\n"
 
 
 def test_profile_takes_another_device_and_remembers_it(copied: Path, tiny: TinyRun) -> None:

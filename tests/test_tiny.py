@@ -21,7 +21,7 @@ from tests.support import FILES, edgekit
 
 @pytest.fixture(scope="module")
 def report(tiny: TinyRun) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((tiny.path / "9-report" / "report.json").read_text())
+    found: dict[str, Any] = json.loads((tiny.path / "10-report" / "report.json").read_text())
     return found
 
 
@@ -118,10 +118,10 @@ def test_report_is_consistent(report: dict[str, Any]) -> None:
 
 def test_reports_agree_on_the_verdict(tiny: TinyRun, report: dict[str, Any]) -> None:
     (verdict,) = report["verdict"]
-    page = (tiny.path / "9-report" / "report.html").read_text()
+    page = (tiny.path / "10-report" / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
-    for text in (page, (tiny.path / "9-report" / "report.md").read_text()):
+    for text in (page, (tiny.path / "10-report" / "report.md").read_text()):
         assert verdict["artifact"] in text
 
 
@@ -139,7 +139,7 @@ input  = 16
 @pytest.mark.parametrize(
     ("sections", "skipped", "artifacts"),
     [
-        ("", {"prune", "lower", "quantize", "export", "verify", "profile"}, set()),
+        ("", {"prune", "lower", "quantize", "export", "verify", "bundle", "profile"}, set()),
         (
             '[export]\nformats = ["onnx"]\n[verify]\nimages = 20\n',
             {"prune", "lower", "quantize", "profile"},
@@ -153,7 +153,7 @@ def test_run_does_what_the_recipe_names_and_reports_the_rest(
     (tmp_path / "mine.toml").write_text(SMALL + sections)
     answer = edgekit("run", "mine.toml", cwd=tmp_path)
     assert "the weights are random" in answer.stderr
-    found = json.loads((tmp_path / "runs" / "mine" / "9-report" / "report.json").read_text())
+    found = json.loads((tmp_path / "runs" / "mine" / "10-report" / "report.json").read_text())
     assert {stage["name"] for stage in found["stages"] if stage["skipped"]} == skipped
     assert all(stage["reason"] for stage in found["stages"] if stage["skipped"] or stage["name"] == "train")
     assert {artifact["id"] for artifact in found["artifacts"]} == artifacts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,6 +111,33 @@ def test_decide_takes_smaller_file_and_fewer_threads_when_times_are_equal() -> N
     found = choose(times)
     assert (found.artifact, found.threads) == ("tflite-int8", 2)
     assert "no float file was timed here" in found.reason
+
+
+def rounds(row: Timing, noise: float) -> Timing:
+    """The row with 5 rounds of 40 samples, each round with a level of its own."""
+    generator = np.random.default_rng(row.threads)
+    levels = np.repeat(generator.normal(0, noise, 5) - generator.normal(0, noise / 9), 40)
+    times = row.p50_ms * np.exp(levels - np.median(levels) + generator.normal(0, noise / 9, 200))
+    return replace(row, samples=tuple(map(float, times)), round_sizes=(40,) * 5)
+
+
+@pytest.mark.parametrize(("noise", "ships"), [(0.001, "onnx-int8"), (0.04, "tflite-int8")])
+def test_decide_calls_times_equal_when_their_intervals_do(noise: float, ships: str) -> None:
+    """1.5 % between them: more than quiet rounds vary, less than noisy ones. The tflite file is the smaller one."""
+    times = [timing("onnx-int8", "onnxruntime", 1.00), timing("tflite-int8", "litert", 1.015, threads=2)]
+    assert choose([rounds(row, noise) for row in times]).artifact == ships
+
+
+@pytest.mark.parametrize(("error", "ships"), [(0.02, "onnx-int8"), (0.2, "tflite-int8")])
+def test_decide_calls_estimates_equal_within_their_error_bars(error: float, ships: str) -> None:
+    rows = [timing("onnx-int8", "onnxruntime", 1.0), timing("tflite-int8", "litert", 1.1)]
+    bare = [
+        replace(t, kind="estimated", samples=(), rss_bytes=0, p50_ci=((1 - error) * t.p50_ms, (1 + error) * t.p50_ms))
+        for t in rows
+    ]
+    found = choose(bare, rss_mb=64.0)
+    assert found.artifact == ships
+    assert "peak memory was not measured, so the 64 MB allowed are not checked" in found.reason
 
 
 def test_decide_refuses_int8_when_it_loses_too_much() -> None:

@@ -30,6 +30,8 @@ class Point:
     mark: str
     """circle or square, by engine."""
     ship: bool = False
+    radius: float = 6.0
+    """Grows with the file."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Bar:
     p90: float | None = None
     p99: float | None = None
     title: str = ""
+    error: tuple[float, float] | None = None
+    """Error bar, in place of percentiles."""
 
 
 def tone(precision: str) -> str:
@@ -103,11 +107,12 @@ def scatter(
 
 def _mark(point: Point, x: float, y: float) -> str:
     title = tag("title", f"{point.label}: {_svg.ms(point.ms)} ms, top-1 {100 * point.top1:.2f} %")
-    ring = tag("circle", cx=x, cy=y, r=11, class_="ring") if point.ship else ""
+    r = 0.9 * point.radius if point.mark == "square" else point.radius
+    ring = tag("circle", cx=x, cy=y, r=point.radius + 5, class_="ring") if point.ship else ""
     if point.mark == "square":
-        dot = tag("rect", title, x=x - 5.5, y=y - 5.5, width=11, height=11, rx=1.5, class_=f"dot {point.tone}")
+        dot = tag("rect", title, x=x - r, y=y - r, width=2 * r, height=2 * r, rx=1.5, class_=f"dot {point.tone}")
     else:
-        dot = tag("circle", title, cx=x, cy=y, r=6, class_=f"dot {point.tone}")
+        dot = tag("circle", title, cx=x, cy=y, r=r, class_=f"dot {point.tone}")
     return join((ring, dot))
 
 
@@ -152,7 +157,7 @@ def _axes(
 
 
 def bars(rows: Sequence[Bar], summary: str, limit: tuple[float, str] | None = None) -> Markup:
-    """Horizontal bars with the name above each; a whisker runs on to p90 (tall tick) and p99 (short tick).
+    """Horizontal bars with the name above each; a whisker runs on to p90 (tall tick) and p99, or is an error bar.
 
     A whisker far longer than the rest is cut, so that one hiccup does not squash the chart; its end is an arrow.
 
@@ -162,8 +167,8 @@ def bars(rows: Sequence[Bar], summary: str, limit: tuple[float, str] | None = No
         limit: a value and its name, drawn as a dashed line where it lies near the bars.
     """
     row, right = 40, WIDTH - 14
-    most = max(max(r.value, r.p90 or 0) for r in rows)
-    end = min(max(max(r.value, r.p99 or 0) for r in rows), 1.6 * most)
+    most = max(max(r.value, r.p90 or 0, r.error[1] if r.error else 0) for r in rows)
+    end = max(min(max(max(r.value, r.p99 or 0) for r in rows), 1.6 * most), most)
     shown = limit if limit is not None and limit[0] <= 1.6 * most else None
     end = max(end, shown[0] * 1.04 if shown else 0)
     x = linear((0, end), (0, right))
@@ -185,7 +190,10 @@ def bars(rows: Sequence[Bar], summary: str, limit: tuple[float, str] | None = No
         parts.append(
             tag("rect", title, x=0, y=mid - 5, width=max(x(bar.value), 1), height=10, rx=2, class_=f"bar {bar.tone}")
         )
-        if bar.p90 is not None and bar.p99 is not None:
+        if bar.error is not None:
+            parts.append(line(x(bar.error[0]), mid, x(bar.error[1]), mid, "whisker"))
+            parts += [line(x(value), mid - 6, x(value), mid + 6, "whisker") for value in bar.error]
+        elif bar.p90 is not None and bar.p99 is not None:
             tip = x(min(bar.p99, end))
             parts.append(line(x(bar.value), mid, tip, mid, "whisker"))
             parts.append(line(x(min(bar.p90, end)), mid - 6, x(min(bar.p90, end)), mid + 6, "whisker"))

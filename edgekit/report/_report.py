@@ -16,6 +16,7 @@ from edgekit.types import (
     Index,
     Machine,
     Metrics,
+    OperatorProfile,
     Profile,
     Pruning,
     Quantization,
@@ -97,6 +98,7 @@ class Report:
     """Those of the graph first, then those of the files."""
     quantization: Quantization | None
     """None where nothing was quantized."""
+    operators: tuple[OperatorProfile, ...] = ()
 
     @property
     def max_drop(self) -> float | None:
@@ -120,9 +122,9 @@ class Report:
         return next((artifact for artifact in self.artifacts if artifact.id == name), None)
 
     def score(self, artifact: str | None, engine: str | None, device: str) -> Accuracy | None:
-        """Test score of an artifact in an engine: on `device`, else on another one."""
+        """Test score of an artifact in an engine: over the most images; of equally many, on `device`."""
         rows = [r for r in self.accuracy if (r.artifact, r.engine, r.split) == (artifact, engine, "test")]
-        return next((row for row in rows if row.device == device), rows[0] if rows else None)
+        return max(rows, key=lambda row: (row.images, row.device == device), default=None)
 
     def timing(self, verdict: Verdict) -> Timing | None:
         """The timing that a verdict chose."""
@@ -205,6 +207,7 @@ def gather(
         pruning=pruning,
         rewrites=tuple(rewrites),
         quantization=quantization,
+        operators=profile.operators if profile else (),
     )
 
 

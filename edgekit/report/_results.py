@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from edgekit.report import _charts
-from edgekit.report._charts import MARKS, Bar, Point, tone
+from edgekit.report._charts import Bar, tone
 from edgekit.report._markup import Markup, badge, details, figure, join, section, table, tag, tiles
+from edgekit.report._panels import EMPTY, MEANING, chosen, with_interval
 from edgekit.report._report import Report
 from edgekit.report._svg import megabytes, ms, number, percent, threads
 from edgekit.types import Accuracy, Artifact, Machine, Timing, Verdict
-from edgekit.verdict import KINDS, best_kind
+from edgekit.verdict import KINDS
 
-EMPTY = Markup("")
 TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
+
+
+NOT = "not measured"
+FEW = 4
+"""Up to so many verdicts are shown in full."""
+PROTOCOL = (
+    "Each artifact, engine and thread count has a process of its own: cold load, cold first inference, warm-up, then "
+    "rounds that take turns with those of the other files on the device, each round in another order. No sample is "
+    "removed; outliers are counted.",
+    "Intervals hold 95 %: a two-stage bootstrap over rounds and over blocks of neighbouring samples within them gives "
+    "the standard error, Student's t with one degree of freedom less than there are rounds the width. Two rows are "
+    "called different only where the interval of the ratio of their p50 leaves 1 out. What a restarted process, "
+    "another day or another machine changes is not in the intervals.",
+    "Kinds are never compared or ranked together:",
+)
 
 
 def when(report: Report) -> str:
@@ -55,12 +70,38 @@ def verdicts(report: Report) -> Markup:
         for row in broken
     ]
     cards = [_verdict(report, verdict) for verdict in report.verdict]
+    if len(cards) > 1:
+        cards.insert(0, tag("article", _glance(report), class_="verdict glance"))
+    if len(cards) > FEW:
+        cards = [cards[0], details("The verdicts one by one, with their reasons", *cards[1:])]
     if not cards:
         skipped = next((s.reason for s in report.stages if s.name == "profile" and s.skipped), "nothing was measured")
         cards = [tag("article", tag("h3", "No verdict"), tag("p", f"profile: {skipped}"), class_="verdict none")]
     return tag(
         "section", tag("h2", "Verdict", id="verdict-h"), *warnings, *cards, id="verdict", aria_labelledby="verdict-h"
     )
+
+
+def _glance(report: Report) -> Markup:
+    """All devices in one table."""
+    cells = []
+    for v in report.verdict:
+        t, file = report.timing(v), report.artifact(v.artifact)
+        score = report.score(v.artifact, v.engine, v.device) if v.artifact else None
+        cells.append(
+            (
+                v.device,
+                badge(v.kind) if v.kind else "—",
+                tag("strong", v.artifact) if v.artifact else tag("strong", "nothing", class_="none"),
+                join((v.engine, tag("small", threads(v.threads)))) if v.engine and v.threads else "—",
+                with_interval(t.p50_ms, t.p50_ci) if t else "—",
+                ms(t.p90_ms) if t and t.samples else "—",
+                percent(score.top1) if score else "—",
+                megabytes(file.bytes) if file else "—",
+            )
+        )
+    heads = ("device", "kind", "ship", "engine", "p50 ms", "p90 ms", "top-1", "size")
+    return table(heads, cells, "What to ship on each device; kinds of numbers are not comparable", words=4)
 
 
 def _problem(row: Accuracy) -> str:
@@ -103,94 +144,6 @@ def _key_numbers(report: Report, verdict: Verdict) -> list[tuple[str, str, str]]
     elif score is not None:
         pairs.append((percent(score.top1), "top-1", f"{score.images:,} test images"))
     return pairs
-
-
-def _chosen(report: Report, timing: Timing) -> bool:
-    return any(report.timing(verdict) is timing for verdict in report.verdict)
-
-
-def _rows(report: Report, device: str) -> list[Timing]:
-    """Timings of a device that may be compared: the best kind it has, one image at a time, fastest first."""
-    kind = best_kind(device, report.latency)
-    rows = [t for t in report.latency if t.device == device and t.kind == kind and t.batch == 1]
-    return sorted(rows, key=lambda t: t.p50_ms)
-
-
-def _tone(report: Report, artifact: str) -> str:
-    found = report.artifact(artifact)
-    return tone(found.precision if found else "")
-
-
-def trade(report: Report) -> Markup:
-    """Each device: accuracy against latency, and latency with its spread."""
-    parts = []
-    for device in report.devices:
-        rows = _rows(report, device)
-        if rows:
-            figures = [_scatter(report, device, rows), _latency(report, device, rows)]
-            parts.append(tag("h3", device, " ", badge(rows[0].kind)))
-            parts += [_legend(report, rows), tag("div", *figures, class_="grid")]
-    if not parts:
-        return EMPTY
-    lead = "Up and to the left is better. The line joins the candidates that no other beats in both; ✓ is what ships."
-    return section("trade", "Accuracy and latency", *parts, lead=lead)
-
-
-def _scatter(report: Report, device: str, rows: list[Timing]) -> Markup:
-    reference = report.reference.top1 if report.reference else None
-    bound = reference - report.max_drop / 100 if reference is not None and report.max_drop is not None else None
-    several = len({t.threads for t in rows}) > 1
-    points, cells = [], []
-    for t in rows:
-        score = report.score(t.artifact, t.engine, device)
-        if score is not None:
-            label = t.artifact + (f", {t.threads} thr." if several else "")
-            mark = MARKS.get(t.engine, "circle")
-            points.append(Point(label, t.p50_ms, score.top1, _tone(report, t.artifact), mark, _chosen(report, t)))
-            cells.append((t.artifact, t.engine, str(t.threads), ms(t.p50_ms), percent(score.top1)))
-    if not points:
-        return figure(
-            "Top-1 against p50", tag("p", "No accuracy was verified for what was timed here.", class_="muted")
-        )
-    fastest = min(points, key=lambda p: p.ms)
-    summary = (
-        f"Top-1 against p50 latency of {len(points)} candidates on {device}; "
-        f"the fastest is {fastest.label} at {ms(fastest.ms)} ms and {percent(fastest.top1)}"
-    )
-    plot = _charts.scatter(points, summary, reference, bound)
-    heads = ("artifact", "engine", "threads", "p50 ms", "top-1")
-    listed = table(heads, cells, f"Accuracy and latency on {device}", words=2)
-    return figure("Top-1 against p50", plot, details("Numbers of this chart", listed))
-
-
-def _latency(report: Report, device: str, rows: list[Timing]) -> Markup:
-    bars = [
-        Bar(
-            label=f"{t.artifact} · {t.engine} · {threads(t.threads)}",
-            value=t.p50_ms,
-            shown=f"{ms(t.p50_ms)} ms",
-            tone=_tone(report, t.artifact),
-            ship=_chosen(report, t),
-            p90=t.p90_ms,
-            p99=t.p99_ms,
-            title=f"p50 {ms(t.p50_ms)}, p90 {ms(t.p90_ms)}, p99 {ms(t.p99_ms)} ms, {len(t.samples):,} samples",
-        )
-        for t in rows
-    ]
-    limit = report.limits.get(device, {}).get("p90_ms")
-    summary = f"Latency on {device}: " + "; ".join(f"{bar.label} {bar.shown}" for bar in bars)
-    picture = _charts.bars(bars, summary, (limit, f"p90 limit {limit:g} ms") if limit else None)
-    cells = [(b.label, ms(t.p50_ms), ms(t.p90_ms), ms(t.p99_ms)) for b, t in zip(bars, rows, strict=True)]
-    listed = table(("", "p50", "p90", "p99"), cells, f"Latency on {device}, ms")
-    return figure("Latency: p50, whisker to p90 (tall tick) and p99", picture, details("Numbers of this chart", listed))
-
-
-def _legend(report: Report, rows: list[Timing]) -> Markup:
-    precisions = dict.fromkeys(a.precision for t in rows if (a := report.artifact(t.artifact)))
-    items = [tag("span", tag("i", class_=f"swatch {tone(p)}"), p) for p in precisions]
-    for engine in dict.fromkeys(t.engine for t in rows):
-        items.append(tag("span", tag("i", class_=f"mark {MARKS.get(engine, 'circle')}"), engine))
-    return tag("p", *items, class_="legend")
 
 
 def files(report: Report) -> Markup:
@@ -239,9 +192,9 @@ def machine_words(machine: Machine) -> str:
 
 def measurements(report: Report) -> Markup:
     """Every timing with its label, and everything that could not be timed."""
-    heads = ["artifact", "engine, provider", "kind", "threads", "top-1", "p50", "p90", "p99", "min", "first", "load"]
-    heads += ["peak MB", "file", "samples"]
-    parts = []
+    heads = ["artifact", "engine, provider", "kind", "threads", "top-1", "p50 (95 % interval)", "p90", "p99", "min"]
+    heads += ["first", "load", "end to end", "energy, mJ", "peak MB", "file", "warm-up", "samples"]
+    parts: list[Markup] = []
     for device in report.devices:
         rows = sorted(
             (t for t in report.latency if t.device == device), key=lambda t: (KINDS.index(t.kind), t.batch, t.p50_ms)
@@ -260,19 +213,50 @@ def measurements(report: Report) -> Markup:
                     badge(t.kind),
                     str(t.threads),
                     percent(score.top1) if score else "—",
-                    *(ms(v) for v in (t.p50_ms, t.p90_ms, t.p99_ms, t.min_ms, t.first_ms, t.load_ms)),
-                    f"{t.rss_bytes / 1e6:.0f}",
+                    with_interval(t.p50_ms, t.p50_ci),
+                    *(ms(v) if t.samples else "—" for v in (t.p90_ms, t.p99_ms, t.min_ms, t.first_ms, t.load_ms)),
+                    ms(t.steps.total_ms) if t.steps else NOT,
+                    NOT if t.energy_mj is None else join((number(t.energy_mj), tag("small", t.energy))),
+                    f"{t.rss_bytes / 1e6:.0f}" if t.rss_bytes else NOT,
                     megabytes(file.bytes) if file else "—",
-                    f"{len(t.samples):,}",
+                    _warmup(t),
+                    f"{len(t.samples):,}" if t.samples else _counted(t),
                 )
             )
         if rows:
-            ship = [i for i, t in enumerate(rows) if _chosen(report, t)]
-            parts.append(table(heads, cells, f"{device}: latency in milliseconds", words=3, ship=ship))
+            ship = [i for i, t in enumerate(rows) if chosen(report, t)]
+            kept = [i for i in range(len(heads)) if any(row[i] != NOT for row in cells)]
+            shown = [[row[i] for i in kept] for row in cells]
+            caption = f"{device}: latency in milliseconds"
+            parts.append(table([heads[i] for i in kept], shown, caption, words=3, ship=ship))
+            if len(kept) < len(heads):
+                left = ", ".join(head for i, head in enumerate(heads) if i not in kept)
+                parts.append(tag("p", f"{left}: {NOT}.", class_="muted"))
         for f in (f for f in report.failures if f.device == device):
             what = f"{f.artifact} on {f.engine}, {threads(f.threads)}: "
             parts.append(tag("p", tag("strong", what), f.reason, class_="alarm"))
-    return section("rows", "All measurements", *parts) if parts else EMPTY
+    lead = "Times in milliseconds of single inferences, one image at a time unless a batch is named."
+    return section("rows", "All measurements", *parts, lead=lead) if parts else EMPTY
+
+
+def _counted(t: Timing) -> str:
+    return "none" if t.instructions is None else f"none; {t.instructions:,} instructions"
+
+
+def _warmup(t: Timing) -> str:
+    if not t.samples:
+        return "—"
+    used = t.warmup if t.warmup_used is None else t.warmup_used
+    return {None: str(used), True: f"{used}, steady", False: f"{used}, not steady"}[t.stable]
+
+
+def protocol(report: Report) -> Markup:
+    """How the numbers came about."""
+    if not report.latency:
+        return EMPTY
+    kinds = [kind for kind in KINDS if any(t.kind == kind for t in report.latency)]
+    lines = [tag("li", tag("b", kind), f": {MEANING[kind]}.") for kind in kinds]
+    return section("protocol", "How it was measured", *(tag("p", words) for words in PROTOCOL), tag("ul", *lines))
 
 
 def verification(report: Report) -> Markup:
@@ -305,6 +289,7 @@ def verification(report: Report) -> Markup:
         )
     listed = table(heads, cells, "The same test images through torch and every file", words=3)
     lead = (
-        "Own torch is the torch model of the same precision; differences and steps are against it, SQNR against fp32."
+        "Own torch is the torch model of the same precision; differences and steps are against it, SQNR against fp32. "
+        "On devices other than the host all of these are against the same file on the host."
     )
     return section("verify", "Verification", listed, lead=lead)

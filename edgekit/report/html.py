@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from importlib import resources
 
-from edgekit.report import _background, _compression, _results
+from edgekit.report import _background, _compression, _devices, _results
 from edgekit.report._markup import Markup, join, tag
 from edgekit.report._report import Report
 
@@ -32,9 +32,16 @@ def render(report: Report) -> str:
     """The report as a self-contained page: styles, charts (inline SVG) and a little optional script are in it."""
     sections = [
         ("verdict", "Verdict", _results.verdicts(report)),
-        ("trade", "Accuracy and latency", _results.trade(report)),
+        ("trade", "Accuracy and latency", _devices.trade(report)),
+        ("spread", "Distributions", _devices.spread(report)),
+        ("threads", "Threads", _devices.scaling(report)),
+        ("steps", "End to end", _devices.end_to_end(report)),
+        ("operators", "Operators", _devices.operators(report)),
+        ("sustained", "Sustained", _devices.sustained(report)),
+        ("memory", "Memory", _devices.memory(report)),
         ("files", "Files", _results.files(report)),
         ("rows", "Measurements", _results.measurements(report)),
+        ("protocol", "Protocol", _results.protocol(report)),
         ("verify", "Verification", _results.verification(report)),
         ("quantization", "Quantization", _compression.quantization(report)),
         ("rewrites", "Rewrites", _compression.rewrites(report)),

@@ -7,23 +7,24 @@ from collections.abc import Iterable, Sequence
 
 from edgekit.report._report import Report
 from edgekit.report._svg import megabytes, ms, percent, threads
+from edgekit.types import Accuracy
 from edgekit.verdict import KINDS
 
 
 def render(report: Report) -> str:
     """The report as GitHub-flavoured Markdown. Whatever came from outside is escaped."""
-    blocks = [f"## edgekit: {_text(report.name)}", _verdicts(report)]
+    blocks = [f"## edgekit: {text(report.name)}", _verdicts(report)]
     if report.latency:
         blocks.append(_timings(report))
     elif report.accuracy:
         blocks.append(_scores(report))
     blocks += [_pruning(report), _ladder(report), _failures(report), _machines(report), _skipped(report)]
-    blocks.append(f"<sub>edgekit {_text(report.edgekit_version)}, {_text(report.created)}</sub>")
+    blocks.append(f"<sub>edgekit {text(report.edgekit_version)}, {text(report.created)}</sub>")
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def _verdicts(report: Report) -> str:
-    lines = [f"- **{_text(v.device)}**: {'ship ' if v.artifact else ''}{_text(v.reason)}" for v in report.verdict]
+    lines = [f"- **{text(v.device)}**: {'ship ' if v.artifact else ''}{text(v.reason)}" for v in report.verdict]
     return "\n".join(lines) or "No verdict: nothing was profiled."
 
 
@@ -34,33 +35,37 @@ def _timings(report: Report) -> str:
         report.latency, key=lambda t: (report.devices.index(t.device), KINDS.index(t.kind), t.batch, t.p50_ms)
     ):
         score, file = report.score(t.artifact, t.engine, t.device), report.artifact(t.artifact)
-        name = f"**{_text(t.artifact)}**" if any(t is each for each in chosen) else _text(t.artifact)
+        name = f"**{text(t.artifact)}**" if any(t is each for each in chosen) else text(t.artifact)
         rows.append(
             (
-                _text(t.device),
+                text(t.device),
                 name + (f" (batch {t.batch})" if t.batch != 1 else ""),
-                _text(f"{t.engine} {t.engine_version} ({t.provider})"),
+                text(f"{t.engine} {t.engine_version} ({t.provider})"),
                 str(t.threads),
                 t.kind,
-                ms(t.p50_ms),
-                ms(t.p90_ms),
-                ms(t.p99_ms),
+                ms(t.p50_ms) + (f" ({ms(t.p50_ci[0])} to {ms(t.p50_ci[1])})" if t.p50_ci else ""),
+                *(ms(value) if t.samples else "—" for value in (t.p90_ms, t.p99_ms)),
                 megabytes(file.bytes) if file else "—",
                 percent(score.top1 if score else None),
                 percent(score.agreement if score else None),
             )
         )
     heads = ("device", "artifact", "engine", "threads", "kind", "p50 ms", "p90 ms", "p99 ms", "size", "top-1")
-    return _table((*heads, "agrees with fp32"), rows, words=3)
+    return table((*heads, "agrees with fp32"), rows, words=3)
 
 
 def _scores(report: Report) -> str:
     rows = [
-        (_text(a.artifact), _text(f"{a.engine} {a.engine_version}"), percent(a.top1), percent(a.agreement))
+        (text(a.artifact), text(_where(a)), percent(a.top1), percent(a.agreement))
         for a in report.accuracy
         if a.split == "test"
     ]
-    return _table(("artifact", "engine", "top-1", "agrees with fp32"), rows, words=2)
+    return table(("artifact", "engine", "top-1", "agrees with fp32"), rows, words=2)
+
+
+def _where(score: Accuracy) -> str:
+    place = "" if score.device == "host" else f", {score.images} images on {score.device}"
+    return f"{score.engine} {score.engine_version}{place}"
 
 
 def _pruning(report: Report) -> str:
@@ -69,7 +74,7 @@ def _pruning(report: Report) -> str:
         return ""
     macs, parameters = (f"{after / before:.0%}" for before, after in (found.macs, found.parameters))
     left = f"{macs} of the multiply-adds and {parameters} of the parameters are left"
-    return f"Pruned by {_text(found.score)} ({_text(found.target)}): {left}."
+    return f"Pruned by {text(found.score)} ({text(found.target)}): {left}."
 
 
 def _ladder(report: Report) -> str:
@@ -77,7 +82,7 @@ def _ladder(report: Report) -> str:
     rows = [
         (
             f"**{rung.name}**" if rung.chosen else rung.name,
-            _text(rung.problem or rung.settings),
+            text(rung.problem or rung.settings),
             percent(rung.accuracy),
             percent(rung.agreement),
             "—" if rung.drop is None else f"{rung.drop:.2f}",
@@ -85,19 +90,19 @@ def _ladder(report: Report) -> str:
         for rung in rungs
     ]
     heads = ("rung", "sets", "validation top-1", "agrees with fp32", "points lost")
-    return _table(heads, rows, words=2) if len(rows) > 1 else ""
+    return table(heads, rows, words=2) if len(rows) > 1 else ""
 
 
 def _failures(report: Report) -> str:
     lines = [
-        f"- {_text(a.artifact)} on {_text(a.engine)} failed verification: {_text(a.problem)}"
-        + (f"; first divergent layer: {_text(a.diverges)}" if a.diverges else "")
+        f"- {text(a.artifact)} on {text(a.engine)} failed verification: {text(a.problem)}"
+        + (f"; first divergent layer: {text(a.diverges)}" if a.diverges else "")
         for a in report.accuracy
         if not a.passed
     ]
     lines += [
-        f"- {_text(f.device)}: {_text(f.artifact)} on {_text(f.engine)}, {threads(f.threads)}, was not timed: "
-        f"{_text(f.reason)}"
+        f"- {text(f.device)}: {text(f.artifact)} on {text(f.engine)}, {threads(f.threads)}, was not timed: "
+        f"{text(f.reason)}"
         for f in report.failures
     ]
     return "\n".join(("**Failures**", "", *lines)) if lines else ""
@@ -105,22 +110,23 @@ def _failures(report: Report) -> str:
 
 def _machines(report: Report) -> str:
     lines = [
-        f"- {_text(device)}: {_text(m.cpu)}, {m.cores} cores, {m.arch}, {_text(m.os)}"
+        f"- {text(device)}: {text(m.cpu)}, {m.cores} cores, {m.arch}, {text(m.os)}"
         for device, m in report.machines.items()
     ]
     return "\n".join(("**Machines**", "", *lines)) if lines else ""
 
 
 def _skipped(report: Report) -> str:
-    words = "; ".join(f"{s.name}: {_text(s.reason or 'skipped')}" for s in report.stages if s.skipped)
+    words = "; ".join(f"{s.name}: {text(s.reason or 'skipped')}" for s in report.stages if s.skipped)
     return f"Skipped stages: {words}." if words else ""
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> str:
+    """A table whose first `words` columns are left-aligned; cells are taken as they are."""
     rule = [":---" if i < words else "---:" for i in range(len(heads))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *rows))
 
 
-def _text(words: str) -> str:
+def text(words: str) -> str:
     """Plain text: nothing in it is taken as Markdown, HTML or the end of a table cell."""
     return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", " ".join(words.split()))

@@ -9,10 +9,9 @@ from typing import Any
 
 from edgekit import __version__, _json, choices, verdict
 from edgekit.data import _index
-from edgekit.provenance import PACKAGES, git_commit, versions
+from edgekit.provenance import git_commit
 from edgekit.report._report import Provenance, gather
 from edgekit.report._schema import schema
-from edgekit.runtime import machine
 from edgekit.stage import write_text
 from edgekit.stages._run import Run
 from edgekit.types import Accuracy, Checkpoint, Profile, Pruning, Quantization, Rewrite
@@ -36,13 +35,15 @@ def build(run: Run, work: Path) -> None:
     """Write the reports and ``verdict.json``."""
     artifacts = run.artifacts
     accuracy = run.read("verify", "accuracy.json", list[Accuracy]) or []
+    on_devices = run.read("profile", "accuracy.json", list[Accuracy]) or []
     profile = run.read("profile", "profile.json", Profile)
     quantize = run.recipe.quantize
     verdicts = [
         verdict.decide(
             name,
             artifacts,
-            accuracy,
+            # On a device a part of the images ran: enough to refuse a file there, not to score it.
+            [*accuracy, *(row for row in on_devices if not row.passed)],
             profile.timings if profile else (),
             device.limits,
             quantize.max_drop if quantize else None,
@@ -59,7 +60,7 @@ def build(run: Run, work: Path) -> None:
         checkpoint=_json.load(run.network.path / "checkpoint.json", Checkpoint),
         index=_index.load(run.done["data"].path),
         artifacts=artifacts,
-        accuracy=accuracy,
+        accuracy=[*accuracy, *on_devices],
         profile=profile,
         limits=_limits(run),
         verdict=verdicts,
@@ -68,7 +69,7 @@ def build(run: Run, work: Path) -> None:
         quantization=run.read("quantize", "quantization.json", Quantization),
     )
     _json.save(work / "verdict.json", verdicts)
-    for name, suffix in (("html", "html"), ("markdown", "md"), ("json", "json")):
+    for name, suffix in (("html", "html"), ("markdown", "md"), ("json", "json"), ("csv", "csv")):
         renderer = choices.pick("edgekit.report", name, "report")
         write_text(work / f"report.{suffix}", renderer.render(report))
     write_text(work / "report.schema.json", json.dumps(schema(), indent=1))
@@ -84,18 +85,9 @@ def _limits(run: Run) -> dict[str, dict[str, float | None]]:
 
 
 def _provenance(run: Run) -> Provenance:
-    recipe = run.recipe
-    seeds = {"split": recipe.data.seed}
-    if recipe.train:
-        seeds["train"] = recipe.train.seed
-    if recipe.prune:
-        seeds["prune"] = recipe.prune.seed
-    if recipe.quantize:
-        seeds["calibration"] = recipe.quantize.seed
     hashes = {f"stage {name}": done.digest for name, done in run.done.items()}
     quantization = run.read("quantize", "quantization.json", Quantization)
     if quantization:
         hashes["calibration images"] = quantization.calibration_sha256
     hashes |= {artifact.path: artifact.sha256 for artifact in run.artifacts}
-    packages = {"python": str(machine.facts()["python"]), **versions(*PACKAGES)}
-    return Provenance(packages, seeds, hashes, git_commit(run.job.base))
+    return Provenance(run.packages, run.seeds, hashes, git_commit(run.job.base))

@@ -1,0 +1,60 @@
+"""The command that compares reports: ``edgekit compare``, also ``edgekit report compare``; `edgekit.cli` adds it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import click
+
+
+def _percent(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """``5%`` as 0.05."""
+    if value is None:
+        return None
+    if not re.fullmatch(r"\d+(\.\d+)? ?%", value):
+        raise click.BadParameter(f'"{value}" is not a percentage such as 5%')
+    return float(value.rstrip("% ")) / 100
+
+
+@click.command()
+@click.option("--fail-on", callback=_percent, metavar="PERCENT", help="Exit 1 on a significant regression above it.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print as Markdown, for a pull request.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+def compare(old: Path, new: Path, fail_on: float | None, as_json: bool, as_markdown: bool, debug: bool) -> None:
+    """Show what changed between two reports.
+
+    OLD and NEW are run directories or report.json files. A change is marked only where its confidence interval says
+    so; rows that differ in engine version, machine, governor or threads come with a warning, kinds are never compared.
+    `edgekit report compare` is the same.
+
+    \b
+    Examples:
+      edgekit compare runs/main runs/branch
+      edgekit report compare old.json new.json --fail-on 5% --markdown
+    """
+    from edgekit.cli import _guard
+    from edgekit.errors import InputError, Shortfall, need
+
+    def work() -> None:
+        if as_json and as_markdown:
+            raise InputError("--json and --markdown exclude each other")
+        need("pydantic", extra="compress", purpose="reading reports")
+        from edgekit.report import _compare, _compared, _read
+
+        found = _compare.compare(_read.results(old), _read.results(new))
+        if as_json:
+            click.echo(json.dumps(_compare.as_dict(found, fail_on), indent=2))
+        else:
+            click.echo((_compared.markdown if as_markdown else _compared.plain)(found, fail_on))
+        if fail_on is not None and found.regressions(fail_on):
+            raise Shortfall(_compared.verdict(found, fail_on))
+
+    _guard(work, debug)
+
+
+COMMANDS = (compare,)

@@ -1,0 +1,95 @@
+"""What may be compared in one chart: the timings of one device and one kind, a single image at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from edgekit.report._charts import MARKS, tone
+from edgekit.report._markup import Markup, badge, tag
+from edgekit.report._report import Report
+from edgekit.report._svg import ms, threads
+from edgekit.types import Kind, Timing
+from edgekit.verdict import KINDS
+
+EMPTY = Markup("")
+DASH = "\N{EN DASH}"
+OPEN = 3
+"""With more panels than this each one folds, the first being open."""
+MEANING = {
+    "measured": "timed on the device itself",
+    "emulated": "run on an emulated processor: counts are exact, times are the emulator's",
+    "estimated": "computed from instructions and bytes moved: an estimate with an error bar",
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Timings that may stand side by side; kinds are never mixed."""
+
+    device: str
+    kind: Kind
+    rows: tuple[Timing, ...]
+    """Fastest first."""
+
+
+def panels(report: Report) -> list[Panel]:
+    """All of a report, devices in its order, the best kind first."""
+    found = []
+    for device in report.devices:
+        for kind in KINDS:
+            rows = [t for t in report.latency if (t.device, t.kind, t.batch) == (device, kind, 1)]
+            if rows:
+                found.append(Panel(device, kind, tuple(sorted(rows, key=lambda t: t.p50_ms))))
+    return found
+
+
+def blocks(parts: Iterable[tuple[Panel, Callable[[], Markup]]], *, beside: bool = True) -> list[Markup]:
+    """One block a panel that has something to show: a heading with its kind, and its body.
+
+    Args:
+        parts: panels and what makes their body, empty where there is nothing to show.
+        beside: two blocks stand side by side where there is room.
+    """
+    shown = [(panel, body) for panel, make in parts if (body := make())]
+    many = len(shown) > OPEN
+    found = []
+    for i, (panel, body) in enumerate(shown):
+        head = tag("h3", panel.device, " ", badge(panel.kind))
+        inside = tag("div", body, class_=f"kind-{panel.kind}")
+        if many:
+            found.append(tag("details", tag("summary", head), inside, class_="device", open=None if i else ""))
+        else:
+            found.append(tag("div", head, inside))
+    return [tag("div", *found, class_="grid beside")] if beside and found and not many else found
+
+
+def label(t: Timing) -> str:
+    """``tflite-int8 · litert · 2 threads``."""
+    return f"{t.artifact} · {t.engine} · {threads(t.threads)}"
+
+
+def chosen(report: Report, t: Timing) -> bool:
+    """Whether this is what ships on its device."""
+    return any(report.timing(verdict) is t for verdict in report.verdict)
+
+
+def precision_tone(report: Report, artifact: str) -> str:
+    """CSS class of an artifact's precision."""
+    found = report.artifact(artifact)
+    return tone(found.precision if found else "")
+
+
+def with_interval(value: float, ci: tuple[float, float] | None) -> str:
+    """``1.32 (1.30-1.35)``, with an en dash."""
+    return ms(value) + (f" ({ms(ci[0])}{DASH}{ms(ci[1])})" if ci else "")
+
+
+def legend(report: Report, rows: Iterable[Timing]) -> Markup:
+    """Colours of precisions, marks of engines."""
+    rows = list(rows)
+    precisions = dict.fromkeys(a.precision for t in rows if (a := report.artifact(t.artifact)))
+    items = [tag("span", tag("i", class_=f"swatch {tone(p)}"), p) for p in precisions]
+    for engine in dict.fromkeys(t.engine for t in rows):
+        items.append(tag("span", tag("i", class_=f"mark {MARKS.get(engine, 'circle')}"), engine))
+    return tag("p", *items, class_="legend")
