@@ -58,7 +58,7 @@ def main() -> None:
         for name in arguments.nets:
             folder = (arguments.keep or Path(temporary)) / name
             folder.mkdir(parents=True, exist_ok=True)
-            _make(name, folder)
+            make(name, folder)
             for engine in ("onnxruntime", "litert"):
                 command = [sys.executable, __file__, "--time", engine, str(folder), "--rounds", str(arguments.rounds)]
                 subprocess.run([*command, *(["--profile"] if arguments.profile else [])], check=True)
@@ -83,10 +83,8 @@ def _time(engine: str, folder: Path, rounds: int, profile: bool) -> None:
         f"   peer {p50['peer']:6.2f} ms {ratio['peer']:5.2f}x",
         flush=True,
     )
-    if profile and engine == "onnxruntime":
-        _profile_ort(folder / "int8.onnx")
-    elif profile:
-        _profile_litert(folder / "int8.tflite")
+    if profile:
+        _profile(folder / f"int8.{suffix}", engine)
 
 
 def _repeat(call: Callable[[], object], count: int) -> list[float]:
@@ -121,49 +119,25 @@ def _litert(path: Path) -> Callable[[], object]:
     return lambda: model.invoke()
 
 
-def _profile_ort(path: Path) -> None:
-    import json
+def _profile(path: Path, engine: str) -> None:
+    from edgekit.profile import operators
 
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.enable_profiling = True
-    options.profile_file_prefix = str(path.with_suffix(""))
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feed = {"input": np.zeros((1, 3, SIZE, SIZE), np.float32)}
-    for _ in range(100):
-        session.run(None, feed)
-    log = Path(session.end_profiling())
-    spent: dict[tuple[str, str], list[float]] = {}
-    for event in json.loads(log.read_text()):
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            key = (event["args"]["op_name"], event["name"].removesuffix("_kernel_time"))
-            spent.setdefault(key, []).append(event["dur"] / 1000)
-    log.unlink()
-    total: Counter[str] = Counter()
-    count: Counter[str] = Counter()
-    for (kind, _), values in spent.items():
-        total[kind] += statistics.median(values)  # type: ignore[assignment]
-        count[kind] += 1
-    for kind, spend in total.most_common():
-        print(f"    {kind:<32} {count[kind]:>4} {spend:8.3f} ms")
-
-
-def _profile_litert(path: Path) -> None:
-    from ai_edge_litert import interpreter
-
-    model = interpreter.Interpreter(str(path), num_threads=1)
-    model.allocate_tensors()
-    kinds = Counter(node["op_name"] for node in model._get_ops_details())
-    inside = sum(count for kind, count in kinds.items() if kind != "DELEGATE")
-    print(f"    delegate partitions {kinds['DELEGATE']}, operators {inside}")
+    found = operators.profile_operators(path, path.name, engine)
+    print(
+        f"    by {found.method}; operators as measured add up to {found.raw_ms / found.total_ms - 1:+.0%} of the whole"
+    )
+    spent: Counter[str] = Counter()
+    for row in found.rows:
+        spent[row.op] += row.ms  # type: ignore[assignment]
+    for op, ms in spent.most_common():
+        print(f"    {op:<32} {sum(row.op == op for row in found.rows):>4} {ms:8.3f} ms")
 
 
 # --- files
 
 
-def _make(name: str, folder: Path) -> None:
+def make(name: str, folder: Path) -> None:
+    """Write the six files of a net, but those that are there."""
     wanted = [f"{kind}.{suffix}" for kind in ("fp32", "int8", "peer") for suffix in ("onnx", "tflite")]
     if all((folder / each).exists() for each in wanted):
         return

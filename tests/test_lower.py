@@ -32,6 +32,7 @@ from edgekit.lower import (
     hard_swish,
     saturation,
     silu,
+    sixteen_channels,
     uint8_activations,
 )
 from edgekit.quantize import _graph, _integer, _ptq
@@ -93,7 +94,8 @@ def test_rewrites_return_zero_when_there_is_nothing_to_rewrite() -> None:
 
 
 def sixths(graph: GraphModule) -> int:
-    return sum(name.endswith("_sixth") for name, _ in graph.named_buffers())
+    sixth = torch.tensor(1 / 6)
+    return sum(value.numel() == 1 and bool(value.flatten()[0] == sixth) for _, value in graph.named_buffers())
 
 
 def gated(net: Any, x: Tensor) -> Tensor:
@@ -508,10 +510,18 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
     def run(net: Any, x: Tensor) -> Tensor:
         y = net.down(functional.pad(net.stem(x), (0, 1, 0, 1)))
-        return net.head(net.gate(functional.hardswish(y)).mean((2, 3)))  # type: ignore[no-any-return]
+        y = net.gate(net.deep(net.wide(functional.hardswish(y))))
+        return net.head(y.mean((2, 3), keepdim=True))  # type: ignore[no-any-return]
 
-    parts = {"stem": nets.conv(3, 16, 3, nn.Hardswish, stride=2), "down": nn.Conv2d(16, 16, 3, 2)}
-    module = nets.settled(nets.Net(run, **parts, gate=nets.Gate(16, nn.Hardsigmoid), head=nn.Linear(16, 10)))
+    parts = {
+        "stem": nets.conv(3, 16, 3, nn.Hardswish, stride=2),
+        "down": nn.Conv2d(16, 16, 3, 2),
+        "wide": nets.conv(16, 28, 1, nn.ReLU6),
+        "deep": nets.conv(28, 28, 3, nn.ReLU6, groups=28),
+        "gate": nets.Gate(28, nn.Hardsigmoid),
+        "head": nn.Sequential(nn.Conv2d(28, 10, 1), nn.Flatten()),
+    }
+    module = nets.settled(nets.Net(run, **parts))
     with torch.no_grad():
         for name, factor in (("stem.bn.weight", 4), ("down.weight", 1.5)):
             module.get_parameter(name).mul_(factor)  # hard-swish is flat on both sides: values below -3 and above 3
@@ -523,6 +533,42 @@ def test_byte_clip_leaves_no_sum_of_a_hard_swish(converted: bytes) -> None:
     before = sum(node.op_type == "Add" for node in model.graph.node)
     assert byte_clip.apply(model) == before == 2
     assert not any(node.op_type == "Add" for node in model.graph.node)
+
+
+def test_sixteen_channels_fill_a_depthwise_layer_and_what_shares_its_channels(converted: bytes) -> None:
+    model = onnx.load_from_string(converted)
+    assert sixteen_channels.apply(model) == 1
+    onnx.checker.check_model(model, full_check=True)
+    holders = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    weights = [sizes[holders[node.input[1]]] for node in model.graph.node if node.op_type == "Conv"]
+    assert [shape[:2] for shape in weights] == [(16, 3), (16, 16), (32, 16), (32, 1), (14, 32), (32, 14), (10, 32)]
+    assert set(sizes) <= {name for node in model.graph.node for name in node.input}
+    assert sixteen_channels.apply(model) == 0
+
+
+@pytest.mark.parametrize("width", [32, 24, 40])
+def test_sixteen_channels_leave_alone_what_fits_is_too_narrow_or_leaves_the_network(width: int) -> None:
+    weight = helper.make_node("DequantizeLinear", ["w", "s", "zs"], ["wd"], axis=0)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "one", "z"], ["xd"]),
+        weight,
+        helper.make_node("Conv", ["xd", "wd"], ["y"], "deep", group=width),
+        helper.make_node("QuantizeLinear", ["y", "one", "z"], ["out"]),
+    ]
+    constants = {
+        "w": np.ones((width, 1, 1, 1), np.int8),
+        "s": np.ones(width, np.float32),
+        "zs": np.zeros(width, np.int8),
+        "one": np.float32(1),
+        "z": np.int8(0),
+    }
+    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    ports = [helper.make_tensor_value_info(name, TensorProto.INT8, (1, width, 4, 4)) for name in ("x", "out")]
+    model = helper.make_model(helper.make_graph(nodes, "g", ports[:1], ports[1:], initializers))
+    before = model.SerializeToString()
+    assert sixteen_channels.apply(model) == 0
+    assert model.SerializeToString() == before
 
 
 def test_any_subset_of_the_rewrites_of_a_file_changes_no_integer(converted: bytes) -> None:

@@ -53,12 +53,17 @@ def apply(graph: GraphModule) -> None:
 
 
 def constant(graph: GraphModule, before: Node, value: float) -> Node:
-    """A new float32 constant of shape (1,), in front of a node."""
+    """A new float32 constant of one element in front of a node, of the rank of that node's result.
+
+    LiteRT's converter keeps an operator channel-last only where all its operands have four dimensions: a constant of
+    shape (1,) costs a transpose on either side of the operator.
+    """
     name = f"constant_{sum(name.startswith('constant_') for name, _ in graph.named_buffers())}"
-    graph.register_buffer(name, torch.tensor([value]))
+    filled = torch.full([1] * before.meta["val"].dim(), value)
+    graph.register_buffer(name, filled)
     with graph.graph.inserting_before(before):
         node = graph.graph.get_attr(name)
-    node.meta["val"] = torch.tensor([value])
+    node.meta["val"] = filled
     return node
 
 

@@ -46,7 +46,7 @@ def time_files(
 
     Args:
         files: ``.onnx`` and ``.tflite`` files by names of the caller's choice.
-        devices: where; one that runs none of the formats is left out.
+        devices: where; one that runs none of the formats, or is emulated, is left out.
         console: progress.
         seconds: measured time of each file in each engine.
 
@@ -64,7 +64,7 @@ def time_files(
     found = []
     for name, device in devices.items():
         engines = engines_for((path.suffix[1:] for path in files.values()), device)
-        if not engines:
+        if not engines or device.reach.by == "qemu":  # nothing is timed there
             continue
         section = RunSection.model_validate(
             {"engines": engines, "threads": [1], "warmup": WARMUP, "seconds": seconds, "rounds": ROUNDS}

@@ -6,10 +6,10 @@ ONNX Runtime, which computes HardSwish in float. relu6 costs nothing: the intege
 
 from __future__ import annotations
 
-import torch
 from torch.fx import GraphModule
 
 from edgekit.lower import _factors
+from edgekit.lower._canonical import constant
 from edgekit.ops import aten
 
 NAME = "hard_swish"
@@ -20,17 +20,17 @@ TARGETS = {aten.hardswish.default, aten.hardswish_.default}
 def apply(graph: GraphModule) -> int:
     """Rewrite every hard-swish of an exported float graph in place; returns how many."""
     nodes = [node for node in graph.graph.nodes if node.target in TARGETS]
-    for place, node in enumerate(nodes):
+    for node in nodes:
         folded = _factors.absorb(graph, node, 1 / 6)
         x = node.args[0]
         with graph.graph.inserting_before(node):
-            three = _constant(graph, f"hard_swish_{place}_three", 3.0)
+            three = constant(graph, node, 3.0)
             shifted = graph.graph.call_function(aten.add.Tensor, (x, three))
             clamped = graph.graph.call_function(aten.hardtanh.default, (shifted, 0.0, 6.0))
             result = graph.graph.call_function(aten.mul.Tensor, (x, clamped))
             made = [shifted, clamped, result]
             if not folded:
-                sixth = _constant(graph, f"hard_swish_{place}_sixth", 1 / 6)
+                sixth = constant(graph, node, 1 / 6)
                 result = graph.graph.call_function(aten.mul.Tensor, (result, sixth))
                 made.append(result)
         for new in made:
@@ -39,10 +39,3 @@ def apply(graph: GraphModule) -> int:
         graph.graph.erase_node(node)
     graph.recompile()
     return len(nodes)
-
-
-def _constant(graph: GraphModule, name: str, value: float) -> torch.fx.Node:
-    graph.register_buffer(name, torch.tensor([value]))
-    node = graph.graph.get_attr(name)
-    node.meta["val"] = torch.tensor([value])
-    return node

@@ -1,0 +1,193 @@
+"""Which operators of a file take the time, by layer of the torch network, on any engine; and why two files differ."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import Shortfall
+from edgekit.profile._worker import Worker, WorkerFault
+from edgekit.types import OperatorProfile, OperatorRow
+
+TIMEOUT = 600.0
+"""Seconds, beyond what was asked for: loading a file some dozen times on a slow device."""
+FAMILIES = {
+    "convolutions": ("conv",),
+    "dense layers": ("gemm", "fullyconnected", "matmul"),
+    "pooling": ("pool", "mean"),
+    "multiplications": ("mul",),
+    "additions": ("add", "sum"),
+    "activations": ("clip", "relu", "swish", "sigmoid", "logistic", "gelu", "softmax", "tanh", "minimum", "maximum"),
+    "moves and layouts": ("transpose", "reorder", "reshape", "pad", "concat", "slice", "squeeze", "flatten", "split"),
+    "conversions": ("quantize", "cast"),
+}
+"""Operators by what they do, under whatever name: the first family of which a word is in the name."""
+OTHER = "others"
+
+
+def profile_operators(
+    path: str | Path,
+    artifact_id: str,
+    engine: str,
+    threads: int = 1,
+    seconds: float = 10.0,
+    *,
+    device: str = "host",
+    start: Callable[[Sequence[str]], subprocess.Popen[str]] | None = None,
+    provider: str | None = None,
+) -> OperatorProfile:
+    """Time the operators of one file, in a process of its own.
+
+    Args:
+        path: the file, as the device sees it.
+        artifact_id: `Artifact.id`.
+        engine: a module of ``edgekit/runtime/engines``.
+        threads: of one inference.
+        seconds: about how long to measure.
+        device: the name that the result carries.
+        start: starts Python with these arguments on the device, pipes and all, as `edgekit.reach` modules do; None is
+            this machine.
+        provider: execution provider or delegate; None is the engine's choice for the CPU.
+
+    Raises:
+        Shortfall: the file cannot be run there, or the process died.
+    """
+    request: dict[str, Any] = {
+        "model": str(path),
+        "engine": engine,
+        "threads": threads,
+        "provider": provider,
+        "seconds": seconds,
+    }
+    with Worker((start or _here)(["-m", "edgekit.runtime._trace"])) as worker:
+        try:
+            answer = worker.ask(request, seconds + TIMEOUT)
+        except WorkerFault as fault:
+            raise Shortfall(f"{artifact_id} on {engine} on {device}: operators were not timed: {fault}") from None
+    total = answer["total_ms"]
+    return OperatorProfile(
+        artifact=artifact_id,
+        engine=engine,
+        engine_version=answer["version"],
+        device=device,
+        threads=threads,
+        method=answer["method"],
+        total_ms=total,
+        raw_ms=answer["raw_ms"],
+        rows=tuple(
+            OperatorRow(row["op"], layer(row["name"]), row["ms"], row["ms"] / total, row["where"], row["dtype"])
+            for row in answer["rows"]
+        ),
+    )
+
+
+def layer(name: str) -> str:
+    """Torch layer in an operator's name as our exporters write it, ``layer/Operator``; else the name itself."""
+    match = re.fullmatch(r"([\w.]+)/[\w+]+(#\d+)?(_\w+)?", name)
+    return match[1] if match else name
+
+
+def hottest(profile: OperatorProfile, count: int = 10) -> tuple[OperatorRow, ...]:
+    """The operators that take most time, most first."""
+    return tuple(sorted(profile.rows, key=lambda row: -row.ms)[:count])
+
+
+def family(op: str) -> str:
+    """A key of `FAMILIES`, or `OTHER`."""
+    word = op.lower().replace("_", "")
+    return next((name for name, words in FAMILIES.items() if any(each in word for each in words)), OTHER)
+
+
+def families(profile: OperatorProfile) -> dict[str, float]:
+    """Milliseconds by family, most first."""
+    spent: defaultdict[str, float] = defaultdict(float)
+    for row in profile.rows:
+        spent[family(row.op)] += row.ms
+    return dict(sorted(spent.items(), key=lambda item: -item[1]))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One layer, or one family of operators, in two profiles."""
+
+    name: str
+    before_ms: float
+    """0 where it takes no time of its own: fused, or not there."""
+    after_ms: float
+
+    @property
+    def gained_ms(self) -> float:
+        """Time that the second profile saves; negative where it costs more."""
+        return self.before_ms - self.after_ms
+
+
+def compare(before: OperatorProfile, after: OperatorProfile) -> tuple[Difference, ...]:
+    """Two artifacts, or one on two devices, layer by layer; the largest difference first."""
+    return _differences(_layers(before.rows), _layers(after.rows))
+
+
+def compare_families(before: OperatorProfile, after: OperatorProfile) -> tuple[Difference, ...]:
+    """The same by family of operators."""
+    return _differences(families(before), families(after))
+
+
+def because(before: OperatorProfile, after: OperatorProfile) -> str:
+    """One sentence: which of the two is faster, by how much, what makes it so and what stands against it."""
+    pair = _title(before, after), _title(after, before)
+    ratio = before.total_ms / after.total_ms
+    word = "faster" if ratio >= 1 else "slower"
+    found = compare_families(before, after)
+    for_it = [each for each in found if each.gained_ms * (ratio - 1) > 0]
+    against = [each for each in found if each.gained_ms * (ratio - 1) < 0]
+    text = (
+        f"{pair[1]} is {word} than {pair[0]} ({after.total_ms:.2f} ms against {before.total_ms:.2f} ms, {ratio:.2f}x)"
+    )
+    if for_it:
+        text += f" because {_spend(for_it[0], before, after)}"
+        if len(for_it) > 1:
+            text += f", and {_spend(for_it[1], before, after)}"
+    if against and abs(against[0].gained_ms) > 0.02 * before.total_ms:
+        text += f"; against it, {_spend(against[0], before, after)}"
+    return text
+
+
+def _spend(difference: Difference, before: OperatorProfile, after: OperatorProfile) -> str:
+    rows = [[row for row in each.rows if family(row.op) == difference.name] for each in (before, after)]
+    layers = _differences(_layers(rows[0]), _layers(rows[1]))
+    most = max(layers, key=lambda each: each.gained_ms * (1 if difference.gained_ms > 0 else -1))
+    return (
+        f"{difference.name} take {difference.after_ms:.2f} ms instead of {difference.before_ms:.2f} ms "
+        f"(most in {most.name}: {most.after_ms:.3f} against {most.before_ms:.3f})"
+    )
+
+
+def _title(one: OperatorProfile, other: OperatorProfile) -> str:
+    parts = [one.artifact]
+    parts += [f"with {one.engine}"] if one.engine != other.engine else []
+    parts += [f"on {one.device}"] if one.device != other.device else []
+    parts += [f"with {one.threads} threads"] if one.threads != other.threads else []
+    return " ".join(parts)
+
+
+def _layers(rows: Sequence[OperatorRow]) -> dict[str, float]:
+    spent: defaultdict[str, float] = defaultdict(float)
+    for row in rows:
+        spent[row.layer] += row.ms
+    return spent
+
+
+def _differences(before: dict[str, float], after: dict[str, float]) -> tuple[Difference, ...]:
+    found = [Difference(name, before.get(name, 0.0), after.get(name, 0.0)) for name in {**before, **after}]
+    return tuple(sorted(found, key=lambda each: -abs(each.gained_ms)))
+
+
+def _here(argv: Sequence[str]) -> subprocess.Popen[str]:
+    from edgekit.device import Device
+    from edgekit.reach import local
+
+    return local.start(argv, Device(name="host"))
