@@ -1,0 +1,152 @@
+"""What latency to expect of a device that is emulated: from counted instructions and bytes, never from a clock.
+
+The model is ``ms = a * instructions + b * bytes loaded + c * bytes stored``, with no constant negative, fitted to
+published times of the board so that the squares of the *relative* errors are least (Lawson and Hanson, "Solving Least
+Squares Problems", 1974, chapter 23: non-negative least squares; with three unknowns every choice of which are zero is
+tried). Device files hold the published times with their sources (``[[estimate.published]]``); those with
+``fit = false`` are kept out of the fit and show what it is worth.
+
+The error bar is the largest relative error of a published time that was not used to predict it: kept out, or left out
+of the fit in turn. It speaks for nets and engines of that kind. It is twice as wide, which is a judgement, for an
+engine that nobody has published times of, and for a net far smaller or larger than the published ones: what starting
+an operator on all threads costs is not in the model, so that very small nets come out too fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit.errors import Shortfall
+from edgekit.types import Artifact, Timing
+
+if TYPE_CHECKING:
+    from edgekit.device import Device, EstimateSection, Published
+    from edgekit.reach.qemu import Counts
+
+FAR = 2.0
+"""Beyond the smallest and largest published time by this factor, an estimate is far from what is known."""
+_TERMS = 3
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Milliseconds by instruction, by byte loaded and by byte stored, and how far off they may be."""
+
+    constants: tuple[float, ...]
+    error: float = 0.0
+    """Relative."""
+
+    def ms(self, counts: Counts | Published) -> float:
+        """The estimate for one inference."""
+        return sum(a * b for a, b in zip(self.constants, _row(counts), strict=True))
+
+
+def fit(published: Sequence[Published]) -> Fit:
+    """Fit a device's constants, and say how far off they are.
+
+    Args:
+        published: times with the counts of the same net; at least two with `fit`.
+
+    Raises:
+        Shortfall: fewer.
+    """
+    used = [row for row in published if row.fit]
+    if len(used) < 2:
+        raise Shortfall("an estimate needs two published times at least ([[estimate.published]] with fit = true)")
+    found = _solve(used)
+    errors = [abs(relative_error(found, row)) for row in published if not row.fit]
+    for place, row in enumerate(used):
+        errors.append(abs(relative_error(_solve(used[:place] + used[place + 1 :]), row)))
+    return Fit(found.constants, max(errors))
+
+
+def relative_error(fit: Fit, row: Published) -> float:
+    """Estimate over published time, less 1."""
+    return fit.ms(row) / row.ms - 1
+
+
+def bar(fit: Fit, ms: float, engine: str, section: EstimateSection) -> float:
+    """Relative error bar of an estimate."""
+    known = [row.ms for row in section.published]
+    far = not min(known) / FAR <= ms <= max(known) * FAR
+    return fit.error * (1 if engine in section.engines else 2) * (2 if far else 1)
+
+
+def _row(counts: Counts | Published) -> tuple[int, ...]:
+    return counts.instructions, counts.loaded, counts.stored
+
+
+def _solve(rows: Sequence[Published]) -> Fit:
+    """Non-negative least squares of ``A x = 1``, with the counts by millisecond published as the rows of A."""
+    matrix = np.array([_row(row) for row in rows]) / np.array([[row.ms] for row in rows])
+    best, found = np.inf, np.zeros(_TERMS)
+    for size in range(1, _TERMS + 1):
+        for chosen in combinations(range(_TERMS), size):
+            columns = matrix[:, chosen]
+            scale = np.linalg.norm(columns, axis=0)
+            solution = np.linalg.lstsq(columns / scale, np.ones(len(rows)), rcond=None)[0] / scale
+            loss = float(np.square(columns @ solution - 1).sum())
+            if (solution >= 0).all() and loss < best - 1e-12:  # of equals the one with fewer terms
+                best, found = loss, np.zeros(_TERMS)
+                found[list(chosen)] = solution
+    return Fit(tuple(map(float, found)))
+
+
+def estimate(artifact: Artifact, folder: Path, engine: str, threads: int, device: Device) -> Timing:
+    """The row of a profile for an emulated device.
+
+    Args:
+        artifact: what would be measured.
+        folder: where its path starts.
+        engine: a name of ``edgekit/runtime/engines``.
+        threads: the published times are for one number of threads only.
+        device: reached by qemu.
+
+    Returns:
+        A timing of kind "estimated" without samples: all percentiles are the estimate, `p50_ci` is the error bar;
+        load time and memory are not estimated and 0.
+
+    Raises:
+        Shortfall: the emulation is not set up, there is nothing to estimate from, or the file does not run.
+    """
+    from edgekit.reach import qemu
+
+    section = device.estimate
+    if section is None:
+        raise Shortfall("the device file has no [estimate] section: instructions can be counted, times not estimated")
+    if threads != section.threads:
+        raise Shortfall(f"times are published for {section.threads} threads, not for {threads}: no estimate")
+    found = fit(section.published)
+    counts = qemu.count(folder / artifact.path, engine, device)
+    ms = found.ms(counts)
+    error = bar(found, ms, engine, section)
+    return Timing(
+        artifact=artifact.id,
+        engine=engine,
+        engine_version=counts.version,
+        provider=counts.provider,
+        device=device.name,
+        threads=threads,
+        batch=counts.batch,
+        kind="estimated",
+        load_ms=0.0,
+        first_ms=0.0,
+        min_ms=ms,
+        mean_ms=ms,
+        p50_ms=ms,
+        p90_ms=ms,
+        p99_ms=ms,
+        warmup=0,
+        rounds=0,
+        rss_bytes=0,
+        load_average=0.0,
+        samples=(),
+        p50_ci=(ms * max(0.0, 1 - error), ms * (1 + error)),
+        instructions=counts.instructions,
+    )

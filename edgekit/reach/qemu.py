@@ -1,0 +1,218 @@
+"""An ARM core emulated on this machine: the real aarch64 engines on a Cortex-A72 or A76, without a board.
+
+What they compute is what they compute on that core. How long it takes here says nothing; how many instructions they
+execute does, and is counted by a plugin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median_low
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import InputError, Shortfall
+from edgekit.reach import _sysroot
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from edgekit.device import Device
+    from edgekit.types import Kind
+
+_PACKAGE = Path(__file__).parents[1]
+_GUEST = Path(__file__).with_name("_guest.py")
+_LINKER = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
+TIMEOUT = 900.0
+"""Seconds for one job in the emulator, which is some hundred times slower than the machine it runs on."""
+SETTLE, RUNS = 3, 3
+"""Inferences that are counted and left out (the allocator settles after the first mark), and those that are taken."""
+KIND: Kind = "estimated"
+"""Of the times in a profile: from counts, never from a clock."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one inference executes on one thread: the median of some."""
+
+    instructions: int
+    loaded: int
+    """Bytes, as `stored`: what the instructions move, whichever cache serves it."""
+    stored: int
+    spread: float
+    """Largest difference between the instructions of these inferences, relative to the median."""
+    version: str
+    """Of the engine."""
+    provider: str
+    """Read back from the engine."""
+    batch: int
+
+
+def start(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
+    """Start Python on the emulated core; see `edgekit.reach.local.start`.
+
+    Raises:
+        InputError: the device file names no core.
+        Shortfall: ``edgekit devices setup`` has not been run.
+    """
+    return _start(argv, device, [])
+
+
+def send(file: Path, device: Device) -> str:
+    """The emulated core reads this machine's files: the absolute path."""
+    return str(file.resolve())
+
+
+def clean(device: Device) -> None:
+    """Nothing was sent, so nothing is left."""
+
+
+def count(model: Path, engine: str, device: Device) -> Counts:
+    """Count what one inference executes and moves, on one thread, after some that do not count.
+
+    Between two marks lies one call of the engine's session, with the few thousand instructions that Python spends on
+    it. Addresses, seeds and environment are fixed: LiteRT's counts repeat exactly from process to process, ONNX
+    Runtime's but for some hundred instructions at times, as it reads the clock in every run.
+
+    Args:
+        model: an exported file.
+        engine: a name of ``edgekit/runtime/engines``.
+        device: reached by qemu.
+
+    Raises:
+        InputError: as `start`.
+        Shortfall: the engine failed, or the emulator did.
+    """
+    runs = SETTLE + RUNS
+    _compile(engine, device)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "counts"
+        plugin = ["-plugin", f"{_sysroot.folder() / 'counter' / 'counter.so'},out={out}"]
+        argv = [str(_GUEST), "count", str(model.resolve()), engine, str(runs)]
+        said = _finish(_start(argv, device, plugin, engine), device)
+        marks = [tuple(map(int, line.split())) for line in out.read_text().splitlines()]
+    if len(marks) != runs + 1:
+        raise Shortfall(f"{device.name}: the counter left {len(marks)} of {runs + 1} marks")
+    each = [[b - a for a, b in zip(*pair, strict=True)] for pair in pairwise(marks)][SETTLE:]
+    instructions, loaded, stored = (median_low(column) for column in zip(*each, strict=True))
+    seen = [row[0] for row in each]
+    return Counts(instructions, loaded, stored, (max(seen) - min(seen)) / instructions, **json.loads(said))
+
+
+def outputs(model: Path, engine: str, device: Device, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What a file computes on the emulated core, to be compared with what it computes here.
+
+    Args:
+        model: an exported file.
+        engine: a name of ``edgekit/runtime/engines``.
+        device: reached by qemu.
+        inputs: (n, ...) of the file's input dtype; each row is run as a batch of one.
+
+    Returns:
+        Outputs (n, ...), of the file's output dtype.
+
+    Raises:
+        InputError: as `start`.
+        Shortfall: the engine failed, or the emulator did.
+    """
+    import numpy as np
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "in.npy", Path(folder) / "out.npy"
+        np.save(source, inputs)
+        argv = [str(_GUEST), "outputs", str(model.resolve()), engine, str(source), str(target)]
+        _finish(_start(argv, device, [], engine), device)
+        result: npt.NDArray[Any] = np.load(target)
+    return result
+
+
+def _finish(process: subprocess.Popen[str], device: Device) -> str:
+    """What it printed."""
+    try:
+        printed, said = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise Shortfall(f"{device.name}: the emulator has not finished within {TIMEOUT:.0f} s") from None
+    if process.returncode:
+        lines = [line for line in said.splitlines() if line.strip()] or [f"exit status {process.returncode}"]
+        raise Shortfall(f"{device.name}: {lines[-1]}")
+    return printed
+
+
+def _start(
+    argv: Sequence[str], device: Device, options: Sequence[str], engine: str | None = None
+) -> subprocess.Popen[str]:
+    cpu = device.reach.cpu
+    if cpu is None:
+        raise InputError(f'{device.name}: reach.by = "qemu" needs reach.cpu (choices: {", ".join(_sysroot.CORES)})')
+    lacking = _sysroot.missing(cpu)
+    if lacking:
+        raise Shortfall(f"{device.name}: {lacking}; run: edgekit devices setup {device.name}")
+    root = _sysroot.folder()
+    core = root / "cores" / cpu
+    # The emulator's own C library and loader: the machine's may be older.
+    host = root / "host"
+    loader = next(file for name in _LINKER.values() for file in (*host.glob(f"lib*/{name}"),))
+    libraries = sorted({str(file.parent) for file in host.rglob("lib*.so.*")})
+    command = [str(loader), "--library-path", os.pathsep.join(libraries), str(host / "usr/bin/qemu-aarch64")]
+    command += ["-cpu", cpu, "-seed", "1", "-L", str(core), *options, str(core / "usr/bin/python3.11"), *argv]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(root, core, engine or device.run.engines[0]),
+        encoding="utf-8",
+        errors="replace",
+    )
+
+
+def _environment(root: Path, core: Path, engine: str) -> dict[str, str]:
+    """A fixed one: another machine does not see this one's, and its size moves the stack."""
+    wheels = root / ("tflite" if engine == "tflite_runtime" else "wheels")
+    return {
+        "PYTHONHOME": str(core / "usr"),
+        "PYTHONPATH": os.pathsep.join([str(_runtime(root)), str(wheels)]),
+        "PYTHONPYCACHEPREFIX": str(root / "pycache"),  # the parts stay as they were hashed
+        "PYTHONHASHSEED": "0",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONNOUSERSITE": "1",
+        "LANG": "C.UTF-8",
+        "PATH": "/usr/bin:/bin",
+        "ORT_DISABLE_TELEMETRY": "1",  # its threads run by the clock
+        "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",  # that cache's key is random
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+
+
+def _compile(engine: str, device: Device) -> None:
+    """Let Python write its bytecode files first: compiling leaves another heap, and other counts, than reading them."""
+    sources = sorted((_PACKAGE / "runtime").rglob("*.py"))
+    state = "".join(f"{file} {file.stat().st_mtime_ns}\n" for file in sources)
+    done = _sysroot.folder() / "pycache" / f"{engine}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+    if not done.exists():
+        load = f"from edgekit.runtime import _menu, _errors; _menu.engine({engine!r}).version()"
+        _finish(_start(["-c", load], device, [], engine), device)
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.touch()
+
+
+def _runtime(root: Path) -> Path:
+    """A folder with edgekit alone in it: beside an installed edgekit lie this machine's own wheels."""
+    folder = root / "edgekit" / hashlib.sha256(str(_PACKAGE).encode()).hexdigest()[:12]
+    link = folder / "edgekit"
+    if not link.is_symlink():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"edgekit.{os.getpid()}"
+        partial.symlink_to(_PACKAGE)
+        partial.rename(link)
+    return folder
