@@ -44,6 +44,7 @@ TIMM = (
     "regnety_002",
     "resnet18",
     "tf_mobilenetv3_small_100",
+    "tf_mobilenetv3_large_100",
     "tf_efficientnet_lite0",
     "tf_efficientnet_b0",
 )

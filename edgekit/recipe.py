@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from edgekit import choices
-from edgekit._toml import Section, parse, validate
+from edgekit._toml import Duration, Section, parse, validate
 from edgekit.errors import InputError
 
 
@@ -209,6 +209,12 @@ class ProfileSection(Section):
     """Which devices to measure on."""
 
     devices: list[str] = Field(["host"], min_length=1, description="names or files of devices")
+    accuracy_images: int = Field(
+        32, ge=0, description="test images, drawn by data.seed, that run on each device other than this machine; 0: none"
+    )
+    sustained: Duration | None = Field(
+        None, description='how long each file runs without a break, e.g. "10m"; default: what the device file says'
+    )
 
 
 class Recipe(Section):

@@ -32,6 +32,10 @@ def test_load_needs_nothing_but_a_name(tmp_path: Path) -> None:
         ('name = "b"\n[run]\nengines = ["lite"]', 'run.engines[0] = "lite": no such choice; did you mean "litert"?'),
         ('name = "b"\n[run]\nthreads = []', "run.threads = []: list should have at least 1 item"),
         ('name = "b"\n[reach]\nby = "lokal"', 'reach.by = "lokal": no such choice; did you mean "local"?'),
+        ('name = "b"\n[reach]\nby = "ssh"\nhost = "-oProxyCommand=id"', "a host neither starts with a dash"),
+        ('name = "b"\n[reach]\nby = "ssh"\nhost = "b"\nuser = "c"', 'reach.user: "user": no such key'),
+        ('name = "b"\n[reach]\nby = "ssh"\nhost = "b"\nport = 99999', "reach.port = 99999: input should be less"),
+        ('name = "b"\n[reach]\nhost = "pi"', 'reach: by = "local" makes no use of host'),
         ('name = "b"\narch = "arm"', 'arch = "arm": no such choice'),
         ('name = "b"\nname = "c"', "not valid TOML: Cannot overwrite a value (at line 2"),
     ],
@@ -49,6 +53,29 @@ def test_schema_accepts_every_shipped_device() -> None:
     for path in shipped.files("devices").values():
         Draft202012Validator(schema).validate(tomllib.loads(path.read_text()))
         device.load(path)
+
+
+def test_shipped_devices() -> None:
+    loaded = {name: device.load(path) for name, path in shipped.files("devices").items()}
+    assert {name: each.reach.by for name, each in loaded.items()} == {
+        "android-phone": "adb",
+        "cuda": "local",
+        "host": "local",
+        "jetson-orin-nano": "ssh",
+        "raspberry-pi-4": "ssh",
+        "raspberry-pi-5": "ssh",
+        "rpi4-emulated": "qemu",
+        "rpi5-emulated": "qemu",
+        "webgpu": "local",
+    }
+    assert all(each.name == name for name, each in loaded.items())
+    # An address is the user's: under this name in the ssh config.
+    assert all(each.reach.host == name for name, each in loaded.items() if each.reach.by == "ssh")
+
+
+def test_a_relative_ssh_config_is_beside_the_file(tmp_path: Path) -> None:
+    text = 'name = "b"\n[reach]\nby = "ssh"\nhost = "b"\nconfig = "ssh/config"'
+    assert load(tmp_path, text).reach.config == str(tmp_path / "ssh" / "config")
 
 
 def test_find_takes_a_name_or_a_path(tmp_path: Path) -> None:

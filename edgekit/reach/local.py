@@ -42,3 +42,12 @@ def start(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
         encoding="utf-8",
         errors="replace",
     )
+
+
+def send(file: Path, device: Device) -> str:
+    """The file is here already: its absolute path."""
+    return str(file.resolve())
+
+
+def clean(device: Device) -> None:
+    """Nothing was sent, so nothing is left."""

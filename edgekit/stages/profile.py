@@ -1,14 +1,29 @@
-"""Measure every exported file on every device."""
+"""Measure every exported file on every device, and run some test images there.
+
+Each timing is also kept by itself, so that another call measures only what is missing or has changed.
+"""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgekit import _json
+from edgekit.data import _index
+from edgekit.device import Device
+from edgekit.errors import InputError
 from edgekit.provenance import versions
+from edgekit.recipe import VerifySection
 from edgekit.runtime import machine
 from edgekit.stages._run import Run
+from edgekit.types import Accuracy, Failure, Profile, Split
+
+RESUMABLE = True
+RAW = "raw"
+ACCURACY = "raw-accuracy"
 
 
 def skip(run: Run) -> str:
@@ -19,19 +34,77 @@ def skip(run: Run) -> str:
 
 
 def inputs(run: Run) -> dict[str, Any]:
-    """The devices, this machine, the files and the engines."""
+    """The devices, this machine, the files and the engines; and how often a device was lost, to try it again."""
     facts = machine.facts()
+    before = run.directory.find("profile")
     return {
-        "devices": {name: device.model_dump(exclude={"limits"}) for name, device in run.job.devices.items()},
+        "devices": {name: device.model_dump(exclude={"facts", "limits"}) for name, device in run.job.devices.items()},
         "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
         "export": run.digest("export"),
         "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime"),
+        "accuracy": [_wanted(run), run.digest("data"), run.network.digest] if _wanted(run) else None,
+        "lost": before.inputs.get("lost", 0) + _lost(before.path / "profile.json") if before else 0,
     }
 
 
 def build(run: Run, work: Path) -> None:
-    """Write ``profile.json``."""
+    """Write ``profile.json``, and ``accuracy.json`` of the devices other than this machine."""
     from edgekit.profile.run import profile
 
-    found = profile(run.artifacts, run.done["export"].path, run.job.devices, run.console)
+    for name in (RAW, ACCURACY):
+        before = run.directory.folder("profile") / name
+        if before.is_dir() and not (work / name).exists():
+            shutil.copytree(before, work / name)
+    found = profile(run.artifacts, run.done["export"].path, run.job.devices, run.console, work / RAW)
+    rows: list[Accuracy] = []
+    if _wanted(run):
+        rows, failures = _accuracy(run, {name: run.job.devices[name] for name in found.machines}, work / ACCURACY)
+        found = replace(found, failures=(*found.failures, *failures))
+    _json.save(work / "accuracy.json", rows)
     _json.save(work / "profile.json", found)
+
+
+def _wanted(run: Run) -> int:
+    """Images that run on the devices; 0 where verification has done all there is to do."""
+    section = run.recipe.profile
+    elsewhere = any(device.reach.by != "local" or device.run.providers for device in run.job.devices.values())
+    return section.accuracy_images if section and elsewhere else 0
+
+
+def _accuracy(run: Run, devices: Mapping[str, Device], keep: Path) -> tuple[list[Accuracy], list[Failure]]:
+    import numpy as np
+    import torch
+
+    from edgekit import models
+    from edgekit.data._dataset import ImageSet
+    from edgekit.data._transforms import fit, open_rgb
+    from edgekit.profile import accuracy
+
+    module, checkpoint = models.load(run.network.path)
+    index = _index.load(run.done["data"].path)
+    root = _index.root_of(index, run.done["data"].path)
+    split: Split = "test" if index.split("test") else "val"
+    every = ImageSet(index, root, split, checkpoint.input)
+    places = accuracy.choose(len(every), _wanted(run), run.recipe.data.seed)
+    if not places:
+        return [], []
+    with torch.no_grad():
+        exact = [int(module(every[place][0].unsqueeze(0)).argmax()) for place in places]
+    chosen = [every.samples[place] for place in places]
+    images = accuracy.TestImages(
+        split,
+        np.stack([np.asarray(fit(open_rgb(root / sample.path), checkpoint.input)) for sample in chosen]),
+        np.array([sample.label for sample in chosen]),
+        np.array(exact),
+        checkpoint.input,
+    )
+    least = (run.recipe.verify or VerifySection()).agreement
+    return accuracy.score(run.artifacts, run.done["export"].path, devices, images, least, run.console, keep)
+
+
+def _lost(file: Path) -> bool:
+    """Whether a device was not reached, or was lost on the way."""
+    try:
+        return any(failure.lost for failure in _json.load(file, Profile).failures)
+    except InputError:
+        return False

@@ -1,0 +1,279 @@
+"""``edgekit devices show|check|probe|add|setup``. Heavy imports stay inside the bodies."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from edgekit.device import Device
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+_debug = click.option("--debug", is_flag=True, help="Show tracebacks.")
+_port = click.option("--port", type=click.IntRange(1, 65535), help="[what the ssh config says, else 22]")
+_config = click.option("--config", metavar="FILE", help="Another ssh client config than ~/.ssh/config.")
+_python = click.option("--python", metavar="PROGRAM", help="Python 3.9 or later there. [python3]")
+_out = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="[NAME.toml]")
+_force = click.option("--force", is_flag=True, help="Overwrite the file.")
+_by = click.option("--by", metavar="WAY", help="A module of edgekit/reach. [ssh with a HOST, else local]")
+
+
+@click.command()
+@click.argument("name")
+@_json
+@_debug
+def show(name: str, as_json: bool, debug: bool) -> None:
+    """Print a device file.
+
+    \b
+    Example:
+      edgekit devices show raspberry-pi-5
+    """
+
+    def work() -> None:
+        path, device = _load(name)
+        if as_json:
+            click.echo(json.dumps({"path": str(path), "device": device.model_dump()}, indent=2))
+        else:
+            click.echo(f"# {path}\n{path.read_text(encoding='utf-8').rstrip()}")
+
+    _guarded(work, debug)
+
+
+@click.command()
+@click.argument("name")
+@_json
+@_debug
+def check(name: str, as_json: bool, debug: bool) -> None:
+    """Reach a device and say what is missing there; exit 1 unless it is ready.
+
+    \b
+    Examples:
+      edgekit devices check host
+      edgekit devices check my-pi.toml --json
+    """
+
+    def work() -> None:
+        from edgekit import probe
+        from edgekit.errors import Shortfall
+
+        _, device = _load(name)
+        found = probe.check(device)
+        if as_json:
+            ready = {"device": found.device, "ready": not found.problems, "problems": found.problems}
+            click.echo(json.dumps({**ready, "facts": found.facts}, indent=2))
+        elif found.reached:
+            click.echo(_describe(device, found.facts))
+        if found.problems:
+            raise Shortfall("\n  ".join(f"{device.name}: {problem}" for problem in found.problems))
+
+    _guarded(work, debug)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--mirror", metavar="URL", help="Of Debian. [https://deb.debian.org/debian]")
+@_json
+@_debug
+def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
+    """Build what an emulated device needs, into the cache folder; again, to check it.
+
+    Needs Linux, a C compiler, pip, a network and 700 MB of disk; neither root nor containers.
+
+    \b
+    Example:
+      edgekit devices setup rpi5-emulated
+    """
+
+    def work() -> None:
+        from edgekit.console import Console
+        from edgekit.errors import InputError
+        from edgekit.reach import _debian, _sysroot
+
+        path, device = _load(name)
+        if device.reach.by != "qemu" or device.reach.cpu is None:
+            raise InputError(f'{path}: reach.by = "{device.reach.by}" needs no setup; devices reached by "qemu" do')
+        record = _sysroot.setup(device.reach.cpu, Console(as_json), mirror or _debian.MIRROR)
+        click.echo(json.dumps(record, indent=2) if as_json else f"{device.name}: ready in {_sysroot.folder()}")
+
+    _guarded(work, debug)
+
+
+@click.command()
+@click.argument("host", required=False)
+@_by
+@click.option("--name", help="[what the device calls itself]")
+@_port
+@_config
+@_python
+@_out
+@_force
+@_json
+@_debug
+def probe(host: str | None, name: str | None, out: Path | None, force: bool, as_json: bool, **words: Any) -> None:
+    """Connect to HOST and write its device file from what it says.
+
+    \b
+    Examples:
+      edgekit devices probe pi@rpi5.local
+      edgekit devices probe --by local --name desk
+      edgekit devices probe --by adb 1A2B3C4D --name phone
+    """
+
+    def work() -> None:
+        from edgekit import probe as probing
+        from edgekit.errors import Shortfall
+
+        reach = _reach(host, words)
+        device = _checked(name or "device", reach)
+        try:
+            found = probing.facts(device)
+        except Shortfall as trouble:
+            raise Shortfall(f"{host or 'this machine'}: cannot be reached by {reach['by']}: {trouble}") from None
+        called = name or re.sub(r"[^\w.-]+", "-", str(found["hostname"])).strip("-.") or "device"
+        engines = [engine for engine in ("litert", "onnxruntime", "tflite_runtime") if found["engines"].get(engine)]
+        run = {"threads": sorted({1, found["cores"]}), **({"engines": engines} if engines else {})}
+        path = _write(out or Path(f"{called}.toml"), probing.toml(called, reach, found, run), force)
+        if as_json:
+            click.echo(json.dumps({"path": str(path), "facts": found}, indent=2))
+        else:
+            click.echo(f"{_describe(device, found)}\n{path}: written; edgekit devices check {path}")
+
+    _guarded(work, words.pop("debug"))
+
+
+@click.command()
+@click.argument("name")
+@click.option("--host", metavar="HOST", help="[user@]host, or a Host of the ssh config; adb: serial number.")
+@_by
+@_port
+@_config
+@_python
+@click.option("--engine", "engines", multiple=True, metavar="NAME", help="Engine to measure with (repeatable).")
+@click.option("--threads", multiple=True, type=click.IntRange(1, 256), help="Thread count (repeatable).")
+@_out
+@_force
+@_json
+@_debug
+def add(
+    name: str,
+    host: str | None,
+    engines: tuple[str, ...],
+    threads: tuple[int, ...],
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+    **words: Any,
+) -> None:
+    """Write a device file for later, without connecting.
+
+    \b
+    Example:
+      edgekit devices add garage --host pi@garage.local --engine litert --threads 1 --threads 4
+    """
+
+    def work() -> None:
+        from edgekit import probe as probing
+
+        given = {"engines": list(engines), "threads": list(threads)}
+        run = {key: value for key, value in given.items() if value}
+        reach = _reach(host, words)
+        _checked(name, reach, run)
+        path = _write(out or Path(f"{name}.toml"), probing.toml(name, reach, None, run), force)
+        click.echo(json.dumps({"path": str(path)}) if as_json else f"{path}: written; edgekit devices check {path}")
+
+    _guarded(work, words.pop("debug"))
+
+
+@click.command()
+@click.argument("name")
+@_json
+@_debug
+def clean(name: str, as_json: bool, debug: bool) -> None:
+    """Remove what edgekit keeps on a device: the runtime, and the latest models.
+
+    \b
+    Example:
+      edgekit devices clean my-pi.toml
+    """
+
+    def work() -> None:
+        from edgekit import choices
+        from edgekit.errors import Shortfall
+
+        _, device = _load(name)
+        reach = choices.pick("edgekit.reach", device.reach.by, "reach.by")
+        try:
+            if hasattr(reach, "clean"):
+                reach.clean(device)
+        except Shortfall as trouble:
+            raise Shortfall(f"{device.name}: cannot be reached by {device.reach.by}: {trouble}") from None
+        if as_json:
+            click.echo(json.dumps({"device": device.name, "clean": True}))
+
+    _guarded(work, debug)
+
+
+def _load(name: str) -> tuple[Path, Device]:
+    from edgekit import device, shipped
+
+    path = shipped.find("devices", name)
+    return path, device.load(path)
+
+
+def _reach(host: str | None, words: dict[str, Any]) -> dict[str, Any]:
+    """Keys of a [reach] section from the command line."""
+    by = words["by"] or ("ssh" if host else "local")
+    given = {"by": by, "host": host, **{key: words[key] for key in ("port", "config", "python")}}
+    if given["config"]:
+        given["config"] = str(Path(given["config"]).expanduser().resolve())
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _checked(name: str, reach: dict[str, Any], run: dict[str, Any] | None = None) -> Device:
+    from edgekit._toml import validate
+    from edgekit.device import Device
+
+    return validate(Device, {"name": name, "reach": reach, "run": run or {}}, Path("the command line"))
+
+
+def _write(path: Path, text: str, force: bool) -> Path:
+    from edgekit.errors import InputError
+    from edgekit.stage import write_text
+
+    if path.exists() and not force:
+        raise InputError(f"{path}: is there already; give --out another file, or --force")
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    return path
+
+
+def _describe(device: Device, found: dict[str, Any]) -> str:
+    zones = ", ".join(f"{name} {degrees:.0f} C" for name, degrees in found["thermal_zones"].items())
+    lines = [
+        f"{found['hostname']}: {found['cpu']}, {found['cores']} cores, {found['arch']}, "
+        f"{found['memory_bytes'] / 1e9:.1f} GB memory, {found['disk_free_bytes'] / 1e9:.1f} GB free on disk",
+        f"  {found['os']}; Python {found['python']} ({found['executable']}), numpy {found['numpy'] or 'not installed'}",
+        f"  SIMD: {' '.join(found['features']) or 'unknown'}; governor {found['governor'] or 'unknown'}; "
+        f"thermal zones: {zones or 'none'}",
+    ]
+    for engine, version in found["engines"].items():
+        wanted = " (asked for)" if engine in device.run.engines and not version else ""
+        lines.append(f"  {engine:<15} {version or 'not installed'}{wanted}")
+    return "\n".join(lines)
+
+
+def _guarded(work: Callable[[], None], debug: bool) -> None:
+    from edgekit.cli import _guard
+
+    _guard(work, debug)
+
+
+COMMANDS = (show, check, probe, add, clean, setup)

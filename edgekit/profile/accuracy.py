@@ -1,0 +1,239 @@
+"""Accuracy on the devices: the same test images through every file, there and here."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import random
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekit import choices
+from edgekit.console import Advance, Console
+from edgekit.device import Device
+from edgekit.errors import Shortfall
+from edgekit.profile._fleet import Fleet
+from edgekit.profile._keep import Keep
+from edgekit.profile._worker import WorkerFault
+from edgekit.reach import local
+from edgekit.runtime import _menu
+from edgekit.types import Accuracy, Artifact, Failure, InputSpec, Split
+
+ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
+"""What a file is run with here, as verification does."""
+TIMEOUT = 600.0
+"""Seconds for all images of one file, and a second for each of them beyond that."""
+SLACK = 1
+"""Images whose top-1 class may differ from that here, however few images there are."""
+
+
+@dataclass(frozen=True)
+class TestImages:
+    """What every device is asked."""
+
+    __test__ = False  # no test, whatever pytest thinks of the name
+
+    split: Split
+    pixels: npt.NDArray[np.uint8]
+    """[n, size, size, 3], resized and cropped."""
+    labels: npt.NDArray[np.int64]
+    """[n]"""
+    exact: npt.NDArray[np.int64]
+    """[n]: top-1 classes of torch fp32."""
+    spec: InputSpec
+
+
+@dataclass(frozen=True)
+class _Answer:
+    version: str
+    outputs: npt.NDArray[Any]
+    """[n, classes], in the file's own dtype."""
+
+
+def choose(count: int, wanted: int, seed: int) -> list[int]:
+    """Which images run: `wanted` of `count`, drawn by `seed`, ascending."""
+    return sorted(random.Random(f"accuracy/{seed}").sample(range(count), min(wanted, count)))  # noqa: S311
+
+
+def score(
+    artifacts: Sequence[Artifact],
+    folder: Path,
+    devices: Mapping[str, Device],
+    images: TestImages,
+    agreement: float,
+    console: Console,
+    keep: Path | None = None,
+) -> tuple[list[Accuracy], list[Failure]]:
+    """Run the images on each device, all devices at once, and compare with the same file here.
+
+    Args:
+        artifacts: what to run, with every engine of a device that takes its format.
+        folder: where the artifacts' files are.
+        devices: by the name that results carry.
+        images: what to run on.
+        agreement: least share of images whose top-1 class is that here; `SLACK` of them may always differ.
+        console: progress.
+        keep: folder of results, as in `edgekit.profile.run.profile`.
+
+    Returns:
+        A row a device x file x engine, in that order: `agreement` is with torch fp32, `agreement_reference`,
+        `max_difference`, `max_steps` and `within_one_step` are with the same file here. And what could not be run.
+    """
+    results: dict[str, list[Accuracy | Failure]] = {name: [] for name in devices}
+    pairs = {name: _pairs(artifacts, device) for name, device in devices.items()}
+    kept, fleet = Keep(keep), Fleet()
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "pixels.npy"
+        np.save(file, images.pixels)
+        here = {each.id: _here(each, folder, file, images) for each in artifacts if _used(each, pairs)}
+
+        def one(name: str, device: Device, artifact: Artifact, engine: str, facts: dict[str, Any]) -> Accuracy:
+            model = (folder / artifact.path).read_bytes()
+            known = [hashlib.sha256(data).hexdigest() for data in (model, file.read_bytes())]
+            run = [engine, facts.get("engines", {}).get(engine), device.run.provider(engine), agreement]
+            key = {"accuracy": known, "run": run, "device": name, "cpu": [facts.get("hostname"), facts.get("cpu")]}
+            row = kept.find(key, Accuracy)
+            if row is None:
+                there = _ask(fleet, _reach(name, device), device, artifact, engine, folder, file, images)
+                row = _compare(artifact, engine, name, there, here[artifact.id], images, agreement)
+                kept.add(key, row)
+            return row
+
+        def visit(name: str, device: Device, advance: Advance) -> None:
+            left = list(pairs[name])
+            try:
+                with fleet.machine(name, _reach(name, device), device, console) as facts:
+                    while left:
+                        artifact, engine = left[0]
+                        try:
+                            results[name].append(one(name, device, artifact, engine, facts))
+                        except WorkerFault as fault:
+                            results[name].append(_failure(name, artifact, engine, str(fault), fault.lost))
+                        del left[0]
+                        advance(1, f"{artifact.id} on {name}")
+            except Shortfall as trouble:
+                results[name] += [_failure(name, *pair, str(trouble), True) for pair in left]
+
+        with console.bar("accuracy on the devices", sum(map(len, pairs.values()))) as advance:
+            fleet.each([partial(visit, name, device, advance) for name, device in devices.items() if pairs[name]])
+    kept.tidy()
+    found = [each for name in devices for each in results[name]]
+    return [r for r in found if isinstance(r, Accuracy)], [f for f in found if isinstance(f, Failure)]
+
+
+def _pairs(artifacts: Sequence[Artifact], device: Device) -> list[tuple[Artifact, str]]:
+    """Files and engines that run on a device; not what verification has run already: this machine's usual engines."""
+    usual = set(ENGINES.values()) - set(device.run.providers) if device.reach.by == "local" else set()
+    return [
+        (artifact, engine)
+        for artifact in artifacts
+        for engine in device.run.engines
+        if artifact.format == _menu.engine(engine).FORMAT and engine not in usual
+    ]
+
+
+def _used(artifact: Artifact, pairs: Mapping[str, Sequence[tuple[Artifact, str]]]) -> bool:
+    return any(artifact is each for row in pairs.values() for each, _ in row)
+
+
+def _reach(name: str, device: Device) -> ModuleType:
+    return choices.pick("edgekit.reach", device.reach.by, f"{name}: reach.by")
+
+
+def _failure(name: str, artifact: Artifact, engine: str, reason: str, lost: bool) -> Failure:
+    return Failure(artifact.id, engine, name, 1, f"accuracy: {reason}", lost)
+
+
+def _here(artifact: Artifact, folder: Path, pixels: Path, images: TestImages) -> _Answer:
+    device = Device.model_validate({"name": "host", "run": {"engines": [ENGINES[artifact.format]]}})
+    try:
+        return _ask(Fleet(), local, device, artifact, ENGINES[artifact.format], folder, pixels, images)
+    except WorkerFault as fault:
+        raise Shortfall(f"accuracy: {artifact.id} on this machine: {fault}") from None
+
+
+def _ask(
+    fleet: Fleet,
+    reach: ModuleType,
+    device: Device,
+    artifact: Artifact,
+    engine: str,
+    folder: Path,
+    pixels: Path,
+    images: TestImages,
+) -> _Answer:
+    """The outputs of one file in one engine of a device."""
+    request = {
+        "model": fleet.send(reach, folder / artifact.path, device),
+        "engine": engine,
+        "threads": 1,
+        "provider": device.run.provider(engine),
+        "pixels": fleet.send(reach, pixels, device),
+        "layout": artifact.input.layout,
+        "scale": artifact.input.scale,
+        "zero_point": artifact.input.zero_point,
+        "mean": images.spec.mean,
+        "std": images.spec.std,
+    }
+    with fleet.worker(reach, ["-m", "edgekit.runtime._outputs"], device) as worker:
+        return _decoded(worker.ask(request, TIMEOUT + len(images.pixels)), len(images.pixels))
+
+
+def _decoded(answer: Mapping[str, Any], count: int) -> _Answer:
+    try:
+        values = np.frombuffer(base64.b64decode(answer["outputs"], validate=True), np.dtype(answer["dtype"]))
+        outputs = values.reshape(answer["shape"])
+        if outputs.ndim != 2 or len(outputs) != count or outputs.dtype.kind not in "fiu":
+            raise ValueError(f"{outputs.dtype} {list(outputs.shape)}")
+        return _Answer(str(answer["version"]), outputs)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WorkerFault(f"the device answered no outputs for {count} images ({error})") from None
+
+
+def _compare(
+    artifact: Artifact, engine: str, name: str, there: _Answer, here: _Answer, images: TestImages, least: float
+) -> Accuracy:
+    step = artifact.output.scale if artifact.precision == "int8" else None
+    real = [_real(answer.outputs, artifact) for answer in (there, here)]
+    if real[0].shape != real[1].shape:
+        raise WorkerFault(f"it gives {real[0].shape[1]} outputs, here it is {real[1].shape[1]}")
+    difference = np.abs(real[0] - real[1])
+    predicted, wanted = real[0].argmax(1), real[1].argmax(1)
+    same = float((predicted == wanted).mean())
+    steps = difference / step if step else None
+    problem = ""
+    if not np.isfinite(real[0]).all():
+        problem = "NaN or infinite outputs"
+    elif (predicted != wanted).sum() > max(SLACK, (1 - least) * len(wanted)):
+        problem = f"{same:.2%} top-1 agreement with the same file on the host, {least:.2%} is asked for"
+    return Accuracy(
+        artifact=artifact.id,
+        engine=engine,
+        engine_version=there.version,
+        device=name,
+        split=images.split,
+        images=len(wanted),
+        top1=float((predicted == images.labels).mean()),
+        agreement=float((predicted == images.exact).mean()),
+        agreement_reference=same,
+        max_difference=float(difference.max()),
+        max_steps=None if steps is None else float(steps.max()),
+        within_one_step=None if steps is None else float((steps < 1.5).mean()),
+        passed=not problem,
+        problem=problem,
+    )
+
+
+def _real(outputs: npt.NDArray[Any], artifact: Artifact) -> npt.NDArray[np.float64]:
+    """Integers on the output's grid as real values."""
+    values = outputs.astype(np.float64)
+    scale, zero = artifact.output.scale, artifact.output.zero_point
+    return (values - (zero or 0)) * scale if outputs.dtype.kind in "iu" and scale else values
