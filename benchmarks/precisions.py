@@ -23,7 +23,7 @@ from _nets import LEVELS, images, network
 
 from edgekit import _json, choices, verify
 from edgekit.errors import Shortfall
-from edgekit.runtime import _menu
+from edgekit.runtime import _menu, _port
 from edgekit.types import Accuracy, Artifact
 
 PRECISIONS = ("fp32", "fp16", "int8", "weight_only", "dynamic", "int16x8")
@@ -74,7 +74,7 @@ def _report(artifacts: list[Artifact], folder: Path, agreement: dict[str, str]) 
     for artifact in artifacts:
         session = _menu.engine(verify.ENGINES[artifact.format]).load(str(folder / artifact.path), threads=1)
         values = np.random.default_rng(0).uniform(-1, 1, artifact.input.shape).astype(np.float32)
-        sessions[artifact.id], feeds[artifact.id] = session, verify.quantize(values, session.input)
+        sessions[artifact.id], feeds[artifact.id] = session, _port.quantize(values, session.input)
     times: dict[str, list[float]] = {id_: [] for id_ in sessions}
     start = time.perf_counter()
     while len(times[artifacts[0].id]) < MOST and time.perf_counter() - start < SECONDS:

@@ -1,11 +1,19 @@
-"""How far are the profile stage's latencies from a bare loop over the same engine?
+"""How far are the profile stage's latencies from a bare loop over the same engine, and do two profiles agree?
 
-    python benchmarks/profile_fidelity.py MODEL.tflite MODEL.onnx ... [--seconds 2] [--rounds 5] [--threads 1]
+    python benchmarks/profile_fidelity.py [MODEL.tflite|MODEL.onnx ...] [--seconds 2] [--rounds 5] [--threads 1]
+    python benchmarks/profile_fidelity.py [MODEL ...] --tries 100 [--seconds 1] [--fresh]
 
 For each model the profile stage and a loop written with the engine's own API alone take turns, `rounds` times, each
-time in fresh processes; printed are the medians over the turns, and the median and range of the ratios of each turn.
-On a machine that does other work as well, the ratio of the minima is the one to read.
-Without an ONNX file a small convolutional net is built.
+time in fresh processes; printed are the medians over the turns, and the median and range of the ratios of each turn:
+p50 is to be within 3 %. On a machine that does other work as well, the ratio of the minima is the one to read. Then the
+profiler's own overhead: what its loop adds to a call that does nothing, and the share of a profile's wall time that is
+not measured inference.
+
+With --tries the profile stage measures each model twice, so many times, and `edgekit.profile._stats.ratio` says whether
+the two p50 differ: 95 of 100 pairs are to agree on a quiet machine. The median width of the interval tells what
+difference could have been found.
+
+Without models MobileNetV1 at 96 px with random weights is exported to both formats.
 """
 
 from __future__ import annotations
@@ -15,6 +23,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from statistics import median
 
@@ -22,8 +31,10 @@ import numpy as np
 
 from edgekit.console import Console
 from edgekit.device import Device
+from edgekit.profile import _stats
 from edgekit.profile.run import profile
-from edgekit.types import Artifact, TensorSpec
+from edgekit.runtime import _measure
+from edgekit.types import Artifact, TensorSpec, Timing
 
 TFLITE = """
 import numpy as np
@@ -77,15 +88,20 @@ def bare(path: Path, threads: int, seconds: float) -> tuple[float, float]:
     return p50, least
 
 
-def ours(path: Path, threads: int, seconds: float) -> tuple[float, float]:
-    """Median and minimum that the profile stage reports, in milliseconds."""
+def profiled(path: Path, threads: int, seconds: float, rounds: int = 1, fresh: bool = False) -> Timing:
+    """What the profile stage reports."""
     onnx = path.suffix == ".onnx"
     tensor = TensorSpec("", (), "", "NHWC")
     artifact = Artifact("model", "onnx" if onnx else "tflite", "", path.name, "", 0, 0, (), tensor, tensor)
     engine = "onnxruntime" if onnx else "litert"
-    run = {"engines": [engine], "threads": [threads], "seconds": seconds, "rounds": 1}
+    run = {"engines": [engine], "threads": [threads], "seconds": seconds, "rounds": rounds, "fresh": fresh}
     device = Device.model_validate({"name": "host", "run": run})
-    timing = profile([artifact], path.parent, {"host": device}, Console(quiet=True)).timings[0]
+    return profile([artifact], path.parent, {"host": device}, Console(quiet=True)).timings[0]
+
+
+def ours(path: Path, threads: int, seconds: float) -> tuple[float, float]:
+    """Median and minimum that the profile stage reports, in milliseconds."""
+    timing = profiled(path, threads, seconds)
     return timing.p50_ms, timing.min_ms
 
 
@@ -110,33 +126,80 @@ def small_onnx(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", type=Path)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        models = [path.resolve() for path in options.models]
-        if not any(path.suffix == ".onnx" for path in models):
-            models.append(Path(folder) / "small.onnx")
-            small_onnx(models[-1])
-        turns: dict[Path, list[tuple[tuple[float, float], tuple[float, float]]]] = {path: [] for path in models}
-        for turn in range(options.rounds):
-            for path in models:
-                pair = [bare, ours] if turn % 2 else [ours, bare]
-                took = {measure: measure(path, options.threads, options.seconds) for measure in pair}
-                turns[path].append((took[bare], took[ours]))
+def both_formats(folder: Path) -> list[Path]:
+    """MobileNetV1 at 96 px, random weights, as float ONNX and TFLite files."""
+    from _nets import network
+
+    from edgekit.export import onnx as to_onnx
+    from edgekit.export import tflite as to_tflite
+
+    net = network("mobilenetv1_100", 96)
+    return [folder / to.export(net, 96, "fp32", folder).path for to in (to_onnx, to_tflite)]
+
+
+def fidelity(models: list[Path], threads: int, seconds: float, rounds: int) -> None:
+    """Profile and bare loop in turns."""
+    turns: dict[Path, list[tuple[tuple[float, float], tuple[float, float]]]] = {path: [] for path in models}
+    for turn in range(rounds):
+        for path in models:
+            pair = [bare, ours] if turn % 2 else [ours, bare]
+            took = {measure: measure(path, threads, seconds) for measure in pair}
+            turns[path].append((took[bare], took[ours]))
     print(f"{'model':<40} {'bare ms':>9} {'profile ms':>11} {'ratio':>7} {'range of ratios':>16}")
     for path, pairs in turns.items():
         for index, what in enumerate(("p50", "min")):
             theirs, mine = ([turn[side][index] for turn in pairs] for side in (0, 1))
             ratios = sorted(m / t for t, m in zip(theirs, mine, strict=True))
             span = f"{ratios[0]:.3f}..{ratios[-1]:.3f}"
-            name = f"{path.name} {what}"
-            print(f"{name:<40} {median(theirs):>9.4f} {median(mine):>11.4f} {median(ratios):>7.3f} {span:>16}")
+            name, ratio = f"{path.name} {what}", median(ratios)
+            verdict = "" if what == "min" else "  within 3 %" if abs(ratio - 1) <= 0.03 else "  NOT within 3 %"
+            print(f"{name:<40} {median(theirs):>9.4f} {median(mine):>11.4f} {ratio:>7.3f} {span:>16}{verdict}")
+
+
+def overhead(path: Path, threads: int, seconds: float) -> None:
+    """What the profiler itself costs."""
+    empty = median(_measure.measure(lambda x: None, None, 0, 0.5, 1000))
+    start = time.perf_counter()
+    timing = profiled(path, threads, seconds, rounds=5)
+    wall = time.perf_counter() - start
+    inferring = sum(timing.samples) / 1000
+    share = empty / timing.p50_ms
+    print(f"{path.name}: the loop adds {1e6 * empty:.0f} ns to a sample, {share:.3%} of p50; of {wall:.1f} s for a row")
+    print(f"  {inferring:.1f} s are samples, the rest is starting Python and the engine, loading, and warming up")
+
+
+def agreement(path: Path, threads: int, seconds: float, rounds: int, tries: int, fresh: bool) -> None:
+    """Pairs of profiles."""
+    found = []
+    for _ in range(tries):
+        a, b = (profiled(path, threads, seconds, rounds, fresh) for _ in range(2))
+        found.append(_stats.ratio(a, b))
+    agree = sum(not each.differs for each in found)
+    width = median(each.ci[1] - each.ci[0] for each in found if each.ci)
+    values = [each.value for each in found]
+    print(f"{path.name}: {agree} of {tries} pairs agree; ratio of p50 {min(values):.3f}..{max(values):.3f}, ", end="")
+    print(f"median width of its interval {width:.1%}", flush=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", type=Path)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tries", type=int, default=0)
+    parser.add_argument("--fresh", action="store_true", help="with --tries: a new process for each round")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        models = [path.resolve() for path in options.models] or both_formats(Path(folder))
+        if options.tries:
+            for path in models:
+                agreement(path, options.threads, options.seconds or 1.0, options.rounds, options.tries, options.fresh)
+            return
+        fidelity(models, options.threads, options.seconds or 2.0, options.rounds)
+        for path in models:
+            overhead(path, options.threads, options.seconds or 2.0)
 
 
 if __name__ == "__main__":

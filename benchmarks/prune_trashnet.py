@@ -76,7 +76,7 @@ def _speed(whole: Path, pruned: Path) -> list[str]:
             for precision in ("fp32", "int8")
         }
         found: dict[str, Any] = {}
-        for trial in _trial.time_files(files, {"host": host}, Console(quiet=True), SECONDS):
+        for trial in _trial.time_files(files, {"host": host}, Console(quiet=True), SECONDS).rows:
             found.setdefault(trial.engine, {})[trial.file] = trial.ms
         for engine, ms in found.items():
             for precision in ("fp32", "int8"):

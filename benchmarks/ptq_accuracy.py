@@ -31,11 +31,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from edgekit import choices, models, verify
+from edgekit import choices, models
 from edgekit.data._transforms import evaluate, levels, open_rgb
 from edgekit.quantize import _integer, _ptq
 from edgekit.recipe import ModelSection, QuantizeSection
-from edgekit.runtime import _menu
+from edgekit.runtime import _menu, _port
 from edgekit.types import Artifact, InputSpec
 
 SHARED = Path(os.environ.get("EDGEKIT_TEST_DATA", Path(__file__).parents[2] / "shared"))
@@ -152,8 +152,8 @@ class _Field:
         for image in self.scored:
             values = image.unsqueeze(0).numpy()
             fed = np.ascontiguousarray(values.transpose(0, 2, 3, 1)) if like.input.layout == "NHWC" else values
-            got = session.run(verify.quantize(fed, session.input))
-            rows.append(torch.from_numpy(verify.dequantize(got, session.output)))
+            got = session.run(_port.quantize(fed, session.input))
+            rows.append(torch.from_numpy(_port.dequantize(got, session.output)))
         session.close()
         return torch.cat(rows)
 

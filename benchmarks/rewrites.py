@@ -64,7 +64,7 @@ def _compare(form: str, finished: bytes, bare: dict[str, bytes], folder: Path, s
     files = {name: folder / f"{name}.{form}" for name in ("all", *bare)}
     for name, data in {"all": finished, **bare}.items():
         files[name].write_bytes(data)
-    trials = _trial.time_files(files, {"host": Device(name="host")}, Console(), seconds)
+    trials = _trial.time_files(files, {"host": Device(name="host")}, Console(), seconds).rows
     whole = {trial.engine: trial.ms for trial in trials if trial.file == "all"}
     for trial in trials:
         if trial.file != "all":

@@ -55,7 +55,7 @@ def main() -> None:
         files[f"tflite-fp32 {share:.0%} zeros, {count} tensors encoded"] = encoded
         for kind in ("onnx-fp32", "onnx-int8", "tflite-fp32", "tflite-int8"):
             group = {name: path for name, path in files.items() if name.startswith(kind)}
-            for trial in _trial.time_files(group, {"host": host}, Console(quiet=True), SECONDS):
+            for trial in _trial.time_files(group, {"host": host}, Console(quiet=True), SECONDS).rows:
                 print(f"{trial.file:<45} {trial.engine:<12} {trial.ms:.3f} ms", flush=True)
 
 

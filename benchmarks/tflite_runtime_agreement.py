@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgekit import _json, verify
+from edgekit import _json
 from edgekit.data import _index
 from edgekit.data._transforms import evaluate, open_rgb
-from edgekit.runtime._port import Port
+from edgekit.runtime._port import Port, quantize
 from edgekit.types import Artifact, Checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +69,7 @@ def main() -> None:
         for name in ("tflite-fp32", "tflite-int8"):
             artifact = artifacts[name]
             port = Port("", artifact.input.shape, artifact.input.dtype, artifact.input.scale, artifact.input.zero_point)
-            np.save(folder / "images.npy", verify.quantize(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), port))
+            np.save(folder / "images.npy", quantize(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), port))
             file = run / "6-export" / artifact.path
             said, like = _outputs(Path(sys.executable), "litert", "", file, folder)
             exact = like if exact is None else exact

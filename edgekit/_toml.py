@@ -6,9 +6,9 @@ import re
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from edgekit import choices
 from edgekit.errors import InputError
@@ -21,6 +21,25 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+_DURATION = r"[0-9]+(\.[0-9]+)?(s|m|h)"
+
+
+def _seconds(value: Any) -> Any:
+    if isinstance(value, str):
+        if not re.fullmatch(_DURATION, value):
+            raise ValueError(f'"{value}" is no duration: a number of seconds, or "90s", "10m", "1h"')
+        return float(value[:-1]) * _UNITS[value[-1]]
+    return value
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(ge=0, allow_inf_nan=False),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": f"^{_DURATION}$"}]}),
+]
+"""Seconds; in TOML a number, or a string with a unit, e.g. "10m"."""
 
 
 def parse(path: Path) -> dict[str, Any]:

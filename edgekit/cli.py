@@ -149,14 +149,17 @@ def compress(**flags: Any) -> None:
 
 @cli.command()
 @_options
-def profile(**flags: Any) -> None:
+@click.option("--sustained", metavar="TIME", help="Then run each file so long without a break, e.g. 10m.")
+def profile(sustained: str | None, overrides: tuple[str, ...], **flags: Any) -> None:
     """Up to latencies: what has changed before, then measure.
 
     \b
-    Example:
+    Examples:
       edgekit profile runs/digits --device host
+      edgekit profile runs/digits --device raspberry-pi-5 --sustained 10m
     """
-    _go("profile", **flags)
+    more = () if sustained is None else (f"profile.sustained={sustained}",)
+    _go("profile", overrides=(*overrides, *more), **flags)
 
 
 @cli.command()
@@ -295,6 +298,9 @@ def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple
         each = device.load(path)
         if each.name in found:
             raise InputError(f'{path}: a device called "{each.name}" is already in this run; give each its own name')
+        if loaded.profile and loaded.profile.sustained is not None:
+            run = each.run.model_copy(update={"sustained": loaded.profile.sustained})
+            each = each.model_copy(update={"run": run})
         found[each.name] = each
     return pipeline.Job(loaded, base, out or Path("runs") / loaded.name, found)
 

@@ -81,6 +81,9 @@ class RunSection(Section):
     )
     seconds: float = Field(3.0, gt=0, description="measured time of each artifact x engine x threads")
     rounds: int = Field(5, ge=1, description="the time is cut into so many rounds, interleaved over all artifacts")
+    fresh: bool = Field(
+        False, description="a new process for each round: takes longer, and what a process changes is in the intervals"
+    )
     cooldown: float = Field(0.0, ge=0, description="seconds of rest before each round")
     sustained: Duration = Field(
         0.0, description='then each runs so long without a break, told minute by minute, e.g. "10m"; 0: not at all'

@@ -7,6 +7,7 @@
     │   ├── MissingPackage  an extra is not installed                           exit 2
     │   └── Busy            another run holds the directory                     exit 2
     ├── Shortfall           a model or a device fell short of what was asked    exit 1
+    │   └── Unreached       no device could be reached                          exit 1
     └── DiskFull            no room for the results                             exit 1
 
 A message says where, what, what is allowed, and the next move.
@@ -40,6 +41,10 @@ class Busy(InputError):
 
 class Shortfall(EdgekitError):
     """A model or a device fell short: diverging outputs, NaN loss, no verdict."""
+
+
+class Unreached(Shortfall):
+    """Nothing was measured, as no device could be reached: another time it may go well."""
 
 
 class DiskFull(EdgekitError):

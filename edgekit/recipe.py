@@ -210,7 +210,12 @@ class ProfileSection(Section):
 
     devices: list[str] = Field(["host"], min_length=1, description="names or files of devices")
     accuracy_images: int = Field(
-        32, ge=0, description="test images, drawn by data.seed, that run on each device other than this machine; 0: none"
+        32, ge=0, description="test images, by data.seed, that run on each device other than this machine; 0: none"
+    )
+    operators: bool = Field(
+        True,
+        description="time the operators of the fastest quantized and the fastest float file of each device that is "
+        "timed: about four times the device's run.seconds",
     )
     sustained: Duration | None = Field(
         None, description='how long each file runs without a break, e.g. "10m"; default: what the device file says'

@@ -13,6 +13,8 @@ from edgekit.stage import cannot_write, write_bytes
 
 LIMIT = 100_000
 """Bytes that the file stays below."""
+HOST_ONLY = frozenset({"torch_cuda.py"})
+"""Engines that no small device runs."""
 MAIN = """\
 import sys
 
@@ -33,7 +35,7 @@ def build() -> bytes:
     package = Path(__file__).parent
     sources = [
         package / "__init__.py",
-        *(package / "runtime").rglob("*.py"),
+        *(path for path in (package / "runtime").rglob("*.py") if path.name not in HOST_ONLY),
         package / "runtime" / "manifest.schema.json",
     ]
     members = {path.relative_to(package.parent).as_posix(): path.read_bytes() for path in sources}

@@ -255,6 +255,8 @@ class Rewrite:
     than the one that decided. Empty where it was not measured."""
     artifact: str = ""
     """The file that this is about; empty for a rewrite of the graph, which serves them all."""
+    lost: bool = False
+    """A device was not reached, so that it had no say: the same command asks it another time."""
 
 
 @dataclass(frozen=True)
@@ -335,7 +337,8 @@ class Accuracy:
     problem: str = ""
     """Why not, in one line."""
     diverges: str | None = None
-    """First layer whose output differs from torch's, and by how much; None where nothing failed (int8 files only)."""
+    """First layer whose output differs from torch's, and by how much; None where nothing failed (int8 files only). Of a
+    device other than the host: from the same file's on the host, whether it failed or only rounds otherwise."""
 
 
 @dataclass(frozen=True)
@@ -382,6 +385,17 @@ class Minute:
 
 
 @dataclass(frozen=True)
+class Copies:
+    """Medians of the steps of an inference on another processor, in milliseconds, each waited for."""
+
+    in_ms: float
+    """Copying the input there."""
+    compute_ms: float
+    out_ms: float
+    """Copying the output back."""
+
+
+@dataclass(frozen=True)
 class Timing:
     """Latency of one artifact x engine x threads on one device. Times in milliseconds."""
 
@@ -423,16 +437,26 @@ class Timing:
     """Inferences that warm-up took until then."""
     model_bytes: int | None = None
     """What loading the model and one inference added to the resident set."""
+    cached: bool | None = None
+    """Whether the model's file was in the page cache when it was loaded; None where the system does not tell."""
+    temperature_c: float | None = None
+    """Hottest thermal zone before the first inference; None where it cannot be read."""
     steps: Steps | None = None
     """End to end; None where inference alone was timed."""
+    end_to_end: str = "not measured"
+    """What `steps` is of, e.g. ``8 golden images``; or why there are none."""
     energy_mj: float | None = None
     """Millijoules of one inference, idle power included."""
     energy: str = "not measured"
-    """The counter that `energy_mj` was read from, e.g. ``RAPL package``."""
+    """The counter that `energy_mj` was read from, e.g. ``RAPL package-0``; or why there is none."""
     sustained: tuple[Minute, ...] = ()
     """Minute by minute; empty where it was not asked for."""
     instructions: int | None = None
     """Executed for one inference, counted under emulation."""
+    placement: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Operators by execution provider and type, as they ran; empty where only the CPU was asked for."""
+    copies: Copies | None = None
+    """The time of an inference taken apart; None on the CPU, and where the engine does not tell."""
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,27 @@ def decide(
     )
 
 
+def contenders(device_name: str, artifacts: Sequence[Artifact], timings: Sequence[Timing]) -> tuple[Timing, ...]:
+    """By speed alone: what ships on a device if nothing forbids it, and the fastest file on the other side.
+
+    Args:
+        device_name: as in `decide`, like the others.
+        artifacts: the exported files.
+        timings: any device.
+
+    Returns:
+        Two timings, one of a float file and one of a quantized file; or fewer, where there are no such.
+    """
+    kind, by_id = best_kind(device_name, timings), {artifact.id: artifact for artifact in artifacts}
+    rows = [t for t in timings if (t.device, t.kind, t.batch) == (device_name, kind, 1)]
+    candidates = [_Candidate(by_id[timing.artifact], timing, None) for timing in rows]
+    if not candidates:
+        return ()
+    best = _fastest(_never_worse(candidates))
+    rival = _quickest(candidate for candidate in candidates if candidate.is_float != best.is_float)
+    return (best.timing, *([rival.timing] if rival else []))
+
+
 def best_kind(device_name: str, timings: Iterable[Timing]) -> Kind | None:
     """The most trustworthy kind of timing (batch 1) that a device has; None when it has none."""
     found = {timing.kind for timing in timings if timing.device == device_name and timing.batch == 1}
@@ -175,7 +196,7 @@ def _judge(
                 _Miss(f"it loses {_points(drop)} of top-1 ({max_drop:g} allowed)", (drop - max_drop) / max(max_drop, 1))
             )
     for what, value, limit, unit in (
-        ("p90", timing.p90_ms, limits.p90_ms, "ms"),
+        ("p90" if timing.kind != "estimated" else "estimated time", timing.p90_ms, limits.p90_ms, "ms"),
         ("size", artifact.bytes / 1e6, limits.size_mb, "MB"),
         ("peak memory", timing.rss_bytes / 1e6, limits.rss_mb, "MB"),
     ):
@@ -200,12 +221,12 @@ def _quickest(candidates: Iterable[_Candidate]) -> _Candidate | None:
 
 def _fastest(candidates: list[_Candidate]) -> _Candidate:
     first = min(candidates, key=lambda c: c.timing.p50_ms)
-    equal = [candidate for candidate in candidates if candidate is first or _equal(candidate.timing, first.timing)]
-    return min(equal, key=lambda c: (c.artifact.bytes, c.timing.threads, c.timing.p50_ms))
+    ties = [candidate for candidate in candidates if candidate is first or equal(candidate.timing, first.timing)]
+    return min(ties, key=lambda c: (c.artifact.bytes, c.timing.threads, c.timing.p50_ms))
 
 
-def _equal(a: Timing, b: Timing) -> bool:
-    """Whether two p50 of one device cannot be told apart."""
+def equal(a: Timing, b: Timing) -> bool:
+    """Whether two p50 of one device, from one run, cannot be told apart."""
     if len(a.round_sizes) > 1 and len(b.round_sizes) > 1:
         return not _stats.different(a, b, interleaved=True)
     if not a.samples and not b.samples and a.p50_ci and b.p50_ci:

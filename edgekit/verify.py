@@ -26,7 +26,7 @@ from edgekit.errors import MissingPackage, Shortfall
 from edgekit.recipe import VerifySection
 from edgekit.runtime import _menu, machine
 from edgekit.runtime._errors import RuntimeFault
-from edgekit.runtime._port import Port, Session
+from edgekit.runtime._port import Session, dequantize, quantize
 from edgekit.train import metrics
 from edgekit.types import Accuracy, Artifact, Split
 
@@ -177,22 +177,6 @@ def feed(artifact: Artifact, session: Session, pixels: Array) -> npt.NDArray[Any
     """Pixels (1, 3, H, W) in the layout and on the grid that a file takes."""
     fed = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if artifact.input.layout == "NHWC" else pixels
     return quantize(fed, session.input)
-
-
-def quantize(values: Array, port: Port) -> npt.NDArray[Any]:
-    """Float values on a port's integer grid (as they are where the port takes floats)."""
-    if port.scale is None or port.zero_point is None:
-        return values
-    limits = np.iinfo(port.dtype)
-    steps: Array = np.rint(values * np.float32(1 / port.scale)) + port.zero_point
-    return np.clip(steps, limits.min, limits.max).astype(port.dtype)
-
-
-def dequantize(values: npt.NDArray[Any], port: Port) -> Array:
-    """A port's integers as float32 (as they are where the port gives floats)."""
-    if port.scale is None or port.zero_point is None:
-        return values.astype(np.float32, copy=False)
-    return (values.astype(np.float32) - np.float32(port.zero_point)) * np.float32(port.scale)
 
 
 def _score(run: _Run, exact: _Run, truth: npt.NDArray[Any], labels: Sequence[str], split: Split) -> Accuracy:

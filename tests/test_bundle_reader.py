@@ -215,7 +215,7 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
     "escape": ("artifacts.0.file", "../secret", 'artifacts[0].file: "../secret" is not allowed (pattern: '),
     "absolute": ("labels", "/etc/passwd", 'labels: "/etc/passwd" is not allowed (pattern: '),
     "line feed": ("labels", "labels.txt\n", 'labels: "labels.txt\\n" is not allowed (pattern: '),
-    "zero": ("preprocessing.std.0", 0, "preprocessing.std[0]: 0 is not allowed (exclusiveMinimum: 0)"),
+    "zero": ("preprocessing.std.0", 0, "preprocessing.std[0]: 0 is not allowed (minimum: 1e-06)"),
     "far too large": ("preprocessing.height", 20000, "preprocessing.height: 20000 is not allowed (maximum: 16384)"),
     "negative": ("artifacts.0.golden.tolerance", -1, "artifacts[0].golden.tolerance: -1 is not allowed (minimum: 0)"),
     "ids": ("artifacts.1.id", "int8-onnx", 'artifacts[1].id: "int8-onnx" comes twice'),

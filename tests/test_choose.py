@@ -111,7 +111,7 @@ def chain(path: Path, layers: int) -> Path:
 
 def test_files_are_timed_in_every_engine_that_runs_them(tmp_path: Path) -> None:
     files = {"long": chain(tmp_path / "a.onnx", 60), "short": chain(tmp_path / "b.onnx", 2)}
-    trials = _trial.time_files(files, {**LITERT, **HOST}, QUIET, seconds=0.1)
+    trials = _trial.time_files(files, {**LITERT, **HOST}, QUIET, seconds=0.1).rows
     assert [(trial.file, trial.device, trial.engine) for trial in trials] == [
         ("long", "host", "onnxruntime"),
         ("short", "host", "onnxruntime"),
@@ -122,7 +122,7 @@ def test_files_are_timed_in_every_engine_that_runs_them(tmp_path: Path) -> None:
 
 
 def test_files_that_no_device_runs_are_not_timed(tmp_path: Path) -> None:
-    assert _trial.time_files({"only": chain(tmp_path / "a.onnx", 2)}, LITERT, QUIET) == []
+    assert _trial.time_files({"only": chain(tmp_path / "a.onnx", 2)}, LITERT, QUIET) == _trial.Trials(())
 
 
 # --- rewrites of a file

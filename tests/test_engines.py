@@ -46,7 +46,7 @@ def model(request: pytest.FixtureRequest) -> tuple[Any, str]:
 
 
 def test_engines_lists_the_menu() -> None:
-    assert _menu.engines() == ("litert", "onnxruntime", "tensorflow", "tflite_runtime")
+    assert _menu.engines() == ("litert", "onnxruntime", "tensorflow", "tflite_runtime", "torch_cuda")
 
 
 def test_engine_names_the_choices_when_unknown() -> None:
@@ -66,7 +66,7 @@ def test_version_is_that_of_the_installed_package(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "package"), [(n, _menu.engine(n).PACKAGE) for n in _menu.engines()])
 def test_load_says_the_pip_command_when_not_installed(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, {"litert": "ai_edge_litert"}.get(name, name), None)
+    monkeypatch.setitem(sys.modules, _menu.engine(name).MODULE, None)
     for call in (_menu.engine(name).version, _menu.engine(name).providers, lambda: _menu.engine(name).load("m")):
         with pytest.raises(RuntimeFault, match=f"pip install {package}"):
             call()
@@ -152,7 +152,7 @@ def test_load_raises_when_file_is_missing(engine: Any, tmp_path: Path) -> None:
 
 def test_load_names_the_providers_when_unknown(model: tuple[Any, str]) -> None:
     engine, path = model
-    with pytest.raises(RuntimeFault, match=r"\(choices: .*(CPUExecutionProvider|XNNPACK, builtin)"):
+    with pytest.raises(RuntimeFault, match=r"\(choices: .*(cpu|XNNPACK, builtin)"):
         engine.load(path, 1, "FooExecutionProvider")
 
 

@@ -28,8 +28,8 @@ from edgekit.profile import _stats
 from edgekit.profile._worker import Worker, WorkerFault
 from edgekit.profile.run import profile
 from edgekit.reach import local
-from edgekit.runtime import bench, machine
-from edgekit.types import Artifact, TensorSpec
+from edgekit.runtime import _measure, machine
+from edgekit.types import Artifact, Profile, TensorSpec
 
 PORT = TensorSpec("x", (1, 64), "float32", "NC")
 QUIET = Console(quiet=True)
@@ -81,6 +81,8 @@ def test_profile_measures_both_engines(folder: Path, shared: Path) -> None:
         assert (row.device, row.threads, row.batch, row.kind, row.rounds) == ("host", 1, 1, "measured", 2)
         assert len(row.samples) >= 6
         assert 0 < row.min_ms <= row.p50_ms <= row.p90_ms <= row.p99_ms <= max(row.samples)
+        assert len(row.round_sizes) == 2
+        assert sum(row.round_sizes) == len(row.samples)
         assert row.load_ms > 0
         assert row.first_ms > 0
         assert 10e6 < row.rss_bytes < 2e9
@@ -241,6 +243,45 @@ def test_profile_raises_shortfall_when_nothing_is_measured(
         profile(artifacts, folder, {"host": host(engines=engines)}, QUIET)
 
 
+def test_profile_measures_only_what_is_missing_or_has_changed(folder: Path, tmp_path: Path) -> None:
+    work, keep = tmp_path / "work", tmp_path / "keep"
+    work.mkdir()
+    for name in ("short", "long"):
+        (work / f"{name}.onnx").write_bytes((folder / f"{name}.onnx").read_bytes())
+
+    def measured(artifacts: list[Artifact], **run: Any) -> tuple[set[str], Profile]:
+        recorder = Recorder()
+        result = profile(artifacts, work, {"host": host(**run)}, recorder, keep)
+        return {step.split()[0] for step in recorder.steps}, result
+
+    names, first = measured([SHORT])
+    assert names == {"short"}
+    names, second = measured([SHORT, LONG])
+    assert names == {"long"}
+    assert second.timings[0] == first.timings[0]
+    assert measured([SHORT, LONG])[0] == set()
+    assert measured([SHORT, LONG], rounds=3)[0] == {"short", "long"}  # another protocol
+    assert len(list(keep.iterdir())) == 2  # and the results of the old one are gone
+    save_chain(work / "short.onnx", 3)
+    assert measured([SHORT, LONG], rounds=3)[0] == {"short"}
+    for file in keep.iterdir():
+        file.write_text(file.read_text()[:-40])
+    names, last = measured([SHORT, LONG], rounds=3)
+    assert names == {"short", "long"}
+    assert len(last.timings) == 2
+
+
+def test_profile_tells_which_devices_run_none_of_the_files(folder: Path) -> None:
+    devices = {"able": host(), "unable": host(engines=["litert"])}
+    result = profile([SHORT, LONG], folder, devices, QUIET)
+    assert [(row.device, row.artifact) for row in result.timings] == [("able", "short"), ("able", "long")]
+    assert [(row.device, row.artifact, row.lost) for row in result.failures] == [
+        ("unable", "short", False),
+        ("unable", "long", False),
+    ]
+    assert result.failures[0].reason == "none of its engines (litert) runs onnx files"
+
+
 def test_profile_is_not_misled_by_files_in_the_working_directory(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,12 +354,12 @@ def test_peak_rss_is_not_inherited_from_the_parent() -> None:
 @given(warmup=st.integers(0, 5), samples=st.integers(1, 20))
 def test_measure_counts_what_it_is_told(warmup: int, samples: int) -> None:
     calls: list[int] = []
-    times = bench.measure(calls.append, 0, warmup, 0.0, samples)
+    times = _measure.measure(calls.append, 0, warmup, 0.0, samples)
     assert (len(times), len(calls)) == (samples, warmup + samples)
 
 
 def test_measure_times_single_calls_in_milliseconds() -> None:
-    times = bench.measure(time.sleep, 0.02, 0, 0.0, 3)
+    times = _measure.measure(time.sleep, 0.02, 0, 0.0, 3)
     assert all(20 <= ms < 500 for ms in times)
 
 

@@ -128,7 +128,11 @@ def test_bench_prints_what_the_profiler_reads(folder: Path) -> None:
     argv = [sys.executable, "-m", "edgekit.runtime.bench"]
     said = subprocess.run(argv, input="\n".join(map(json.dumps, talk)), capture_output=True, text=True, check=True)
     first, samples, last = map(json.loads, said.stdout.splitlines())
-    assert first.keys() | samples.keys() | last.keys() | {"artifact", "engine", "threads"} == answer.keys()
+    also = {"warmup_used", "stable", "end_to_end", "end_to_end_of", "energy_mj", "energy"}
+    assert first.keys() | samples.keys() | last.keys() | {"artifact", "engine", "threads"} | also == answer.keys()
+    assert answer["end_to_end_of"] == "2 golden images"
+    assert answer["end_to_end"].keys() == {"decode_ms", "preprocess_ms", "infer_ms", "postprocess_ms", "total_ms"}
+    assert min(answer["end_to_end"].values()) > 0
     assert (answer["artifact"], answer["engine"], answer["version"]) == ("int8-onnx", "onnxruntime", first["version"])
     assert len(samples["ms"]) == 3
     assert len(answer["ms"]) >= 20
@@ -138,8 +142,12 @@ def test_bench_prints_what_the_profiler_reads(folder: Path) -> None:
 
 def test_bench_says_it_in_words(folder: Path) -> None:
     words = ["--seconds", "0", "--threads", "1", "--artifact", "fp32-onnx", "--verify", "golden"]
-    (line,) = here("bench", folder / "waste.edgekit", *words)
+    line, warmed, steps, energy = here("bench", folder / "waste.edgekit", *words)
     assert line.startswith(f"fp32-onnx on onnxruntime {onnxruntime.version()} (CPUExecutionProvider, threads 1): p50 ")
+    assert warmed.startswith("warm-up: 10 runs, ")  # no more: it had 0 seconds
+    assert steps.startswith("end to end: decode 0.")
+    assert steps.endswith(" ms (medians over 2 golden images)")
+    assert energy.startswith("energy: ")
 
 
 def test_selftest_checks_everything(folder: Path) -> None:

@@ -516,7 +516,8 @@ def third_party(shared: Path, name: str, folder: Path) -> Path:
         shutil.copy(shared / "models" / file, folder)
     session = litert.load(str(shared / "models" / f"{name}.tflite"))
     ports = [
-        {key: value for key, value in vars(port).items() if key != "name"} for port in (session.input, session.output)
+        {key: getattr(port, key) for key in ("shape", "dtype", "scale", "zero_point")}
+        for port in (session.input, session.output)
     ]
     size, scaling = THIRD_PARTY[name]
     image = {

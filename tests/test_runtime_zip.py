@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,6 +13,7 @@ import pytest
 from edgekit import __version__, runtime_zip
 from edgekit.errors import InputError
 from tests.conftest import TinyRun
+from tests.interpreters import bare
 from tests.support import BUNDLE, edgekit
 
 PACKAGE = Path(runtime_zip.__file__).parent
@@ -32,16 +31,6 @@ def run(python: str, app: Path, *words: str | Path) -> subprocess.CompletedProce
     return subprocess.run([python, "-I", str(app), *map(str, words)], cwd=app.parent, capture_output=True, text=True)
 
 
-def bare(version: str) -> str:
-    """A Python of that version; skips where there is none."""
-    homes = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    found = [shutil.which(f"python{version}"), *(str(p) for p in homes.glob(f"{version}.*/bin/python"))]
-    for python in filter(None, found):
-        if subprocess.run([python, "-c", ""], capture_output=True).returncode == 0:
-            return python
-    pytest.skip(f"no python{version} here")
-
-
 def test_zip_is_below_its_limit_and_holds_the_runtime_alone(app: Path) -> None:
     assert app.stat().st_size < runtime_zip.LIMIT == 100_000
     assert app.stat().st_mode & 0o777 == 0o755
@@ -53,6 +42,8 @@ def test_zip_is_below_its_limit_and_holds_the_runtime_alone(app: Path) -> None:
     assert others == {"__main__.py", "LICENSE", "edgekit/__init__.py"}
     assert {Path(name).suffix for name in names - others} == {".py", ".json"}
     sources = {path.relative_to(PACKAGE.parent).as_posix() for path in (PACKAGE / "runtime").rglob("*.py")}
+    assert sources > {f"edgekit/runtime/engines/{name}" for name in runtime_zip.HOST_ONLY}
+    sources -= {f"edgekit/runtime/engines/{name}" for name in runtime_zip.HOST_ONLY}
     assert names - others == sources | {"edgekit/runtime/manifest.schema.json"}
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgekit import verify
+from edgekit.runtime import _port
 from edgekit.runtime.engines import litert
-from tests import nets
+from tests import interpreters, nets
 from tests.support import environment
 
 VARIABLE = "EDGEKIT_TFLITE_RUNTIME_PYTHON"
@@ -33,20 +31,11 @@ Array = npt.NDArray[Any]
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python(pytestconfig: pytest.Config) -> Path:
     """A Python that has tflite-runtime: the one that `VARIABLE` names, or a new environment from pip."""
     if given := os.environ.get(VARIABLE):
         return Path(given)
-    source = sys.executable if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
-    if source is None:
-        pytest.skip(f"tflite-runtime needs Python 3.11, which is not here (set {VARIABLE})")
-    folder = tmp_path_factory.mktemp("tflite-runtime")
-    subprocess.run([source, "-m", "venv", folder], check=True, capture_output=True)
-    pip: list[str | Path] = [folder / "bin" / "pip", "install", "--quiet", "--retries", "0", "--timeout", "5"]
-    got = subprocess.run([*pip, "tflite-runtime==2.14.*", "numpy<2"], capture_output=True, text=True)
-    if got.returncode:
-        pytest.skip(f"tflite-runtime cannot be installed (set {VARIABLE}): {got.stderr.strip().splitlines()[-1]}")
-    return folder / "bin" / "python"
+    return interpreters.environment(interpreters.bare("3.11"), [*interpreters.extra("tflite"), "pillow"], pytestconfig)
 
 
 def outputs(python: Path, path: Path, images: Array, folder: Path) -> tuple[str, Array]:
@@ -71,7 +60,7 @@ def test_exported_files_load_and_agree_in_tflite_runtime(
     artifact = every.artifacts[f"tflite-{precision}"]
     path = every.folder / artifact.path
     session = litert.load(str(path))
-    images = verify.quantize(nets.images(24, seed=31).numpy().transpose(0, 2, 3, 1), session.input)
+    images = _port.quantize(nets.images(24, seed=31).numpy().transpose(0, 2, 3, 1), session.input)
     said, got = outputs(python, path, images, tmp_path)
     wanted = np.stack([session.run(np.ascontiguousarray(image[None]))[0] for image in images])
     if precision == "fp32":

@@ -23,6 +23,7 @@ from edgekit.errors import MissingPackage, Shortfall
 from edgekit.export._tflite_table import Table
 from edgekit.quantize import _graph, _integer
 from edgekit.recipe import VerifySection
+from edgekit.runtime import _port
 from edgekit.runtime._port import Port
 from edgekit.types import Accuracy
 from tests import nets
@@ -87,16 +88,16 @@ PORT = Port("x", (1,), "int8", 0.5, 3)
 @given(st.integers(-128, 127), st.integers(-128, 127), st.floats(0.0001, 10))
 def test_quantize_undoes_dequantize(value: int, zero: int, scale: float) -> None:
     port = Port("x", (1,), "int8", scale, zero)
-    real = verify.dequantize(np.array([value], np.int8), port)
+    real = _port.dequantize(np.array([value], np.int8), port)
     assert real.dtype == np.float32
     assert float(real[0]) == pytest.approx(scale * (value - zero), rel=1e-6)
-    np.testing.assert_array_equal(verify.quantize(real, port), np.array([value], np.int8))
+    np.testing.assert_array_equal(_port.quantize(real, port), np.array([value], np.int8))
 
 
 @given(st.floats(-1e6, 1e6, width=32), st.sampled_from(["int8", "uint8"]))
 def test_quantize_rounds_to_the_nearest_step_and_saturates(value: float, dtype: str) -> None:
     port = Port("x", (1,), dtype, 0.25, 3)
-    (got,) = verify.quantize(np.array([value], np.float32), port)
+    (got,) = _port.quantize(np.array([value], np.float32), port)
     limits = np.iinfo(dtype)
     assert got.dtype == dtype
     assert got == min(max(round(value / 0.25) + 3, limits.min), limits.max)
@@ -104,14 +105,14 @@ def test_quantize_rounds_to_the_nearest_step_and_saturates(value: float, dtype: 
 
 def test_quantize_rounds_halves_to_even() -> None:
     values = np.array([0.25, 0.75, 1.25, -0.25, -0.75, 1e9, -1e9], np.float32)
-    np.testing.assert_array_equal(verify.quantize(values, PORT), [3, 5, 5, 3, 1, 127, -128])
+    np.testing.assert_array_equal(_port.quantize(values, PORT), [3, 5, 5, 3, 1, 127, -128])
 
 
 def test_ports_without_a_scale_pass_values_through() -> None:
     values = np.array([0.1, -7.5], np.float32)
     port = Port("x", (2,), "float32")
-    assert verify.quantize(values, port) is values
-    np.testing.assert_array_equal(verify.dequantize(values, port), values)
+    assert _port.quantize(values, port) is values
+    np.testing.assert_array_equal(_port.dequantize(values, port), values)
 
 
 # --- scores

@@ -10,9 +10,10 @@ from typing import Any
 from edgekit.inspect._report import Use
 from edgekit.runtime import _menu
 from edgekit.runtime._errors import RuntimeFault, first_line
+from edgekit.runtime.engines import _litert_gpu
 
-REMOTE = {"AzureExecutionProvider"}
-"""Execution providers that run nothing here."""
+SKIPPED = {"AzureExecutionProvider", *_litert_gpu.PROVIDERS}
+"""Execution providers that run nothing here, or that an interpreter does not know."""
 
 
 def uses(name: str, path: str) -> list[Use]:
@@ -30,7 +31,7 @@ def uses(name: str, path: str) -> list[Use]:
     package: Any = engine._package()  # type: ignore[attr-defined]
     found = []
     for provider in engine.providers():
-        if provider in REMOTE:
+        if provider in SKIPPED:
             continue
         look = _ort if engine.FORMAT == "onnx" else _tflite
         try:

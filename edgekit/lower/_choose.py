@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +25,7 @@ from edgekit.device import Device
 from edgekit.errors import Shortfall
 from edgekit.export import onnx as onnx_file
 from edgekit.export import tflite as tflite_file
-from edgekit.lower._trial import Trial, engines_for, quick_int8, time_files
+from edgekit.lower._trial import Trials, engines_for, quick_int8, time_files
 from edgekit.ops import BATCH_NORM, CLAMPS, MOVING
 from edgekit.quantize import _ptq
 from edgekit.quantize._annotate import Int8Quantizer
@@ -110,7 +111,7 @@ def choose_graph(
         A row for each rewrite of scope "graph".
 
     Raises:
-        Shortfall: a converter refuses the network, or nothing can be measured on a device.
+        Shortfall: a converter refuses the network, or nothing can be measured on a device that was reached.
     """
     with torch.no_grad():
         graph: GraphModule = trace(copy.deepcopy(module), size).module()
@@ -135,6 +136,7 @@ def choose_graph(
         return quick_int8(module, size, images, pixels, section, [form], scratch / label, rewrites)[form]
 
     whole: dict[str, Artifact] = {}
+    lost: dict[str, str] = {}
     for name in timed:
         found: dict[str, Path] = {}
         for form in sorted(formats, reverse=True):  # TFLite's converter is the one that needs rewrites most
@@ -153,6 +155,9 @@ def choose_graph(
             found[f"with {form}"] = scratch / "with" / whole[form].path
         else:
             trials = time_files(found, devices, console)
+            lost |= trials.lost
+            devices = {name: device for name, device in devices.items() if name not in lost}  # not asked again
+            trials = replace(trials, lost=lost)
             rows.append(_timed(name, "graph", trials, {form: (f"without {form}", f"with {form}") for form in formats}))
     return sorted(rows, key=lambda row: row.name)
 
@@ -179,7 +184,7 @@ def choose_file(
         A row for each rewrite that matches.
 
     Raises:
-        Shortfall: nothing can be measured on a device.
+        Shortfall: nothing can be measured on a device that was reached.
     """
     form, _, precision = artifact.partition("-")
     data_with, applied = exporter.lowered(data)
@@ -201,11 +206,10 @@ def choose_file(
     return sorted(rows, key=lambda row: row.name)
 
 
-def _timed(
-    name: str, scope: str, trials: Sequence[Trial], pairs: Mapping[str, tuple[str, str]], artifact: str = ""
-) -> Rewrite:
+def _timed(name: str, scope: str, trials: Trials, pairs: Mapping[str, tuple[str, str]], artifact: str = "") -> Rewrite:
     """A row from the trials of the files (without, with) the rewrite, by format."""
-    found = {(trial.device, trial.engine, trial.file): trial for trial in trials}
+    found = {(trial.device, trial.engine, trial.file): trial for trial in trials.rows}
+    lost = bool(trials.lost)
     effects: dict[str, dict[str, tuple[float, float]]] = {}
     setups = []
     for device, engine, file in found:
@@ -217,9 +221,12 @@ def _timed(
     if not effects:
         if any(file == bare for *_, file in found for bare, _ in pairs.values()):
             return Rewrite(name, scope, False, "left out: no engine runs the file with it", artifact=artifact)
-        return Rewrite(name, scope, True, "not measured: no engine runs the file without it", artifact=artifact)
+        why = (not found and trials.missing) or "no engine runs the file without it"
+        return Rewrite(name, scope, True, f"not measured: {why}", artifact=artifact, lost=lost)
     setup = f"measured: {', '.join(dict.fromkeys(setups))}, 1 thread"
-    return decide(name, scope, effects, setup, artifact)
+    if lost:
+        setup += f"; not there: {'; '.join(trials.lost.values())}"
+    return replace(decide(name, scope, effects, setup, artifact), lost=lost)
 
 
 def _lowered(graph: GraphModule, rewrites: Collection[str]) -> tuple[GraphModule, dict[str, int]]:

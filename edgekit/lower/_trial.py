@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from edgekit import choices
 from edgekit.console import Console
 from edgekit.device import Device, RunSection
+from edgekit.errors import Unreached
 from edgekit.profile.run import profile
 from edgekit.quantize import _ptq
 from edgekit.recipe import QuantizeSection
@@ -39,39 +40,69 @@ class Trial:
     """p50 of the quietest of the rounds, which other work on the machine disturbs least."""
 
 
+@dataclass(frozen=True)
+class Trials:
+    """What was measured, and where nothing was."""
+
+    rows: tuple[Trial, ...]
+    """In the order device, file, engine."""
+    emulated: tuple[str, ...] = ()
+    """Devices that run the files, but where time is not measured."""
+    lost: Mapping[str, str] = field(default_factory=dict)
+    """Why a device was not reached, in one line, by its name."""
+
+    @property
+    def missing(self) -> str:
+        """Devices that run the files and were not timed, in words; empty where there are none."""
+        parts = [f"{name} is emulated" for name in self.emulated]
+        return "; ".join([*parts, *self.lost.values()])
+
+
 def time_files(
     files: Mapping[str, Path], devices: Mapping[str, Device], console: Console, seconds: float = SECONDS
-) -> list[Trial]:
+) -> Trials:
     """Measure files in turns (`edgekit.profile.run`), one thread, with every engine of each device that runs them.
 
     Args:
         files: ``.onnx`` and ``.tflite`` files by names of the caller's choice.
-        devices: where; one that runs none of the formats, or is emulated, is left out.
+        devices: where; one that runs none of the formats, is emulated, or is not reached, is left out.
         console: progress.
         seconds: measured time of each file in each engine.
 
-    Returns:
-        What could be measured, in the order device, file, engine.
-
     Raises:
         InputError: a device file states another architecture than the machine has.
-        Shortfall: nothing at all could be measured on a device that has an engine for the files.
+        Shortfall: nothing at all could be measured on a device that was reached and has an engine for the files.
     """
     artifacts = [
         Artifact(name, path.suffix[1:], "", str(path.resolve()), "", 0, 0, (), _NOTHING, _NOTHING)  # type: ignore[arg-type]
         for name, path in files.items()
     ]
-    found = []
+    found: list[Trial] = []
+    emulated, lost = [], {}
     for name, device in devices.items():
         engines = engines_for((path.suffix[1:] for path in files.values()), device)
-        if not engines or device.reach.by == "qemu":  # nothing is timed there
+        if not engines:
+            continue
+        if not is_timed(device):
+            emulated.append(name)
             continue
         section = RunSection.model_validate(
             {"engines": engines, "threads": [1], "warmup": WARMUP, "seconds": seconds, "rounds": ROUNDS}
         )
-        measured = profile(artifacts, Path(), {name: device.model_copy(update={"run": section})}, console)
+        try:
+            measured = profile(artifacts, Path(), {name: device.model_copy(update={"run": section})}, console)
+        except Unreached as trouble:
+            lost[name] = str(trouble)
+            console.say(f"  not timed there: {trouble}")
+            continue
         found += [_trial(timing, measured.machines[name]) for timing in measured.timings]
-    return found
+    return Trials(tuple(found), tuple(emulated), lost)
+
+
+def is_timed(device: Device) -> bool:
+    """Whether times are measured there: not on an emulated device."""
+    reach = choices.pick("edgekit.reach", device.reach.by, f"{device.name}: reach.by")
+    return getattr(reach, "KIND", "measured") == "measured"
 
 
 def engines_for(formats: Iterable[str], device: Device) -> list[str]:

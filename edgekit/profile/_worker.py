@@ -8,23 +8,40 @@ import signal
 import subprocess
 import threading
 from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any, Self
 
 
 class WorkerFault(Exception):
-    """The measuring process failed, died, or does not answer; one line says which."""
+    """The measuring process failed, died, or does not answer; one line says which.
+
+    Args:
+        message: the line.
+        lost: the process or the way to it was lost, so that another try may do better.
+    """
+
+    def __init__(self, message: str, lost: bool = False) -> None:
+        super().__init__(message)
+        self.lost = lost
 
 
 class Worker:
     """A process that answers one line of JSON to each line of JSON.
 
     Used as a context manager; leaving it ends the process whatever state it is in.
+
+    Args:
+        process: with pipes for text.
+        explain: what an exit status and the last words on stderr mean, where the process is only the way to another.
     """
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[str], explain: Callable[[int, Sequence[str]], str] | None = None
+    ) -> None:
         self._process = process
+        self._explain = explain
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._chatter: deque[str] = deque(maxlen=20)
         assert process.stdout is not None
@@ -44,16 +61,23 @@ class Worker:
     ) -> None:
         self.close()
 
+    def kill(self) -> None:
+        """End the process; whoever waits for its answer gets a `WorkerFault`. Any thread may do this."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the process, whatever it is doing."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
         self._process.kill()
         self._process.wait()
+        with suppress(BrokenPipeError):  # a request that was never read
+            self._process.stdin.close()  # what it has started, on another machine perhaps, sees the end too
         for reader in self._readers:
             reader.join(timeout=5)
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            assert pipe is not None
-            with suppress(BrokenPipeError):  # a request that was never read
-                pipe.close()
+        self._process.stdout.close()
+        self._process.stderr.close()
 
     def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
         """Send a request and wait for the answer.
@@ -70,7 +94,7 @@ class Worker:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise WorkerFault(self._obituary()) from None
+            raise WorkerFault(self._obituary(), lost=True) from None
         return self.listen(timeout)
 
     def listen(self, timeout: float) -> dict[str, Any]:
@@ -78,15 +102,17 @@ class Worker:
         try:
             line = self._lines.get(timeout=timeout)
         except queue.Empty:
-            raise WorkerFault(f"no answer from the measuring process within {timeout:.0f} s") from None
+            raise WorkerFault(f"no answer from the measuring process within {timeout:.0f} s", lost=True) from None
         if line is None:
-            raise WorkerFault(self._obituary())
+            raise WorkerFault(self._obituary(), lost=True)
         try:
-            answer: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError:
-            raise WorkerFault(f"the measuring process answered {line.strip()[:80]!r}") from None
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise WorkerFault(f"the measuring process answered {line.strip()[:80]!r}")
         if "error" in answer:
-            raise WorkerFault(answer["error"])
+            raise WorkerFault(str(answer["error"]))
         return answer
 
     def _read_answers(self, stdout: IO[str]) -> None:
@@ -104,4 +130,6 @@ class Worker:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         hint = " (out of memory?)" if status == -signal.SIGKILL else ""
         said = [line.strip() for line in self._chatter if line.strip()]
+        if self._explain is not None:
+            return self._explain(status, said)
         return f"the measuring process {how}{hint}" + (f": {said[-1]}" if said else "")

@@ -7,7 +7,7 @@ import hashlib
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,7 @@ from edgekit import choices
 from edgekit.console import Advance, Console
 from edgekit.device import Device
 from edgekit.errors import Shortfall
+from edgekit.profile import _prefixes
 from edgekit.profile._fleet import Fleet
 from edgekit.profile._keep import Keep
 from edgekit.profile._worker import WorkerFault
@@ -31,6 +32,8 @@ ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
 """What a file is run with here, as verification does."""
 TIMEOUT = 600.0
 """Seconds for all images of one file, and a second for each of them beyond that."""
+TRACED = 4
+"""Images that parts of a file run on, to find the layer where two machines part."""
 SLACK = 1
 """Images whose top-1 class may differ from that here, however few images there are."""
 
@@ -104,6 +107,9 @@ def score(
             if row is None:
                 there = _ask(fleet, _reach(name, device), device, artifact, engine, folder, file, images)
                 row = _compare(artifact, engine, name, there, here[artifact.id], images, agreement)
+                if not row.passed or (artifact.precision == "int8" and row.max_difference):
+                    worst = _worst(there, here[artifact.id], images)
+                    row = replace(row, diverges=_diverges(fleet, name, device, artifact, engine, folder, worst))
                 kept.add(key, row)
             return row
 
@@ -185,6 +191,41 @@ def _ask(
     }
     with fleet.worker(reach, ["-m", "edgekit.runtime._outputs"], device) as worker:
         return _decoded(worker.ask(request, TIMEOUT + len(images.pixels)), len(images.pixels))
+
+
+def _worst(there: _Answer, here: _Answer, images: TestImages) -> TestImages:
+    """The images whose outputs are furthest apart."""
+    gap = np.nan_to_num(np.abs(there.outputs.astype(np.float64) - here.outputs), nan=np.inf).max(1)
+    return replace(images, pixels=images.pixels[np.argsort(-gap, kind="stable")[:TRACED]])
+
+
+def _diverges(
+    fleet: Fleet, name: str, device: Device, artifact: Artifact, engine: str, folder: Path, images: TestImages
+) -> str:
+    """The layer from which on a device computes something else than this machine (`edgekit.profile._prefixes`).
+
+    Raises:
+        WorkerFault: the device was lost.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        pixels = Path(scratch) / "pixels.npy"
+        np.save(pixels, images.pixels)
+
+        def there(part: Artifact, where: Path) -> npt.NDArray[Any]:
+            return _ask(fleet, _reach(name, device), device, part, engine, where, pixels, images).outputs
+
+        def here(part: Artifact, where: Path) -> npt.NDArray[Any]:
+            try:
+                return _here(part, where, pixels, images).outputs
+            except Shortfall as trouble:
+                raise WorkerFault(str(trouble)) from None
+
+        try:
+            return _prefixes.first(artifact, folder, there, here)
+        except WorkerFault as fault:
+            if fault.lost:
+                raise
+            return f"not found: a part of the file cannot be run: {fault}"
 
 
 def _decoded(answer: Mapping[str, Any], count: int) -> _Answer:

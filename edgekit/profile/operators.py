@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from edgekit.errors import Shortfall
 from edgekit.profile._worker import Worker, WorkerFault
 from edgekit.types import OperatorProfile, OperatorRow
 
+ARGV = ("-m", "edgekit.runtime._trace")
 TIMEOUT = 600.0
 """Seconds, beyond what was asked for: loading a file some dozen times on a slow device."""
 FAMILIES = {
@@ -28,6 +30,8 @@ FAMILIES = {
 }
 """Operators by what they do, under whatever name: the first family of which a word is in the name."""
 OTHER = "others"
+FAR = 1.5
+"""A profile whose `raw_ms` is further from its total than by this factor, either way, is rough (`rough`)."""
 
 
 def profile_operators(
@@ -57,33 +61,57 @@ def profile_operators(
     Raises:
         Shortfall: the file cannot be run there, or the process died.
     """
-    request: dict[str, Any] = {
-        "model": str(path),
-        "engine": engine,
-        "threads": threads,
-        "provider": provider,
-        "seconds": seconds,
-    }
-    with Worker((start or _here)(["-m", "edgekit.runtime._trace"])) as worker:
+    with Worker((start or _here)(ARGV)) as worker:
         try:
-            answer = worker.ask(request, seconds + TIMEOUT)
+            return ask(worker, path, artifact_id, engine, threads, seconds, device, provider)
         except WorkerFault as fault:
             raise Shortfall(f"{artifact_id} on {engine} on {device}: operators were not timed: {fault}") from None
-    total = answer["total_ms"]
-    return OperatorProfile(
-        artifact=artifact_id,
-        engine=engine,
-        engine_version=answer["version"],
-        device=device,
-        threads=threads,
-        method=answer["method"],
-        total_ms=total,
-        raw_ms=answer["raw_ms"],
-        rows=tuple(
-            OperatorRow(row["op"], layer(row["name"]), row["ms"], row["ms"] / total, row["where"], row["dtype"])
-            for row in answer["rows"]
-        ),
-    )
+
+
+def ask(
+    worker: Worker,
+    path: str | Path,
+    artifact_id: str,
+    engine: str,
+    threads: int,
+    seconds: float,
+    device: str,
+    provider: str | None,
+) -> OperatorProfile:
+    """The same, by a process that was started with `ARGV`.
+
+    Raises:
+        WorkerFault: the file cannot be run there, the process died, or its answer makes no sense.
+    """
+    request = {"model": str(path), "engine": engine, "threads": threads, "provider": provider, "seconds": seconds}
+    answer = worker.ask(request, seconds + TIMEOUT)
+    try:
+        total = _time(answer["total_ms"])
+        return OperatorProfile(
+            artifact=artifact_id,
+            engine=engine,
+            engine_version=str(answer["version"]),
+            device=device,
+            threads=threads,
+            method=str(answer["method"]),
+            total_ms=total,
+            raw_ms=_time(answer["raw_ms"]),
+            rows=tuple(_row(row, total) for row in answer["rows"]),
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise WorkerFault(f"the measuring process answered no times of operators ({error!r})") from None
+
+
+def _row(row: Mapping[str, Any], total: float) -> OperatorRow:
+    op, name, where, dtype = (str(row[key]) for key in ("op", "name", "where", "dtype"))
+    ms = _time(row["ms"])
+    return OperatorRow(op, layer(name), ms, ms / total, where, dtype)
+
+
+def _time(value: Any) -> float:
+    if not 0 <= float(value) < math.inf:
+        raise ValueError(f"{value} ms")
+    return float(value)
 
 
 def layer(name: str) -> str:
@@ -95,6 +123,17 @@ def layer(name: str) -> str:
 def hottest(profile: OperatorProfile, count: int = 10) -> tuple[OperatorRow, ...]:
     """The operators that take most time, most first."""
     return tuple(sorted(profile.rows, key=lambda row: -row.ms)[:count])
+
+
+def rough(profile: OperatorProfile) -> str:
+    """A caution where the operators' own times were far from that of a whole inference; else empty."""
+    low, high = sorted((profile.raw_ms, profile.total_ms))
+    if high <= FAR * low:
+        return ""
+    return (
+        f"the operators of {profile.artifact} added up to {profile.raw_ms:.3g} ms before they were brought to the "
+        f"{profile.total_ms:.3g} ms of a whole inference: its shares are rough"
+    )
 
 
 def family(op: str) -> str:
@@ -136,19 +175,24 @@ def compare_families(before: OperatorProfile, after: OperatorProfile) -> tuple[D
     return _differences(families(before), families(after))
 
 
-def because(before: OperatorProfile, after: OperatorProfile) -> str:
-    """One sentence: which of the two is faster, by how much, what makes it so and what stands against it."""
+def because(before: OperatorProfile, after: OperatorProfile, same: bool = False) -> str:
+    """One sentence: which of the two is faster, by how much, what makes it so and what stands against it.
+
+    Args:
+        before: what is compared with.
+        after: what the sentence is about.
+        same: their times cannot be told apart (`edgekit.verdict.equal`), so neither is called faster.
+    """
     pair = _title(before, after), _title(after, before)
     ratio = before.total_ms / after.total_ms
     word = "faster" if ratio >= 1 else "slower"
     found = compare_families(before, after)
     for_it = [each for each in found if each.gained_ms * (ratio - 1) > 0]
     against = [each for each in found if each.gained_ms * (ratio - 1) < 0]
-    text = (
-        f"{pair[1]} is {word} than {pair[0]} ({after.total_ms:.2f} ms against {before.total_ms:.2f} ms, {ratio:.2f}x)"
-    )
+    words = "about as fast as" if same else f"{word} than"
+    text = f"{pair[1]} is {words} {pair[0]} ({_ms(after.total_ms)} ms against {_ms(before.total_ms)} ms, {ratio:.2f}x)"
     if for_it:
-        text += f" because {_spend(for_it[0], before, after)}"
+        text += f"{':' if same else ' because'} {_spend(for_it[0], before, after)}"
         if len(for_it) > 1:
             text += f", and {_spend(for_it[1], before, after)}"
     if against and abs(against[0].gained_ms) > 0.02 * before.total_ms:
@@ -161,9 +205,13 @@ def _spend(difference: Difference, before: OperatorProfile, after: OperatorProfi
     layers = _differences(_layers(rows[0]), _layers(rows[1]))
     most = max(layers, key=lambda each: each.gained_ms * (1 if difference.gained_ms > 0 else -1))
     return (
-        f"{difference.name} take {difference.after_ms:.2f} ms instead of {difference.before_ms:.2f} ms "
-        f"(most in {most.name}: {most.after_ms:.3f} against {most.before_ms:.3f})"
+        f"{difference.name} take {_ms(difference.after_ms)} ms instead of {_ms(difference.before_ms)} ms "
+        f"(most in {most.name}: {_ms(most.after_ms)} against {_ms(most.before_ms)})"
     )
+
+
+def _ms(value: float) -> str:
+    return f"{value:#.3g}".rstrip(".")
 
 
 def _title(one: OperatorProfile, other: OperatorProfile) -> str:

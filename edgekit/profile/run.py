@@ -1,157 +1,282 @@
 """The profile stage: latency, load time and peak memory of every artifact on every device.
 
-One process per artifact x engine x threads; all that fit into memory are opened first, then measured one at a time in
-rounds, each round in another (seeded) order, so that drift of the machine hits all of them alike.
+All devices at once, a thread each; what is measured on one device is measured alone there, under that machine's lock
+(`edgekit.runtime.machine`). One process per artifact x engine x threads x batch; all that fit into memory are opened
+first, then measured one at a time in rounds, each round in another (seeded) order, so that drift of the machine hits
+all of them alike. `edgekit.profile.protocol` says it in full.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from time import sleep
 from types import ModuleType
 from typing import Any
 
-from edgekit import choices
+from pydantic import TypeAdapter, ValidationError
+
+from edgekit import __version__, choices
 from edgekit.console import Advance, Console
 from edgekit.device import Device
-from edgekit.errors import InputError, Shortfall
-from edgekit.profile import _stats
-from edgekit.profile._worker import Worker, WorkerFault
+from edgekit.errors import InputError, Shortfall, Unreached
+from edgekit.profile import _estimate, protocol
+from edgekit.profile._fleet import Fleet
+from edgekit.profile._job import MINUTE, Golden, Job
+from edgekit.profile._keep import Keep
+from edgekit.profile._worker import Worker
+from edgekit.reach._remote import Refused
 from edgekit.runtime import _menu
 from edgekit.types import Artifact, Failure, Machine, Profile, Timing
 
 SEED = 0
-MIN_SAMPLES = 3
-"""Of each round, however slow the model is."""
-OPEN_TIMEOUT = 180.0
-RUN_TIMEOUT = 60.0
-"""Seconds, beyond what the round is expected to take."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What all devices have in common."""
+
+    artifacts: Sequence[Artifact]
+    folder: Path
+    kept: Keep
+    fleet: Fleet
+    golden: Golden | None
+    minute: float
 
 
 @dataclass
-class _Job:
-    """One artifact x engine x threads on its way to a `Timing` or a `Failure`."""
+class _Target:
+    """One device and its jobs."""
 
-    artifact: Artifact
-    engine: str
-    threads: int
-    worker: Worker | None = None
-    ready: dict[str, Any] = field(default_factory=dict)
-    samples: list[float] = field(default_factory=list)
-    loads: list[float] = field(default_factory=list)
-    rss_bytes: int = 0
-    reason: str = ""
+    name: str
+    device: Device
+    reach: ModuleType
+    jobs: list[Job] = field(default_factory=list)
+    machine: Machine | None = None
+    trouble: str = ""
+    """Why it could not be reached at all."""
 
 
-def profile(artifacts: Sequence[Artifact], folder: Path, devices: Mapping[str, Device], console: Console) -> Profile:
-    """Measure every artifact with every engine of each device that runs its format, at each thread count.
+def profile(
+    artifacts: Sequence[Artifact],
+    folder: Path,
+    devices: Mapping[str, Device],
+    console: Console,
+    keep: Path | None = None,
+    bundle: Path | None = None,
+    minute: float = MINUTE,
+) -> Profile:
+    """Measure every artifact with every engine of each device that runs its format, at each thread count and batch.
 
-    `RunSection.warmup` inferences that do not count precede each round, as other models ran in between.
+    How, says `edgekit.profile.protocol`.
 
     Args:
         artifacts: what to measure.
         folder: where the artifacts' files are.
         devices: by the name that results carry.
         console: progress.
+        keep: folder of results. What an earlier call has left there, of the same file, engine, settings and machine,
+            is not measured again; what is measured is added; anything else is removed.
+        bundle: whose golden images are predicted end to end; None leaves that out.
+        minute: seconds of each row of a sustained measurement.
 
     Returns:
         Timings and, for what could not be measured, failures with the reason, both in the order
-        device, artifact, engine, threads.
+        device, artifact, engine, threads, batch. A device that was not reached has no machine.
 
     Raises:
         InputError: a device file states another architecture than the machine has.
-        Shortfall: nothing at all could be measured on a device.
+        Shortfall: nothing at all could be measured, on no device; or the bundle is damaged.
     """
-    machines: dict[str, Machine] = {}
-    timings: list[Timing] = []
-    failures: list[Failure] = []
-    for name, device in devices.items():
-        reach = choices.pick("edgekit.reach", device.reach.by, f"{name}: reach.by")
-        machines[name] = _machine(reach, name, device)
-        jobs = [
-            _Job(artifact, engine, threads)
-            for artifact in artifacts
-            for engine in device.run.engines
-            if artifact.format == _menu.engine(engine).FORMAT
-            for threads in device.run.threads
-        ]
-        with console.bar(f"measuring on {name}", len(jobs) * (device.run.rounds + 1)) as advance:
-            waiting = [job for job in jobs if _fits(job, machines[name])]
-            while waiting:
-                waiting = _measure(waiting, folder, reach, device, advance)
-        for job in jobs:
-            if job.reason:
-                failures.append(Failure(job.artifact.id, job.engine, name, job.threads, job.reason))
-            else:
-                timings.append(_timing(job, name, device))
-        if all(job.reason for job in jobs):
-            raise Shortfall(f"{name}: nothing was measured: {_why(jobs, device, artifacts)}")
-    return Profile(machines, tuple(timings), tuple(failures))
+    kept, fleet = Keep(keep), Fleet()
+    golden = Golden.of(bundle) if bundle else None
+    plan = _Plan(artifacts, folder, kept, fleet, golden, minute)
+    targets = [
+        _Target(name, device, choices.pick("edgekit.reach", device.reach.by, f"{name}: reach.by"))
+        for name, device in devices.items()
+    ]
+    for target in targets:
+        target.jobs = _jobs(artifacts, target.device, 1)
+    steps = sum(len(target.jobs) * (target.device.run.rounds + 1) for target in targets)
+    with console.bar(f"measuring on {', '.join(devices)}", steps) as advance:
+
+        def visit(target: _Target) -> None:
+            def named(steps: int = 1, status: str = "") -> None:
+                advance(steps, status if len(targets) == 1 else f"{target.name}: {status}")
+
+            try:
+                _visit(target, plan, console, named)
+            except Shortfall as trouble:
+                _give_up(target, str(trouble))
+
+        fleet.each([partial(visit, target) for target in targets])
+    kept.tidy()
+    if not any(job.timing for target in targets for job in target.jobs):
+        kind = Unreached if all(target.trouble for target in targets) else Shortfall
+        raise kind("\n".join(_why(target, artifacts) for target in targets))
+    return Profile(
+        {target.name: target.machine for target in targets if target.machine},
+        tuple(job.timing for target in targets for job in target.jobs if job.timing),
+        tuple(failure for target in targets for failure in _failures(target, artifacts)),
+    )
 
 
-def _machine(reach: ModuleType, name: str, device: Device) -> Machine:
-    with Worker(reach.start(["-m", "edgekit.runtime.machine"], device)) as worker:
+def _jobs(artifacts: Sequence[Artifact], device: Device, cores: int) -> list[Job]:
+    """The rows of a device with so many cores."""
+    return [
+        Job(artifact, engine, threads, batch)
+        for artifact in artifacts
+        for engine in device.run.engines
+        if artifact.format == _menu.engine(engine).FORMAT
+        for threads in device.run.thread_counts(cores)
+        for batch in device.run.batch
+    ]
+
+
+def _visit(target: _Target, plan: _Plan, console: Console, advance: Advance) -> None:
+    """All of one device.
+
+    Raises:
+        Shortfall: it cannot be reached, or not any more.
+    """
+    with plan.fleet.machine(target.name, target.reach, target.device, console) as facts:
+        target.machine = _machine(target, facts)
+        target.jobs = _jobs(plan.artifacts, target.device, target.machine.cores)
+        for job in target.jobs:
+            job.key = _key(job, target, plan, facts)
+            job.timing = plan.kept.find(job.key, Timing)
+        found = sum(job.over for job in target.jobs)
+        if found:
+            console.say(f"  {target.name}: {found} of {len(target.jobs)} measured before")
+        if getattr(target.reach, "KIND", "measured") == "estimated":
+            _estimate_all(target, plan, advance)
+            return
+        waiting = [job for job in target.jobs if not job.over and _fits(job, target.machine)]
+        while waiting:
+            waiting = _measure(waiting, target, plan, advance)
+
+
+def _estimate_all(target: _Target, plan: _Plan, advance: Advance) -> None:
+    """Of a device that is emulated nothing is timed: instructions are counted, and milliseconds estimated."""
+    for job in target.jobs:
+        if job.over:
+            continue
         try:
-            facts = worker.listen(OPEN_TIMEOUT)
-        except WorkerFault as fault:
-            raise Shortfall(f"{name}: cannot be reached by {device.reach.by}: {fault}") from None
-    machine = Machine(**{**facts, "features": tuple(facts["features"])})
-    if device.arch not in ("any", machine.arch):
+            if job.batch != 1:
+                raise Shortfall(f"a batch of {job.batch}: times are estimated for one image")
+            timing = _estimate.estimate(job.artifact, plan.folder, job.engine, job.threads, target.device)
+        except Shortfall as trouble:
+            job.fail(str(trouble))
+        else:
+            job.timing = replace(timing, device=target.name)
+            plan.kept.add(job.key, job.timing)
+        advance(target.device.run.rounds + 1, str(job))
+
+
+def _give_up(target: _Target, trouble: str) -> None:
+    target.trouble = f"cannot be reached by {target.device.reach.by}: {trouble}"
+    for job in target.jobs:
+        if not job.over:
+            job.fail(target.trouble, lost=True)
+
+
+def _machine(target: _Target, facts: dict[str, Any]) -> Machine:
+    """What the device says it is."""
+    try:
+        machine = TypeAdapter(Machine).validate_python(facts)
+    except ValidationError as error:
+        raise Shortfall(f"it says {str(facts)[:60]}: {str(error).splitlines()[0]}") from None
+    if target.device.arch not in ("any", machine.arch):
         raise InputError(
-            f'{name}: the device file says arch = "{device.arch}", but the machine reached by "{device.reach.by}" '
-            f"is {machine.arch}; correct arch, or reach.by"
+            f'{target.name}: the device file says arch = "{target.device.arch}", but the machine reached by '
+            f'"{target.device.reach.by}" is {machine.arch}; correct arch, or reach.by'
         )
     return machine
 
 
-def _fits(job: _Job, machine: Machine) -> bool:
+def _key(job: Job, target: _Target, plan: _Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
+    run = target.device.run.model_dump(exclude={"engines", "threads", "batch"})
+    file = plan.folder / job.artifact.path
+    return {
+        "edgekit": __version__,
+        "protocol": [protocol.VERSION, plan.minute],
+        "artifact": job.artifact.id,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "",
+        "engine": [job.engine, facts.get("engines", {}).get(job.engine)],
+        "threads": job.threads,
+        "batch": job.batch,
+        "golden": plan.golden and plan.golden.key,
+        "device": target.name,
+        "reach": target.device.reach.model_dump(exclude={"timeout"}),
+        "run": run,
+        "estimate": target.device.estimate and target.device.estimate.model_dump(),
+        "machine": asdict(target.machine) if target.machine else None,
+    }
+
+
+def _fits(job: Job, machine: Machine) -> bool:
     if job.threads > machine.cores:
-        job.reason = f"{job.threads} threads asked for, but only {machine.cores} cores can be used"
+        job.fail(f"{job.threads} threads asked for, but only {machine.cores} cores can be used")
     return not job.reason
 
 
-def _measure(jobs: list[_Job], folder: Path, reach: ModuleType, device: Device, advance: Advance) -> list[_Job]:
+def _measure(jobs: list[Job], target: _Target, plan: _Plan, advance: Advance) -> list[Job]:
     """Fill in the jobs: samples, or the reason why there are none. Returns those that memory has no room for yet."""
-    plan, shuffle = device.run, random.Random(SEED).shuffle  # noqa: S311
+    run, shuffle = target.device.run, random.Random(SEED).shuffle  # noqa: S311
     with ExitStack() as stack:
-        opened = _open(jobs, folder, reach, device, advance, stack)
-        for _ in range(plan.rounds):
+        opened = _open(jobs, target, plan, advance, stack)
+        for job in opened:
+            job.warm_up(run)
+        for number in range(run.rounds):
             order = [job for job in opened if not job.reason]
             if not order:
                 break
             shuffle(order)
-            sleep(plan.cooldown)
+            plan.fleet.pause(run.cooldown)
             for job in order:
-                _run(job, device)
-                advance(1, _title(job))
+                if run.fresh and number:
+                    job.renew(_start(target, plan, stack), run)
+                job.round(run)
+                advance(1, str(job))
+        bundle, trouble = _sent(target, plan)
         for job in opened:
+            if run.provider(job.engine):
+                job.copy()
+            job.whole(run, plan.golden, bundle, trouble)
+            job.count_energy(run)
+            for word in job.sustain(run.sustained, plan.minute):
+                advance(0, f"{job}, {word}")
             if not job.reason:
-                job.rss_bytes = _ask(job, {"stop": True}, OPEN_TIMEOUT).get("rss_bytes", 0)
+                plan.kept.add(job.key, job.finish(run, target.name))
     return jobs[len(opened) :]
 
 
-def _open(
-    jobs: list[_Job], folder: Path, reach: ModuleType, device: Device, advance: Advance, stack: ExitStack
-) -> list[_Job]:
+def _open(jobs: list[Job], target: _Target, plan: _Plan, advance: Advance, stack: ExitStack) -> list[Job]:
     """Start the workers of as many jobs as fit into memory together, of one at least."""
-    opened: list[_Job] = []
+    opened: list[Job] = []
     largest = 0
     for job in jobs:
-        job.worker = stack.enter_context(Worker(reach.start(["-m", "edgekit.runtime.bench"], device)))
+        file = plan.folder / job.artifact.path
+        try:  # a file that is not there: the device will say so
+            model = plan.fleet.send(target.reach, file, target.device) if file.is_file() else str(file)
+        except Refused as trouble:
+            job.fail(str(trouble), lost=True)
+            opened.append(job)
+            continue
         request = {
-            "model": str((folder / job.artifact.path).resolve()),
+            "model": model,
             "engine": job.engine,
             "threads": job.threads,
-            "provider": None,
+            "provider": target.device.run.provider(job.engine),
             "seed": SEED,
         }
-        job.ready = _ask(job, request, OPEN_TIMEOUT)
+        job.open(_start(target, plan, stack), request)
         opened.append(job)
-        advance(1, _title(job))
+        advance(1, str(job))
         largest = max(largest, job.ready.get("rss_bytes", 0))
         available = job.ready.get("available_bytes")
         if available is not None and available < 2 * largest:
@@ -159,57 +284,43 @@ def _open(
     return opened
 
 
-def _run(job: _Job, device: Device) -> None:
-    plan = device.run
-    seconds = plan.seconds / plan.rounds
-    slow = 10 * (plan.warmup + MIN_SAMPLES) * job.ready["first_ms"] / 1000
-    request = {"run": {"warmup": plan.warmup, "seconds": seconds, "min_samples": MIN_SAMPLES}}
-    answer = _ask(job, request, RUN_TIMEOUT + seconds + slow)
-    if answer:
-        job.samples += answer["ms"]
-        job.loads.append(answer["load_average"] or 0.0)
+def _start(target: _Target, plan: _Plan, stack: ExitStack) -> Worker:
+    """A measuring process, ended with the stack at the latest."""
+    return stack.enter_context(plan.fleet.worker(target.reach, ["-m", "edgekit.runtime.bench"], target.device))
 
 
-def _ask(job: _Job, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-    """The worker's answer; empty, and the job's reason set, where there is none."""
-    assert job.worker is not None
+def _sent(target: _Target, plan: _Plan) -> tuple[str, str]:
+    """The bundle on the device, or why it is not there."""
+    if plan.golden is None:
+        return "", "no bundle with golden images"
     try:
-        return job.worker.ask(request, timeout)
-    except WorkerFault as fault:
-        job.reason = str(fault)
-        job.worker.close()  # one that hangs must not slow the others
-        return {}
+        return plan.fleet.send(target.reach, plan.golden.bundle, target.device), ""
+    except Refused as trouble:
+        return "", str(trouble)
 
 
-def _title(job: _Job) -> str:
-    return f"{job.artifact.id} on {job.engine}"
+def _failures(target: _Target, artifacts: Sequence[Artifact]) -> list[Failure]:
+    if not target.jobs:  # say so of each file, lest the device be missing from the report without a word
+        reason = target.trouble or _unsuited(target, artifacts)
+        engine, threads = target.device.run.engines[0], target.device.run.thread_counts(1)[0]
+        return [Failure(artifact.id, engine, target.name, threads, reason) for artifact in artifacts]
+    return [
+        Failure(job.artifact.id, job.engine, target.name, job.threads, job.reason, job.lost)
+        for job in target.jobs
+        if job.reason
+    ]
 
 
-def _timing(job: _Job, name: str, device: Device) -> Timing:
-    return Timing(
-        artifact=job.artifact.id,
-        engine=job.engine,
-        engine_version=job.ready["version"],
-        provider=job.ready["provider"],
-        device=name,
-        threads=job.threads,
-        batch=job.ready["batch"],
-        kind="measured",
-        load_ms=job.ready["load_ms"],
-        first_ms=job.ready["first_ms"],
-        warmup=device.run.warmup,
-        rounds=device.run.rounds,
-        rss_bytes=job.rss_bytes,
-        load_average=max(job.loads),
-        samples=tuple(job.samples),
-        **_stats.summary(job.samples),
-    )
+def _why(target: _Target, artifacts: Sequence[Artifact]) -> str:
+    """Why nothing was measured on a device."""
+    if target.trouble:
+        return f"{target.name}: {target.trouble}"
+    reasons = dict.fromkeys(job.reason for job in target.jobs) or [_unsuited(target, artifacts)]
+    return f"{target.name}: nothing was measured: {'; '.join(reasons)}"
 
 
-def _why(jobs: list[_Job], device: Device, artifacts: Sequence[Artifact]) -> str:
+def _unsuited(target: _Target, artifacts: Sequence[Artifact]) -> str:
     if not artifacts:
         return "there are no artifacts"
-    if not jobs:
-        formats = ", ".join(sorted({artifact.format for artifact in artifacts}))
-        return f"none of its engines ({', '.join(device.run.engines)}) runs {formats} files"
-    return "; ".join(dict.fromkeys(job.reason for job in jobs))
+    formats = ", ".join(sorted({artifact.format for artifact in artifacts}))
+    return f"none of its engines ({', '.join(target.device.run.engines)}) runs {formats} files"

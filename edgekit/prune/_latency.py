@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgekit import choices
 from edgekit.console import Console
 from edgekit.device import Device
-from edgekit.errors import InputError, Shortfall
+from edgekit.errors import InputError, Shortfall, Unreached
 from edgekit.lower import _trial
 from edgekit.recipe import QuantizeSection
 from edgekit.types import PrunePlan
@@ -56,6 +56,7 @@ class Stopwatch:
 
     Raises:
         InputError: the device runs none of the recipe's formats.
+        Unreached: the device was not reached.
         Shortfall: nothing could be measured.
     """
 
@@ -80,6 +81,8 @@ class Stopwatch:
         """Milliseconds an image of the whole and of the pruned network: p50 of the quietest round of each."""
         (name, path), *_ = self._files(pruned, "pruned", [self._format]).items()
         trials = {trial.file: trial.ms for trial in self._time({"unpruned": self._whole, name: path}, self._on)}
+        if len(trials) < 2:
+            raise Shortfall(f"{self.where}: the pruned network's file could not be measured")
         return trials["unpruned"], trials[name]
 
     def _files(self, module: nn.Module, title: str, formats: Sequence[str]) -> dict[str, Path]:
@@ -95,8 +98,11 @@ class Stopwatch:
             }
         return {f"{title} {name}": folder / artifact.path for name, artifact in made.items()}
 
-    def _time(self, files: Mapping[str, Path], on: Device) -> list[_trial.Trial]:
-        return _trial.time_files(files, {self._setting.device: on}, self._setting.console, SECONDS)
+    def _time(self, files: Mapping[str, Path], on: Device) -> Sequence[_trial.Trial]:
+        trials = _trial.time_files(files, {self._setting.device: on}, self._setting.console, SECONDS)
+        if not trials.rows:
+            raise Unreached(trials.missing)
+        return trials.rows
 
 
 def search(

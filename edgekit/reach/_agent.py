@@ -88,6 +88,7 @@ def _run(path, kind, what, *rest):
     import threading
 
     os.utime(path)  # in use: not the first that goes
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime's: a thread beside what is measured
     sys.path[0] = path  # in place of the working directory: a numpy.py in there is not NumPy
     out = os.dup(1)  # the program may put something else in its place
     threading.Thread(target=_watch, args=(out,), daemon=True).start()

@@ -32,6 +32,7 @@ def start(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONSAFEPATH": "1",  # a numpy.py in the user's folder is not NumPy
+        "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime's: a thread beside what is measured
     }
     return subprocess.Popen(
         [sys.executable, *argv],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from edgekit.report import _charts, _plots
+from edgekit.report import _charts, _hotspots, _plots
 from edgekit.report._charts import MARKS, Bar, Point
 from edgekit.report._markup import Markup, details, figure, join, section, table, tag
 from edgekit.report._panels import EMPTY, Panel, blocks, chosen, label, legend, panels, precision_tone, with_interval
@@ -183,7 +183,7 @@ def operators(report: Report) -> Markup:
 
 
 def _operators(report: Report, panel: Panel) -> Markup:
-    found = [each for each in report.operators if each.device == panel.device and each.rows]
+    found = _hotspots.found(report, panel.device)
     if not found:
         return EMPTY
     totals: dict[str, float] = {}
@@ -201,7 +201,9 @@ def _operators(report: Report, panel: Panel) -> Markup:
     listed = table(("", *names), cells, f"{panel.kind} time by operator on {panel.device} in ms")
     hot = [details(f"{s.label}: the ten slowest", _hot(p, panel.kind)) for s, p in zip(each_stack, found, strict=True)]
     picture = figure("Operators", _plots.stacks(each_stack, summary), details(NUMBERS, listed))
-    return join((_plots.legend(each_stack), picture, *hot))
+    why = [tag("p", text) for text in _hotspots.reasons(report, panel.device)]
+    why += [tag("p", text, class_="muted") for text in _hotspots.cautions(found)]
+    return join((*why, _plots.legend(each_stack), picture, *hot))
 
 
 def _families(profile: OperatorProfile, shown: list[str]) -> tuple[tuple[str, float], ...]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from edgekit.profile._providers import ran
+from edgekit.profile.protocol import STEPS
 from edgekit.report import _charts
 from edgekit.report._charts import Bar, tone
 from edgekit.report._markup import Markup, badge, details, figure, join, section, table, tag, tiles
@@ -12,21 +16,9 @@ from edgekit.types import Accuracy, Artifact, Machine, Timing, Verdict
 from edgekit.verdict import KINDS
 
 TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
-
-
 NOT = "not measured"
 FEW = 4
 """Up to so many verdicts are shown in full."""
-PROTOCOL = (
-    "Each artifact, engine and thread count has a process of its own: cold load, cold first inference, warm-up, then "
-    "rounds that take turns with those of the other files on the device, each round in another order. No sample is "
-    "removed; outliers are counted.",
-    "Intervals hold 95 %: a two-stage bootstrap over rounds and over blocks of neighbouring samples within them gives "
-    "the standard error, Student's t with one degree of freedom less than there are rounds the width. Two rows are "
-    "called different only where the interval of the ratio of their p50 leaves 1 out. What a restarted process, "
-    "another day or another machine changes is not in the intervals.",
-    "Kinds are never compared or ranked together:",
-)
 
 
 def when(report: Report) -> str:
@@ -130,7 +122,8 @@ def _key_numbers(report: Report, verdict: Verdict) -> list[tuple[str, str, str]]
     score = report.score(verdict.artifact, verdict.engine, verdict.device)
     pairs = []
     if timing is not None:
-        pairs.append((f"{ms(timing.p50_ms)} ms", "p50 latency", f"p90 {ms(timing.p90_ms)} ms"))
+        more = f"p90 {ms(timing.p90_ms)} ms" if timing.samples else with_interval(timing.p50_ms, timing.p50_ci)
+        pairs.append((f"{ms(timing.p50_ms)} ms", "p50 latency", more))
     if verdict.speedup is not None:
         pairs.append((f"{verdict.speedup:.1f}{TIMES}", "as fast as float", f"vs {verdict.baseline}"))
     if artifact is not None and verdict.size_ratio is not None and verdict.size_ratio > 1:
@@ -209,7 +202,7 @@ def measurements(report: Report) -> Markup:
             cells.append(
                 (
                     t.artifact + (f" (batch {t.batch})" if t.batch != 1 else ""),
-                    join((f"{t.engine} {t.engine_version}", tag("small", t.provider))),
+                    join((f"{t.engine} {t.engine_version}", tag("small", ran(t)))),
                     badge(t.kind),
                     str(t.threads),
                     percent(score.top1) if score else "—",
@@ -232,11 +225,29 @@ def measurements(report: Report) -> Markup:
             if len(kept) < len(heads):
                 left = ", ".join(head for i, head in enumerate(heads) if i not in kept)
                 parts.append(tag("p", f"{left}: {NOT}.", class_="muted"))
+            parts += [tag("p", words, class_="muted") for words in _conditions(rows)]
         for f in (f for f in report.failures if f.device == device):
             what = f"{f.artifact} on {f.engine}, {threads(f.threads)}: "
             parts.append(tag("p", tag("strong", what), f.reason, class_="alarm"))
     lead = "Times in milliseconds of single inferences, one image at a time unless a batch is named."
     return section("rows", "All measurements", *parts, lead=lead) if parts else EMPTY
+
+
+def _conditions(rows: Sequence[Timing]) -> list[str]:
+    """Under which the rows of a device were measured, and why something was not."""
+    timed = [t for t in rows if t.samples]
+    if not timed:
+        return []
+    warm = [t.temperature_c for t in timed if t.temperature_c is not None]
+    words = [f"Load average up to {max(t.load_average for t in timed):.2f}"]
+    words += [f"{min(warm):.0f} to {max(warm):.0f} °C before the first inference" if warm else "temperature not read"]
+    cached = {t.cached for t in timed}
+    files = {True: "files were in the page cache", False: "files were not in the page cache"}
+    words += [files[known] for known in (True, False) if cached == {known}]
+    told = {"end to end": {t.end_to_end for t in timed if not t.steps}}
+    told["energy"] = {t.energy for t in timed if t.energy_mj is None}
+    why = [f"{what.capitalize()} {reason}." for what, all_ in told.items() for reason in sorted(all_) if reason != NOT]
+    return [f"{', '.join(words)}.", *why]
 
 
 def _counted(t: Timing) -> str:
@@ -256,7 +267,9 @@ def protocol(report: Report) -> Markup:
         return EMPTY
     kinds = [kind for kind in KINDS if any(t.kind == kind for t in report.latency)]
     lines = [tag("li", tag("b", kind), f": {MEANING[kind]}.") for kind in kinds]
-    return section("protocol", "How it was measured", *(tag("p", words) for words in PROTOCOL), tag("ul", *lines))
+    steps = (tag("p", tag("strong", f"{title}. "), words) for title, words in STEPS)
+    kinds_words = tag("p", "Kinds are never compared or ranked together:")
+    return section("protocol", "How it was measured", *steps, kinds_words, tag("ul", *lines))
 
 
 def verification(report: Report) -> Markup:
@@ -280,7 +293,7 @@ def verification(report: Report) -> Markup:
                 percent(row.top1),
                 percent(row.agreement),
                 percent(row.agreement_reference),
-                number(row.max_difference, 2),
+                join((number(row.max_difference, 2), tag("small", row.diverges or ""))),
                 number(row.max_steps),
                 percent(row.within_one_step, 3),
                 number(row.sqnr_db),

@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from edgekit.profile import protocol
+from edgekit.profile._providers import ran
+from edgekit.profile.operators import hottest
+from edgekit.report import _hotspots
 from edgekit.report._report import Report
 from edgekit.report._svg import megabytes, ms, percent, threads
 from edgekit.types import Accuracy
 from edgekit.verdict import KINDS
+
+HOT = 3
+"""Operators of each profile that are named."""
 
 
 def render(report: Report) -> str:
@@ -18,7 +25,15 @@ def render(report: Report) -> str:
         blocks.append(_timings(report))
     elif report.accuracy:
         blocks.append(_scores(report))
-    blocks += [_pruning(report), _ladder(report), _failures(report), _machines(report), _skipped(report)]
+    blocks += [
+        _operators(report),
+        _pruning(report),
+        _ladder(report),
+        _failures(report),
+        _machines(report),
+        _skipped(report),
+        _protocol(report),
+    ]
     blocks.append(f"<sub>edgekit {text(report.edgekit_version)}, {text(report.created)}</sub>")
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -40,7 +55,7 @@ def _timings(report: Report) -> str:
             (
                 text(t.device),
                 name + (f" (batch {t.batch})" if t.batch != 1 else ""),
-                text(f"{t.engine} {t.engine_version} ({t.provider})"),
+                text(f"{t.engine} {t.engine_version} ({ran(t)})"),
                 str(t.threads),
                 t.kind,
                 ms(t.p50_ms) + (f" ({ms(t.p50_ci[0])} to {ms(t.p50_ci[1])})" if t.p50_ci else ""),
@@ -52,6 +67,26 @@ def _timings(report: Report) -> str:
         )
     heads = ("device", "artifact", "engine", "threads", "kind", "p50 ms", "p90 ms", "p99 ms", "size", "top-1")
     return table((*heads, "agrees with fp32"), rows, words=3)
+
+
+def _protocol(report: Report) -> str:
+    """How the times came about, folded away."""
+    if not any(t.samples for t in report.latency):
+        return ""
+    return f"<details><summary>How it was measured</summary>\n\n{protocol.markdown()}\n\n</details>"
+
+
+def _operators(report: Report) -> str:
+    """Why one file is faster than another, and which layers take the time."""
+    lines = []
+    for device in report.devices:
+        found = _hotspots.found(report, device)
+        lines += [f"- {text(device)}: {text(reason)}" for reason in _hotspots.reasons(report, device)]
+        for profile in found:
+            hot = (f"{text(row.layer)} ({text(row.op)}) {percent(row.share)}" for row in hottest(profile, HOT))
+            lines.append(f"- {text(device)}: {text(profile.artifact)} on {text(profile.engine)}: {', '.join(hot)}")
+        lines += [f"- {text(device)}: {text(caution)}" for caution in _hotspots.cautions(found)]
+    return "\n".join(("**Where the time goes**", "", *lines)) if lines else ""
 
 
 def _scores(report: Report) -> str:
@@ -101,8 +136,8 @@ def _failures(report: Report) -> str:
         if not a.passed
     ]
     lines += [
-        f"- {text(f.device)}: {text(f.artifact)} on {text(f.engine)}, {threads(f.threads)}, was not timed: "
-        f"{text(f.reason)}"
+        f"- {text(f.device)}: {text(f.artifact)} on {text(f.engine)}, {threads(f.threads)}"
+        f"{'' if f.reason.startswith(('accuracy: ', 'operators: ')) else ', was not timed'}: {text(f.reason)}"
         for f in report.failures
     ]
     return "\n".join(("**Failures**", "", *lines)) if lines else ""

@@ -25,6 +25,17 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff", ".webp")
 """Files of a folder that are taken for inputs; those named on the command line are whatever their name."""
+EXAMPLES = {
+    "predict": (
+        "{} predict trash.edgekit photo.jpg --top 3",
+        "{} predict trash.edgekit photos 'more/*.png' --json",
+        "find /media -name '*.jpg' | {} predict trash.edgekit -",
+    ),
+    "bench": ("{} bench trash.edgekit --threads 2 --seconds 5",),
+    "selftest": ("{} selftest trash.edgekit --key maker.pub",),
+    "info": ("{} info trash.edgekit", "{} info trash.edgekit --json"),
+}
+"""What the help of each command shows."""
 
 
 def main(argv: Sequence[str] | None = None, out: IO[str] | None = None, prog: str = "python -m edgekit.runtime") -> int:
@@ -62,7 +73,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, text: str, verify: str | None) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        examples = "\n".join(["examples:", *(f"  {line.format(prog)}" for line in EXAMPLES[name])])
+        layout = argparse.RawDescriptionHelpFormatter
+        sub = commands.add_parser(name, help=text, description=text, epilog=examples, formatter_class=layout)
         sub.set_defaults(run=run)
         sub.add_argument("bundle", metavar="BUNDLE", help="an .edgekit file, or a hand-written manifest (.json)")
         if name == "predict":
@@ -81,9 +94,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
     predict = command("predict", _predict, "Predict images.", "golden")
     predict.add_argument("--top", type=_count, default=1, metavar="K", help="classes a line (default: 1)")
-    bench = command("bench", _bench, "Measure the latency of single inferences.", "hash")
-    bench.add_argument("--seconds", type=float, default=2.0, help="to measure (default: 2)")
-    bench.add_argument("--warmup", type=int, default=10, help="runs before (default: 10)")
+    bench = command("bench", _bench, "Measure latency: of single inferences, and from an image to its class.", "hash")
+    bench.add_argument("--seconds", type=float, default=2.0, help="to measure each (default: 2)")
+    bench.add_argument("--warmup", type=int, default=10, help="runs before, at least (default: 10)")
     command("selftest", _selftest, "Check hashes, signature and golden vectors on each engine installed.", None)
     command("info", _info, "Say what the bundle holds and what would run here.", "hash")
     return parser
@@ -112,7 +125,7 @@ def _predict(options: argparse.Namespace, out: IO[str]) -> int:
         nonlocal failed
         for path, reason in expand(options.images, sys.stdin):
             image: Any = path
-            if not reason and not model.takes_images:
+            if not reason and (path.endswith(".npy") or not model.takes_images):
                 image, reason = _array(path)
             if reason:
                 failed = True
@@ -191,7 +204,7 @@ def _line(path: str, result: Result, top: int, as_json: bool) -> str:
 
 
 def _bench(options: argparse.Namespace, out: IO[str]) -> int:
-    from edgekit.runtime import _model, bench, machine
+    from edgekit.runtime import _measure, _model, bench, machine
 
     if not 0 <= options.seconds < float("inf") or options.warmup < 0:
         raise RuntimeFault("--seconds and --warmup: not below 0")
@@ -202,11 +215,15 @@ def _bench(options: argparse.Namespace, out: IO[str]) -> int:
         _replayed(options, chosen["id"], engine)
     del bundle  # its memory is not the model's
     session, x, ready = bench.open_session(options.bundle, engine, threads, options.provider, 0, chosen["id"])
-    ms = bench.measure(session.run, x, options.warmup, options.seconds, 20)
+    used, stable = _measure.warm_up(session.run, x, options.warmup, options.seconds)
+    ms = _measure.measure(session.run, x, 0, options.seconds, 20)
     answer = {
-        "artifact": chosen["id"], "engine": engine, "threads": threads, **ready, "ms": ms,
-        "load_average": bench.load_average(), "rss_bytes": machine.peak_rss_bytes(),
+        "artifact": chosen["id"], "engine": engine, "threads": threads, **ready, "warmup_used": used, "stable": stable,
+        "ms": ms, "load_average": _measure.load_average(), "rss_bytes": machine.peak_rss_bytes(),
     }  # fmt: skip
+    steps, of = bench.end_to_end(session, options.bundle, chosen["id"], options.seconds)
+    spent, counter = _measure.energy(session.run, x, options.seconds)
+    answer.update(end_to_end=steps, end_to_end_of=of, energy_mj=spent, energy=counter)
     if options.json:
         out.write(json.dumps(answer) + "\n")
         return 0
@@ -216,7 +233,14 @@ def _bench(options: argparse.Namespace, out: IO[str]) -> int:
         f"{chosen['id']} on {engine} {ready['version']} ({ready['provider']}, threads {threads}): p50 {p50:.3f} ms, "
         f"p90 {p90:.3f} ms, min {ordered[0]:.3f} ms of {len(ms)} runs; load {ready['load_ms']:.1f} ms, first run "
         f"{ready['first_ms']:.1f} ms, peak memory {answer['rss_bytes'] / 1e6:.0f} MB\n"
+        f"warm-up: {used} runs, {'steady' if stable else 'NOT steady when its time was up'}\n"
     )
+    if steps:
+        pieces = ", ".join(f"{name[:-3]} {steps[name]:.3f}" for name in _measure.STEPS)
+        out.write(f"end to end: {pieces}, whole {steps['total_ms']:.3f} ms (medians over {of})\n")
+    else:
+        out.write(f"end to end: {of}\n")
+    out.write(f"energy: {counter if spent is None else f'{spent:.3g} mJ an inference ({counter}, idle included)'}\n")
     return 0
 
 

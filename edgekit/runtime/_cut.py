@@ -40,10 +40,11 @@ class Graph:
         except struct.error:
             raise ValueError("the file is cut short") from None
 
-    def cut(self, first: int, last: int) -> bytes:
+    def cut(self, first: int, last: int, alone: bool = False) -> bytes:
         """The operators `first` to `last` as a file.
 
-        It takes the activations they read from outside, and gives those of their results that are used after them.
+        It takes the activations they read from outside, and gives those of their results that are used after them;
+        with `alone` the first result of the last one, and nothing else.
         """
         made: set[int] = set()
         for writes in self.writes[first : last + 1]:
@@ -53,7 +54,7 @@ class Graph:
         taken = {tensor for reads in self.reads[first : last + 1] for tensor in reads}
         data = bytearray(self._data)
         self._put(data, INPUTS, sorted(before & taken))
-        self._put(data, OUTPUTS, sorted(made & needed) or self.writes[last])
+        self._put(data, OUTPUTS, self.writes[last][:1] if alone else sorted(made & needed) or self.writes[last])
         entries = self._vector(self._field(self._graph, OPERATORS))
         struct.pack_into("<I", data, entries, last - first + 1)
         for place, target in enumerate(self._operators[first : last + 1]):

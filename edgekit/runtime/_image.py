@@ -77,10 +77,15 @@ def strict_pillow() -> Iterator[None]:
     """Inside, Pillow refuses decompression bombs instead of warning, and is silent about odd metadata.
 
     Warning filters belong to the process: the first of several threads sets them, the last one restores them.
+
+    Raises:
+        RuntimeFault: Pillow is not installed.
     """
     global _quiet_depth, _quiet_filters
-    from PIL import Image
-
+    try:
+        from PIL import Image
+    except ImportError:
+        raise RuntimeFault("image files are decoded by Pillow (pip install pillow); give a uint8 array") from None
     with _quiet_lock:
         if _quiet_depth == 0:
             _quiet_filters = warnings.catch_warnings()
@@ -247,7 +252,7 @@ def _pixels(source: Any, spec: Preprocessing) -> npt.NDArray[np.uint8]:
     if not isinstance(source, (bytes, bytearray, memoryview)):
         if hasattr(source, "getexif"):  # a Pillow image: no import to find out
             with strict_pillow():
-                return _from_image(_decoded(source).image, spec)
+                return from_image(_decoded(source).image, spec)
         try:
             with open(source, "rb") as opened:
                 file = opened.read()
@@ -256,17 +261,26 @@ def _pixels(source: Any, spec: Preprocessing) -> npt.NDArray[np.uint8]:
             raise RuntimeFault(f"{kind} is not a path, bytes, a Pillow image or a uint8 array") from None
     if not len(file):
         raise RuntimeFault("the file is empty")
-    try:
-        from PIL import Image
-    except ImportError:
-        raise RuntimeFault("image files are decoded by Pillow (pip install pillow); give a uint8 array") from None
-    with strict_pillow(), Image.open(io.BytesIO(file)) as image:
+    with strict_pillow():
+        return from_image(upright(file, spec), spec)
+
+
+def upright(file: bytes, spec: Preprocessing) -> Image.Image:
+    """`decode`, of an image that is not too slender for `spec`; call it inside `strict_pillow`.
+
+    Raises:
+        Exception: as `decode`; RuntimeFault where it is too slender.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(file)) as image:
         _refuse_slender(*image.size, spec)  # before much memory goes into decoding it
         image.load()
-        return _from_image(_decoded(image).image, spec)
+        return _decoded(image).image
 
 
-def _from_image(image: Image.Image, spec: Preprocessing) -> npt.NDArray[np.uint8]:
+def from_image(image: Image.Image, spec: Preprocessing) -> npt.NDArray[np.uint8]:
+    """An upright RGB image as `pixels` gives it."""
     import numpy as np
 
     _refuse_slender(*image.size, spec)

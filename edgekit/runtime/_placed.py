@@ -6,9 +6,14 @@ A provider is asked for by a word, ``cuda``; ``cuda+cpu`` also accepts that the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+import shutil
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile, mkdtemp
 from typing import Any
 
 from edgekit.runtime._errors import RuntimeFault, first_line
@@ -41,11 +46,12 @@ class Watch:
 
     def __init__(self, options: Any) -> None:
         try:
-            self._folder = TemporaryDirectory(prefix="edgekit-")
+            folder = mkdtemp(prefix="edgekit-")
         except OSError as error:
             raise RuntimeFault(f"no folder for temporary files: {first_line(error)}") from error
+        self._clean = weakref.finalize(self, shutil.rmtree, folder, True)
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(self._folder.name) / "profile")
+        options.profile_file_prefix = str(Path(folder) / "profile")
 
     def end(self, session: Any, provider: str) -> tuple[Placement, dict[str, int]]:
         """Stop, after the first inference.
@@ -56,11 +62,22 @@ class Watch:
 
         Returns:
             Where each operator ran, and by type those that `provider` did not run though they are work: `strays`.
+
+        Raises:
+            RuntimeFault: it cannot be read.
         """
-        with self._folder:
+        try:
             events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+        except (OSError, ValueError) as error:  # no room for it, perhaps
+            raise RuntimeFault(f"what ran where cannot be read back: {first_line(error)}") from error
+        finally:
+            self._clean()
         ran = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
-        return _counted(ran), strays(ran, provider)
+        if not ran:
+            raise RuntimeFault(f"{provider} was asked for, but ONNX Runtime does not tell what ran")
+        who = dict.fromkeys(event["args"]["provider"] for event in ran)
+        placement = {each: _kinds(event for event in ran if event["args"]["provider"] == each) for each in who}
+        return placement, strays(ran, provider)
 
 
 def strays(events: Iterable[dict[str, Any]], provider: str) -> dict[str, int]:
@@ -70,7 +87,7 @@ def strays(events: Iterable[dict[str, Any]], provider: str) -> dict[str, int]:
     int64, int32 or bool with at most one dimension.
     """
     away = [event for event in events if event["args"]["provider"] != provider and not _about_shapes(event["args"])]
-    return _counted(away, lambda args: "")[""] if away else {}
+    return _kinds(away)
 
 
 def _about_shapes(args: dict[str, Any]) -> bool:
@@ -81,15 +98,30 @@ def _about_shapes(args: dict[str, Any]) -> bool:
     return bool(sizes) and all(kind in _SHAPES and len(size) <= 1 for kind, size in sizes)
 
 
-def _counted(events: Iterable[dict[str, Any]], group: Any = lambda args: args["provider"]) -> Placement:
-    found: Placement = {}
-    for event in events:
-        kinds = found.setdefault(group(event["args"]), {})
-        kinds[event["args"]["op_name"]] = kinds.get(event["args"]["op_name"], 0) + 1
-    return {name: dict(sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))) for name, kinds in found.items()}
+def _kinds(events: Iterable[dict[str, Any]]) -> dict[str, int]:
+    counts = Counter(event["args"]["op_name"] for event in events)
+    return dict(sorted(counts.items(), key=lambda kind: (-kind[1], kind[0])))
 
 
 def in_words(kinds: dict[str, int], most: int = 8) -> str:
     """``Conv 3, Add``: operators of each type, the first few types."""
     parts = [f"{kind} {count}" if count > 1 else kind for kind, count in kinds.items()]
     return ", ".join(parts[:most]) + (", ..." if len(parts) > most else "")
+
+
+@contextmanager
+def overheard() -> Iterator[Callable[[], str]]:
+    """Keep what native code prints to file descriptor 2; gives a function that returns it."""
+    with TemporaryFile() as file:
+        saved = os.dup(2)
+
+        def said() -> str:
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+        try:
+            os.dup2(file.fileno(), 2)
+            yield said
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -31,9 +31,12 @@ class Session(Protocol):
     output: Port
     provider: str
     """Execution provider or delegate in use, read back from the engine."""
+    placement: dict[str, dict[str, int]]
+    """Operators by provider and type, as they ran in the first inference on anything but the CPU; empty before, where
+    only the CPU was asked for, and where the engine does not tell."""
 
     def run(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """One inference.
+        """One inference; returns when it is over and the output in the host's memory, whatever computes it.
 
         Args:
             x: contiguous array of the input's shape and dtype.
@@ -42,7 +45,8 @@ class Session(Protocol):
             The output, in memory of its own: a later run does not change it.
 
         Raises:
-            RuntimeFault: wrong shape or dtype, the engine failed, or the session is closed.
+            RuntimeFault: wrong shape or dtype, the engine failed, the session is closed; or it was the first one, and
+                another provider than the one asked for ran a part of it.
         """
 
     def close(self) -> None:
@@ -81,7 +85,8 @@ class Engine(Protocol):
         Args:
             model: path of its file, or the file's bytes.
             threads: of one inference.
-            provider: one of `providers`; None is the engine's choice for the CPU.
+            provider: one of `providers`, or an engine's shorter word for it; None is the engine's choice for the CPU.
+                With "+cpu" behind it the CPU may run what it does not take.
             name: what messages call it; None is the path.
 
         Raises:

@@ -42,6 +42,7 @@ from edgekit.runtime._cut import Graph
 from edgekit.runtime._errors import RuntimeFault, first_line
 from edgekit.runtime._port import Port
 from edgekit.runtime.bench import random_input
+from edgekit.runtime.engines._tflite import PROVIDERS
 
 PROFILER, DIFFERENCES = "engine profiler", "prefix differences"
 BUILTIN = "builtin"
@@ -78,6 +79,8 @@ def trace(
         answer = _onnxruntime(module._package(), model, threads, session, seconds, seed)
     else:
         session.close()
+        if used not in PROVIDERS:
+            raise RuntimeFault(f"operators that run on {used} cannot be timed one by one")
         answer = _interpreter(module._package(), model, threads, used, seconds, seed)
     return {"version": version, "provider": used, **answer}
 

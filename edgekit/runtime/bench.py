@@ -2,17 +2,33 @@
 
 ``python -m edgekit.runtime.bench`` reads one JSON object a line and answers each with one line::
 
-    -> {"model": path, "engine": name, "threads": n, "provider": name or null, "seed": n, ["artifact": id]}
-    <- {"version", "provider", "batch", "load_ms", "first_ms", "rss_bytes", "available_bytes"}
+    -> {"model": path, "engine": name, "threads": n, "provider": name or null, "seed": n, ["artifact": id],
+        ["batch": n]}
+    <- {"version", "provider", "placement", "batch", "load_ms", "cached", "first_ms", "model_bytes", "rss_bytes",
+        "available_bytes", "temperature_c"}
+    -> {"warm_up": {"least": n, "seconds": s}}
+    <- {"used": inferences, "stable": bool}
     -> {"run": {"warmup": n, "seconds": s, "min_samples": n}}                  any number of times
-    <- {"ms": [one time per inference], "load_average": 1-minute load or null}
+    <- {"ms": [one time per inference], "load_average": 1-minute load or null, "rss_bytes": peak so far}
+    -> {"end_to_end": {"bundle": path, "artifact": id, "seconds": s}}
+    <- {"end_to_end": the keys of `edgekit.types.Steps` or null, "of": what was predicted, or why nothing}
+    -> {"energy": {"seconds": s}}
+    <- {"mj": of one inference or null, "of": the counter, or why there is none}
+    -> {"minute": {"seconds": s}}                                              any number of times
+    <- {"p50_ms", "p90_ms", "temperature_c", "clock_mhz", "throttled"}
+    -> {"steps": n}
+    <- {"steps": [[in, compute, out] of n inferences] in milliseconds, or null where the engine cannot tell}
     -> {"stop": true}                                                          or end of file
     <- {"rss_bytes": n}
 
 With "artifact": id in the first line, "model" is a bundle; its hashes are checked, and count neither for `load_ms` nor
 as the model's memory. Anything that goes wrong is answered by {"error": "one line"} and exit status 1. One process per
 model, engine and thread count, so that load time and peak memory belong to that model alone. `load_ms` leaves out
-importing the engine.
+importing the engine; "cached" says whether the model's file was in the page cache before. "model_bytes" is what loading
+and the first inference have added to the resident set. `_measure` does the rest.
+
+A time is that of a call that returns with the output in the host's memory (`edgekit.runtime._port.Session.run`). On a
+GPU it so ends when the GPU has finished, and includes copying in and out.
 
 The input is one fixed random tensor. The time of convolution and matrix kernels does not depend on the values, float
 denormals aside, so floats are drawn from 0..1 and integers from the whole range of their type.
@@ -20,17 +36,17 @@ denormals aside, so floats are drawn from 0..1 and integers from the whole range
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
-from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
 from time import perf_counter_ns
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.runtime import _menu, machine
+from edgekit.runtime import _measure, _menu, _thermal, machine
 from edgekit.runtime._bundle import open_bundle
 from edgekit.runtime._errors import RuntimeFault, first_line
 
@@ -38,8 +54,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edgekit.runtime._port import Port, Session
-
-_MS = 1e6  # nanoseconds
 
 
 def random_input(port: Port, seed: int) -> npt.NDArray[Any]:
@@ -52,34 +66,15 @@ def random_input(port: Port, seed: int) -> npt.NDArray[Any]:
     return generator.integers(limits.min, limits.max, port.shape, dtype, endpoint=True)
 
 
-def measure(run: Callable[[Any], Any], x: Any, warmup: int, seconds: float, min_samples: int) -> list[float]:
-    """Times of single calls of ``run(x)`` in milliseconds, in order.
+def measure_steps(session: Any, x: npt.NDArray[Any], count: int) -> list[list[float]] | None:
+    """Milliseconds of copying the input in, computing, and copying the output out, of `count` inferences.
 
-    Args:
-        run: what is timed.
-        x: its argument.
-        warmup: calls before the first one that counts.
-        seconds: go on for so long, ...
-        min_samples: ... and until there are so many samples.
+    None where the engine does not take them apart: those that compute on the CPU, and most others.
     """
-    clock = perf_counter_ns
-    samples: list[int] = []
-    for _ in range(warmup):
-        run(x)
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        end = clock() + int(seconds * 1e9)
-        while True:
-            start = clock()
-            run(x)
-            stop = clock()
-            samples.append(stop - start)
-            if stop >= end and len(samples) >= min_samples:
-                return [ns / _MS for ns in samples]
-    finally:
-        if collecting:
-            gc.enable()
+    steps = getattr(session, "steps", None)
+    if steps is None or steps(x) is None:  # the first one does not count
+        return None
+    return [[ns / _measure.MS for ns in steps(x)] for _ in range(count)]
 
 
 def serve(requests: IO[str], answers: IO[str]) -> int:
@@ -94,9 +89,24 @@ def serve(requests: IO[str], answers: IO[str]) -> int:
         answer(**ready)
         for line in requests:
             request = json.loads(line)
-            if "run" not in request:
+            if "warm_up" in request:
+                used, stable = _measure.warm_up(session.run, x, **request["warm_up"])
+                answer(used=used, stable=stable)
+            elif "run" in request:
+                times = _measure.measure(session.run, x, **request["run"])
+                answer(ms=times, load_average=_measure.load_average(), rss_bytes=machine.peak_rss_bytes())
+            elif "steps" in request:
+                answer(steps=measure_steps(session, x, request["steps"]))
+            elif "end_to_end" in request:
+                steps, of = end_to_end(session, **request["end_to_end"])
+                answer(end_to_end=steps, of=of)
+            elif "energy" in request:
+                spent, of = _measure.energy(session.run, x, **request["energy"])
+                answer(mj=spent, of=of)
+            elif "minute" in request:
+                answer(**_measure.minute(session.run, x, **request["minute"]))
+            else:
                 break
-            answer(ms=measure(session.run, x, **request["run"]), load_average=load_average())
         answer(rss_bytes=machine.peak_rss_bytes())
     except RuntimeFault as fault:
         answer(error=str(fault))
@@ -108,46 +118,89 @@ def serve(requests: IO[str], answers: IO[str]) -> int:
 
 
 def open_session(
-    model: str, engine: str, threads: int, provider: str | None, seed: int, artifact: str | None = None
+    model: str,
+    engine: str,
+    threads: int,
+    provider: str | None,
+    seed: int,
+    artifact: str | None = None,
+    batch: int | None = None,
 ) -> tuple[Session, npt.NDArray[Any], dict[str, Any]]:
     """What the first line asks for: the session, its input, and the answer to that line.
 
     Raises:
-        RuntimeFault: the bundle, the model or the engine cannot be used.
+        RuntimeFault: the bundle, the model or the engine cannot be used, or the file has another batch.
     """
     module = _menu.engine(engine)
     content: str | bytes = model
+    version = module.version()  # imports the engine, so that loading is timed alone
+    cached = _measure.cached(model)
     if artifact is not None:
         bundle = open_bundle(model, verify="hash")
-        file = bundle.artifact(artifact, (module.FORMAT,))["file"]
-        content, model = bundle.read(file), f"{model}: {file}"
+        entry = bundle.artifact(artifact, (module.FORMAT,))
+        content, model = bundle.model(entry), f"{model}: {entry['file']}"
         del bundle  # its memory is not the model's
-    version = module.version()  # imports the engine, so that loading is timed alone
+        cached = True  # it has just been read
+    resident = _measure.rss_bytes()
+    if resident is not None and isinstance(content, bytes):
+        resident -= len(content)
     start = perf_counter_ns()
     session = module.load(content, threads, provider, model)
-    del content
     loaded = perf_counter_ns()
-    x = random_input(session.input, seed)
+    del content
+    port = session.input
+    own = port.shape[0] if port.shape else 1
+    if batch not in (None, own):
+        if not getattr(session, "open_batch", False):
+            raise RuntimeFault(f"{model}: a batch of {batch} was asked for, the file's is fixed at {own}")
+        port = replace(port, shape=(batch, *port.shape[1:]))
+    x = random_input(port, seed)
     before = perf_counter_ns()
     session.run(x)
     after = perf_counter_ns()
+    now = _measure.rss_bytes()
     return session, x, {
         "version": version,
         "provider": session.provider,
-        "batch": session.input.shape[0] if session.input.shape else 1,
-        "load_ms": (loaded - start) / _MS,
-        "first_ms": (after - before) / _MS,
+        "placement": session.placement,
+        "batch": batch or own,
+        "load_ms": (loaded - start) / _measure.MS,
+        "cached": cached,
+        "first_ms": (after - before) / _measure.MS,
+        "model_bytes": None if resident is None or now is None else max(now - resident, 0),
         "rss_bytes": machine.peak_rss_bytes(),
         "available_bytes": machine.available_bytes(),
+        "temperature_c": _thermal.temperature_c(),
     }  # fmt: skip
 
 
-def load_average() -> float | None:
-    """Processes that wanted a core in the last minute, where the system says so."""
+def end_to_end(session: Session, bundle: str, artifact: str, seconds: float) -> tuple[dict[str, float] | None, str]:
+    """Predictions of a bundle's golden images by `edgekit.runtime.Model`, on a session that is open.
+
+    Args:
+        session: of that artifact.
+        bundle: path.
+        artifact: its id there.
+        seconds: how long.
+
+    Returns:
+        As `_measure.end_to_end`, and what was predicted; None, and why: Pillow or golden images are missing, the
+        bundle cannot be used or is not of this model.
+    """
+    from edgekit.runtime._model import Model
+
+    if find_spec("PIL") is None:
+        return None, "not measured: images are decoded by Pillow, which is not installed (pip install pillow)"
     try:
-        return os.getloadavg()[0]
-    except (AttributeError, OSError):
-        return None
+        opened = open_bundle(bundle, verify="hash")
+        images = _measure.golden_images(opened)
+        if not images:
+            return None, "not measured: the bundle has no golden images"
+        model = Model(opened, opened.artifact(artifact), session, {})
+        found = _measure.end_to_end(model, images, seconds)
+    except RuntimeFault as fault:
+        return None, f"not measured: {fault}"
+    return found, f"{len(images)} golden image{'s' if len(images) > 1 else ''}"
 
 
 def _main() -> int:

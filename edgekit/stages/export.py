@@ -33,7 +33,7 @@ def inputs(run: Run) -> dict[str, Any]:
         "network": run.network.digest,
         "quantize": run.digest("quantize"),
         "rewrites": run.recipe.lower.rewrites,
-        "where": lower.where(run),
+        "where": lower.where(run, "export"),
         "versions": versions("torch", "onnx", "onnxscript", "litert-torch", "ai-edge-quantizer"),
     }
 

@@ -37,7 +37,7 @@ def inputs(run: Run) -> dict[str, Any]:
         "network": run.network.digest,
         "keep_float": quantize.keep_float,
         "formats": export.formats,
-        "where": where(run),
+        "where": where(run, "lower"),
         "versions": versions("torch", "torchao", "onnx", "onnxscript", "litert-torch"),
     }
 
@@ -84,16 +84,19 @@ def why_not_timed(run: Run) -> str:
     return "" if run.job.devices else "not measured: no device was given, so every rewrite is applied"
 
 
-def where(run: Run) -> dict[str, Any]:
-    """What the times of files depend on, besides the files."""
+def where(run: Run, stage: str = "lower") -> dict[str, Any]:
+    """What the times of files depend on, besides the files; and how often a device was not reached, to ask it again."""
     if why_not_timed(run):
         return {}
+    before = run.directory.find(stage)
+    rows = _json.load(file, list[Rewrite]) if before and (file := before.path / "rewrites.json").is_file() else []
     facts = machine.facts()
     devices = run.job.devices.items()
     return {
         "devices": {name: [device.arch, device.reach.model_dump(), device.run.engines] for name, device in devices},
         "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
         "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime"),
+        "lost": before.inputs.get("where", {}).get("lost", 0) + any(row.lost for row in rows) if before else 0,
     }
 
 

@@ -1,6 +1,7 @@
 """Measure every exported file on every device, and run some test images there.
 
-Each timing is also kept by itself, so that another call measures only what is missing or has changed.
+What is fastest on a device is also timed operator by operator. Each result is kept by itself, so that another call
+measures only what is missing or has changed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit import _json
 from edgekit.data import _index
@@ -21,9 +22,13 @@ from edgekit.runtime import machine
 from edgekit.stages._run import Run
 from edgekit.types import Accuracy, Failure, Profile, Split
 
+if TYPE_CHECKING:
+    from edgekit.profile._job import Golden
+
 RESUMABLE = True
 RAW = "raw"
 ACCURACY = "raw-accuracy"
+OPERATORS = "raw-operators"
 
 
 def skip(run: Run) -> str:
@@ -35,14 +40,19 @@ def skip(run: Run) -> str:
 
 def inputs(run: Run) -> dict[str, Any]:
     """The devices, this machine, the files and the engines; and how often a device was lost, to try it again."""
-    facts = machine.facts()
+    from edgekit.profile import protocol
+
+    facts, golden = machine.facts(), _golden(run)
     before = run.directory.find("profile")
     return {
         "devices": {name: device.model_dump(exclude={"facts", "limits"}) for name, device in run.job.devices.items()},
         "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
         "export": run.digest("export"),
         "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime"),
+        "operators": _explained(run),
         "accuracy": [_wanted(run), run.digest("data"), run.network.digest] if _wanted(run) else None,
+        "protocol": protocol.VERSION,
+        "golden": golden and golden.key,
         "lost": before.inputs.get("lost", 0) + _lost(before.path / "profile.json") if before else 0,
     }
 
@@ -51,17 +61,36 @@ def build(run: Run, work: Path) -> None:
     """Write ``profile.json``, and ``accuracy.json`` of the devices other than this machine."""
     from edgekit.profile.run import profile
 
-    for name in (RAW, ACCURACY):
+    for name in (RAW, ACCURACY, OPERATORS):
         before = run.directory.folder("profile") / name
         if before.is_dir() and not (work / name).exists():
             shutil.copytree(before, work / name)
-    found = profile(run.artifacts, run.done["export"].path, run.job.devices, run.console, work / RAW)
+    found = profile(run.artifacts, run.done["export"].path, run.job.devices, run.console, work / RAW, run.bundle)
     rows: list[Accuracy] = []
     if _wanted(run):
         rows, failures = _accuracy(run, {name: run.job.devices[name] for name in found.machines}, work / ACCURACY)
         found = replace(found, failures=(*found.failures, *failures))
+    if _explained(run):
+        from edgekit.profile import hotspots
+
+        profiles, failures = hotspots.find(
+            run.artifacts, run.done["export"].path, run.job.devices, found, run.console, work / OPERATORS
+        )
+        found = replace(found, operators=tuple(profiles), failures=(*found.failures, *failures))
     _json.save(work / "accuracy.json", rows)
     _json.save(work / "profile.json", found)
+
+
+def _explained(run: Run) -> bool:
+    """Whether operators are timed, too."""
+    return run.recipe.profile is None or run.recipe.profile.operators
+
+
+def _golden(run: Run) -> Golden | None:
+    """What is predicted end to end."""
+    from edgekit.profile._job import Golden
+
+    return Golden.of(run.bundle) if run.bundle else None
 
 
 def _wanted(run: Run) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit import _json
 from edgekit.data import _index
 from edgekit.data._listing import expand
-from edgekit.errors import InputError, Shortfall
+from edgekit.errors import InputError, Shortfall, Unreached
 from edgekit.provenance import versions
 from edgekit.recipe import ExportSection, PruneSection
 from edgekit.runtime import machine
@@ -197,18 +197,27 @@ def _decide(
 def _stopwatch(
     run: Run, section: PruneSection, whole: nn.Module, before: Checkpoint, index: Index, root: Path, scratch: Path
 ) -> tuple[Stopwatch | None, str]:
-    """What times networks on the first device of the run, and where; or None, and why not."""
+    """What times networks on the first device of the run where time is measured, and where; or None, and why not."""
     import torch
 
     from edgekit.data._split import calibration
     from edgekit.data._transforms import evaluate, levels, open_rgb
+    from edgekit.lower import _trial
     from edgekit.prune._latency import Setting, Stopwatch
 
     if not run.job.devices:
         if section.latency is not None:
             raise InputError("prune.latency needs a device to measure on: add a [profile] section or --device")
         return None, "not measured: no device was given"
-    name, device = next(iter(run.job.devices.items()))
+    timed = [(name, device) for name, device in run.job.devices.items() if _trial.is_timed(device)]
+    if not timed:
+        names = ", ".join(run.job.devices)
+        if section.latency is not None:
+            raise InputError(
+                f"prune.latency needs a device where time is measured, and {names} is emulated: add --device host"
+            )
+        return None, f"not measured: {names} is emulated"
+    name, device = timed[0]
     images = [
         torch.from_numpy(evaluate(open_rgb(root / sample.path), before.input))
         for sample in calibration(index, IMAGES, section.seed)
@@ -226,7 +235,12 @@ def _stopwatch(
         scratch,
         run.console,
     )
-    stopwatch = Stopwatch(whole, setting)
+    try:
+        stopwatch = Stopwatch(whole, setting)
+    except Unreached as trouble:
+        if section.latency is not None:
+            raise Shortfall(f"prune.latency: {trouble}") from None
+        return None, f"not measured: {trouble}"
     return stopwatch, stopwatch.where
 
 

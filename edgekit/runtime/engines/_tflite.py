@@ -23,6 +23,7 @@ class InterpreterSession:
 
     def __init__(self, interpreter: Any, source: Port, sink: Port, provider: str) -> None:
         self.input, self.output, self.provider = source, sink, provider
+        self.placement: dict[str, dict[str, int]] = {}
         self._interpreter = interpreter
         self._lock = threading.Lock()
         self._in: int = interpreter.get_input_details()[0]["index"]
@@ -62,24 +63,32 @@ def open_session(
     if provider not in (None, *PROVIDERS):
         raise RuntimeFault(f'"{provider}": no such provider of this engine (choices: {", ".join(PROVIDERS)})')
     name = name or (model if isinstance(model, str) else "model")
+    made = interpreter(package, model, threads, provider, name)
+    source = _only(made.get_input_details(), f"{name}: inputs")
+    sink = _only(made.get_output_details(), f"{name}: outputs")
+    delegated = any("DELEGATE" in node.upper() for node in _nodes(made))
+    applied = XNNPACK if delegated else BUILTIN
+    if provider not in (None, applied):
+        raise RuntimeFault(f"{name}: {provider} was asked for, but takes none of this model's operators")
+    return InterpreterSession(made, source, sink, applied)
+
+
+def interpreter(package: Any, model: str | bytes, threads: int, provider: str | None, name: str) -> Any:
+    """A package's Interpreter of a file, or of its bytes, tensors allocated; without delegates for `BUILTIN`.
+
+    Raises:
+        RuntimeFault: the file cannot be used.
+    """
     kinds = package.OpResolverType
     resolver = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES if provider == BUILTIN else kinds.AUTO
     try:
         with _silent_stderr():  # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU."
             source_file = {"model_path": model} if isinstance(model, str) else {"model_content": model}
-            interpreter = package.Interpreter(
-                **source_file, num_threads=threads, experimental_op_resolver_type=resolver
-            )
-            interpreter.allocate_tensors()
+            made = package.Interpreter(**source_file, num_threads=threads, experimental_op_resolver_type=resolver)
+            made.allocate_tensors()
     except (ValueError, RuntimeError, MemoryError) as error:
         raise RuntimeFault(f"{name}: cannot be loaded: {first_line(error)}") from error
-    source = _only(interpreter.get_input_details(), f"{name}: inputs")
-    sink = _only(interpreter.get_output_details(), f"{name}: outputs")
-    delegated = any("DELEGATE" in node.upper() for node in _nodes(interpreter))
-    applied = XNNPACK if delegated else BUILTIN
-    if provider not in (None, applied):
-        raise RuntimeFault(f"{name}: {provider} was asked for, but takes none of this model's operators")
-    return InterpreterSession(interpreter, source, sink, applied)
+    return made
 
 
 def _nodes(interpreter: Any) -> list[str]:

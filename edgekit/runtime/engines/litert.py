@@ -1,11 +1,12 @@
-"""LiteRT (formerly TensorFlow Lite), pip package ai-edge-litert: .tflite files on the CPU."""
+"""LiteRT (formerly TensorFlow Lite), pip package ai-edge-litert: .tflite files on the CPU, or on a GPU."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime._errors import RuntimeFault
-from edgekit.runtime.engines import _tflite
+from edgekit.runtime._placed import asked
+from edgekit.runtime.engines import _litert_gpu, _tflite
 
 if TYPE_CHECKING:
     from edgekit.runtime._port import Session
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 FORMAT = "tflite"
 PACKAGE = "ai-edge-litert"
 MODULE = "ai_edge_litert"
+CPU = "cpu"
+WORDS = (CPU, *_tflite.PROVIDERS, *_litert_gpu.PROVIDERS)
+"""What `load` takes as provider; the first one leaves the choice to LiteRT."""
 
 
 def version() -> str:
@@ -24,14 +28,20 @@ def version() -> str:
 
 
 def providers() -> tuple[str, ...]:
-    """XNNPACK, and the interpreter's own kernels."""
+    """XNNPACK and the interpreter's own kernels; a GPU, where the package has an accelerator for it."""
     _package()
-    return _tflite.PROVIDERS
+    return (*_tflite.PROVIDERS, *_litert_gpu.providers())
 
 
 def load(model: str | bytes, threads: int = 1, provider: str | None = None, name: str | None = None) -> Session:
     """Open a .tflite file; see `edgekit.runtime._port.Engine`."""
-    return _tflite.open_session(_package(), model, threads, provider, name)
+    package = _package()
+    word, fallback = asked(provider or CPU)
+    if word in _litert_gpu.PROVIDERS:
+        return _litert_gpu.open_session(package, model, threads, word, fallback, name)
+    if word not in WORDS:
+        raise RuntimeFault(f'"{word}": no such provider of this engine (choices: {", ".join(WORDS)})')
+    return _tflite.open_session(package, model, threads, None if word == CPU else word, name)
 
 
 def _package() -> Any:

@@ -1,10 +1,17 @@
-"""ONNX Runtime, pip package onnxruntime: .onnx files."""
+"""ONNX Runtime, pip package onnxruntime or another build of it (onnxruntime-gpu, ...): .onnx files."""
 
 from __future__ import annotations
 
+import os
+import re
+import threading
+from contextlib import redirect_stdout
+from io import StringIO
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime._errors import RuntimeFault, first_line
+from edgekit.runtime._placed import FALLBACK, Placement, Watch, asked, in_words, overheard
 from edgekit.runtime._port import Port
 
 if TYPE_CHECKING:
@@ -16,19 +23,58 @@ FORMAT = "onnx"
 PACKAGE = MODULE = "onnxruntime"
 
 _CPU = "CPUExecutionProvider"
+WORDS = {
+    "cpu": _CPU,
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "webgpu": "WebGpuExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+}
+"""Short words for providers, which `load` takes as well as ONNX Runtime's own names."""
+_MEMORY = {WORDS["cuda"]: "cuda", WORDS["tensorrt"]: "cuda"}
+"""Where Python can place tensors itself: not, for one, with WebGPU."""
+_CODE = re.compile(r"^/\S+\.cc:\d+ .*?( was false\. |\) )(?=[A-Z])")
+"""Where in ONNX Runtime a message comes from."""
+_MISSING = re.compile(r"Failed to load library .* with error: (.*)")
 _DTYPES = {"float": "float32", "double": "float64"}  # the other names are NumPy's
 
 
 class OrtSession:
-    """A session on an onnxruntime.InferenceSession."""
+    """A session on an onnxruntime.InferenceSession.
 
-    def __init__(self, session: Any, source: Port, sink: Port, provider: str) -> None:
+    `run` returns when the output is in the host's memory, so that its time holds all work of a GPU, and the copies.
+    """
+
+    def __init__(self, session: Any, source: Port, sink: Port, provider: str, guard: _Guard | None = None) -> None:
         self.input, self.output, self.provider = source, sink, provider
+        self.placement: Placement = {}
         self._session = session
         self._outputs = [sink.name]
+        stated = session.get_inputs()[0].shape
+        self.open_batch = bool(stated) and not isinstance(stated[0], int)
+        self._guard = guard
+        self._lock = threading.Lock()
 
     def run(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """One inference; see `edgekit.runtime._port.Session`."""
+        if self._guard is None:
+            return self._infer(x)
+        with self._lock:  # the first one shows what runs where
+            result = self._infer(x)
+            guard, self._guard = self._guard, None
+            if guard is not None:
+                try:
+                    self.provider, self.placement = guard.check(self._session)
+                except RuntimeFault:
+                    self.close()
+                    raise
+        return result
+
+    def _infer(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         session = self._session
         if session is None:
             raise RuntimeFault("the model is closed")
@@ -38,9 +84,57 @@ class OrtSession:
             raise RuntimeFault(f"inference failed: {first_line(error)}") from error
         return result
 
+    def steps(self, x: npt.NDArray[Any]) -> tuple[int, int, int] | None:
+        """Nanoseconds of one inference: copying `x` in, computing, copying the output out; None where it is not told.
+
+        Tensors are bound to the device's memory, and it is waited for after each step.
+        """
+        memory = _MEMORY.get(self.provider)
+        if memory is None or self._session is None:
+            return None
+        try:
+            binding = self._session.io_binding()
+            start = perf_counter_ns()
+            value = _package().OrtValue.ortvalue_from_numpy(x, memory, 0)
+            binding.bind_ortvalue_input(self.input.name, value)
+            binding.synchronize_inputs()
+            there = perf_counter_ns()
+            binding.bind_output(self.output.name, memory, 0)
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+            done = perf_counter_ns()
+            binding.copy_outputs_to_cpu()
+            back = perf_counter_ns()
+        except Exception as error:  # its classes are private, and differ between releases
+            raise RuntimeFault(f"inference failed: {first_line(error)}") from error
+        return there - start, done - there, back - done
+
     def close(self) -> None:
         """Free the model."""
         self._session = None
+
+
+class _Guard:
+    """Sees to it that the provider asked for is the one that runs."""
+
+    def __init__(self, watch: Watch, wanted: str, fallback: bool, name: str) -> None:
+        self._watch, self._wanted, self._fallback, self._name = watch, wanted, fallback, name
+
+    def check(self, session: Any) -> tuple[str, Placement]:
+        """The provider that ran, and where each operator ran.
+
+        Raises:
+            RuntimeFault: some ran elsewhere, and that was not accepted.
+        """
+        placement, strays = self._watch.end(session, self._wanted)
+        if strays and not self._fallback:
+            every = sum(sum(kinds.values()) for kinds in placement.values())
+            word = next((word for word, name in WORDS.items() if name == self._wanted), self._wanted)
+            raise RuntimeFault(
+                f"{self._name}: {self._wanted} was asked for, but {sum(strays.values())} of {every} operators ran "
+                f'elsewhere ({in_words(strays)}); accept that with allow_fallback = true, or "{word}{FALLBACK}"'
+            )
+        return self._wanted if self._wanted in placement else _CPU, placement
 
 
 def version() -> str:
@@ -57,31 +151,49 @@ def load(model: str | bytes, threads: int = 1, provider: str | None = None, name
     """Open an .onnx file; see `edgekit.runtime._port.Engine`.
 
     All graph optimisations, `threads` intra-op threads, sequential execution; spinning as ONNX Runtime has it.
+    With a provider other than the CPU, the first inference is profiled to see what ran where: operators that the
+    provider did not run are a fault of that inference, unless "+cpu" behind its name accepts them. Which ones are
+    work, see `edgekit.runtime._placed.strays`. Reading that back takes a part of that inference's time.
     """
     ort = _package()
     name = name or (model if isinstance(model, str) else "model")
-    wanted = provider or _CPU
+    word, fallback = asked(provider or _CPU)
+    wanted = WORDS.get(word, word)
     if wanted not in ort.get_available_providers():
-        allowed = ", ".join(ort.get_available_providers())
-        raise RuntimeFault(f'"{wanted}": this build of onnxruntime has no such provider (choices: {allowed})')
+        names = {name: word for word, name in WORDS.items()}
+        allowed = ", ".join(names.get(each, each) for each in ort.get_available_providers())
+        raise RuntimeFault(f'"{word}": this build of onnxruntime has no such provider (choices: {allowed})')
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors come back as exceptions
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    guard = None if wanted == _CPU else _Guard(Watch(options), wanted, fallback, name)
+    # ONNX Runtime's own falling back would only print why.
+    more: dict[str, Any] = {} if wanted == _CPU or fallback else {"enable_fallback": 0}
+    if wanted == WORDS["cuda"]:  # its float32 would have 10 bits of mantissa in convolutions
+        more["provider_options"] = [{"use_tf32": "0"}]
+    missing = ""
     try:
-        session = ort.InferenceSession(model, options, providers=[wanted])
+        if guard is None:
+            session = ort.InferenceSession(model, options, providers=[wanted])
+        else:
+            with overheard() as said, redirect_stdout(StringIO()):
+                session = ort.InferenceSession(model, options, providers=[wanted], **more)
+                missing = "".join(_MISSING.findall(said())[:1])
     except Exception as error:  # its classes are private, and differ between releases
-        raise RuntimeFault(f"{name}: cannot be loaded: {first_line(error)}") from error
+        raise RuntimeFault(f"{name}: cannot be loaded: {_CODE.sub('', first_line(error))}") from error
+    if guard is not None:
+        session.disable_fallback()  # nor in the midst of it
     if isinstance(model, bytes) and hasattr(session, "_model_bytes"):
         session._model_bytes = None  # kept for falling back to another provider, which is not wanted here
     applied = _applied(session, wanted)
-    if applied != wanted:
-        raise RuntimeFault(f"{name}: {wanted} was asked for, but {applied} would run")
+    if applied != wanted and not fallback:
+        raise RuntimeFault(f"{name}: {wanted} was asked for, but {applied} would run" + (missing and f" ({missing})"))
     source = _only(session.get_inputs(), f"{name}: inputs")
     sink = _only(session.get_outputs(), f"{name}: outputs")
-    return OrtSession(session, source, sink, applied)
+    return OrtSession(session, source, sink, applied, guard)
 
 
 def _applied(session: Any, wanted: str) -> str:
@@ -94,7 +206,7 @@ def _applied(session: Any, wanted: str) -> str:
     if applied == _CPU or not hasattr(session, "get_provider_graph_assignment_info"):
         return applied
     took = {part.ep_name for part in session.get_provider_graph_assignment_info()}
-    return wanted if wanted in took else _CPU
+    return wanted if wanted in took or _CPU not in took else _CPU
 
 
 def _only(nodes: list[Any], what: str) -> Port:
@@ -107,6 +219,7 @@ def _only(nodes: list[Any], what: str) -> Port:
 
 
 def _package() -> Any:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its thread would run beside what is measured
     try:
         import onnxruntime
     except ImportError as error:

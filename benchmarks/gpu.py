@@ -1,0 +1,179 @@
+"""A net on every provider of every engine here that is not the CPU, beside PyTorch on the same GPU.
+
+Of each: whether the provider asked for ran, how many operators ran elsewhere, how far its outputs are from those of
+the CPU (as a share of the largest), and its p50, all models taking turns; copies in and out apart where the engine
+tells. ``vs torch`` is p50 of PyTorch (CUDA graph, channels last, float32) over this one's. Half precision is shown
+beside it, for what it is.
+
+NOT RUN ON A GPU SO FAR: its code was run with SwiftShader, a Vulkan device in software, and PyTorch's part on a CPU,
+both of which say nothing about speed. ``--require-gpu`` makes it fail unless an NVIDIA GPU computed, and everything
+that ran agreed with the CPU.
+
+Usage::
+
+    pip install onnxruntime-gpu                                      # in place of onnxruntime
+    python benchmarks/gpu.py --require-gpu
+    python benchmarks/gpu.py --net mobilenetv3_small_100 --size 160
+    python benchmarks/gpu.py --onnxruntime ~/webgpu/bin/python       # the Python that has another build of it
+    python benchmarks/gpu.py --cpu                                   # torch and the others on the CPU: does it work?
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.profile._providers import elsewhere
+from edgekit.profile._worker import Worker, WorkerFault
+
+ROOT = Path(__file__).parents[1]
+CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "cuda", "cuda-fp16")
+"""Providers that an NVIDIA GPU computes for."""
+CANDIDATES = (
+    ("torch_cuda", "cuda"),
+    ("torch_cuda", "cuda-fp16"),
+    ("onnxruntime", "cuda"),
+    ("onnxruntime", "tensorrt"),
+    ("onnxruntime", "webgpu"),
+    ("litert", "gpu"),
+    ("litert", "gpu-fp16"),
+)
+ON_CPU = (("torch_cuda", "cpu"), ("onnxruntime", "cpu"), ("litert", "cpu"))
+SUFFIX = {"torch_cuda": "pt2", "onnxruntime": "onnx", "litert": "tflite"}
+TOLERANCE, HALF_TOLERANCE = 1e-3, 0.05
+"""Of the largest output."""
+WAIT = 600.0
+"""Seconds: TensorRT takes minutes to build an engine."""
+OUTPUTS = """
+import sys
+import numpy as np
+from edgekit.runtime import _menu
+
+engine, path, provider, x, y = sys.argv[1:]
+session = _menu.engine(engine).load(path, 1, provider)
+np.save(y, np.concatenate([session.run(image[None]) for image in np.load(x)]))
+"""
+
+
+@dataclass
+class Row:
+    """One engine on one provider."""
+
+    engine: str
+    provider: str
+    worker: Worker
+    ready: dict[str, Any] = field(default_factory=dict)
+    error: float = float("nan")
+    ms: list[float] = field(default_factory=list)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--net", default="mobilenetv2_100")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=0.2, help="of each round")
+    parser.add_argument("--keep", type=Path, help="folder for the files; those that are there are not made again")
+    parser.add_argument("--onnxruntime", type=Path, default=Path(sys.executable), metavar="PYTHON")
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--require-gpu", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+        folder = arguments.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted, images = make(arguments.net, arguments.size, folder)
+        rows = []
+        for engine, provider in ON_CPU if arguments.cpu else CANDIDATES:
+            python = arguments.onnxruntime if engine == "onnxruntime" else Path(sys.executable)
+            row = Row(engine, provider, stack.enter_context(Worker(_start(python, "-m", "edgekit.runtime.bench"))))
+            try:
+                _open(row, folder, python, wanted, images)
+            except WorkerFault as fault:
+                print(f"{engine:<12} {provider:<10} {fault}", flush=True)
+            else:
+                rows.append(row)
+        for _ in range(arguments.rounds):
+            for row in rows:
+                request = {"warmup": 10, "seconds": arguments.seconds, "min_samples": 5}
+                row.ms.append(statistics.median(row.worker.ask({"run": request}, WAIT)["ms"]))
+        reference = next((row.ms for row in rows if row.engine == "torch_cuda"), None)
+        fine = [_show(row, reference) for row in rows]
+    if not all(fine):
+        sys.exit("gpu: outputs differ")
+    if arguments.require_gpu and not any(row.ready["provider"] in CUDA for row in rows):
+        sys.exit("gpu: no NVIDIA GPU computed anything")
+
+
+def _start(python: Path, *words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen([python, *words], stdin=pipe, stdout=pipe, stderr=pipe, env=environment, text=True)
+
+
+def _open(row: Row, folder: Path, python: Path, wanted: Any, images: Any) -> None:
+    """Load the model where it is timed, and in another process compute what it says to the images."""
+    model = folder / f"fp32.{SUFFIX[row.engine]}"
+    request = {"model": str(model), "engine": row.engine, "threads": 1, "provider": row.provider, "seed": 0}
+    row.ready = row.worker.ask(request, WAIT)
+    source, sink = folder / "x.npy", folder / "y.npy"
+    np.save(source, np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if row.engine == "litert" else images)
+    words = [row.engine, str(model), row.provider, str(source), str(sink)]
+    process = _start(python, "-c", OUTPUTS, *words)
+    said = process.communicate()[1]
+    if process.returncode:
+        raise WorkerFault((said.strip().splitlines() or ["it died"])[-1])
+    row.error = float(np.abs(np.load(sink) - wanted).max() / np.abs(wanted).max())
+
+
+def _show(row: Row, reference: list[float] | None) -> bool:
+    """Print the row; whether its outputs are right."""
+    steps = row.worker.ask({"steps": 50}, WAIT)["steps"]
+    ratio = statistics.median(a / b for a, b in zip(reference, row.ms, strict=True)) if reference else float("nan")
+    fine = row.error <= (HALF_TOLERANCE if "fp16" in row.provider else TOLERANCE)
+    off = f"off {row.error:.1e}{'' if fine else ' !'}"
+    print(
+        f"{row.engine:<12} {row.provider:<10} ran {row.ready['provider']:<26} {off:<14}"
+        f"  p50 {statistics.median(row.ms):8.3f} ms  vs torch {ratio:5.2f}x",
+        flush=True,
+    )
+    if steps:
+        print("    in {:.3f}, compute {:.3f}, out {:.3f} ms".format(*map(statistics.median, zip(*steps, strict=True))))
+    if left := elsewhere(row.ready["provider"], row.ready["placement"]):
+        print(f"    {left}")
+    if row.ready["placement"]:
+        print(f"    {json.dumps(row.ready['placement'].get(row.ready['provider'], {}))}")
+    return fine
+
+
+def make(name: str, size: int, folder: Path) -> tuple[Any, Any]:
+    """Write the net in three formats, but those that are there; returns its outputs for some images, and these."""
+    import torch
+    from _nets import images, network
+
+    from edgekit.export import onnx as to_onnx
+    from edgekit.export import tflite as to_tflite
+
+    module, batch = network(name, size), images(4, size, seed=1)
+    for exporter in (to_onnx, to_tflite):
+        path = folder / f"fp32.{exporter.__name__.rpartition('.')[2]}"
+        if not path.exists():
+            (folder / exporter.export(module, size, "fp32", folder).path).rename(path)
+    if not (folder / "fp32.pt2").exists():
+        torch.export.save(torch.export.export(module, (batch[:1],)), folder / "fp32.pt2")
+    with torch.no_grad():
+        return module(batch).numpy(), batch.numpy()
+
+
+if __name__ == "__main__":
+    main()
