@@ -27,8 +27,6 @@ import time
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-
 from edgekit.console import Console
 from edgekit.device import Device
 from edgekit.profile import _stats
@@ -37,7 +35,6 @@ from edgekit.runtime import _measure
 from edgekit.types import Artifact, TensorSpec, Timing
 
 TFLITE = """
-import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 net = Interpreter(model_path=path, num_threads=threads)
 net.allocate_tensors()
@@ -103,27 +100,6 @@ def ours(path: Path, threads: int, seconds: float) -> tuple[float, float]:
     """Median and minimum that the profile stage reports, in milliseconds."""
     timing = profiled(path, threads, seconds)
     return timing.p50_ms, timing.min_ms
-
-
-def small_onnx(path: Path) -> None:
-    """Four 3x3 convolutions with ReLU at 56 x 56, 32 channels."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    generator = np.random.default_rng(0)
-    nodes, weights, name, channels = [], [], "x", 3
-    for layer in range(4):
-        kernel = generator.normal(0, 0.1, (32, channels, 3, 3)).astype(np.float32)
-        weights.append(numpy_helper.from_array(kernel, f"w{layer}"))
-        nodes.append(helper.make_node("Conv", [name, f"w{layer}"], [f"c{layer}"], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("Relu", [f"c{layer}"], [f"r{layer}"]))
-        name, channels = f"r{layer}", 32
-    ports = [
-        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 56, 56]),
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 32, 56, 56]),
-    ]
-    graph = helper.make_graph(nodes, "net", ports[:1], ports[1:], weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
 def both_formats(folder: Path) -> list[Path]:
