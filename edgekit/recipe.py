@@ -215,7 +215,7 @@ class ProfileSection(Section):
     operators: bool = Field(
         True,
         description="time the operators of the fastest quantized and the fastest float file of each device that is "
-        "timed: about four times the device's run.seconds",
+        "timed: about three times the device's run.seconds",
     )
     sustained: Duration | None = Field(
         None, description='how long each file runs without a break, e.g. "10m"; default: what the device file says'

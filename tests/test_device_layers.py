@@ -20,9 +20,11 @@ from edgekit.device import Device
 from edgekit.export._tflite_table import Table
 from edgekit.profile import _prefixes, accuracy
 from edgekit.reach import local, ssh
+from edgekit.report import html
 from edgekit.runtime._cut import Graph
 from edgekit.types import Artifact, InputSpec
 from tests.conftest import TinyRun
+from tests.report_sample import report
 from tests.sshd import Board, board, boards
 from tests.test_profile import QUIET
 
@@ -120,6 +122,7 @@ def test_kernels_that_round_otherwise(tiny: TinyRun, images: accuracy.TestImages
     (row,), _ = accuracy.score([given], tiny.path / "6-export", {"pi": device}, many, 0.0, QUIET)
     assert row.passed
     assert row.max_steps
+    assert str(row.diverges) in html.render(replace(report(), accuracy=(row,)))
     assert re.search(r"from [\w.]+ \(max 1 step, [\d.]+ % of its outputs\) on they round otherwise", str(row.diverges))
 
 

@@ -161,6 +161,16 @@ def test_a_device_that_is_gone_costs_its_own_notes(boards: Callable[..., Board],
     assert [(failure.device, failure.lost) for failure in failures] == [("gone", True)] * 2
 
 
+def test_what_is_kept_outlives_a_day_on_which_the_device_is_down(tiny: TinyRun, tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text("{}")
+    given = artifacts(tiny.path), tiny.path / "6-export", {"pi": Device(name="pi")}
+    assert hotspots.find(*given, Profile({}, ()), QUIET, tmp_path) == ([], [])
+    assert (tmp_path / "old.json").exists()
+    both = replace(measured(tiny.path, "pi"), timings=())
+    assert hotspots.find(*given, both, QUIET, tmp_path) == ([], [])
+    assert not (tmp_path / "old.json").exists()
+
+
 def test_what_is_estimated_is_not_timed_by_operator(tiny: TinyRun) -> None:
     given = measured(tiny.path, "board")
     rows = tuple(replace(timing, kind="estimated", samples=()) for timing in given.timings)

@@ -19,6 +19,7 @@ from edgekit import _json, verdict
 from edgekit.device import Device, LimitsSection
 from edgekit.errors import InputError, Shortfall
 from edgekit.lower import _choose, _trial
+from edgekit.prune import _latency
 from edgekit.recipe import ExportSection, PruneSection
 from edgekit.report import _results
 from edgekit.report import csv as csv_report
@@ -140,7 +141,8 @@ def test_pruning_to_a_latency_needs_a_clock(tmp_path: Path) -> None:
     assert stopwatch(EMULATED, tmp_path, latency=False) == (None, "not measured: rpi is emulated")
 
 
-def test_pruning_measures_on_the_first_device_with_a_clock(tmp_path: Path) -> None:
+def test_pruning_measures_on_the_first_device_with_a_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_latency, "SECONDS", 0.1)
     clock, where = stopwatch({**EMULATED, **HOST}, tmp_path, latency=True)
     assert where.endswith(", 1 thread, on host")
     before, after = clock(nets.settled(nets.Net(lambda net, x: net.head(x), head=nets.head(3))))

@@ -74,6 +74,7 @@ def score(
     agreement: float,
     console: Console,
     keep: Path | None = None,
+    tidy: bool = True,
 ) -> tuple[list[Accuracy], list[Failure]]:
     """Run the images on each device, all devices at once, and compare with the same file here.
 
@@ -85,6 +86,7 @@ def score(
         agreement: least share of images whose top-1 class is that here; `SLACK` of them may always differ.
         console: progress.
         keep: folder of results, as in `edgekit.profile.run.profile`.
+        tidy: remove what is kept of other devices.
 
     Returns:
         A row a device x file x engine, in that order: `agreement` is with torch fp32, `agreement_reference`,
@@ -130,7 +132,8 @@ def score(
 
         with console.bar("accuracy on the devices", sum(map(len, pairs.values()))) as advance:
             fleet.each([partial(visit, name, device, advance) for name, device in devices.items() if pairs[name]])
-    kept.tidy()
+    if tidy:
+        kept.tidy()
     found = [each for name in devices for each in results[name]]
     return [r for r in found if isinstance(r, Accuracy)], [f for f in found if isinstance(f, Failure)]
 

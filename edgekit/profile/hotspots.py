@@ -80,7 +80,8 @@ def find(
 
     with console.bar("operators on the devices", sum(map(len, wanted.values()))) as advance:
         fleet.each([partial(visit, name, device, advance) for name, device in devices.items() if wanted[name]])
-    kept.tidy()
+    if set(devices) <= set(measured.machines):  # else: what is kept of a device that is down serves another time
+        kept.tidy()
     every = [each for name in devices for each in found[name]]
     return [e for e in every if isinstance(e, OperatorProfile)], [e for e in every if isinstance(e, Failure)]
 

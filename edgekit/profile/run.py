@@ -114,7 +114,8 @@ def profile(
                 _give_up(target, str(trouble))
 
         fleet.each([partial(visit, target) for target in targets])
-    kept.tidy()
+    if not any(target.trouble for target in targets):  # else: what is kept of that device serves another time
+        kept.tidy()
     if not any(job.timing for target in targets for job in target.jobs):
         kind = Unreached if all(target.trouble for target in targets) else Shortfall
         raise kind("\n".join(_why(target, artifacts) for target in targets))

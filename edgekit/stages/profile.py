@@ -127,8 +127,9 @@ def _accuracy(run: Run, devices: Mapping[str, Device], keep: Path) -> tuple[list
         np.array(exact),
         checkpoint.input,
     )
+    tidy = set(devices) == set(run.job.devices)
     least = (run.recipe.verify or VerifySection()).agreement
-    return accuracy.score(run.artifacts, run.done["export"].path, devices, images, least, run.console, keep)
+    return accuracy.score(run.artifacts, run.done["export"].path, devices, images, least, run.console, keep, tidy)
 
 
 def _lost(file: Path) -> bool:
