@@ -32,7 +32,9 @@ NETS: dict[str, tuple[str, ...]] = {
     "efficientnet_b0": (*SCRATCH, "train.epochs=16"),
 }
 MAX_DROP = 0.5
-"""Points of top-1; the ladder climbs for it on the validation split."""
+"""Points of test top-1 that int8 may lose."""
+LADDER = 1.0
+"""What the ladder climbs for on the validation split, whose 328 images are too few to tell half a point."""
 
 
 def main() -> None:
@@ -40,7 +42,7 @@ def main() -> None:
     for name in sys.argv[2:] or NETS:
         changes = [
             word
-            for change in (f"model.name={name}", f"quantize.max_drop={MAX_DROP}", *NETS[name])
+            for change in (f"model.name={name}", f"quantize.max_drop={LADDER}", *NETS[name])
             for word in ("--set", change)
         ]
         command = [sys.executable, "-m", "edgekit", "compress", "trashnet", "--out", str(folder / name), *changes]
