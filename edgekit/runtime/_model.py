@@ -363,10 +363,10 @@ def installed(engine: Engine) -> bool:
 
 def shipped_threads(manifest: dict[str, Any], artifact: str, engine: str) -> int:
     """Threads that `ship` says for an artifact and engine, no more than there are cores; 1 where it says nothing."""
-    from edgekit.runtime import machine
-
     for row in manifest.get("ship", ()):
         if row["artifact"] == artifact and row.get("engine") in (None, engine) and row.get("threads"):
+            from edgekit.runtime import machine
+
             return max(1, min(int(row["threads"]), machine.cores()))
     return 1
 

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryFile, mkdtemp
 from typing import Any
 
 from edgekit.runtime._errors import RuntimeFault, first_line
@@ -45,13 +42,16 @@ class Watch:
     """
 
     def __init__(self, options: Any) -> None:
+        import shutil  # here, as most models run on the CPU and should load quickly
+        import tempfile
+
         try:
-            folder = mkdtemp(prefix="edgekit-")
+            folder = tempfile.mkdtemp(prefix="edgekit-")
         except OSError as error:
             raise RuntimeFault(f"no folder for temporary files: {first_line(error)}") from error
         self._clean = weakref.finalize(self, shutil.rmtree, folder, True)
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
+        options.profile_file_prefix = os.path.join(folder, "profile")
 
     def end(self, session: Any, provider: str) -> tuple[Placement, dict[str, int]]:
         """Stop, after the first inference.
@@ -67,7 +67,8 @@ class Watch:
             RuntimeFault: it cannot be read.
         """
         try:
-            events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+            with open(session.end_profiling(), encoding="utf-8") as file:
+                events = json.load(file)
         except (OSError, ValueError) as error:  # no room for it, perhaps
             raise RuntimeFault(f"what ran where cannot be read back: {first_line(error)}") from error
         finally:
@@ -112,6 +113,8 @@ def in_words(kinds: dict[str, int], most: int = 8) -> str:
 @contextmanager
 def overheard() -> Iterator[Callable[[], str]]:
     """Keep what native code prints to file descriptor 2; gives a function that returns it."""
+    from tempfile import TemporaryFile
+
     with TemporaryFile() as file:
         saved = os.dup(2)
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import sys
-import tempfile
 from typing import IO, Any
 
 # Instruction sets that the engines have kernels for, as Linux names them in /proc/cpuinfo.
@@ -99,6 +97,8 @@ def hold() -> IO[str] | None:
         import fcntl
     except ImportError:
         return None
+    import tempfile
+
     path = os.environ.get("EDGEKIT_LOCK") or os.path.join(tempfile.gettempdir(), "edgekit.lock")
     try:
         file = open(path, encoding="utf-8")  # noqa: SIM115  (another user's, perhaps: to be read is enough)
@@ -236,6 +236,8 @@ def _text(path: str) -> str:
 def _sysctl(name: str) -> str:
     if platform.system() != "Darwin":
         return ""
+    import subprocess
+
     try:
         answer = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.SubprocessError):
