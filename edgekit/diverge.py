@@ -214,53 +214,64 @@ def _on(grid: Grid, values: npt.NDArray[np.int8], of: Grid) -> npt.NDArray[np.in
 
 
 def _onnx(path: Path, fed: Array) -> Iterator[Tensor]:
-    """Outputs of all QuantizeLinear nodes, run as `edgekit.runtime.engines.onnxruntime` does."""
+    """Outputs of all QuantizeLinear nodes."""
     import onnx
-    import onnxruntime as ort
     from onnx import numpy_helper
 
     model = onnx.load(path)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     sinks = [n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] not in constants]
-    model.graph.output.extend(onnx.ValueInfoProto(name=sink.output[0]) for sink in sinks)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = machine.cores()
-    options.log_severity_level = 4
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    values = session.run([sink.output[0] for sink in sinks], {session.get_inputs()[0].name: fed}) if sinks else []
+    values = run_onnx(model, [sink.output[0] for sink in sinks], fed)
     for sink, value in zip(sinks, values, strict=True):
         scale, zero = (numpy_helper.to_array(constants[name]).item() for name in sink.input[1:3])
         yield _int8(value, scale, zero)
 
 
-def _tflite(path: Path, fed: Array) -> Iterator[Tensor]:
-    """The input and all int8 results of operators that compute, read by making them outputs of the file."""
-    import flatbuffers
-    from ai_edge_litert import interpreter as litert
+def run_onnx(model: Any, names: list[str], fed: Array) -> list[Array]:
+    """Inner tensors of a model, run as `edgekit.runtime.engines.onnxruntime` does; they become outputs of `model`."""
+    import onnx
+    import onnxruntime as ort
 
+    there = {port.name for port in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in there)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = machine.cores()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(names, {session.get_inputs()[0].name: fed}) if names else []
+
+
+def _tflite(path: Path, fed: Array) -> Iterator[Tensor]:
+    """The input and all int8 results of operators that compute."""
     from edgekit.export._tflite_table import MOVING, Table
 
     table = Table(path.read_bytes())
     outputs = [table.graph.inputs[0]]
     for operator in table.graph.operators:
-        code = table.model.operatorCodes[operator.opcodeIndex]
-        kind = table.operators[max(code.builtinCode, code.deprecatedBuiltinCode)]
         tensor = table.graph.tensors[operator.outputs[0]]
-        if kind not in MOVING and table.types[tensor.type] == "INT8":
+        if table.kind(operator) not in MOVING and table.types[tensor.type] == "INT8":
             outputs.append(operator.outputs[0])
+    for index, value in zip(outputs, run_tflite(table, outputs, fed), strict=True):
+        spec = table.port(index, "NHWC")
+        if spec.scale is not None and spec.zero_point is not None:
+            yield _int8(value, spec.scale, spec.zero_point)
+
+
+def run_tflite(table: Any, outputs: list[int], fed: Array) -> list[Array]:
+    """Inner tensors of an `edgekit.export._tflite_table.Table`, read by making them outputs of the file."""
+    import flatbuffers
+    from ai_edge_litert import interpreter as litert
+
     table.graph.outputs = [*table.graph.outputs, *outputs]
     table.model.signatureDefs = None
-    builder = flatbuffers.Builder(len(path.read_bytes()))
+    builder = flatbuffers.Builder(1 << 20)
     builder.Finish(table.model.Pack(builder), b"TFL3")
     session = litert.Interpreter(model_content=bytes(builder.Output()), num_threads=machine.cores())
     session.allocate_tensors()
     session.set_tensor(session.get_input_details()[0]["index"], fed)
     session.invoke()
-    for index in outputs:
-        spec = table.port(index, "NHWC")
-        if spec.scale is not None and spec.zero_point is not None:
-            yield _int8(session.get_tensor(int(index)), spec.scale, spec.zero_point)
+    return [session.get_tensor(int(index)) for index in outputs]
 
 
 def _int8(values: Array, scale: float, zero_point: int) -> Tensor:

@@ -337,7 +337,7 @@ class Accuracy:
     problem: str = ""
     """Why not, in one line."""
     diverges: str | None = None
-    """First layer whose output differs from torch's, and by how much; None where nothing failed (int8 files only). Of a
+    """First layer whose output differs from torch's, and by how much; None where nothing failed. Of a
     device other than the host: from the same file's on the host, whether it failed or only rounds otherwise."""
 
 

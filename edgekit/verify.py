@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch.fx import GraphModule
 
-from edgekit import diverge
+from edgekit import _diverge_values, diverge
 from edgekit.console import Console
 from edgekit.data._dataset import ImageSet
 from edgekit.errors import MissingPackage, Shortfall
@@ -127,12 +127,18 @@ def verify(
         like = by_precision.get(artifact.precision) or float_model
         got, wanted = known[artifact].logits, known[like].logits
         row = _judge(row, got, wanted, like, section)
-        if not row.passed and like is quantized_model and isinstance(like.module, GraphModule):
+        if not row.passed:
             worst = int(np.abs(got - wanted).max(1).argmax())
             batch = images[worst][0].unsqueeze(0)
             fed = feed(artifact, session, batch.numpy())
-            where = diverge.first(artifact.format, folder / artifact.path, like.module, batch, fed)
-            row = replace(row, diverges=f"{where} on image {worst + 1}")
+            file = folder / artifact.path
+            if like is not quantized_model:
+                allowed, _ = _bound(like, "tolerance", section)
+                where = _diverge_values.first(artifact.format, file, like.module, batch, fed, allowed)
+                row = replace(row, diverges=f"{where} on image {worst + 1}")
+            elif isinstance(like.module, GraphModule):
+                where = diverge.first(artifact.format, file, like.module, batch, fed)
+                row = replace(row, diverges=f"{where} on image {worst + 1}")
         judged.append(row)
     return judged
 
