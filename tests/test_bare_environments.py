@@ -36,10 +36,9 @@ from tests.test_runtime_model import THIRD_PARTY, third_party
 Array = npt.NDArray[Any]
 
 ENVIRONMENTS = {
-    "tflite-runtime on the oldest Python": (("3.9",), ["tflite"], "tflite_runtime"),
+    "tflite-runtime on the oldest Python": (("3.9", "3.11"), ["tflite"], "tflite_runtime"),
     "ai-edge-litert on the newest Python": (("3.13",), ["litert"], "litert"),
     "onnxruntime with Pillow": (("3.12", "3.11"), ["onnx", "pillow"], "onnxruntime"),
-    "tflite-runtime with Pillow": (("3.11",), ["tflite", "pillow"], "tflite_runtime"),
 }
 PHOTOS = [(16, 16, 3), (40, 30, 3), (23, 61, 3), (7, 9, 3), (120, 50, 3), (33, 33, 1), (50, 20, 0)]
 """Height, width, channels; 0: no such axis."""

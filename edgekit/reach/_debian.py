@@ -42,7 +42,8 @@ def fetch(url: str) -> bytes:
         InputError: it cannot be had.
     """
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+        # An opener of its own: the shared one keeps the proxies of the environment in which it was first used.
+        with urllib.request.build_opener().open(url, timeout=TIMEOUT) as answer:
             content: bytes = answer.read()
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise InputError(f"{url}: cannot be fetched ({getattr(error, 'reason', error)}); check the network") from error
