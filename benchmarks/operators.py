@@ -20,8 +20,8 @@ from _nets import network
 from int8_speed import SIZE, make
 from torch import nn
 
+from edgekit.measurements import OperatorProfile
 from edgekit.profile import operators
-from edgekit.types import OperatorProfile
 
 NETS = ("mobilenetv3_small_100", "mobilenetv3_large_100", "efficientnet_b0")
 ENGINES = {"onnxruntime": "onnx", "litert": "tflite"}

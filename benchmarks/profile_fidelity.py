@@ -29,10 +29,11 @@ from statistics import median
 
 from edgekit.console import Console
 from edgekit.device import Device
+from edgekit.measurements import Timing
 from edgekit.profile import _stats
 from edgekit.profile.run import profile
 from edgekit.runtime import _measure
-from edgekit.types import Artifact, TensorSpec, Timing
+from edgekit.types import Artifact, TensorSpec
 
 TFLITE = """
 from ai_edge_litert.interpreter import Interpreter

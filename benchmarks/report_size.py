@@ -24,22 +24,10 @@ from typing import Any
 import numpy as np
 
 from edgekit import choices
+from edgekit.measurements import Kind, Machine, Minute, OperatorProfile, OperatorRow, Profile, Steps, Timing, Verdict
 from edgekit.profile import _stats
 from edgekit.report._report import Report
-from edgekit.types import (
-    Accuracy,
-    Artifact,
-    Kind,
-    Machine,
-    Minute,
-    OperatorProfile,
-    OperatorRow,
-    Profile,
-    Steps,
-    TensorSpec,
-    Timing,
-    Verdict,
-)
+from edgekit.types import Accuracy, Artifact, TensorSpec
 
 ENGINES = ("litert", "onnxruntime")
 PRECISIONS = ("fp32", "int8", "fp16", "weight_only")

@@ -20,8 +20,8 @@ from edgekit.runtime._errors import RuntimeFault
 
 if TYPE_CHECKING:
     from edgekit.device import Device
+    from edgekit.measurements import Failure
     from edgekit.pipeline import Job, Outcome
-    from edgekit.types import Failure
 
 F = TypeVar("F", bound=Callable[..., Any])
 

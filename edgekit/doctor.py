@@ -30,7 +30,7 @@ def report() -> dict[str, Any]:
     """Everything `render` shows, ready for JSON.
 
     Returns:
-        ``edgekit`` and ``python`` (versions), ``executable``, ``machine`` (fields of `edgekit.types.Machine`),
+        ``edgekit`` and ``python`` (versions), ``executable``, ``machine`` (fields of `edgekit.measurements.Machine`),
         ``disk_free_bytes`` (of the working directory), ``extras``: name -> {purpose, complete, packages: [{name,
         wanted, installed, fits}]}, ``engines``: [{name, format, package, version, providers, problem}], ``missing``:
         [{what, install}].

@@ -14,10 +14,10 @@ from types import ModuleType
 from edgekit import _json, choices
 from edgekit.console import Console
 from edgekit.errors import Shortfall, missing
+from edgekit.measurements import Failure, Profile, Verdict
 from edgekit.report._report import Stage
 from edgekit.stage import ORDER, Done, RunDirectory
 from edgekit.stages._run import Job, Run
-from edgekit.types import Failure, Profile, Verdict
 
 __all__ = ["Job", "Outcome", "run"]
 

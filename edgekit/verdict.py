@@ -24,8 +24,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from edgekit.measurements import Kind, Timing, Verdict
 from edgekit.profile import _stats
-from edgekit.types import Accuracy, Artifact, Kind, Timing, Verdict
+from edgekit.types import Accuracy, Artifact
 
 NOISE = 0.02
 """Two p50 closer than this (relative) are equal where there are no intervals."""

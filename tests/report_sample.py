@@ -5,6 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from edgekit.measurements import (
+    Failure,
+    Kind,
+    Machine,
+    Minute,
+    OperatorProfile,
+    OperatorRow,
+    Profile,
+    Steps,
+    Timing,
+    Verdict,
+)
 from edgekit.report._report import Provenance, Report, Stage, gather
 from edgekit.types import (
     Accuracy,
@@ -12,19 +24,12 @@ from edgekit.types import (
     Checkpoint,
     ClassScore,
     Epoch,
-    Failure,
     Finding,
     Gain,
     Index,
     InputSpec,
-    Kind,
-    Machine,
     Metrics,
-    Minute,
     ModelSpec,
-    OperatorProfile,
-    OperatorRow,
-    Profile,
     PrunePlan,
     Pruning,
     Quantization,
@@ -33,10 +38,7 @@ from edgekit.types import (
     Sample,
     Sensitivity,
     Split,
-    Steps,
     TensorSpec,
-    Timing,
-    Verdict,
 )
 
 LABELS = ("cardboard", "glass", "metal", "paper", "plastic", "trash")

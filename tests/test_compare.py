@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from edgekit.cli import cli
 from edgekit.errors import InputError
+from edgekit.measurements import Timing
 from edgekit.profile import _stats
 from edgekit.report import _compare, _compared, _read
 from edgekit.report import json as json_format
 from edgekit.report._report import Report
 from edgekit.stage import RunDirectory
-from edgekit.types import Timing
 from tests.report_sample import report
 
 

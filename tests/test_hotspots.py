@@ -12,10 +12,11 @@ import pytest
 
 from edgekit import _json, verdict
 from edgekit.device import Device
+from edgekit.measurements import OperatorProfile, Profile, Timing
 from edgekit.profile import hotspots, operators
 from edgekit.reach import ssh
 from edgekit.report import _hotspots, html, markdown
-from edgekit.types import Artifact, OperatorProfile, Profile, TensorSpec, Timing
+from edgekit.types import Artifact, TensorSpec
 from tests import report_sample
 from tests.conftest import TinyRun
 from tests.sshd import Board, board, boards

@@ -20,10 +20,10 @@ from torch import nn
 from edgekit.errors import Shortfall
 from edgekit.export import onnx as to_onnx
 from edgekit.export import tflite as to_tflite
+from edgekit.measurements import OperatorProfile, OperatorRow
 from edgekit.profile import operators
 from edgekit.runtime import _trace
 from edgekit.runtime._cut import Graph
-from edgekit.types import OperatorProfile, OperatorRow
 from tests import nets
 
 ENGINES = {"onnxruntime": "onnx", "litert": "tflite"}

@@ -24,12 +24,13 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit.console import Advance, Console
 from edgekit.device import Device
 from edgekit.errors import InputError, Shortfall
+from edgekit.measurements import Profile
 from edgekit.profile import _stats
 from edgekit.profile._worker import Worker, WorkerFault
 from edgekit.profile.run import profile
 from edgekit.reach import local
 from edgekit.runtime import _measure, machine
-from edgekit.types import Artifact, Profile, TensorSpec
+from edgekit.types import Artifact, TensorSpec
 
 PORT = TensorSpec("x", (1, 64), "float32", "NC")
 QUIET = Console(quiet=True)

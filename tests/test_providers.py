@@ -22,13 +22,14 @@ from torch import nn
 from edgekit.console import Console
 from edgekit.device import Device, RunSection
 from edgekit.errors import Shortfall
+from edgekit.measurements import Copies
 from edgekit.profile import _providers, operators
 from edgekit.profile.run import profile
 from edgekit.report import html, markdown
 from edgekit.runtime import _placed
 from edgekit.runtime._errors import RuntimeFault
 from edgekit.runtime.engines import litert, onnxruntime, torch_cuda
-from edgekit.types import Artifact, Copies, TensorSpec
+from edgekit.types import Artifact, TensorSpec
 from tests import interpreters, model_files, nets, report_sample
 from tests.support import environment
 

@@ -21,10 +21,10 @@ import pytest
 from edgekit import device as device_file
 from edgekit.device import Device
 from edgekit.errors import InputError, Shortfall
+from edgekit.measurements import Failure, Profile
 from edgekit.profile import _fleet
 from edgekit.profile.run import profile
 from edgekit.reach import _remote, ssh
-from edgekit.types import Failure, Profile
 from tests.sshd import Board, Start, board, boards
 from tests.test_profile import QUIET, SHORT, Recorder, artifact, host, save_chain
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgekit.measurements import Timing
 from edgekit.profile import _stats
 from edgekit.runtime import _steady
-from edgekit.types import Timing
 from tests.report_sample import timing
 
 TRIES = 100

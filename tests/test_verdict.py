@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.device import LimitsSection
-from edgekit.types import Accuracy, Artifact, Kind, Timing, Verdict
+from edgekit.measurements import Kind, Timing, Verdict
+from edgekit.types import Accuracy, Artifact
 from edgekit.verdict import decide
 from tests.report_sample import ARTIFACTS, accuracy, report, timing
 

@@ -13,11 +13,12 @@ from edgekit import choices
 from edgekit.console import Console
 from edgekit.device import Device, RunSection
 from edgekit.errors import Unreached
+from edgekit.measurements import Machine, Timing
 from edgekit.profile.run import profile
 from edgekit.quantize import _ptq
 from edgekit.recipe import QuantizeSection
 from edgekit.runtime import _menu
-from edgekit.types import Artifact, Machine, TensorSpec, Timing
+from edgekit.types import Artifact, TensorSpec
 
 SECONDS = 0.6
 """Measured time of each file in each engine."""

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import Shortfall
-from edgekit.types import Artifact, Timing
+from edgekit.measurements import Timing
+from edgekit.types import Artifact
 
 if TYPE_CHECKING:
     from edgekit.device import Device, EstimateSection, Published

@@ -14,12 +14,13 @@ from typing_extensions import TypedDict
 
 from edgekit.device import RunSection
 from edgekit.errors import Shortfall
+from edgekit.measurements import Copies, Minute, Steps, Timing
 from edgekit.profile import _stats
 from edgekit.profile._fleet import OPEN_TIMEOUT
 from edgekit.profile._worker import Worker, WorkerFault
 from edgekit.runtime._bundle import open_bundle
 from edgekit.runtime._errors import RuntimeFault
-from edgekit.types import Artifact, Copies, Minute, Steps, Timing
+from edgekit.types import Artifact
 
 MIN_SAMPLES = 3
 """Of each round, however slow the model is."""

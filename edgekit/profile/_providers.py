@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgekit.choices import no_such
+from edgekit.measurements import Timing
 from edgekit.runtime import _menu
 from edgekit.runtime._placed import FALLBACK, in_words
-from edgekit.types import Timing
 
 
 def words(engine: str) -> tuple[str, ...]:

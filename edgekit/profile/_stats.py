@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from edgekit.types import Timing
+    from edgekit.measurements import Timing
 
 LEVEL = 0.95
 DRAWS = 400
@@ -42,7 +42,7 @@ MAD = 1.4826
 
 
 def summary(samples: Sequence[float]) -> dict[str, float]:
-    """Minimum, mean and percentiles, named as in `edgekit.types.Timing`.
+    """Minimum, mean and percentiles, named as in `edgekit.measurements.Timing`.
 
     Percentiles interpolate linearly between the two nearest samples (NumPy's default; type 7 of Hyndman and Fan,
     "Sample Quantiles in Statistical Packages", 1996).
@@ -63,7 +63,7 @@ def summary(samples: Sequence[float]) -> dict[str, float]:
 
 
 def intervals(samples: Sequence[float], round_sizes: Sequence[int] = ()) -> dict[str, Any]:
-    """Confidence intervals and the share of outliers, named as in `edgekit.types.Timing`.
+    """Confidence intervals and the share of outliers, named as in `edgekit.measurements.Timing`.
 
     Args:
         samples: times in milliseconds, in the order measured.

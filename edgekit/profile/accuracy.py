@@ -20,13 +20,14 @@ from edgekit import choices
 from edgekit.console import Advance, Console
 from edgekit.device import Device
 from edgekit.errors import Shortfall
+from edgekit.measurements import Failure
 from edgekit.profile import _prefixes
 from edgekit.profile._fleet import Fleet
 from edgekit.profile._keep import Keep
 from edgekit.profile._worker import WorkerFault
 from edgekit.reach import local
 from edgekit.runtime import _menu
-from edgekit.types import Accuracy, Artifact, Failure, InputSpec, Split
+from edgekit.types import Accuracy, Artifact, InputSpec, Split
 
 ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
 """What a file is run with here, as verification does."""

@@ -12,11 +12,12 @@ from edgekit import __version__, choices, verdict
 from edgekit.console import Advance, Console
 from edgekit.device import Device
 from edgekit.errors import Shortfall
+from edgekit.measurements import Failure, OperatorProfile, Profile, Timing
 from edgekit.profile import operators
 from edgekit.profile._fleet import Fleet
 from edgekit.profile._keep import Keep
 from edgekit.profile._worker import WorkerFault
-from edgekit.types import Artifact, Failure, OperatorProfile, Profile, Timing
+from edgekit.types import Artifact
 
 
 def find(

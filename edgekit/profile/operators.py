@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import Shortfall
+from edgekit.measurements import OperatorProfile, OperatorRow
 from edgekit.profile._worker import Worker, WorkerFault
-from edgekit.types import OperatorProfile, OperatorRow
 
 ARGV = ("-m", "edgekit.runtime._trace")
 TIMEOUT = 600.0

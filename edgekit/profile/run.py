@@ -24,6 +24,7 @@ from edgekit import __version__, choices
 from edgekit.console import Advance, Console
 from edgekit.device import Device
 from edgekit.errors import InputError, Shortfall, Unreached
+from edgekit.measurements import Failure, Machine, Profile, Timing
 from edgekit.profile import _estimate, protocol
 from edgekit.profile._fleet import Fleet
 from edgekit.profile._job import MINUTE, Golden, Job
@@ -31,7 +32,7 @@ from edgekit.profile._keep import Keep
 from edgekit.profile._worker import Worker
 from edgekit.reach._remote import Refused
 from edgekit.runtime import _menu
-from edgekit.types import Artifact, Failure, Machine, Profile, Timing
+from edgekit.types import Artifact
 
 SEED = 0
 

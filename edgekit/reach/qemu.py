@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edgekit.device import Device
-    from edgekit.types import Kind
+    from edgekit.measurements import Kind
 
 _PACKAGE = Path(__file__).parents[1]
 _GUEST = Path(__file__).with_name("_guest.py")

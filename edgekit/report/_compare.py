@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any, Literal
 
+from edgekit.measurements import Kind, Machine, Timing
 from edgekit.profile import _stats
 from edgekit.report._read import Results
-from edgekit.types import Kind, Machine, Timing
 
 State = Literal["worse", "better", "same"]
 _SIDES = ("old", "new")

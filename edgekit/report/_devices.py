@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from edgekit.measurements import OperatorProfile, Timing
 from edgekit.report import _charts, _hotspots, _plots
 from edgekit.report._charts import MARKS, Bar, Point
 from edgekit.report._markup import Markup, details, figure, join, section, table, tag
@@ -11,7 +12,6 @@ from edgekit.report._panels import EMPTY, Panel, blocks, chosen, label, legend, 
 from edgekit.report._plots import Series, Spread, Stack
 from edgekit.report._report import Report
 from edgekit.report._svg import megabytes, ms, number, percent, threads
-from edgekit.types import OperatorProfile, Timing
 
 NUMBERS = "Numbers of this chart"
 FAMILIES = 6

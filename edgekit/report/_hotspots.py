@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgekit.measurements import OperatorProfile
 from edgekit.profile import operators
 from edgekit.report._report import Report
-from edgekit.types import OperatorProfile
 from edgekit.verdict import FLOAT, equal
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from edgekit.measurements import Kind, Timing
 from edgekit.report._charts import MARKS, tone
 from edgekit.report._markup import Markup, badge, tag
 from edgekit.report._report import Report
 from edgekit.report._svg import ms, threads
-from edgekit.types import Kind, Timing
 from edgekit.verdict import KINDS
 
 EMPTY = Markup("")

@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from edgekit.errors import InputError
+from edgekit.measurements import Failure, Machine, Timing
 from edgekit.stage import RECORD, RunDirectory
-from edgekit.types import Accuracy, Artifact, Failure, Machine, Timing
+from edgekit.types import Accuracy, Artifact
 
 VERSION = 1
 """Of `edgekit.report._report.Report`. Keys that came later have defaults, so every file of version 1 can be read."""

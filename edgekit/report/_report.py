@@ -7,24 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgekit.types import (
-    Accuracy,
-    Artifact,
-    Checkpoint,
-    Failure,
-    Finding,
-    Index,
-    Machine,
-    Metrics,
-    OperatorProfile,
-    Profile,
-    Pruning,
-    Quantization,
-    Rewrite,
-    Split,
-    Timing,
-    Verdict,
-)
+from edgekit.measurements import Failure, Machine, OperatorProfile, Profile, Timing, Verdict
+from edgekit.types import Accuracy, Artifact, Checkpoint, Finding, Index, Metrics, Pruning, Quantization, Rewrite, Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgekit.measurements import Machine, Timing, Verdict
 from edgekit.profile._providers import ran
 from edgekit.profile.protocol import STEPS
 from edgekit.report import _charts
@@ -12,7 +13,7 @@ from edgekit.report._markup import Markup, badge, details, figure, join, section
 from edgekit.report._panels import EMPTY, MEANING, chosen, with_interval
 from edgekit.report._report import Report
 from edgekit.report._svg import megabytes, ms, number, percent, threads
-from edgekit.types import Accuracy, Artifact, Machine, Timing, Verdict
+from edgekit.types import Accuracy, Artifact
 from edgekit.verdict import KINDS
 
 TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"

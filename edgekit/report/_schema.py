@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from edgekit import types
+from edgekit import measurements, types
 from edgekit.report import _report
 
 
@@ -21,7 +21,8 @@ def schema() -> dict[str, Any]:
     found = TypeAdapter(_report.Report).json_schema(mode="serialization")
     found["title"] = "edgekit report"
     for title, described in {**found["$defs"], "Report": found}.items():
-        _describe(described, getattr(_report, title, None) or getattr(types, title))
+        homes = [home for home in (_report, measurements, types) if hasattr(home, title)]
+        _describe(described, getattr(homes[0], title))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
 
 

@@ -6,8 +6,8 @@ import csv
 import io
 from typing import Any
 
+from edgekit.measurements import Timing
 from edgekit.report._report import Report
-from edgekit.types import Timing
 
 COLUMNS = (
     "device", "artifact", "precision", "engine", "engine_version", "provider", "threads", "batch", "kind",

@@ -112,7 +112,7 @@ def end_to_end(model: Model, images: Sequence[bytes], seconds: float) -> dict[st
         seconds: go on for so long, and until each image was predicted.
 
     Returns:
-        Medians, named as in `edgekit.types.Steps`.
+        Medians, named as in `edgekit.measurements.Steps`.
 
     Raises:
         RuntimeFault: an image cannot be decoded, or the engine failed.

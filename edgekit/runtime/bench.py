@@ -11,7 +11,7 @@
     -> {"run": {"warmup": n, "seconds": s, "min_samples": n}}                  any number of times
     <- {"ms": [one time per inference], "load_average": 1-minute load or null, "rss_bytes": peak so far}
     -> {"end_to_end": {"bundle": path, "artifact": id, "seconds": s}}
-    <- {"end_to_end": the keys of `edgekit.types.Steps` or null, "of": what was predicted, or why nothing}
+    <- {"end_to_end": the keys of `edgekit.measurements.Steps` or null, "of": what was predicted, or why nothing}
     -> {"energy": {"seconds": s}}
     <- {"mj": of one inference or null, "of": the counter, or why there is none}
     -> {"minute": {"seconds": s}}                                              any number of times

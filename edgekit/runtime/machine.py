@@ -1,4 +1,4 @@
-"""Facts of the machine this runs on: the fields of `edgekit.types.Machine`. Standard library only.
+"""Facts of the machine this runs on: the fields of `edgekit.measurements.Machine`. Standard library only.
 
 ``python -m edgekit.runtime.machine`` prints them as one line of JSON, with ``--probe`` those of `probe`. With
 ``--hold`` it first takes the machine's lock, so that two measurements do not disturb each other: a line
@@ -45,7 +45,7 @@ _ARM_PARTS = {
 
 
 def facts() -> dict[str, Any]:
-    """What `edgekit.types.Machine` holds, ready for JSON. What cannot be read is empty, 0 or None."""
+    """What `edgekit.measurements.Machine` holds, ready for JSON. What cannot be read is empty, 0 or None."""
     arch = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
     info = _cpuinfo()
     return {

@@ -16,11 +16,12 @@ from edgekit import _json
 from edgekit.data import _index
 from edgekit.device import Device
 from edgekit.errors import InputError
+from edgekit.measurements import Failure, Profile
 from edgekit.provenance import versions
 from edgekit.recipe import VerifySection
 from edgekit.runtime import machine
 from edgekit.stages._run import Run
-from edgekit.types import Accuracy, Failure, Profile, Split
+from edgekit.types import Accuracy, Split
 
 if TYPE_CHECKING:
     from edgekit.profile._job import Golden

@@ -9,12 +9,13 @@ from typing import Any
 
 from edgekit import __version__, _json, choices, verdict
 from edgekit.data import _index
+from edgekit.measurements import Profile
 from edgekit.provenance import git_commit
 from edgekit.report._report import Provenance, gather
 from edgekit.report._schema import schema
 from edgekit.stage import write_text
 from edgekit.stages._run import Run
-from edgekit.types import Accuracy, Checkpoint, Profile, Pruning, Quantization, Rewrite
+from edgekit.types import Accuracy, Checkpoint, Pruning, Quantization, Rewrite
 
 
 def skip(run: Run) -> str:
