@@ -164,6 +164,40 @@ def test_stream_reads_no_further_ahead_than_its_queue(model: Model) -> None:
     assert streaming() == []
 
 
+def test_a_camera_may_overwrite_its_buffer(model: Model) -> None:
+    pictures = images(20)
+    buffer = np.empty_like(pictures[0])
+
+    def frames() -> Iterator[Pixels]:
+        for picture in pictures:
+            buffer[...] = picture
+            yield buffer
+
+    found = [result.scores for result in model.stream(frames())]
+    np.testing.assert_array_equal(found, [model(picture).scores for picture in pictures])
+
+
+def test_files_are_prepared_side_by_side() -> None:
+    meet = threading.Barrier(2)
+
+    def work(item: int) -> int:
+        meet.wait(timeout=20)  # passes only when two are at it
+        return item
+
+    assert list(ahead(range(6), work, 2, threads=2)) == list(range(6))
+
+
+def test_what_may_be_overwritten_is_prepared_before_the_next_is_asked_for() -> None:
+    cell = [0]
+
+    def items() -> Iterator[list[int]]:
+        for number in range(50):
+            cell[0] = number
+            yield cell
+
+    assert list(ahead(items(), lambda item: item[0], 2, 3, lambda item: False)) == list(range(50))
+
+
 def test_leaving_the_loop_ends_the_thread(model: Model) -> None:
     for _ in model.stream(iter(images(50))):
         break
@@ -202,17 +236,19 @@ def test_one_image_is_no_stream(model: Model) -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.integers(), max_size=20), st.integers(0, 20), st.integers(0, 20), st.integers(1, 3))
-def test_ahead_is_a_map_that_can_be_left_anywhere(items: list[int], leave: int, fail: int, depth: int) -> None:
-    def work(item: int) -> int:
-        if len(done) == fail:
+@given(
+    st.lists(st.integers(), max_size=20), st.integers(0, 20), st.integers(0, 20), st.integers(1, 3), st.integers(1, 4)
+)
+def test_ahead_is_a_map_that_can_be_left_anywhere(
+    items: list[int], leave: int, fail: int, depth: int, threads: int
+) -> None:
+    def work(place: int) -> int:
+        if place == fail:
             raise ValueError
-        done.append(item)
-        return item * 2
+        return items[place] * 2
 
-    done: list[int] = []
     found, failed = [], False
-    stream = ahead(items, work, depth)
+    stream = ahead(range(len(items)), work, depth, threads, lambda place: items[place] % 3 > 0)
     try:
         for value in stream:
             found.append(value)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edgekit.runtime import _manifest, _signature, _zip
+from edgekit.runtime import _manifest, _zip
 from edgekit.runtime._errors import RuntimeFault
 from edgekit.runtime._source import File, Folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from edgekit.runtime._source import Wait
 
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 LEVELS = ("golden", "hash", "off")
@@ -113,10 +115,29 @@ def open_bundle(
     Raises:
         RuntimeFault: not readable, damaged, not according to the schema, or not signed as asked for.
     """
+    bundle, wait = begin(path, verify, trusted_keys, require_signature)
+    wait()
+    return bundle
+
+
+def begin(
+    path: str | os.PathLike[str],
+    verify: str = "golden",
+    trusted_keys: Sequence[str | os.PathLike[str]] = (),
+    require_signature: bool = False,
+) -> tuple[Bundle, Wait]:
+    """As `open_bundle`, but threads may still be at the hashes: the time that importing an engine takes is theirs.
+
+    Returns:
+        The bundle, and what to call before any member is used; it raises what was found.
+
+    Raises:
+        RuntimeFault: all else.
+    """
     where = os.fspath(path)
     if verify not in LEVELS:
         raise RuntimeFault(f'verify="{verify}": not allowed (choices: {", ".join(LEVELS)})')
-    trusted = _signature.trusted_keys(trusted_keys)
+    trusted = _trusted(trusted_keys)
     if require_signature and not trusted:
         raise RuntimeFault("require_signature needs trusted_keys: anyone can sign with a key of their own")
     if trusted and verify == "off":
@@ -125,18 +146,37 @@ def open_bundle(
         source = Folder(where) if where.endswith(".json") else File(where)
         raw = source.read(_zip.MANIFEST)
         manifest = _manifest.read(raw, where)
-        source.check(manifest, contents=verify != "off")
-        signed = _zip.SIGNATURE in source.names()
-        key = _signature.signer(source.read(_zip.SIGNATURE), raw, where) if signed and verify != "off" else None
-        labels = _labels(source, manifest, where)
+        wait = source.check(manifest, contents=verify != "off")
+        try:
+            key = _signer(source, raw, where) if verify != "off" else None
+            labels = _labels(source, manifest, where)
+        except RuntimeFault:
+            wait()  # damage explains what else is wrong
+            raise
     except MemoryError:
         raise RuntimeFault(f"{where}: out of memory while opening it") from None
-    signed_by = base64.b64encode(key).decode() if key else None
+    signed_by = binascii.b2a_base64(key, newline=False).decode() if key else None
     if trusted and key not in trusted and (key or require_signature):
         by = f"signed by {signed_by}" if key else "not signed"
         raise RuntimeFault(f"{where}: {by}, wanted is one of: {', '.join(trusted.values())}; fetch it from its maker")
     digest = hashlib.sha256(raw).hexdigest()
-    return Bundle(where, manifest, labels, digest, signed_by, key in trusted, verify, source)
+    return Bundle(where, manifest, labels, digest, signed_by, key in trusted, verify, source), wait
+
+
+def _trusted(keys: Sequence[str | os.PathLike[str]]) -> dict[bytes, str]:
+    if isinstance(keys, (list, tuple)) and not keys:  # what signatures take to be read is not imported then
+        return {}
+    from edgekit.runtime import _signature
+
+    return _signature.trusted_keys(keys)
+
+
+def _signer(source: File | Folder, manifest: bytes, where: str) -> bytes | None:
+    if _zip.SIGNATURE not in source.names():
+        return None
+    from edgekit.runtime import _signature
+
+    return _signature.signer(source.read(_zip.SIGNATURE), manifest, where)
 
 
 def _labels(source: File | Folder, manifest: dict[str, Any], where: str) -> tuple[str, ...]:

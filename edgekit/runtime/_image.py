@@ -10,8 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekit.runtime._errors import RuntimeFault
 
@@ -28,8 +27,7 @@ _FILTERS = {"bilinear": 2, "bicubic": 3}  # Image.Resampling
 _SLENDER = 50  # long side over short side; beyond, resizing the short side makes a huge image
 
 
-@dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(NamedTuple):
     """How an image becomes the tensor a network takes.
 
     ``short_side`` resizes, keeping the aspect ratio, so that the image just covers ``round(height / crop)`` x
@@ -54,12 +52,11 @@ class Preprocessing:
     @staticmethod
     def of(section: Mapping[str, Any]) -> Preprocessing:
         """From the `preprocessing` of a manifest whose kind is image (its schema is checked when it is opened)."""
-        given = {key: value for key, value in section.items() if key in Preprocessing.__dataclass_fields__}
+        given = {key: value for key, value in section.items() if key in Preprocessing._fields}
         return Preprocessing(**{**given, "mean": tuple(given["mean"]), "std": tuple(given["std"])})
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(NamedTuple):
     """An image as RGB, and what its file was."""
 
     image: Image.Image

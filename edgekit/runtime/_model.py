@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.runtime import _image, _menu
-from edgekit.runtime._bundle import Bundle, open_bundle
+from edgekit.runtime._bundle import Bundle, begin
 from edgekit.runtime._errors import RuntimeFault, first_line
 from edgekit.runtime._port import Port, dequantize
-from edgekit.runtime._stream import ahead
 from edgekit.runtime._tensor import FromPixels, FromValues
 
 if TYPE_CHECKING:
@@ -107,11 +106,13 @@ class Model:
         return list(self.stream(images))
 
     def stream(self, images: Iterable[Any]) -> Iterator[Result]:
-        """Predict images as they come: a thread reads and prepares the next ones while the engine is at work.
+        """Predict images as they come: threads read and prepare the next ones while the engine is at work.
 
-        At most two prepared images wait. What the iterable or an image raises is raised where its result would have
-        been. The thread ends with the generator: close it, or leave the loop. Only an iterable that blocks can keep it
-        longer: then it ends with the next item.
+        Files are prepared on as many cores as there are (four at most), those of the engine's further threads left
+        out. An array or a Pillow image is prepared before the iterable is asked for the next one, since that may
+        overwrite it. At most two images wait, and one more for each further core. What the iterable or an image raises
+        is raised where its result would have been. The threads end with the generator: close it, or leave the loop.
+        Only an iterable that blocks can keep one longer: then it ends with the next item.
 
         Args:
             images: each as in `__call__`.
@@ -128,15 +129,21 @@ class Model:
         """As `stream`, but a fault takes the place of its result, and the others go on."""
         if isinstance(images, (str, bytes, os.PathLike)):
             raise RuntimeFault("several images are needed: put the one into a list")
+        from edgekit.runtime import machine
+        from edgekit.runtime._stream import ahead
 
         def prepare(image: Any) -> tuple[npt.NDArray[Any] | RuntimeFault, int]:
             start = perf_counter_ns()
             try:
-                return self._prepare(image), perf_counter_ns() - start
+                tensor = self._prepare(image)
+                if isinstance(image, np.ndarray) and np.may_share_memory(tensor, image):
+                    tensor = tensor.copy()
+                return tensor, perf_counter_ns() - start
             except RuntimeFault as fault:
                 return fault, 0
 
-        with closing(ahead(images, prepare, depth=2)) as prepared:
+        threads = max(1, min(machine.cores() - self._info["threads"] + 1, 4))
+        with closing(ahead(images, prepare, 2, threads, _is_file)) as prepared:
             for tensor, spent in prepared:
                 if isinstance(tensor, RuntimeFault):
                     yield tensor
@@ -276,15 +283,19 @@ def load(
     """
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise RuntimeFault(f"threads={threads!r}: at least 1 is needed")
-    bundle = open_bundle(path, verify=verify, trusted_keys=trusted_keys, require_signature=require_signature)
-    chosen, name = choose(bundle, engine, artifact)
-    threads = threads or shipped_threads(bundle.manifest, chosen["id"], name)
-    module = _menu.engine(name)
+    bundle, wait = begin(path, verify, trusted_keys, require_signature)
+    try:
+        chosen, name = choose(bundle, engine, artifact)
+        threads = threads or shipped_threads(bundle.manifest, chosen["id"], name)
+        module = _menu.engine(name)
+        version = module.version()
+    finally:
+        wait()
     session = open_session(bundle, chosen, module, threads, provider)
     try:
         info = {
             "path": bundle.path, "name": bundle.manifest["name"], "artifact": chosen["id"], "format": chosen["format"],
-            "precision": chosen.get("precision"), "engine": name, "version": module.version(),
+            "precision": chosen.get("precision"), "engine": name, "version": version,
             "provider": session.provider, "threads": threads, "input": dict(chosen["input"]),
             "output": dict(chosen["output"]), "labels": len(bundle.labels), "digest": bundle.digest,
             "signed_by": bundle.signed_by, "golden": None,
@@ -385,6 +396,10 @@ def _agreed(stated: dict[str, Any], found: Port, where: str) -> Port:
             f"the manifest says {scale} and {zero_point}"
         )
     return Port(found.name, found.shape, found.dtype, scale, zero_point)
+
+
+def _is_file(image: Any) -> bool:
+    return isinstance(image, (str, bytes, os.PathLike))
 
 
 def _text(dtype: str, shape: Sequence[int]) -> str:

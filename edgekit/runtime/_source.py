@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from io import FileIO
 
+    Wait = Callable[[], None]
     _Job = tuple[int, Callable[[], None]]
 
 _PARALLEL = 2**21
@@ -46,7 +47,7 @@ class File:
             self._entries = {entry.name: entry for entry in _zip.layout(size, fetch, path)}
             if _zip.MANIFEST not in self._entries:
                 raise _zip.unsound(path, f"{_zip.MANIFEST} is missing")
-            _together([(entry.size, partial(member, entry)) for entry in self._entries.values()])
+            _started([(entry.size, partial(member, entry)) for entry in self._entries.values()], spare=True)()
         self._crc(self._entries[_zip.MANIFEST])
 
     def names(self) -> tuple[str, ...]:
@@ -59,8 +60,11 @@ class File:
             raise RuntimeFault(f"{self.path}: no member {name!a} (there are: {', '.join(self._entries)})")
         return self._members[name]
 
-    def check(self, manifest: dict[str, Any], contents: bool) -> None:
+    def check(self, manifest: dict[str, Any], contents: bool) -> Wait:
         """Compare the members with what the manifest lists; with `contents` their bytes, too.
+
+        Returns:
+            To be called before anything in them is used: threads may still be at the bytes; it raises what they find.
 
         Raises:
             RuntimeFault: a member is missing, not listed, or not what was listed.
@@ -74,11 +78,14 @@ class File:
         for name, entry in members.items():
             if entry.size != listed[name]["bytes"]:
                 raise _zip.unsound(self.path, f"{name} has {entry.size} bytes, listed are {listed[name]['bytes']}")
+        jobs: list[_Job] = []
         if contents:
-            jobs: list[_Job] = [(entry.size, partial(self._crc, entry)) for entry in self._entries.values()]
-            for name, entry in members.items():
-                jobs.append((2 * entry.size, partial(self._sha256, entry, listed[name]["sha256"])))
-            _together(jobs)
+            jobs += [(entry.size, partial(self._crc, entry)) for entry in self._entries.values()]
+            jobs += [
+                (2 * entry.size, partial(self._sha256, entry, listed[name]["sha256"]))
+                for name, entry in members.items()
+            ]
+        return _started(jobs)
 
     def _crc(self, entry: _zip.Entry) -> None:
         if zlib.crc32(self._members[entry.name]) != entry.crc:
@@ -120,8 +127,8 @@ class Folder:
             raise RuntimeFault(f"{file}: not the file that {self.path} lists (SHA-256); correct either of them")
         return data
 
-    def check(self, manifest: dict[str, Any], contents: bool) -> None:
-        """As of `File.check`; what the manifest does not list is only looked for."""
+    def check(self, manifest: dict[str, Any], contents: bool) -> Wait:
+        """As of `File.check`, at once; what the manifest does not list is only looked for."""
         self._members = {**dict.fromkeys(manifest.get("members", ()), "members"), **_manifest.named(manifest)}
         for reserved in {_zip.MANIFEST, _zip.SIGNATURE} & self._members.keys():
             raise RuntimeFault(f"{self.path}: {self._members[reserved]}: {reserved} is no name for a member; rename it")
@@ -131,6 +138,7 @@ class Folder:
                 self.read(name)
             elif not os.path.isfile(os.path.join(self._folder, name)):
                 raise RuntimeFault(f"{self.path}: {place}: there is no file {os.path.join(self._folder, name)}")
+        return _started([])
 
 
 def contents(path: str, limit: int = _zip.LIMIT) -> bytes:
@@ -161,10 +169,17 @@ def _opened(path: str, limit: int = _zip.LIMIT) -> Iterator[FileIO]:
         raise RuntimeFault(f"{path}: out of memory while reading {status.st_size} bytes") from None
 
 
-def _together(jobs: list[_Job]) -> None:
-    """Do all jobs, each with its cost in bytes; of several faults the one of the first job is raised.
+def _started(jobs: list[_Job], spare: bool = False) -> Wait:
+    """Begin all jobs, each with its cost in bytes.
 
     In threads where there is much to do: reading and hashing let go of Python's lock.
+
+    Args:
+        jobs: the most expensive ones are done first.
+        spare: the caller waits at once: a thread less.
+
+    Returns:
+        Does what is left, and returns when all is done; of several faults it raises the one of the first job.
     """
     queue = sorted(range(len(jobs)), key=lambda place: jobs[place][0])
     faults: dict[int, Exception] = {}
@@ -172,7 +187,7 @@ def _together(jobs: list[_Job]) -> None:
     def work() -> None:
         while queue:
             try:
-                place = queue.pop()  # the largest first
+                place = queue.pop()
             except IndexError:  # another thread was faster
                 return
             try:
@@ -180,12 +195,16 @@ def _together(jobs: list[_Job]) -> None:
             except Exception as error:
                 faults[place] = error
 
+    def wait() -> None:
+        work()
+        for thread in threads:
+            thread.join()
+        for _, error in sorted(faults.items()):
+            raise error
+
     much = sum(cost for cost, _ in jobs) > _PARALLEL
-    threads = [threading.Thread(target=work) for _ in range(min(os.cpu_count() or 1, len(jobs), 4) - 1 if much else 0)]
+    count = min(os.cpu_count() or 1, len(jobs), 4) - spare if much else 0
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
-    work()
-    for thread in threads:
-        thread.join()
-    for _, error in sorted(faults.items()):
-        raise error
+    return wait

@@ -11,40 +11,77 @@ Item = TypeVar("Item")
 Done = TypeVar("Done")
 
 _PATIENCE = 1.0
-"""Seconds to wait for the thread when the consumer leaves; an iterable that blocks keeps it until its next item."""
+"""Seconds to wait for the threads when the consumer leaves; an iterable that blocks keeps one until its next item."""
 
 
-def ahead(items: Iterable[Item], work: Callable[[Item], Done], depth: int) -> Generator[Done, None, None]:
-    """``map(work, items)`` with a thread that takes the next items while the consumer is busy.
+def ahead(
+    items: Iterable[Item],
+    work: Callable[[Item], Done],
+    depth: int,
+    threads: int = 1,
+    lasting: Callable[[Item], bool] = lambda item: True,
+) -> Generator[Done, None, None]:
+    """``map(work, items)`` with threads that do the next items while the consumer is busy.
 
     Args:
-        items: iterated in that thread.
-        work: done in that thread.
-        depth: how many finished ones may wait.
+        items: iterated in a thread of its own.
+        work: done in that thread, or where `threads` is above 1 in so many others.
+        depth: how many may wait, and one more for each further thread.
+        threads: that work.
+        lasting: whether an item stays as it is when the next one is asked for. One that does not (a camera's buffer)
+            is done before that.
 
     Yields:
         What `work` returns, in order. What it or `items` raises is raised in its place, and ends the generator.
     """
-    ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-    left = threading.Event()
+    ready: queue.Queue[queue.SimpleQueue[tuple[str, Any]]] = queue.Queue(depth + threads - 1)
+    tasks: queue.SimpleQueue[tuple[Item, queue.SimpleQueue[tuple[str, Any]]] | None] = queue.SimpleQueue()
+    failed, left = threading.Event(), threading.Event()
+
+    def finish(item: Item, place: queue.SimpleQueue[tuple[str, Any]]) -> None:
+        if left.is_set():
+            return
+        try:
+            place.put(("item", work(item)))
+        except BaseException as error:  # raised again by the consumer
+            failed.set()
+            place.put(("error", error))
 
     def produce() -> None:
+        end: tuple[str, Any] = ("end", None)
         try:
             for item in items:
-                if left.is_set():
-                    return
-                ready.put(("item", work(item)))
-                if left.is_set():
-                    return
-            ready.put(("end", None))
-        except BaseException as error:  # raised again by the consumer
-            ready.put(("error", error))
+                place: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+                ready.put(place)
+                if helpers and lasting(item):
+                    tasks.put((item, place))
+                else:
+                    finish(item, place)
+                if failed.is_set() or left.is_set():
+                    break
+        except BaseException as error:
+            end = ("error", error)
+        for _ in helpers:
+            tasks.put(None)
+        place = queue.SimpleQueue()
+        place.put(end)
+        if not left.is_set():
+            ready.put(place)
 
-    thread = threading.Thread(target=produce, name="edgekit-stream", daemon=True)
-    thread.start()
+    def help_out() -> None:
+        for item, place in iter(tasks.get, None):
+            finish(item, place)
+
+    def thread(target: Callable[[], None]) -> threading.Thread:
+        return threading.Thread(target=target, name="edgekit-stream", daemon=True)
+
+    helpers = [thread(help_out) for _ in range(threads if threads > 1 else 0)]
+    everyone = [*helpers, thread(produce)]
+    for each in everyone:
+        each.start()
     try:
         while True:
-            kind, value = ready.get()
+            kind, value = ready.get().get()
             if kind == "end":
                 return
             if kind == "error":
@@ -54,4 +91,5 @@ def ahead(items: Iterable[Item], work: Callable[[Item], Done], depth: int) -> Ge
         left.set()
         while not ready.empty():  # a thread that waits for room goes on, and sees that it is over
             ready.get_nowait()
-        thread.join(_PATIENCE)
+        for each in everyone:
+            each.join(_PATIENCE)

@@ -39,7 +39,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import replace
 from importlib.util import find_spec
 from time import perf_counter_ns
 from typing import IO, TYPE_CHECKING, Any
@@ -153,7 +152,7 @@ def open_session(
     if batch not in (None, own):
         if not getattr(session, "open_batch", False):
             raise RuntimeFault(f"{model}: a batch of {batch} was asked for, the file's is fixed at {own}")
-        port = replace(port, shape=(batch, *port.shape[1:]))
+        port = port._replace(shape=(batch, *port.shape[1:]))
     x = random_input(port, seed)
     before = perf_counter_ns()
     session.run(x)
