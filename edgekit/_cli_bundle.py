@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 _key = click.option("--key", type=FILE, required=True, metavar="FILE", help="As edgekit keygen writes it.")
 _debug = click.option("--debug", is_flag=True, help="Show tracebacks.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 @click.command()
@@ -19,9 +22,16 @@ _debug = click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("--artifact", "ids", multiple=True, metavar="ID", help="Only this file, e.g. tflite-int8 (repeatable).")
 @click.option("--out", type=FILE, metavar="FILE", help="[<name>.edgekit]")
 @click.option("--sign", "key", type=FILE, metavar="KEY", help="Sign it with this private key.")
+@_json
 @_debug
 def pack(
-    source: Path, device: str | None, ids: tuple[str, ...], out: Path | None, key: Path | None, debug: bool
+    source: Path,
+    device: str | None,
+    ids: tuple[str, ...],
+    out: Path | None,
+    key: Path | None,
+    as_json: bool,
+    debug: bool,
 ) -> None:
     """Write one file for devices, with what they need.
 
@@ -38,6 +48,7 @@ def pack(
     def work() -> None:
         from edgekit import bundle
         from edgekit.errors import InputError
+        from edgekit.runtime._bundle import open_bundle
 
         if source.suffix == ".json" and not source.is_dir():
             if device or ids:
@@ -47,15 +58,26 @@ def pack(
             contents = bundle.from_run(source, device, ids, say=lambda text: click.echo(f"pack: {text}", err=True))
         path = out or Path(f"{contents.name}{bundle.SUFFIX}")
         bundle.write(path, contents, key)
-        click.echo(f"{path}: {', '.join(artifact['id'] for artifact in contents.manifest['artifacts'])}")
+        artifacts = [artifact["id"] for artifact in contents.manifest["artifacts"]]
+        packed = open_bundle(path, verify="hash")
+        _say(
+            as_json,
+            f"{path}: {', '.join(artifacts)}",
+            bundle=str(path),
+            bytes=path.stat().st_size,
+            digest=packed.digest,
+            signed_by=packed.signed_by,
+            artifacts=artifacts,
+        )
 
     _guarded(work, debug)
 
 
 @click.command()
 @click.option("--out", type=FILE, default="edgekit", metavar="NAME", help="Writes NAME.key and NAME.pub. [edgekit]")
+@_json
 @_debug
-def keygen(out: Path, debug: bool) -> None:
+def keygen(out: Path, as_json: bool, debug: bool) -> None:
     """Make a key pair to sign bundles with.
 
     NAME.key is for signing alone, NAME.pub for devices (Ed25519).
@@ -69,7 +91,8 @@ def keygen(out: Path, debug: bool) -> None:
         from edgekit import sign
 
         public = sign.keygen(out)
-        click.echo(f"{out}.key: private, keep it to yourself\n{out}.pub: public, {public}")
+        text = f"{out}.key: private, keep it to yourself\n{out}.pub: public, {public}"
+        _say(as_json, text, private=f"{out}.key", public=f"{out}.pub", key=public)
 
     _guarded(work, debug)
 
@@ -77,8 +100,9 @@ def keygen(out: Path, debug: bool) -> None:
 @click.command()
 @click.argument("bundle", type=FILE)
 @_key
+@_json
 @_debug
-def sign(bundle: Path, key: Path, debug: bool) -> None:
+def sign(bundle: Path, key: Path, as_json: bool, debug: bool) -> None:
     """Sign a bundle in place; an earlier signature goes.
 
     \b
@@ -89,7 +113,8 @@ def sign(bundle: Path, key: Path, debug: bool) -> None:
     def work() -> None:
         from edgekit import sign
 
-        click.echo(f"{bundle}: signed with {sign.sign(bundle, key)}")
+        signer = sign.sign(bundle, key)
+        _say(as_json, f"{bundle}: signed with {signer}", bundle=str(bundle), signed_by=signer)
 
     _guarded(work, debug)
 
@@ -97,8 +122,9 @@ def sign(bundle: Path, key: Path, debug: bool) -> None:
 @click.command("verify-signature")
 @click.argument("bundle", type=FILE)
 @_key
+@_json
 @_debug
-def verify_signature(bundle: Path, key: Path, debug: bool) -> None:
+def verify_signature(bundle: Path, key: Path, as_json: bool, debug: bool) -> None:
     """Check a bundle's signature and hashes.
 
     Exit code 1 where it is not signed with that key, or is not what was signed.
@@ -111,15 +137,17 @@ def verify_signature(bundle: Path, key: Path, debug: bool) -> None:
     def work() -> None:
         from edgekit import sign
 
-        click.echo(f"{bundle}: signed with {sign.verify(bundle, key)}")
+        signer = sign.verify(bundle, key)
+        _say(as_json, f"{bundle}: signed with {signer}", bundle=str(bundle), signed_by=signer)
 
     _guarded(work, debug)
 
 
 @click.command("runtime-zip")
 @click.option("--out", type=FILE, default="edgekit-runtime.pyz", metavar="FILE", help="[edgekit-runtime.pyz]")
+@_json
 @_debug
-def runtime_zip(out: Path, debug: bool) -> None:
+def runtime_zip(out: Path, as_json: bool, debug: bool) -> None:
     """Write the runtime as one file for devices.
 
     A device runs it with its own Python (3.9 or newer) and engine; nothing is installed.
@@ -133,7 +161,8 @@ def runtime_zip(out: Path, debug: bool) -> None:
     def work() -> None:
         from edgekit import runtime_zip
 
-        click.echo(f"{out}: {runtime_zip.write(out) / 1000:.0f} kB")
+        size = runtime_zip.write(out)
+        _say(as_json, f"{out}: {size / 1000:.0f} kB", file=str(out), bytes=size)
 
     _guarded(work, debug)
 
@@ -158,6 +187,10 @@ def predict(words: tuple[str, ...]) -> None:
         sys.exit(_main(["predict", *words], prog="edgekit"))
 
     _guarded(work, debug=False)
+
+
+def _say(as_json: bool, text: str, **data: Any) -> None:
+    click.echo(json.dumps(data, indent=2) if as_json else text)
 
 
 def _guarded(work: Callable[[], None], debug: bool) -> None:

@@ -249,7 +249,11 @@ def test_pack_for_a_device_takes_its_file_alone(tiny: TinyRun, packed: Path, tmp
 
 
 def test_pack_takes_the_artifacts_that_are_named(tiny: TinyRun, tmp_path: Path) -> None:
-    edgekit("pack", tiny.path, "--artifact", "onnx-fp32", "--artifact", "onnx-int8", cwd=tmp_path)
+    answer = edgekit("pack", tiny.path, "--artifact", "onnx-fp32", "--artifact", "onnx-int8", "--json", cwd=tmp_path)
+    said, file = json.loads(answer.stdout), tmp_path / "digits.edgekit"
+    assert (said["bundle"], said["bytes"], said["signed_by"]) == (file.name, file.stat().st_size, None)
+    assert said["digest"] == hashlib.sha256(members(file)["manifest.json"]).hexdigest()
+    assert set(said["artifacts"]) == {"onnx-fp32", "onnx-int8"}
     assert {each["id"] for each in stated(tmp_path / "digits.edgekit")["artifacts"]} == {"onnx-fp32", "onnx-int8"}
 
 

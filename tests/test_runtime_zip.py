@@ -22,7 +22,8 @@ PACKAGE = Path(runtime_zip.__file__).parent
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("app")
-    assert edgekit("runtime-zip", cwd=folder).stdout.startswith("edgekit-runtime.pyz: ")
+    said = json.loads(edgekit("runtime-zip", "--json", cwd=folder).stdout)
+    assert said == {"file": "edgekit-runtime.pyz", "bytes": (folder / "edgekit-runtime.pyz").stat().st_size}
     return folder / "edgekit-runtime.pyz"
 
 

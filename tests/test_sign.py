@@ -93,6 +93,17 @@ def test_signing_changes_nothing_but_the_signature_and_twice_is_once(bundle: Pat
     assert open_bundle(str(bundle), trusted_keys=[str(public(keys))], require_signature=True).trusted
 
 
+def test_commands_answer_in_json(tmp_path: Path) -> None:
+    made = json.loads(edgekit("keygen", "--out", tmp_path / "mine", "--json").stdout)
+    public_key = serialization.load_pem_public_key(Path(made["public"]).read_bytes())
+    assert isinstance(public_key, ed25519.Ed25519PublicKey)
+    assert base64.b64decode(made["key"]) == public_key.public_bytes_raw()
+    path = small(tmp_path / "a.edgekit")
+    signed = json.loads(edgekit("sign", path, "--key", made["private"], "--json").stdout)
+    assert signed == {"bundle": str(path), "signed_by": made["key"]}
+    assert json.loads(edgekit("verify-signature", path, "--key", made["public"], "--json").stdout) == signed
+
+
 def test_commands_sign_and_verify(tmp_path: Path, keys: Path) -> None:
     path = small(tmp_path / "a.edgekit")
     assert "not signed: edgekit sign" in complaint("verify-signature", path, "--key", public(keys), code=1)
