@@ -286,7 +286,7 @@ def test_a_damaged_file_gives_pixels_or_a_fault(at: int, damage: bytes, cut: boo
         (np.zeros((1, 4, 4, 3), np.uint8), r"the array has shape \(1, 4, 4, 3\)"),
         (np.zeros((0, 4, 3), np.uint8), r"the array has shape \(0, 4, 3\)"),
         (np.zeros((2, 400, 3), np.uint8), "400x2 pixels are too slender"),
-        (object(), "object is not a path, bytes, a Pillow image or a uint8 array"),
+        pytest.param(object(), "object is not a path, bytes, a Pillow image or a uint8 array", id="object"),
         (None, "NoneType is not a path"),
         ("a\0b", "null byte"),
     ],

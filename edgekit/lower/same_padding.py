@@ -127,3 +127,18 @@ class _File:
         struct.pack_into("<I", self.data, start - 4, len(kept))
         for place, target in enumerate(kept):
             struct.pack_into("<I", self.data, start + 4 * place, target - (start + 4 * place))
+        self.shrink({output for output, place in self.index.items() if place in self.dead})
+
+    def shrink(self, tensors: set[int]) -> None:
+        """Make tensors one element each: TensorFlow Lite for Microcontrollers plans room for unused ones, too."""
+        extents = {number: self.extents(number) for number in range(self.graph.TensorsLength())}
+        needed = {start for number, (start, _) in extents.items() if number not in tensors}
+        for start, count in (extents[number] for number in tensors):
+            if start not in needed:
+                struct.pack_into(f"<{count}i", self.data, start, *[1] * count)
+
+    def extents(self, tensor: int) -> tuple[int, int]:
+        """Where a tensor's shape is, and how many numbers it has."""
+        table = self.graph.Tensors(tensor)._tab
+        field = table.Offset(4)
+        return (table.Vector(field), table.VectorLen(field)) if field else (-1 - tensor, 0)
