@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import copy
-import math
 import hashlib
+import math
 import os
 import subprocess
 import sys
