@@ -17,9 +17,15 @@ from pydantic import (
 
 from edgekit._toml import Duration, Section, parse, validate
 from edgekit.profile import _providers
+from edgekit.reach import _benchmark_model
 from edgekit.recipe import menu
+from edgekit.runtime import _menu
 
-_KEYS = {"ssh": ("host", "port", "config", "python"), "adb": ("host", "python"), "qemu": ("cpu",)}
+_KEYS = {
+    "ssh": ("host", "port", "config", "python"),
+    "adb": ("host", "python", "benchmark", "flags"),
+    "qemu": ("cpu",),
+}
 """Which keys of [reach] each way makes use of."""
 
 
@@ -35,6 +41,14 @@ class ReachSection(Section):
     python: str = Field("python3", min_length=1, description="Python 3.9 or later on the device")
     timeout: float = Field(15.0, gt=0, le=3600, description="seconds to wait for a connection")
     cpu: Literal["cortex-a72", "cortex-a76"] | None = Field(None, description="qemu: the core that is emulated")
+    benchmark: str | None = Field(
+        None,
+        min_length=1,
+        description="adb: TFLite's program benchmark_model instead of Python: a file here, which is sent (a relative "
+        'path starts from the device file), or one on the phone, e.g. "phone:/data/local/tmp/benchmark_model"; '
+        'goes with run.engines = ["benchmark_model"]',
+    )
+    flags: list[str] = Field([], description='adb: more flags of benchmark_model, e.g. ["--use_gpu=true"]')
 
     @field_validator("host")
     @classmethod
@@ -53,6 +67,9 @@ class ReachSection(Section):
             raise ValueError('by = "ssh" needs host = "user@address"')
         if self.by == "qemu" and self.cpu is None:
             raise ValueError('by = "qemu" needs cpu = "cortex-a72" or "cortex-a76"')
+        if self.flags and self.benchmark is None:
+            raise ValueError("flags are those of benchmark, which is not set")
+        _benchmark_model.checked(self.flags)
         return self
 
 
@@ -67,7 +84,9 @@ Threads = Annotated[
 class RunSection(Section):
     """What is measured there, and for how long."""
 
-    engines: list[Literal["onnxruntime", "litert", "tflite_runtime"]] = Field(["litert", "onnxruntime"], min_length=1)
+    engines: list[Literal["onnxruntime", "litert", "tflite_runtime", "benchmark_model"]] = Field(
+        ["litert", "onnxruntime"], min_length=1
+    )
     providers: dict[str, str] = Field({}, description='what an engine runs on, e.g. onnxruntime = "cuda"; default: cpu')
     allow_fallback: bool = Field(
         False, description="the CPU may run operators that these providers do not take; else that is an error"
@@ -91,6 +110,8 @@ class RunSection(Section):
 
     @model_validator(mode="after")
     def _has_such_providers(self) -> Self:
+        if _benchmark_model.NAME in self.providers:
+            raise ValueError(f'providers: {_benchmark_model.NAME} takes reach.flags, e.g. ["--use_gpu=true"]')
         _providers.checked(self.providers, list(self.engines))
         return self
 
@@ -158,18 +179,35 @@ class Device(Section):
     limits: LimitsSection = Field(default_factory=LimitsSection)
     estimate: EstimateSection | None = Field(None, description="emulated devices only")
 
+    @model_validator(mode="after")
+    def _has_what_measures(self) -> Self:
+        name = _benchmark_model.NAME
+        if self.reach.benchmark is not None and self.run.engines != [name]:
+            raise ValueError(f'reach.benchmark needs run.engines = ["{name}"], and nothing else')
+        if self.reach.benchmark is None and name in self.run.engines:
+            raise ValueError(f'run.engines: {name} needs reach.by = "adb" and reach.benchmark, the program\'s path')
+        return self
+
 
 def load(path: Path) -> Device:
-    """Read and check a device file. A relative `reach.config` starts from the file's folder.
+    """Read and check a device file. Relative `reach.config` and `reach.benchmark` start from the file's folder.
 
     Raises:
         InputError: unreadable file, bad TOML, unknown key, wrong type or value.
     """
-    loaded = validate(Device, parse(path), path)
-    if loaded.reach.config is None:
-        return loaded
-    config = str(path.resolve().parent / Path(loaded.reach.config).expanduser())
-    return loaded.model_copy(update={"reach": loaded.reach.model_copy(update={"config": config})})
+    loaded, folder = validate(Device, parse(path), path), path.resolve().parent
+    given = {"config": loaded.reach.config, "benchmark": loaded.reach.benchmark}
+    known = {
+        key: str(folder / Path(value).expanduser())
+        for key, value in given.items()
+        if value is not None and not value.startswith(_benchmark_model.THERE)
+    }
+    return loaded.model_copy(update={"reach": loaded.reach.model_copy(update=known)}) if known else loaded
+
+
+def format_of(engine: str) -> str:
+    """The files that one of `RunSection.engines` runs: ``onnx`` or ``tflite``."""
+    return "tflite" if engine == _benchmark_model.NAME else _menu.engine(engine).FORMAT
 
 
 def schema() -> dict[str, Any]:

@@ -74,7 +74,11 @@ def check(device: Device) -> Check:
     if device.arch not in ("any", found["arch"]):
         problems.append(f'it is {found["arch"]}, its file says arch = "{device.arch}"')
     wanted = [*(["numpy"] if not found["numpy"] else [])]
-    wanted += [found["packages"].get(name, name) for name in device.run.engines if not found["engines"].get(name)]
+    if found.get("trouble"):
+        problems.append(str(found["trouble"]))
+        wanted.clear()
+    else:
+        wanted += [found["packages"].get(name, name) for name in device.run.engines if not found["engines"].get(name)]
     if wanted:
         problems.append(f"{', '.join(wanted)} not installed: {install(device, found, wanted)}")
     for engine, provider in device.run.providers.items():

@@ -11,13 +11,12 @@ import torch
 
 from edgekit import choices
 from edgekit.console import Console
-from edgekit.device import Device, RunSection
+from edgekit.device import Device, RunSection, format_of
 from edgekit.errors import Unreached
 from edgekit.measurements import Machine, Timing
 from edgekit.profile.run import profile
 from edgekit.quantize import _ptq
 from edgekit.recipe import QuantizeSection
-from edgekit.runtime import _menu
 from edgekit.types import Artifact, TensorSpec
 
 SECONDS = 0.6
@@ -109,7 +108,7 @@ def is_timed(device: Device) -> bool:
 def engines_for(formats: Iterable[str], device: Device) -> list[str]:
     """The engines of a device that run any of the formats."""
     wanted = set(formats)
-    return [engine for engine in device.run.engines if _menu.engine(engine).FORMAT in wanted]
+    return [engine for engine in device.run.engines if format_of(engine) in wanted]
 
 
 def _trial(timing: Timing, machine: Machine) -> Trial:

@@ -55,7 +55,18 @@ class _Warm(TypedDict):
     """To the request to warm up."""
 
     used: Annotated[int, Field(ge=0)]
-    stable: bool
+    stable: bool | None
+
+
+class _Run(TypedDict):
+    """What a sample is, where it is not a single inference; see `edgekit.reach._adb_worker`."""
+
+    count: Annotated[int, Field(ge=1)]
+    of: str
+    mean_ms: _Time
+    min_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    max_ms: _Time
+    p95_ms: _Time | None
 
 
 class _Round(TypedDict):
@@ -64,6 +75,7 @@ class _Round(TypedDict):
     ms: Annotated[list[_Time], Field(min_length=1)]
     load_average: float | None
     rss_bytes: Annotated[int, Field(ge=0)]
+    runs: NotRequired[Annotated[list[_Run], Field(min_length=1)]]
 
 
 class _Copied(TypedDict):
@@ -90,7 +102,7 @@ class _Minute(TypedDict):
     """To each minute of a sustained measurement."""
 
     p50_ms: _Time
-    p90_ms: _Time
+    p90_ms: _Time | None
     temperature_c: _Finite | None
     clock_mhz: _Finite | None
     throttled: bool | None
@@ -146,6 +158,8 @@ class Job:
     warm: dict[str, Any] = field(default_factory=dict)
     samples: list[float] = field(default_factory=list)
     round_sizes: list[int] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    """One a sample, where each is of several inferences."""
     loads: list[float] = field(default_factory=list)
     rss_bytes: int = 0
     copies: Copies | None = None
@@ -199,6 +213,7 @@ class Job:
         if answer:
             self.samples += answer["ms"]
             self.round_sizes.append(len(answer["ms"]))
+            self.runs += answer.get("runs", ())
             self.loads.append(answer["load_average"] or 0.0)
             self.rss_bytes = answer["rss_bytes"]
 
@@ -264,6 +279,8 @@ class Job:
             device: its name.
         """
         figures = {**_stats.summary(self.samples), **_stats.intervals(self.samples, self.round_sizes)}
+        if self.runs:
+            figures |= _of_runs(self.engine, self.runs)
         self.timing = Timing(
             artifact=self.artifact.id,
             engine=self.engine,
@@ -317,3 +334,17 @@ class Job:
             return answer
         self.worker.close()  # one that hangs must not slow the others
         return {}
+
+
+def _of_runs(engine: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of a `Timing` whose samples are of several inferences each: what cannot be known is None."""
+    counts, p95 = [run["count"] for run in runs], [run["p95_ms"] for run in runs]
+    many = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{counts[0]}"
+    spread = "" if None in p95 else f"; their p95 is {min(p95):.3g} to {max(p95):.3g} ms"
+    return {
+        "min_ms": min(run["min_ms"] for run in runs),
+        "mean_ms": sum(run["mean_ms"] * run["count"] for run in runs) / sum(counts),
+        **dict.fromkeys(("p90_ms", "p99_ms", "p90_ci", "p99_ci", "outliers")),
+        "sampling": f"p50 of {len(runs)} runs of {engine}, each the {runs[0]['of']} of {many} inferences{spread}; "
+        "single times, p90 and p99 are not told, and copies in and out are not in the times",
+    }

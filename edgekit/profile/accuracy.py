@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from edgekit import choices
 from edgekit.console import Advance, Console
-from edgekit.device import Device
+from edgekit.device import Device, format_of
 from edgekit.errors import Shortfall
 from edgekit.measurements import Failure
 from edgekit.profile import _prefixes
@@ -26,7 +26,6 @@ from edgekit.profile._fleet import Fleet
 from edgekit.profile._keep import Keep
 from edgekit.profile._worker import WorkerFault
 from edgekit.reach import local
-from edgekit.runtime import _menu
 from edgekit.types import Accuracy, Artifact, InputSpec, Split
 
 ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
@@ -146,7 +145,7 @@ def _pairs(artifacts: Sequence[Artifact], device: Device) -> list[tuple[Artifact
         (artifact, engine)
         for artifact in artifacts
         for engine in device.run.engines
-        if artifact.format == _menu.engine(engine).FORMAT and engine not in usual
+        if artifact.format == format_of(engine) and engine not in usual
     ]
 
 

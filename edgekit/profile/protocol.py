@@ -42,6 +42,14 @@ STEPS: tuple[tuple[str, str], ...] = (
         "intervals, and what another process changes only with `fresh = true`, which has a new process for each round.",
     ),
     (
+        "By benchmark_model",
+        "On a phone without Python, TFLite's benchmark_model times .tflite files. It tells no single times, so each "
+        "round has three runs of it, each a process that loads and warms up, and each run gives one sample: its "
+        "median, or where it prints none, or one below 0.1 ms (in whole microseconds), its mean. p50 and its interval "
+        "are of these runs; p90, p99 and whether times were steady are not known. What a new process changes is in "
+        "them.",
+    ),
+    (
         "End to end",
         "The golden images of the bundle, encoded, are decoded, preprocessed, inferred and postprocessed by the "
         "runtime that ships; whole predictions are timed, and each step in predictions of its own.",

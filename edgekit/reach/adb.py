@@ -7,21 +7,27 @@ and is reached with ``by = "ssh"`` instead::
     adb forward tcp:8022 tcp:8022             here; then host = "localhost", port = 8022
 
 Transfers go through the same agent as those of `edgekit.reach.ssh`. ``adb`` has connections of its own, one a call.
+
+With `reach.benchmark` nothing of this is needed: TFLite's program ``benchmark_model`` times .tflite files in Android's
+own shell (`edgekit.reach._adb_worker`), and what needs Python there (accuracy, golden vectors, operators, end to end)
+is not possible. It is built from source, or downloaded (https://www.tensorflow.org/lite/performance/measurement).
 """
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
-import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.errors import InputError, Shortfall
-from edgekit.reach import _remote
+from edgekit.errors import Shortfall
+from edgekit.reach import _adb_phone, _adb_shell, _adb_worker, _remote
 from edgekit.reach._remote import Broken, Call
 
 if TYPE_CHECKING:
@@ -40,6 +46,10 @@ _ENVIRONMENT = {
 TRIES = 3
 _runtimes: dict[str | None, str] = {}
 """Where `edgekit.runtime` is on a phone, by serial number, once this process has sent it."""
+_programs: dict[tuple[str | None, str], tuple[str, str]] = {}
+"""Path on a phone and version of `reach.benchmark`, by serial number and the word in the device file."""
+_models: dict[str, str] = {}
+"""Files here by paths on phones, which are named by contents."""
 _lock = threading.Lock()
 
 
@@ -50,6 +60,8 @@ def start(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
         InputError: there is no adb here.
         Shortfall: the phone cannot be reached or used; the message says why and what to do.
     """
+    if device.reach.benchmark is not None:
+        return _worker(argv, device)
     with _lock:
         if device.reach.host not in _runtimes:
             _runtimes[device.reach.host] = send(_remote.runtime(), device)
@@ -66,6 +78,12 @@ def start(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
 
 def send(file: Path, device: Device) -> str:
     """Have a file on the device; see `edgekit.reach.ssh.send`."""
+    if device.reach.benchmark is not None:
+        if file.suffix != ".tflite":  # nothing there reads it, and the worker will say so
+            return str(file)
+        path = _adb_phone.send(file, device.reach.host)
+        _models[path] = str(file.resolve())
+        return path
     for left in reversed(range(TRIES)):
         try:
             return _remote.receive(partial(_call, device), file)
@@ -77,6 +95,10 @@ def send(file: Path, device: Device) -> str:
 
 def clean(device: Device) -> None:
     """Remove every file that was sent there."""
+    if device.reach.benchmark is not None:
+        with _lock:
+            _programs.clear()
+        return _adb_phone.clean(device.reach.host)
     call = _call(device, ("clean",))
     try:
         call.answer()
@@ -91,10 +113,11 @@ def clean(device: Device) -> None:
 def explain(status: int, said: Sequence[str], device: Device) -> str:
     """Why a process on the device ended, from adb's exit status and its last words."""
     text = "\n".join(said)
-    if "unauthorized" in text:
-        return "the phone does not trust this machine: unlock it, and allow USB debugging"
-    if "adb: " in text and any(word in text for word in ("no devices", "not found", "offline")):
-        return f"{said[-1]}: connect the phone, and switch on USB debugging (Settings, Developer options)"
+    if device.reach.benchmark is not None:
+        return said[-1] if status == _adb_worker.LOST and said else f"it ended with status {status}: {text[-200:]}"
+    by_adb = any(line.startswith(("adb: ", "error: ")) for line in said)
+    if "unauthorized" in text or (by_adb and any(word in text for word in ("no devices", "not found", "offline"))):
+        return _adb_shell.trouble(said[-1] if "unauthorized" not in text else text)
     if "unknown package" in text:
         return f"{APP} is not installed: take Termux from its GitHub releases, and in it: pkg install python"
     if "not debuggable" in text:
@@ -112,10 +135,36 @@ def _call(device: Device, words: Sequence[str]) -> Call:
 
 
 def _command(device: Device, *words: str) -> list[str]:
-    if shutil.which("adb") is None:
-        raise InputError('reach.by = "adb" needs adb: apt-get install adb')
-    serial = ["-s", device.reach.host] if device.reach.host else []
+    start = _adb_shell.adb(device.reach.host)
     settings = [f"{key}={value}" for key, value in _ENVIRONMENT.items()]
     inside = "exec " + _remote.agent(device.reach.python, *words)
     line = shlex.join(["run-as", APP, "/system/bin/env", *settings, "/system/bin/sh", "-c", inside])
-    return ["adb", *serial, "shell", "-T", line]
+    return [*start, "shell", "-T", line]
+
+
+def _worker(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
+    """A process on this machine that answers as one with Python on the phone would."""
+    serial, given = device.reach.host, str(device.reach.benchmark)
+    with _lock:
+        if (serial, given) not in _programs:
+            _programs[serial, given] = _adb_phone.program(given, serial)
+        binary, version = _programs[serial, given]
+    settings = {
+        "serial": serial,
+        "binary": binary,
+        "version": version,
+        "flags": device.reach.flags,
+        "allow_fallback": device.run.allow_fallback,
+        "files": _models,
+    }
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen(
+        [sys.executable, "-m", "edgekit.reach._adb_worker", json.dumps(settings), *argv],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
+        encoding="utf-8",
+        errors="replace",
+    )

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 
 SUBGRAPHS, SIGNATURES = 2, 7
 """Fields of the table ``Model`` of TFLite's schema; those of ``SubGraph`` follow."""
-INPUTS, OUTPUTS, OPERATORS = 1, 2, 3
+TENSORS, INPUTS, OUTPUTS, OPERATORS = 0, 1, 2, 3
+SHAPE = 0
+"""Of the table ``Tensor``."""
 OPERATOR_INPUTS, OPERATOR_OUTPUTS = 1, 2
 
 
@@ -39,6 +41,11 @@ class Graph:
             self.writes = [self._numbers(each, OPERATOR_OUTPUTS) for each in self._operators]
         except struct.error:
             raise ValueError("the file is cut short") from None
+
+    def shape(self, tensor: int) -> list[int]:
+        """Of one tensor, as the file states it."""
+        tensors = self._vector(self._field(self._graph, TENSORS))
+        return self._numbers(self._target(tensors, tensor), SHAPE)
 
     def cut(self, first: int, last: int, alone: bool = False) -> bytes:
         """The operators `first` to `last` as a file.

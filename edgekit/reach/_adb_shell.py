@@ -1,0 +1,116 @@
+"""Commands on a phone through ``adb shell``, which need nothing there but Android's own shell."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shlex
+import shutil
+import subprocess
+from time import monotonic
+
+from edgekit.errors import InputError
+
+SHORT = 30.0
+"""Seconds for a command that computes nothing."""
+MOST = 4 << 20
+"""Bytes that a command may print."""
+_END = re.compile(r"^edgekit: exit (\d+)\r?\n\Z", re.MULTILINE)
+
+
+class Lost(Exception):
+    """The way to the phone ended; one line says why. Another time it may go well."""
+
+
+class Hung(Exception):
+    """The command did not end in time, and was ended."""
+
+
+def adb(serial: str | None) -> list[str]:
+    """The start of a command.
+
+    Raises:
+        InputError: there is no adb here.
+    """
+    if shutil.which("adb") is None:
+        raise InputError('reach.by = "adb" needs adb: apt-get install adb')
+    return ["adb", *(["-s", serial] if serial else [])]
+
+
+def trouble(said: str) -> str:
+    """What adb itself says is wrong, with the next move."""
+    lines = [" ".join(line.split()) for line in said.splitlines() if line.strip()]
+    text = "; ".join(line for line in lines if not line.startswith("* daemon"))[-300:]
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    if "unauthorized" in text:
+        return "the phone does not trust this machine: unlock it, and allow USB debugging"
+    if any(word in text for word in ("no devices", "not found", "offline")):
+        return f"{text}: connect the phone, and switch on USB debugging (Settings, Developer options)"
+    return text or "the connection ended"
+
+
+def run(serial: str | None, argv: list[str], timeout: float) -> tuple[int, str]:
+    """Run a program on the phone; it is ended there, too, when this process ends.
+
+    Args:
+        serial: of the phone; None is the only one.
+        argv: the program and its words, taken as they are.
+        timeout: seconds.
+
+    Returns:
+        Its exit status (128 + n for signal n), and all that it printed.
+
+    Raises:
+        Hung: the time is over, or it prints without end.
+        Lost: the connection ended.
+    """
+    # The shell's stdin ends with this side of the connection: what runs there is not left behind. (SIGKILL, as mksh,
+    # Android's shell, may lose another signal to a process that it has just forked.)
+    line = (
+        f"exec 3<&0; {shlex.join(argv)} </dev/null 3<&- 2>&1 & P=$!; "
+        "{ read -r X <&3; kill -9 $P; } >/dev/null 2>&1 & W=$!; "
+        'wait $P; S=$?; kill -9 $W >/dev/null 2>&1; echo; echo "edgekit: exit $S"'
+    )
+    return _ended(shell(serial, line, timeout))
+
+
+def script(serial: str | None, text: str, timeout: float = SHORT) -> tuple[int, str]:
+    """Run lines of shell on the phone; see `run`."""
+    return _ended(shell(serial, f'{{ {text}\n}} </dev/null 2>&1; S=$?; echo; echo "edgekit: exit $S"', timeout))
+
+
+def shell(serial: str | None, line: str, timeout: float) -> str:
+    """Everything that a line for the phone's shell prints, and adb itself."""
+    command = [*adb(serial), "shell", "-T", line]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    said, end = bytearray(), monotonic() + timeout
+    try:
+        while True:
+            left = end - monotonic()
+            if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+                raise Hung(f"it did not end within {timeout:.0f} s")
+            block = os.read(process.stdout.fileno(), 1 << 16)
+            if not block or _END.search((said[-64:] + block).decode(errors="replace")):
+                said += block
+                return said.decode(errors="replace").replace("\r\n", "\n")
+            said += block
+            if len(said) > MOST:
+                raise Hung("it prints without end")
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def _ended(said: str) -> tuple[int, str]:
+    match = _END.search(said)
+    if match is None:
+        raise Lost(trouble(said))
+    return int(match[1]), said[: match.start()]
