@@ -11,7 +11,8 @@ not measured inference.
 
 With --tries the profile stage measures each model twice, so many times, and `edgekit.profile._stats.ratio` says whether
 the two p50 differ: 95 of 100 pairs are to agree on a quiet machine. The median width of the interval tells what
-difference could have been found.
+difference could have been found. The machine counts as quiet where bare loops before, between and after the two were
+within 3 % of each other.
 
 Without models MobileNetV1 at 96 px with random weights is exported to both formats.
 """
@@ -48,7 +49,7 @@ def run():
     net.get_tensor(sink)
 """
 ONNX = """
-import numpy as np, onnxruntime
+import onnxruntime
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
 net = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -60,6 +61,7 @@ def run():
 """
 LOOP = """
 import json, sys, time
+import numpy as np
 path, threads, seconds, warmup = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
 def make(shape, dtype):
     if np.dtype(dtype).kind == "f":
@@ -77,6 +79,9 @@ print(json.dumps([float(np.median(samples)) * 1000, min(samples) * 1000]))
 """
 
 
+QUIET = 1.03
+
+
 def bare(path: Path, threads: int, seconds: float) -> tuple[float, float]:
     """Median and minimum of the engine's own API, in milliseconds."""
     script = LOOP.format(setup=ONNX if path.suffix == ".onnx" else TFLITE)
@@ -86,13 +91,16 @@ def bare(path: Path, threads: int, seconds: float) -> tuple[float, float]:
     return p50, least
 
 
-def profiled(path: Path, threads: int, seconds: float, rounds: int = 1, fresh: bool = False) -> Timing:
+def profiled(
+    path: Path, threads: int, seconds: float, rounds: int = 1, fresh: bool = False, cooldown: float = 0.0
+) -> Timing:
     """What the profile stage reports."""
     onnx = path.suffix == ".onnx"
     tensor = TensorSpec("", (), "", "NHWC")
     artifact = Artifact("model", "onnx" if onnx else "tflite", "", path.name, "", 0, 0, (), tensor, tensor)
     engine = "onnxruntime" if onnx else "litert"
     run = {"engines": [engine], "threads": [threads], "seconds": seconds, "rounds": rounds, "fresh": fresh}
+    run["cooldown"] = cooldown
     device = Device.model_validate({"name": "host", "run": run})
     return profile([artifact], path.parent, {"host": device}, Console(quiet=True)).timings[0]
 
@@ -145,17 +153,22 @@ def overhead(path: Path, threads: int, seconds: float) -> None:
     print(f"  {inferring:.1f} s are samples, the rest is starting Python and the engine, loading, and warming up")
 
 
-def agreement(path: Path, threads: int, seconds: float, rounds: int, tries: int, fresh: bool) -> None:
-    """Pairs of profiles."""
-    found = []
+def agreement(path: Path, threads: int, seconds: float, rounds: int, tries: int, fresh: bool, cooldown: float) -> None:
+    """Pairs of profiles, a bare loop before, between and after them."""
+    found, quiet = [], []
     for _ in range(tries):
-        a, b = (profiled(path, threads, seconds, rounds, fresh) for _ in range(2))
-        found.append(_stats.ratio(a, b))
-    agree = sum(not each.differs for each in found)
-    width = median(each.ci[1] - each.ci[0] for each in found if each.ci)
+        beside, pair = [bare(path, threads, seconds / 2)[0]], []
+        for _ in range(2):
+            pair.append(profiled(path, threads, seconds, rounds, fresh, cooldown))
+            beside.append(bare(path, threads, seconds / 2)[0])
+        found.append(_stats.ratio(*pair))
+        quiet.append(max(beside) <= QUIET * min(beside))
     values = [each.value for each in found]
-    print(f"{path.name}: {agree} of {tries} pairs agree; ratio of p50 {min(values):.3f}..{max(values):.3f}, ", end="")
-    print(f"median width of its interval {width:.1%}", flush=True)
+    width = median(each.ci[1] - each.ci[0] for each in found if each.ci)
+    calm = [each for each, still in zip(found, quiet, strict=True) if still]
+    print(f"{path.name}: {sum(not each.differs for each in found)} of {tries} pairs agree; ratio of p50 ", end="")
+    print(f"{min(values):.3f}..{max(values):.3f}, median width of its interval {width:.1%}")
+    print(f"  {sum(not each.differs for each in calm)} of {len(calm)} while the machine was quiet", flush=True)
 
 
 def main() -> None:
@@ -167,12 +180,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tries", type=int, default=0)
     parser.add_argument("--fresh", action="store_true", help="with --tries: a new process for each round")
+    parser.add_argument("--cooldown", type=float, default=0.0, help="with --tries: seconds between rounds")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         models = [path.resolve() for path in options.models] or both_formats(Path(folder))
         if options.tries:
             for path in models:
-                agreement(path, options.threads, options.seconds or 1.0, options.rounds, options.tries, options.fresh)
+                agreement(
+                    path,
+                    options.threads,
+                    options.seconds or 1.0,
+                    options.rounds,
+                    options.tries,
+                    options.fresh,
+                    options.cooldown,
+                )
             return
         fidelity(models, options.threads, options.seconds or 2.0, options.rounds)
         for path in models:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
@@ -19,9 +20,11 @@ from edgekit.errors import EdgekitError, InputError, Shortfall, need
 from edgekit.runtime._errors import RuntimeFault
 
 if TYPE_CHECKING:
+    from edgekit.console import Console
     from edgekit.device import Device
     from edgekit.measurements import Failure
     from edgekit.pipeline import Job, Outcome
+    from edgekit.recipe import ProfileSection
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,7 +73,7 @@ def _complete(kind: Literal["recipes", "devices"]) -> Callable[..., list[Complet
     return complete
 
 
-def _options(command: F) -> F:
+def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory. [runs/<recipe>]") -> F:
     """What every command that works on a recipe or a run directory takes."""
     for option in (
         click.option("--debug", is_flag=True, help="Show tracebacks."),
@@ -84,11 +87,11 @@ def _options(command: F) -> F:
             shell_complete=_complete("devices"),
             help="Measure on this device (repeatable).",
         ),
-        click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Run directory. [runs/<recipe>]"),
+        click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help=out),
         click.option(
             "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key: section.key=value."
         ),
-        click.argument("target", default="digits", metavar="[RECIPE|RUN]", shell_complete=_complete("recipes")),
+        click.argument("target", default="digits", metavar=target, shell_complete=_complete("recipes")),
     ):
         command = option(command)
     return command
@@ -148,15 +151,19 @@ def compress(**flags: Any) -> None:
 
 
 @cli.command()
-@_options
+@partial(_options, target="[RECIPE|RUN|BUNDLE]", out="Where to write. [runs/<recipe>, profiles/<bundle>]")
 @click.option("--sustained", metavar="TIME", help="Then run each file so long without a break, e.g. 10m.")
 def profile(sustained: str | None, overrides: tuple[str, ...], **flags: Any) -> None:
     """Up to latencies: what has changed before, then measure.
+
+    BUNDLE is an .edgekit file, or a hand-written manifest (.json): its models are measured on each device (this machine
+    if none is named), its golden vectors replayed there, and the reports written.
 
     \b
     Examples:
       edgekit profile runs/digits --device host
       edgekit profile runs/digits --device raspberry-pi-5 --sustained 10m
+      edgekit profile digits.edgekit --device host --device my-pi.toml
     """
     more = () if sustained is None else (f"profile.sustained={sustained}",)
     _go("profile", overrides=(*overrides, *more), **flags)
@@ -266,9 +273,12 @@ def _go(
         need("pydantic", extra="compress", purpose="reading recipes")
         from edgekit import pipeline
         from edgekit.console import Console
+        from edgekit.profile import bundled
 
-        job = _job(target, overrides, out, devices)
-        outcome = pipeline.run(job, Console(quiet), last)
+        if last == "profile" and bundled.matches(target):
+            outcome = _profiled(target, overrides, out, devices, Console(quiet))
+        else:
+            outcome = pipeline.run(_job(target, overrides, out, devices), Console(quiet), last)
         click.echo(json.dumps(_as_dict(outcome), indent=2) if as_json else _summary(outcome))
         if outcome.lost:
             raise Shortfall(_missing(outcome.lost))
@@ -277,9 +287,11 @@ def _go(
 
 
 def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...]) -> Job:
-    from edgekit import device, pipeline, recipe, shipped
+    from edgekit import pipeline, recipe, shipped
 
     folder = Path(target)
+    if folder.suffix == ".edgekit" and not folder.is_dir():
+        raise InputError(f"{target}: a bundle, whose files are made; edgekit profile, inspect and predict take one")
     if (folder / "recipe.json").is_file():
         loaded, base = recipe.resume(folder / "recipe.json", overrides)
         out = out or folder
@@ -292,17 +304,36 @@ def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple
         chosen = [str(Path(name).resolve()) if shipped.is_path(name) else name for name in names]
         section = loaded.profile or recipe.ProfileSection()
         loaded = loaded.model_copy(update={"profile": section.model_copy(update={"devices": chosen})})
+    found = _devices(loaded.profile, base) if loaded.profile else {}
+    return pipeline.Job(loaded, base, out or Path("runs") / loaded.name, found)
+
+
+def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
+    """The devices of a [profile] section, whose files start from `base`, by name."""
+    from edgekit import device, shipped
+
     found: dict[str, Device] = {}
-    for name in loaded.profile.devices if loaded.profile else ():
+    for name in section.devices:
         path = shipped.find("devices", name, base)
         each = device.load(path)
         if each.name in found:
             raise InputError(f'{path}: a device called "{each.name}" is already in this run; give each its own name')
-        if loaded.profile and loaded.profile.sustained is not None:
-            run = each.run.model_copy(update={"sustained": loaded.profile.sustained})
+        if section.sustained is not None:
+            run = each.run.model_copy(update={"sustained": section.sustained})
             each = each.model_copy(update={"run": run})
         found[each.name] = each
-    return pipeline.Job(loaded, base, out or Path("runs") / loaded.name, found)
+    return found
+
+
+def _profiled(
+    target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...], console: Console
+) -> Outcome:
+    from edgekit import recipe
+    from edgekit.profile import bundled
+
+    section = recipe.profile_section(overrides, ("operators", "sustained"), "the models of a bundle are made")
+    section = section.model_copy(update={"devices": list(names) or section.devices})
+    return bundled.profile(Path(target), _devices(section, None), console, out, section.operators)
 
 
 def _summary(outcome: Outcome) -> str:

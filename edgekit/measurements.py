@@ -44,7 +44,8 @@ class Minute:
     minute: int
     """From 1."""
     p50_ms: float
-    p90_ms: float
+    p90_ms: float | None
+    """None where single times are not known."""
     temperature_c: float | None = None
     """Hottest zone at the end of the minute; None where it cannot be read, as the others."""
     clock_mhz: float | None = None
@@ -81,8 +82,9 @@ class Timing:
     min_ms: float
     mean_ms: float
     p50_ms: float
-    p90_ms: float
-    p99_ms: float
+    p90_ms: float | None
+    """None where single times are not known, as the next; see `sampling`."""
+    p99_ms: float | None
     warmup: int
     rounds: int
     rss_bytes: int
@@ -124,6 +126,8 @@ class Timing:
     """Operators by execution provider and type, as they ran; empty where only the CPU was asked for."""
     copies: Copies | None = None
     """The time of an inference taken apart; None on the CPU, and where the engine does not tell."""
+    sampling: str = ""
+    """What each of `samples` is, where it is not a single inference: p50 is then that of these samples."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,32 @@ class OperatorProfile:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """Golden vectors of one artifact, replayed by one engine of one device."""
+
+    artifact: str
+    engine: str
+    engine_version: str
+    provider: str
+    device: str
+    vectors: int
+    """0 where the bundle has none for this file."""
+    away: float | None
+    """The largest difference, in `unit`; None where nothing was compared, or `problem` says more."""
+    unit: str
+    """``steps`` of an integer output, or ``of the largest output`` (a share) of a float one."""
+    images: int
+    """Encoded golden images that were also decoded there, and gave the golden pixels to within one 8-bit step."""
+    problem: str = ""
+    """Which vector is further away than its tolerance, how far, and on which CPU; empty where all hold."""
+
+    @property
+    def held(self) -> bool:
+        """Whether there were vectors, and this engine gives them there."""
+        return bool(self.vectors) and not self.problem
+
+
+@dataclass(frozen=True)
 class Failure:
     """Something that was asked for and could not be measured, and why."""
 
@@ -185,6 +215,8 @@ class Profile:
     failures: tuple[Failure, ...] = ()
     operators: tuple[OperatorProfile, ...] = ()
     """Empty where nobody asked for them."""
+    golden: tuple[Replay, ...] = ()
+    """Empty where nothing was replayed."""
 
 
 @dataclass(frozen=True)

@@ -222,6 +222,12 @@ class ProfileSection(Section):
     )
 
 
+class _Profiled(Section):
+    """As much of a recipe as profiling a bundle needs."""
+
+    profile: ProfileSection = Field(default_factory=ProfileSection)
+
+
 class Recipe(Section):
     """A whole recipe."""
 
@@ -249,6 +255,26 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         InputError: unreadable file, bad TOML (line and column), unknown key, wrong type or value.
     """
     return validate(Recipe, _settle(parse(path), path, overrides), path, _keys(overrides))
+
+
+def profile_section(overrides: Sequence[str], allowed: Sequence[str], why: str) -> ProfileSection:
+    """The [profile] section where there is no recipe: defaults, and what the command line says.
+
+    Args:
+        overrides: as of `load`.
+        allowed: its keys that mean something there.
+        why: no other ones do, in words.
+
+    Raises:
+        InputError: another key, or a wrong type or value.
+    """
+    raw: dict[str, Any] = {}
+    keys = [f"profile.{key}" for key in allowed]
+    for override in overrides:
+        if (key := override.partition("=")[0].strip()) not in keys:
+            raise InputError(f"--set {key}: {why}: only {' and '.join(keys)} can be set")
+        _set(raw, override)
+    return validate(_Profiled, raw, Path("--set"), keys).profile
 
 
 def resume(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:

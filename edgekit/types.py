@@ -268,7 +268,8 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    layout: Literal["NCHW", "NHWC", "NC"]
+    layout: Literal["NCHW", "NHWC", "NC", ""]
+    """Empty where a hand-written manifest does not say."""
     scale: float | None = None
     """Real value of one quantization step; None for a float tensor nobody quantized."""
     zero_point: int | None = None
@@ -287,7 +288,8 @@ class Artifact:
     sha256: str
     bytes: int
     float_ops: int
-    """Operators that compute in floating point (Q/DQ at the file's border are not counted)."""
+    """Operators that compute in floating point (Q/DQ at the file's border are not counted); -1 where nobody has
+    counted them."""
     float_op_names: tuple[str, ...]
     """Where they are: one "TYPE name" a float operator; empty for a float precision."""
     input: TensorSpec

@@ -8,7 +8,8 @@ The rule, in order:
    mixed.
 2. A candidate (artifact x engine x threads) is shippable when its engine passed verification on the test split, its
    top-1 there is at least that of torch fp32 minus `max_drop` points, and it holds the device's limits (p90, size,
-   peak memory).
+   peak memory). Where the files are of a bundle, its golden vectors have to hold there, too (`refused`); where nobody
+   has scored any of them, accuracy has no say, and the reason says so.
 3. Never worse than float: an integer precision is shippable only if its p50 is below that of the fastest shippable
    float file, fp32 or fp16.
 4. The lowest p50 wins. Candidates that its confidence interval cannot tell from it are equal
@@ -20,8 +21,9 @@ Speed is judged by p50, which is the most repeatable; limits by p90, which is wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from edgekit.measurements import Kind, Timing, Verdict
@@ -33,6 +35,10 @@ NOISE = 0.02
 KINDS: tuple[Kind, ...] = ("measured", "emulated", "estimated")
 """Best first."""
 REFERENCE = "torch-fp32"
+_LIMITED = {"estimated": "estimated time"}
+"""What the limit for p90 is compared with, by kind, where that is another figure."""
+_STAND_INS = {"benchmark_model": "litert"}
+"""Whose accuracy counts where an engine tells no outputs: the same kernels, in Python."""
 FLOAT = ("fp32", "fp16")
 """Precisions that the others have to beat."""
 
@@ -85,20 +91,23 @@ class _Candidate:
 def decide(
     device_name: str,
     artifacts: Sequence[Artifact],
-    accuracy: Sequence[Accuracy],
+    accuracy: Sequence[Accuracy] | None,
     timings: Sequence[Timing],
     limits: Limits,
     max_drop: float | None,
+    refused: Mapping[tuple[str, str], str] = MappingProxyType({}),
 ) -> Verdict:
     """Choose what to ship on one device; the module's docstring states the rule.
 
     Args:
         device_name: `Timing.device` of the timings that count; others are ignored.
         artifacts: the exported files.
-        accuracy: scores; rows of this device are preferred, else those of another device with the same engine.
+        accuracy: scores; rows of this device are preferred, else those of another device with the same engine. None:
+            nobody has scored any file, so that the limits alone decide (and the reason says so).
         timings: latencies, any device; only batch 1 is compared.
         limits: bounds of the device.
         max_drop: points of top-1 (0..100) that a file may lose against torch fp32; None is no bound.
+        refused: what else forbids an artifact in an engine there, in words that follow "but".
 
     Returns:
         The choice with its reason; `artifact` is None where nothing is shippable, and the reason says by how much
@@ -108,18 +117,17 @@ def decide(
     if kind is None:
         return _nothing(device_name, f"nothing was timed on {device_name}, so there is nothing to choose from")
     by_id = {artifact.id: artifact for artifact in artifacts}
-    scores = _scores(device_name, accuracy)
-    reference = next((row.top1 for row in accuracy if row.artifact == REFERENCE and row.split == "test"), None)
+    scores = None if accuracy is None else _scores(device_name, accuracy)
+    reference = next((r.top1 for r in accuracy or () if r.artifact == REFERENCE and r.split == "test"), None)
     candidates = [
-        _judge(
-            by_id[timing.artifact], timing, scores.get((timing.artifact, timing.engine)), reference, limits, max_drop
-        )
+        _judge(by_id[timing.artifact], timing, scores, reference, limits, max_drop, refused)
         for timing in timings
         if timing.device == device_name and timing.kind == kind and timing.batch == 1
     ]
     shippable = [candidate for candidate in candidates if not candidate.misses]
+    unscored = "; nobody has scored these files, so their accuracy has no say" if accuracy is None else ""
     if not shippable:
-        return _nothing(device_name, _nearest(candidates, kind), kind)
+        return _nothing(device_name, _nearest(candidates, kind) + unscored, kind)
     best = _fastest(_never_worse(shippable))
     baseline = _quickest(c for c in shippable if c.is_float) or _quickest(c for c in candidates if c.is_float)
     compared = baseline if not best.is_float else None
@@ -128,7 +136,7 @@ def decide(
         artifact=best.artifact.id,
         engine=best.timing.engine,
         threads=best.timing.threads,
-        reason=_reason(best, baseline, candidates, kind, max_drop, limits),
+        reason=_reason(best, baseline, candidates, kind, max_drop, limits) + unscored,
         kind=kind,
         baseline=compared.name if compared else None,
         speedup=compared.timing.p50_ms / best.timing.p50_ms if compared else None,
@@ -177,14 +185,20 @@ def _scores(device: str, accuracy: Iterable[Accuracy]) -> dict[tuple[str, str], 
 def _judge(
     artifact: Artifact,
     timing: Timing,
-    score: Accuracy | None,
+    scores: Mapping[tuple[str, str], Accuracy] | None,
     reference: float | None,
     limits: Limits,
     max_drop: float | None,
+    refused: Mapping[tuple[str, str], str],
 ) -> _Candidate:
-    misses = []
+    key = (timing.artifact, timing.engine)
+    stand_in = (timing.artifact, _STAND_INS.get(timing.engine, timing.engine))
+    score = scores.get(key, scores.get(stand_in)) if scores is not None else None
+    misses = [_Miss(refused[key], float("inf"))] if key in refused else []
     drop = None if score is None or reference is None else 100 * (reference - score.top1)
-    if score is None:
+    if scores is None:
+        pass
+    elif score is None:
         misses.append(_Miss("it was not verified on the test split", float("inf")))
     elif not score.passed:
         problem = f" ({score.problem})" if score.problem else ""
@@ -197,11 +211,12 @@ def _judge(
                 _Miss(f"it loses {_points(drop)} of top-1 ({max_drop:g} allowed)", (drop - max_drop) / max(max_drop, 1))
             )
     for what, value, limit, unit in (
-        ("p90" if timing.kind != "estimated" else "estimated time", timing.p90_ms, limits.p90_ms, "ms"),
+        (_LIMITED.get(timing.kind, "p90"), timing.p90_ms, limits.p90_ms, "ms"),
+        ("p50 alone", None if timing.p90_ms is not None else timing.p50_ms, limits.p90_ms, "ms"),
         ("size", artifact.bytes / 1e6, limits.size_mb, "MB"),
         ("peak memory", timing.rss_bytes / 1e6, limits.rss_mb, "MB"),
     ):
-        if limit is not None and value > limit:
+        if limit is not None and value is not None and value > limit:
             over = value / limit - 1
             misses.append(
                 _Miss(f"its {what} of {value:.3g} {unit} is {_over(over)} over the {limit:g} {unit} allowed", over)
@@ -251,8 +266,14 @@ def _reason(
                 f"no slower than the fastest {rival.artifact.precision} file "
                 f"({rival.artifact.id}, {rival.timing.engine}: {_ms(rival)})"
             )
-        elif rival is not None:
+        elif rival is not None and rival.artifact.bytes >= best.artifact.bytes:
             parts.append(f"as fast as {rival.artifact.id} within what was measured, and the smaller file")
+        elif rival is not None:  # the fastest float file beats it, and this one is as fast as that, and smaller
+            first = min((c for c in candidates if c.is_float and not c.misses), key=lambda c: c.timing.p50_ms)
+            parts.append(
+                f"as fast as {first.name} ({_ms(first)}) within what was measured, which {rival.name} ({_ms(rival)}) "
+                "does not beat"
+            )
     elif baseline is None:
         parts.append("no float file was timed here to compare with")
     else:
@@ -271,6 +292,11 @@ def _reason(
         text += f"; {refused.name} is faster ({_ms(refused)}) but {refused.why_not}"
     if limits.rss_mb is not None and not best.timing.rss_bytes:
         text += f"; its peak memory was not measured, so the {limits.rss_mb:g} MB allowed are not checked"
+    if best.timing.engine in _STAND_INS and best.drop is not None:
+        engine = best.timing.engine
+        text += f"; its accuracy is that of {_STAND_INS[engine]}, as {engine} tells no outputs"
+    if limits.p90_ms is not None and best.timing.p90_ms is None:
+        text += f"; its p90 is not known, so the {limits.p90_ms:g} ms allowed are checked for p50 alone"
     return text + _caveat(kind)
 
 

@@ -32,6 +32,8 @@ FAMILIES = {
 OTHER = "others"
 FAR = 1.5
 """A profile whose `raw_ms` is further from its total than by this factor, either way, is rough (`rough`)."""
+LONGEST = 70
+"""Letters of a layer's name in a sentence."""
 
 
 def profile_operators(
@@ -120,6 +122,11 @@ def layer(name: str) -> str:
     return match[1] if match else name
 
 
+def shown(name: str) -> str:
+    """A layer's name as a sentence can bear it: the end of a long one, as other exporters write them."""
+    return name if len(name) <= LONGEST else f"…{name.partition(';')[0][1 - LONGEST :]}"
+
+
 def hottest(profile: OperatorProfile, count: int = 10) -> tuple[OperatorRow, ...]:
     """The operators that take most time, most first."""
     return tuple(sorted(profile.rows, key=lambda row: -row.ms)[:count])
@@ -206,7 +213,7 @@ def _spend(difference: Difference, before: OperatorProfile, after: OperatorProfi
     most = max(layers, key=lambda each: each.gained_ms * (1 if difference.gained_ms > 0 else -1))
     return (
         f"{difference.name} take {_ms(difference.after_ms)} ms instead of {_ms(difference.before_ms)} ms "
-        f"(most in {most.name}: {_ms(most.after_ms)} against {_ms(most.before_ms)})"
+        f"(most in {shown(most.name)}: {_ms(most.after_ms)} against {_ms(most.before_ms)})"
     )
 
 

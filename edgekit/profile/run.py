@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from edgekit import __version__, choices
 from edgekit.console import Advance, Console
-from edgekit.device import Device
+from edgekit.device import Device, format_of
 from edgekit.errors import InputError, Shortfall, Unreached
 from edgekit.measurements import Failure, Machine, Profile, Timing
 from edgekit.profile import _estimate, protocol
@@ -31,7 +31,6 @@ from edgekit.profile._job import MINUTE, Golden, Job
 from edgekit.profile._keep import Keep
 from edgekit.profile._worker import Worker
 from edgekit.reach._remote import Refused
-from edgekit.runtime import _menu
 from edgekit.types import Artifact
 
 SEED = 0
@@ -133,7 +132,7 @@ def _jobs(artifacts: Sequence[Artifact], device: Device, cores: int) -> list[Job
         Job(artifact, engine, threads, batch)
         for artifact in artifacts
         for engine in device.run.engines
-        if artifact.format == _menu.engine(engine).FORMAT
+        if artifact.format == format_of(engine)
         for threads in device.run.thread_counts(cores)
         for batch in device.run.batch
     ]

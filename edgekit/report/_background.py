@@ -162,7 +162,12 @@ def skipped_words(stage: Stage) -> str:
 def provenance(report: Report) -> Markup:
     """Machine facts aside, what it takes to make the same files again."""
     p = report.provenance
-    facts = [("edgekit", report.edgekit_version), ("git commit", p.git_commit or "not in a git repository")]
+    unknown = "not in a git repository" if p.source is None else "not in the bundle"
+    facts = [("edgekit", report.edgekit_version), ("git commit", p.git_commit or unknown)]
+    if p.source is not None:
+        facts += [("bundle", f"{p.source.file}, packed by edgekit {p.source.edgekit or '(which one is not said)'}")]
+        facts += [("SHA-256 of its manifest", p.source.digest)]
+        facts += [("signed with", p.source.signed_by or "not signed"), *(("note", each) for each in p.source.notes)]
     facts += [("seeds", ", ".join(f"{use} {seed}" for use, seed in p.seeds.items()) or "none")]
     listed = tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in facts), class_="facts")
     hashes = [(f"{name}", tag("code", value)) for name, value in p.hashes.items()]

@@ -75,7 +75,7 @@ def _latency(report: Report, panel: Panel) -> Markup:
             p90=t.p90_ms if t.samples else None,
             p99=t.p99_ms if t.samples else None,
             title="p50 {}, p90 {}, p99 {} ms".format(*_percentiles(t)),
-            error=None if t.samples else t.p50_ci,
+            error=None if t.samples and t.p90_ms is not None else t.p50_ci,
         )
         for t in panel.rows
     ]
@@ -85,13 +85,14 @@ def _latency(report: Report, panel: Panel) -> Markup:
     cells = [(label(t), *_percentiles(t)) for t in panel.rows]
     caption = f"{panel.kind} latency on {panel.device} in ms, with 95 % intervals"
     listed = table(("", "p50", "p90", "p99"), cells, caption)
-    whisker = "whisker to p90 (tall tick) and p99" if any(t.samples for t in panel.rows) else "with its error bar"
+    known = any(t.samples and t.p90_ms is not None for t in panel.rows)
+    whisker = "whisker to p90 (tall tick) and p99" if known else "with its error bar"
     return figure(f"Latency: p50, {whisker}", picture, details(NUMBERS, listed))
 
 
 def _percentiles(t: Timing) -> tuple[str, str, str]:
     pairs = (t.p50_ms, t.p50_ci), (t.p90_ms, t.p90_ci), (t.p99_ms, t.p99_ci)
-    first, second, third = (with_interval(value, ci) for value, ci in pairs)
+    first, second, third = ("—" if value is None else with_interval(value, ci) for value, ci in pairs)
     return (first, second, third) if t.samples else (first, "—", "—")
 
 
@@ -104,7 +105,7 @@ def spread(report: Report) -> Markup:
 
 
 def _spread(report: Report, panel: Panel) -> Markup:
-    rows = [t for t in panel.rows if len(t.samples) > 1 and min(t.samples) > 0]
+    rows = [t for t in panel.rows if len(t.samples) > 1 and min(t.samples) > 0 and not t.sampling]
     if not rows:
         return EMPTY
     each = [Spread(label(t), t.samples, precision_tone(report, t.artifact), chosen(report, t)) for t in rows]
@@ -259,7 +260,13 @@ def _sustained(report: Report, panel: Panel) -> Markup:
         (
             label(t),
             str(m.minute),
-            *(ms(m.p50_ms), ms(m.p90_ms), _or_not(m.temperature_c), _or_not(m.clock_mhz), words[m.throttled]),
+            *(
+                ms(m.p50_ms),
+                NOT if m.p90_ms is None else ms(m.p90_ms),
+                _or_not(m.temperature_c),
+                _or_not(m.clock_mhz),
+                words[m.throttled],
+            ),
         )
         for t in rows
         for m in t.sustained

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgekit.measurements import Failure, Machine, OperatorProfile, Profile, Timing, Verdict
+from edgekit.measurements import Failure, Machine, OperatorProfile, Profile, Replay, Timing, Verdict
 from edgekit.types import Accuracy, Artifact, Checkpoint, Finding, Index, Metrics, Pruning, Quantization, Rewrite, Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -37,6 +37,22 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Source:
+    """The bundle that the files come from."""
+
+    file: str
+    """Its name."""
+    digest: str
+    """SHA-256 of its manifest, which holds the hashes of all else: the identity of the bundle."""
+    signed_by: str | None
+    """Public key in base64, whose signature holds; whether it is to be trusted is not said."""
+    edgekit: str | None
+    """Version that packed it."""
+    notes: tuple[str, ...] = ()
+    """What it does not say, though the verdict asks for it, and what is taken in its place."""
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What it takes to make the same files again."""
 
@@ -48,6 +64,8 @@ class Provenance:
     """SHA-256 by what it is of: the recipe, the data index, the weights."""
     git_commit: str | None = None
     """Of the working tree that holds the recipe, ``+changes`` appended where it was not clean."""
+    source: Source | None = None
+    """None where the files were made by the run itself; else all of the above is what the bundle says."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,8 @@ class Report:
     quantization: Quantization | None
     """None where nothing was quantized."""
     operators: tuple[OperatorProfile, ...] = ()
+    golden: tuple[Replay, ...] = ()
+    """Golden vectors, replayed on the devices; empty where nobody has."""
 
     @property
     def max_drop(self) -> float | None:
@@ -192,6 +212,7 @@ def gather(
         rewrites=tuple(rewrites),
         quantization=quantization,
         operators=profile.operators if profile else (),
+        golden=profile.golden if profile else (),
     )
 
 

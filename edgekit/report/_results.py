@@ -62,6 +62,16 @@ def verdicts(report: Report) -> Markup:
         tag("p", tag("strong", f"{row.artifact} on {row.engine} failed verification. "), _problem(row), class_="alarm")
         for row in broken
     ]
+    warnings += [
+        tag(
+            "p",
+            tag("strong", f"{row.artifact} on {row.engine} does not compute on {row.device} what it should. "),
+            f"{row.problem}.",
+            class_="alarm",
+        )
+        for row in report.golden
+        if row.problem
+    ]
     cards = [_verdict(report, verdict) for verdict in report.verdict]
     if len(cards) > 1:
         cards.insert(0, tag("article", _glance(report), class_="verdict glance"))
@@ -88,7 +98,7 @@ def _glance(report: Report) -> Markup:
                 tag("strong", v.artifact) if v.artifact else tag("strong", "nothing", class_="none"),
                 join((v.engine, tag("small", threads(v.threads)))) if v.engine and v.threads else "—",
                 with_interval(t.p50_ms, t.p50_ci) if t else "—",
-                ms(t.p90_ms) if t and t.samples else "—",
+                ms(t.p90_ms) if t and t.samples and t.p90_ms is not None else "—",
                 percent(score.top1) if score else "—",
                 megabytes(file.bytes) if file else "—",
             )
@@ -123,7 +133,9 @@ def _key_numbers(report: Report, verdict: Verdict) -> list[tuple[str, str, str]]
     score = report.score(verdict.artifact, verdict.engine, verdict.device)
     pairs = []
     if timing is not None:
-        more = f"p90 {ms(timing.p90_ms)} ms" if timing.samples else with_interval(timing.p50_ms, timing.p50_ci)
+        more = with_interval(timing.p50_ms, timing.p50_ci)
+        if timing.samples and timing.p90_ms is not None:
+            more = f"p90 {ms(timing.p90_ms)} ms"
         pairs.append((f"{ms(timing.p50_ms)} ms", "p50 latency", more))
     if verdict.speedup is not None:
         pairs.append((f"{verdict.speedup:.1f}{TIMES}", "as fast as float", f"vs {verdict.baseline}"))
@@ -151,7 +163,7 @@ def files(report: Report) -> Markup:
     cells = [
         (
             a.id,
-            f"{a.input.dtype} {a.input.layout}",
+            f"{a.input.dtype} {a.input.layout}".rstrip(),
             ", ".join(a.lowered) or "—",
             _float_ops(a),
             f"{a.bytes:,}",
@@ -173,7 +185,8 @@ def files(report: Report) -> Markup:
 
 
 def _float_ops(file: Artifact) -> str:
-    return "all" if file.precision in ("fp32", "fp16", "weight_only") else str(file.float_ops)
+    known = "—" if file.float_ops < 0 else str(file.float_ops)
+    return "all" if file.precision in ("fp32", "fp16", "weight_only") else known
 
 
 def machine_words(machine: Machine) -> str:
@@ -208,13 +221,16 @@ def measurements(report: Report) -> Markup:
                     str(t.threads),
                     percent(score.top1) if score else "—",
                     with_interval(t.p50_ms, t.p50_ci),
-                    *(ms(v) if t.samples else "—" for v in (t.p90_ms, t.p99_ms, t.min_ms, t.first_ms, t.load_ms)),
+                    *(
+                        ms(v) if t.samples and v is not None else "—"
+                        for v in (t.p90_ms, t.p99_ms, t.min_ms, t.first_ms, t.load_ms)
+                    ),
                     ms(t.steps.total_ms) if t.steps else NOT,
                     NOT if t.energy_mj is None else join((number(t.energy_mj), tag("small", t.energy))),
                     f"{t.rss_bytes / 1e6:.0f}" if t.rss_bytes else NOT,
                     megabytes(file.bytes) if file else "—",
                     _warmup(t),
-                    f"{len(t.samples):,}" if t.samples else _counted(t),
+                    (f"{len(t.samples):,}" + (" runs" if t.sampling else "")) if t.samples else _counted(t),
                 )
             )
         if rows:
@@ -231,6 +247,8 @@ def measurements(report: Report) -> Markup:
             what = f"{f.artifact} on {f.engine}, {threads(f.threads)}: "
             parts.append(tag("p", tag("strong", what), f.reason, class_="alarm"))
     lead = "Times in milliseconds of single inferences, one image at a time unless a batch is named."
+    if any(t.sampling for t in report.latency):
+        lead = lead.replace(" of single inferences", " of single inferences, unless a row says below what it is of")
     return section("rows", "All measurements", *parts, lead=lead) if parts else EMPTY
 
 
@@ -247,8 +265,9 @@ def _conditions(rows: Sequence[Timing]) -> list[str]:
     words += [files[known] for known in (True, False) if cached == {known}]
     told = {"end to end": {t.end_to_end for t in timed if not t.steps}}
     told["energy"] = {t.energy for t in timed if t.energy_mj is None}
+    runs = [f"{t.artifact} on {t.engine}, {threads(t.threads)}: {t.sampling}." for t in timed if t.sampling]
     why = [f"{what.capitalize()} {reason}." for what, all_ in told.items() for reason in sorted(all_) if reason != NOT]
-    return [f"{', '.join(words)}.", *why]
+    return [f"{', '.join(words)}.", *runs, *why]
 
 
 def _counted(t: Timing) -> str:

@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Any
 
-from edgekit.measurements import Timing
+from edgekit.measurements import Replay, Timing
 from edgekit.report._report import Report
 
 COLUMNS = (
@@ -14,9 +14,10 @@ COLUMNS = (
     "p50_ms", "p50_low_ms", "p50_high_ms", "p90_ms", "p90_low_ms", "p90_high_ms", "p99_ms", "p99_low_ms",
     "p99_high_ms", "min_ms", "mean_ms", "first_ms", "load_ms", "end_to_end_ms", "energy_mj", "energy", "rss_bytes",
     "model_bytes", "file_bytes", "instructions", "top1", "agreement", "images", "samples", "rounds",
-    "outliers", "stable", "ships", "cpu", "governor", "edgekit",
+    "outliers", "stable", "ships", "cpu", "governor", "edgekit", "golden", "sampling",
 )  # fmt: skip
-"""In this order; a value that was not measured is an empty field. Times in ms, shares 0..1."""
+"""In this order; a value that was not measured is an empty field. Times in ms, shares 0..1; "golden" says whether
+the golden vectors hold there, "sampling" what a sample is where it is not a single inference."""
 
 
 def render(report: Report) -> str:
@@ -55,8 +56,13 @@ def _row(report: Report, t: Timing) -> dict[str, Any]:
         "cpu": machine.cpu if machine else None,
         "governor": machine.governor if machine else None,
         "edgekit": report.edgekit_version,
+        "golden": next((g.held for g in report.golden if _key(g) == _key(t) and (g.vectors or g.problem)), None),
     }
     return row
+
+
+def _key(row: Timing | Replay) -> tuple[str, str, str]:
+    return row.artifact, row.engine, row.device
 
 
 def _field(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from importlib import resources
 
-from edgekit.report import _background, _compression, _devices, _results
+from edgekit.report import _background, _compression, _devices, _golden, _results
 from edgekit.report._markup import Markup, join, tag
 from edgekit.report._report import Report
 
@@ -42,6 +42,7 @@ def render(report: Report) -> str:
         ("files", "Files", _results.files(report)),
         ("rows", "Measurements", _results.measurements(report)),
         ("protocol", "Protocol", _results.protocol(report)),
+        ("golden", "Golden vectors", _golden.replays(report)),
         ("verify", "Verification", _results.verification(report)),
         ("quantization", "Quantization", _compression.quantization(report)),
         ("rewrites", "Rewrites", _compression.rewrites(report)),

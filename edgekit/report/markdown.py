@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from edgekit.profile import protocol
 from edgekit.profile._providers import ran
-from edgekit.profile.operators import hottest
-from edgekit.report import _hotspots
+from edgekit.profile.operators import hottest, shown
+from edgekit.report import _golden, _hotspots
 from edgekit.report._report import Report
 from edgekit.report._svg import megabytes, ms, percent, threads
 from edgekit.types import Accuracy
@@ -16,6 +16,8 @@ from edgekit.verdict import KINDS
 
 HOT = 3
 """Operators of each profile that are named."""
+TIMED = ("accuracy: ", "golden: ", "operators: ")
+"""How the reasons of failures begin that are not about latency."""
 
 
 def render(report: Report) -> str:
@@ -26,11 +28,13 @@ def render(report: Report) -> str:
     elif report.accuracy:
         blocks.append(_scores(report))
     blocks += [
+        _golden_vectors(report),
         _operators(report),
         _pruning(report),
         _ladder(report),
         _failures(report),
         _machines(report),
+        _source(report),
         _skipped(report),
         _protocol(report),
     ]
@@ -59,14 +63,19 @@ def _timings(report: Report) -> str:
                 str(t.threads),
                 t.kind,
                 ms(t.p50_ms) + (f" ({ms(t.p50_ci[0])} to {ms(t.p50_ci[1])})" if t.p50_ci else ""),
-                *(ms(value) if t.samples else "—" for value in (t.p90_ms, t.p99_ms)),
+                *(ms(value) if t.samples and value is not None else "—" for value in (t.p90_ms, t.p99_ms)),
                 megabytes(file.bytes) if file else "—",
                 percent(score.top1 if score else None),
                 percent(score.agreement if score else None),
             )
         )
     heads = ("device", "artifact", "engine", "threads", "kind", "p50 ms", "p90 ms", "p99 ms", "size", "top-1")
-    return table((*heads, "agrees with fp32"), rows, words=3)
+    notes = [
+        f"- {text(t.device)}: {text(t.artifact)} on {text(t.engine)}, {threads(t.threads)}: {text(t.sampling)}."
+        for t in report.latency
+        if t.sampling
+    ]
+    return "\n".join((table((*heads, "agrees with fp32"), rows, words=3), *(["", *notes] if notes else [])))
 
 
 def _protocol(report: Report) -> str:
@@ -83,10 +92,16 @@ def _operators(report: Report) -> str:
         found = _hotspots.found(report, device)
         lines += [f"- {text(device)}: {text(reason)}" for reason in _hotspots.reasons(report, device)]
         for profile in found:
-            hot = (f"{text(row.layer)} ({text(row.op)}) {percent(row.share)}" for row in hottest(profile, HOT))
+            hot = (f"{text(shown(row.layer))} ({text(row.op)}) {percent(row.share)}" for row in hottest(profile, HOT))
             lines.append(f"- {text(device)}: {text(profile.artifact)} on {text(profile.engine)}: {', '.join(hot)}")
         lines += [f"- {text(device)}: {text(caution)}" for caution in _hotspots.cautions(found)]
     return "\n".join(("**Where the time goes**", "", *lines)) if lines else ""
+
+
+def _golden_vectors(report: Report) -> str:
+    """Whether each device computes what was computed where the bundle was packed."""
+    lines = [f"- {text(d)}: {text(_golden.summary(rows))}" for d in report.devices if (rows := _golden.of(report, d))]
+    return "\n".join(("**Golden vectors**", "", *lines)) if lines else ""
 
 
 def _scores(report: Report) -> str:
@@ -136,8 +151,14 @@ def _failures(report: Report) -> str:
         if not a.passed
     ]
     lines += [
+        f"- {text(row.device)}: {text(row.artifact)} on {text(row.engine)} does not give its golden vectors: "
+        f"{text(row.problem)}"
+        for row in report.golden
+        if row.problem
+    ]
+    lines += [
         f"- {text(f.device)}: {text(f.artifact)} on {text(f.engine)}, {threads(f.threads)}"
-        f"{'' if f.reason.startswith(('accuracy: ', 'operators: ')) else ', was not timed'}: {text(f.reason)}"
+        f"{'' if f.reason.startswith(TIMED) else ', was not timed'}: {text(f.reason)}"
         for f in report.failures
     ]
     return "\n".join(("**Failures**", "", *lines)) if lines else ""
@@ -149,6 +170,16 @@ def _machines(report: Report) -> str:
         for device, m in report.machines.items()
     ]
     return "\n".join(("**Machines**", "", *lines)) if lines else ""
+
+
+def _source(report: Report) -> str:
+    """The bundle that the files come from."""
+    found = report.provenance.source
+    if found is None:
+        return ""
+    signed = f"signed with {text(found.signed_by)}" if found.signed_by else "not signed"
+    notes = "".join(f"\n- {text(note)}" for note in found.notes)
+    return f"Files of {text(found.file)} (manifest {found.digest[:16]}, {signed}).{notes and chr(10) + notes}"
 
 
 def _skipped(report: Report) -> str:

@@ -14,6 +14,7 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.provenance import git_commit
 from edgekit.stages._run import Run
 from edgekit.types import Accuracy, Artifact, Checkpoint, InputSpec, Quantization
+from edgekit.verdict import REFERENCE
 
 
 def skip(run: Run) -> str:
@@ -101,7 +102,7 @@ def _contents(run: Run, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
         "golden": {"inputs": "golden/inputs.npy", "images": list(golden.images)},
         "ship": [],
         "recipe": _recipe(run),
-        "provenance": _provenance(run, checkpoint),
+        "provenance": _provenance(run, checkpoint, scores),
     }
     if run.recipe.description:
         manifest["description"] = run.recipe.description
@@ -159,7 +160,7 @@ def _entry(artifact: Artifact, rows: list[Accuracy], golden: dict[str, Any]) -> 
     }
 
 
-def _provenance(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
+def _provenance(run: Run, checkpoint: Checkpoint, scores: list[Accuracy]) -> dict[str, Any]:
     """Hashes are of contents alone, so that a run from scratch says the same."""
     from edgekit.data import _index
 
@@ -171,7 +172,10 @@ def _provenance(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
     quantization = run.read("quantize", "quantization.json", Quantization)
     if quantization:
         hashes["calibration images"] = quantization.calibration_sha256
+    keys = ("engine", "engine_version", "device", "split", "images", "top1")
+    reference = (row for row in scores if row.artifact == REFERENCE)
     return {
+        "reference": next(({key: getattr(row, key) for key in keys} for row in reference), None),
         "edgekit": __version__,
         "packages": run.packages,
         "seeds": run.seeds,

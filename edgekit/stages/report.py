@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgekit import __version__, _json, choices, verdict
+from edgekit import __version__, _json, verdict
 from edgekit.data import _index
 from edgekit.measurements import Profile
 from edgekit.provenance import git_commit
+from edgekit.report import _files
 from edgekit.report._report import Provenance, gather
-from edgekit.report._schema import schema
-from edgekit.stage import write_text
 from edgekit.stages._run import Run
 from edgekit.types import Accuracy, Checkpoint, Pruning, Quantization, Rewrite
 
@@ -70,10 +68,7 @@ def build(run: Run, work: Path) -> None:
         quantization=run.read("quantize", "quantization.json", Quantization),
     )
     _json.save(work / "verdict.json", verdicts)
-    for name, suffix in (("html", "html"), ("markdown", "md"), ("json", "json"), ("csv", "csv")):
-        renderer = choices.pick("edgekit.report", name, "report")
-        write_text(work / f"report.{suffix}", renderer.render(report))
-    write_text(work / "report.schema.json", json.dumps(schema(), indent=1))
+    _files.write(report, work)
 
 
 def _rewrites(run: Run) -> list[Rewrite]:

@@ -1,0 +1,146 @@
+"""Whether every engine of every device computes there what was computed where the bundle was packed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from edgekit import __version__, choices
+from edgekit.console import Advance, Console
+from edgekit.device import Device
+from edgekit.errors import Shortfall
+from edgekit.measurements import Failure, Profile, Replay, Timing
+from edgekit.profile._fleet import Fleet
+from edgekit.profile._keep import Keep
+from edgekit.profile._worker import WorkerFault
+
+ARGV = ("-m", "edgekit.runtime._replay")
+TIMEOUT = 600.0
+"""Seconds for the vectors of one file: emulators are slow."""
+_Count = Annotated[int, Field(ge=0)]
+
+
+class _Answer(TypedDict):
+    """What `edgekit.runtime._replay` says."""
+
+    version: str
+    provider: str
+    vectors: _Count
+    away: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    unit: str
+    images: _Count
+    problem: str
+
+
+_ANSWER = TypeAdapter(_Answer)
+
+
+def replay(
+    bundle: Path, devices: Mapping[str, Device], measured: Profile, console: Console, keep: Path | None = None
+) -> tuple[list[Replay], list[Failure]]:
+    """Replay the golden vectors on each device, all devices at once, each under its lock.
+
+    Once for each file and engine that were timed, or estimated, there: why the others do not run has been said. The
+    fewest threads are taken.
+
+    Args:
+        bundle: its golden vectors; it is sent to each device.
+        devices: by the name that results carry.
+        measured: what was timed on them.
+        console: progress.
+        keep: folder of results, as in `edgekit.profile.run.profile`. Vectors that do not hold are tried again.
+
+    Returns:
+        A row a device x file x engine, in that order; and what could not be replayed.
+    """
+    kept, fleet = Keep(keep), Fleet()
+    digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
+    wanted = {name: _once(name, measured) for name in devices}
+    found: dict[str, list[Replay | Failure]] = {name: [] for name in devices}
+
+    def one(device: Device, timing: Timing, facts: Mapping[str, Any]) -> Replay:
+        provider = device.run.provider(timing.engine)
+        key = {
+            "golden": [__version__, digest, timing.artifact],
+            "engine": [timing.engine, facts.get("engines", {}).get(timing.engine)],
+            "run": [timing.threads, provider],
+            "device": [timing.device, device.reach.model_dump(exclude={"timeout"})],
+            "machine": asdict(measured.machines[timing.device]),
+        }
+        row = kept.find(key, Replay)
+        if row is None:
+            reach = choices.pick("edgekit.reach", device.reach.by, f"{timing.device}: reach.by")
+            request = {
+                "bundle": fleet.send(reach, bundle, device),
+                "artifact": timing.artifact,
+                "engine": timing.engine,
+                "threads": timing.threads,
+                "provider": provider,
+            }
+            with fleet.worker(reach, ARGV, device) as worker:
+                row = _row(timing, worker.ask(request, TIMEOUT))
+            if not row.problem:
+                kept.add(key, row)
+        return row
+
+    def visit(name: str, device: Device, advance: Advance) -> None:
+        reach, left = choices.pick("edgekit.reach", device.reach.by, f"{name}: reach.by"), list(wanted[name])
+        try:
+            with fleet.machine(name, reach, device, console) as facts:
+                while left:
+                    try:
+                        found[name].append(one(device, left[0], facts))
+                    except WorkerFault as fault:
+                        found[name].append(_failure(left[0], str(fault), fault.lost))
+                    advance(1, f"{left.pop(0).artifact} on {name}")
+        except Shortfall as trouble:
+            found[name] += [_failure(timing, str(trouble), True) for timing in left]
+
+    with console.bar("golden vectors on the devices", sum(map(len, wanted.values()))) as advance:
+        fleet.each([partial(visit, name, device, advance) for name, device in devices.items() if wanted[name]])
+    if set(devices) <= set(measured.machines):  # else: what is kept of a device that is down serves another time
+        kept.tidy()
+    every = [each for name in devices for each in found[name]]
+    return [e for e in every if isinstance(e, Replay)], [e for e in every if isinstance(e, Failure)]
+
+
+def _once(device: str, measured: Profile) -> list[Timing]:
+    """A timing of each file and engine of a device: that with the fewest threads."""
+    rows: dict[tuple[str, str], Timing] = {}
+    for timing in measured.timings:
+        if timing.device == device:
+            key = timing.artifact, timing.engine
+            rows[key] = min(rows.get(key, timing), timing, key=lambda row: row.threads)
+    return list(rows.values())
+
+
+def _row(timing: Timing, answer: dict[str, Any]) -> Replay:
+    try:
+        said = _ANSWER.validate_python(answer)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise WorkerFault(f"the replaying process answered {where}: {first['msg'].lower()}") from None
+    return Replay(
+        artifact=timing.artifact,
+        engine=timing.engine,
+        engine_version=said["version"],
+        provider=said["provider"],
+        device=timing.device,
+        vectors=said["vectors"],
+        away=said["away"],
+        unit=said["unit"],
+        images=said["images"],
+        problem=" ".join(said["problem"].split()),
+    )
+
+
+def _failure(timing: Timing, reason: str, lost: bool) -> Failure:
+    return Failure(timing.artifact, timing.engine, timing.device, timing.threads, f"golden: {reason}", lost)

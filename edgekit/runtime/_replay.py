@@ -1,0 +1,75 @@
+"""The golden vectors of a bundle, replayed by one engine of this device.
+
+``python -m edgekit.runtime._replay`` reads one line of JSON and answers with one::
+
+    -> {"bundle": path, "artifact": id, "engine": name, "threads": n, "provider": name or null}
+    <- {"version", "provider", "vectors": n or 0, "away": n or null, "unit", "images": n, "problem": "" or one line}
+
+"away" is the largest difference (`edgekit.runtime._golden.replay`) in "unit"; "images" counts the encoded images that
+were decoded and compared, too, which needs Pillow. "problem" says which vector is too far away, and on which CPU.
+Anything else that goes wrong is answered by {"error": "one line"}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+from edgekit.runtime._bundle import open_bundle
+from edgekit.runtime._errors import RuntimeFault, first_line
+
+
+def replay(bundle: str, artifact: str, engine: str, threads: int, provider: str | None) -> dict[str, Any]:
+    """The answer; see the module.
+
+    Raises:
+        RuntimeFault: the bundle, the engine or the model cannot be used.
+    """
+    from edgekit.runtime import _golden, _menu, _model
+
+    module = _menu.engine(engine)
+    version = module.version()
+    opened = open_bundle(bundle, verify="hash")
+    entry = opened.artifact(artifact, (module.FORMAT,))
+    session = _model.open_session(opened, entry, module, threads, provider)
+    with _model.Model(opened, entry, session, {"engine": engine, "version": version, "threads": threads}) as model:
+        vectors, images, away, problem = 0, 0, None, ""
+        if "golden" in entry:
+            try:
+                vectors = len(_golden.outputs(opened, entry))
+                away = _model.replay(model, opened, entry)
+            except RuntimeFault as fault:
+                problem = str(fault).removeprefix(f"{bundle}: ").removeprefix(f"{artifact}: ")
+            if find_spec("PIL") and not problem:
+                images = len(opened.manifest["golden"].get("images", ()))
+        return {
+            "version": version,
+            "provider": session.provider,
+            "vectors": vectors,
+            "away": away,
+            "unit": "of the largest output" if entry["output"]["dtype"].startswith("float") else "steps",
+            "images": images if model.takes_images else 0,
+            "problem": problem,
+        }
+
+
+def _main() -> int:
+    # Engines print to file descriptor 1 as they like: keep the real one aside for the answer.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        answer = replay(**json.loads(sys.stdin.readline()))
+    except RuntimeFault as fault:
+        answer = {"error": str(fault)}
+    except Exception as error:  # whatever it is, the host shows it in one line
+        answer = {"error": f"{type(error).__name__}: {first_line(error)}"}
+    answers.write(json.dumps(answer) + "\n")
+    answers.flush()
+    return 1 if "error" in answer else 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
