@@ -34,7 +34,8 @@ from PIL import Image
 
 from edgekit.runtime import _menu, _zip, bench, load
 from edgekit.runtime._bundle import Bundle, open_bundle
-from edgekit.runtime._model import Model, installed
+from edgekit.runtime._load import installed
+from edgekit.runtime._model import Model
 
 failures = 0
 

@@ -146,15 +146,17 @@ def timing(
 
 def full(t: Timing) -> Timing:
     """The same row with everything that can be measured."""
-    p50 = t.p50_ms
+    p50, p90, p99 = t.p50_ms, t.p90_ms, t.p99_ms
+    assert p90 is not None
+    assert p99 is not None
     minutes = tuple(
         Minute(k, p50 * (1 + 0.04 * k), p50 * (1.1 + 0.04 * k), 50.0 + 5 * k, 2400.0, k > 2) for k in (1, 2, 3)
     )
     return replace(
         t,
         p50_ci=(0.98 * p50, 1.03 * p50),
-        p90_ci=(0.99 * t.p90_ms, 1.05 * t.p90_ms),
-        p99_ci=(0.9 * t.p99_ms, 1.2 * t.p99_ms),
+        p90_ci=(0.99 * p90, 1.05 * p90),
+        p99_ci=(0.9 * p99, 1.2 * p99),
         outliers=0.013,
         stable=True,
         warmup_used=48,

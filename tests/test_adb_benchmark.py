@@ -483,7 +483,7 @@ def timed(limit: float | None) -> tuple[Any, Any]:
     """A hand-written report whose phone was measured by benchmark_model, and the verdict there."""
     whole = report_sample.report()
     row = next(t for t in whole.latency if t.engine == "litert" and t.samples)
-    told: dict[str, Any] = {"p90_ms": None, "p99_ms": None, "p90_ci": None, "p99_ci": None, "outliers": None, "stable": None}
+    told: dict[str, Any] = dict.fromkeys(("p90_ms", "p99_ms", "p90_ci", "p99_ci", "outliers", "stable"))
     row = replace(row, engine="benchmark_model", device="phone", sampling="p50 of 6 runs, each <b>so</b>", **told)
     found = verdict.decide("phone", whole.artifacts, whole.accuracy, [row], LimitsSection(p90_ms=limit), 90)
     return replace(whole, latency=(row,), verdict=(found,)), found

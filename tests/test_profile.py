@@ -81,6 +81,8 @@ def test_profile_measures_both_engines(folder: Path, shared: Path) -> None:
     for row in result.timings:
         assert (row.device, row.threads, row.batch, row.kind, row.rounds) == ("host", 1, 1, "measured", 2)
         assert len(row.samples) >= 6
+        assert row.p90_ms is not None
+        assert row.p99_ms is not None
         assert 0 < row.min_ms <= row.p50_ms <= row.p90_ms <= row.p99_ms <= max(row.samples)
         assert len(row.round_sizes) == 2
         assert sum(row.round_sizes) == len(row.samples)

@@ -31,7 +31,7 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.profile import protocol
 from edgekit.profile.run import profile
 from edgekit.reach import local
-from edgekit.runtime import _energy, _image, _measure, _model, _thermal
+from edgekit.runtime import _energy, _image, _load, _measure, _thermal
 from edgekit.runtime._bundle import open_bundle
 from edgekit.types import Artifact, TensorSpec
 from tests import bundles
@@ -301,7 +301,7 @@ def waste(tmp_path: Path) -> Path:
 
 def test_steps_are_those_of_a_prediction(waste: Path) -> None:
     images = _measure.golden_images(open_bundle(waste))
-    with _model.load(waste, "onnxruntime") as model:
+    with _load.load(waste, "onnxruntime") as model:
         found = _measure.end_to_end(model, images, 0.3)
         assert len(images) == 2
         assert model(images[0]).index == model(bundles.pixels()[0]).index
@@ -312,7 +312,7 @@ def test_steps_are_those_of_a_prediction(waste: Path) -> None:
 
 def test_a_step_that_is_slow_is_told_from_the_others(waste: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = _measure.golden_images(open_bundle(waste))
-    with _model.load(waste, "onnxruntime") as model:
+    with _load.load(waste, "onnxruntime") as model:
         session = model._session
         for place, name in enumerate(_measure.STEPS):
             with monkeypatch.context() as patch:
@@ -421,6 +421,7 @@ def test_sustained_load_is_told_minute_by_minute(tmp_path: Path) -> None:
     (row,) = profile([save_net(tmp_path / "net.onnx")], tmp_path, {"host": device}, QUIET, minute=0.2).timings
     assert [minute.minute for minute in row.sustained] == [1, 2, 3]  # the last of half the length
     for minute in row.sustained:
+        assert minute.p90_ms is not None
         assert 0 < minute.p50_ms <= minute.p90_ms
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgekit.runtime import __main__ as cli
-from edgekit.runtime import _model, load
+from edgekit.runtime import _load, load
 from edgekit.runtime.engines import onnxruntime
 from tests import bundles
 from tests.support import environment
@@ -177,7 +177,7 @@ def test_selftest_fails_with_the_reason(folder: Path, tmp_path: Path) -> None:
 
 
 def test_info_needs_no_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_model, "installed", lambda engine: False)
+    monkeypatch.setattr(_load, "installed", lambda engine: False)
     lines = here("info", folder / "waste.edgekit")
     assert lines[0] == "waste: rgb images, 10x8, 4 labels"
     assert "runs nothing here: " in lines[-1]

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import edgekit.runtime
-from edgekit.runtime import Model, Result, RuntimeFault, _model, load, machine
+from edgekit.runtime import Model, Result, RuntimeFault, _load, _model, load, machine
 from edgekit.runtime._bundle import open_bundle
 from edgekit.runtime._port import Port
 from edgekit.runtime._stream import ahead
@@ -382,7 +382,7 @@ def test_threads_are_those_of_the_shipped_choice(
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    monkeypatch.setattr(_model, "installed", lambda engine: engine.__name__.rpartition(".")[2] in names)
+    monkeypatch.setattr(_load, "installed", lambda engine: engine.__name__.rpartition(".")[2] in names)
 
 
 def both_formats(manifest: dict[str, Any]) -> None:
@@ -404,10 +404,10 @@ def test_auto_takes_the_first_artifact_that_an_installed_engine_runs(
 ) -> None:
     installed(monkeypatch, *there)
     opened = open_bundle(changed(tmp_path, both_formats))
-    artifact, engine = _model.choose(opened)
+    artifact, engine = _load.choose(opened)
     assert (artifact["id"], engine) == chosen
-    assert _model.choose(opened, "litert")[0]["id"] == "int8-tflite"
-    assert _model.choose(opened, artifact="int8-tflite")[0]["id"] == "int8-tflite" or there == ("onnxruntime",)
+    assert _load.choose(opened, "litert")[0]["id"] == "int8-tflite"
+    assert _load.choose(opened, artifact="int8-tflite")[0]["id"] == "int8-tflite" or there == ("onnxruntime",)
 
 
 def test_load_says_the_pip_commands_when_no_engine_is_installed(
@@ -422,10 +422,10 @@ def test_load_says_the_pip_commands_when_no_engine_is_installed(
 
 
 def test_installed_looks_for_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _model.installed(onnxruntime)
-    assert _model.installed(litert)
+    assert _load.installed(onnxruntime)
+    assert _load.installed(litert)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert not _model.installed(onnxruntime)
+    assert not _load.installed(onnxruntime)
 
 
 @pytest.mark.parametrize("error", [RuntimeFault("x: cannot be loaded: no"), OSError("libm.so: no"), MemoryError()])

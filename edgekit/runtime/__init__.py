@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgekit.runtime._errors import RuntimeFault
-    from edgekit.runtime._model import Model, Result, load
+    from edgekit.runtime._load import load
+    from edgekit.runtime._model import Model, Result
 
 __all__ = ["Model", "Result", "RuntimeFault", "load"]
 
@@ -24,7 +25,8 @@ def __getattr__(name: str) -> Any:
     # PEP 562: NumPy is imported with the first use, not with the package
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module("edgekit.runtime._errors" if name == "RuntimeFault" else "edgekit.runtime._model")
+    home = {"RuntimeFault": "_errors", "load": "_load"}.get(name, "_model")
+    module = importlib.import_module(f"edgekit.runtime.{home}")
     globals()[name] = getattr(module, name)
     return globals()[name]
 

@@ -204,13 +204,13 @@ def _line(path: str, result: Result, top: int, as_json: bool) -> str:
 
 
 def _bench(options: argparse.Namespace, out: IO[str]) -> int:
-    from edgekit.runtime import _measure, _model, bench, machine
+    from edgekit.runtime import _load, _measure, bench, machine
 
     if not 0 <= options.seconds < float("inf") or options.warmup < 0:
         raise RuntimeFault("--seconds and --warmup: not below 0")
     bundle = _opened(options, options.verify)
-    chosen, engine = _model.choose(bundle, options.engine, options.artifact)
-    threads = options.threads or _model.shipped_threads(bundle.manifest, chosen["id"], engine)
+    chosen, engine = _load.choose(bundle, options.engine, options.artifact)
+    threads = options.threads or _load.shipped_threads(bundle.manifest, chosen["id"], engine)
     if options.verify == "golden":
         _replayed(options, chosen["id"], engine)
     del bundle  # its memory is not the model's
@@ -248,7 +248,7 @@ def _bench(options: argparse.Namespace, out: IO[str]) -> int:
 
 
 def _selftest(options: argparse.Namespace, out: IO[str]) -> int:
-    from edgekit.runtime import _menu, _model
+    from edgekit.runtime import _load, _menu
 
     failed = False
 
@@ -275,7 +275,7 @@ def _selftest(options: argparse.Namespace, out: IO[str]) -> int:
             continue
         for name in _menu.engines() if options.engine == "auto" else [options.engine]:
             module = _menu.engine(name)
-            if entry["format"] != module.FORMAT or (options.engine == "auto" and not _model.installed(module)):
+            if entry["format"] != module.FORMAT or (options.engine == "auto" and not _load.installed(module)):
                 continue
             ran = True
             try:
@@ -285,7 +285,7 @@ def _selftest(options: argparse.Namespace, out: IO[str]) -> int:
             else:
                 say(f"{entry['id']} on {name}", away)
     if not ran:
-        _model.choose(bundle, options.engine, options.artifact)  # says why
+        _load.choose(bundle, options.engine, options.artifact)  # says why
     return int(failed)
 
 
@@ -308,12 +308,12 @@ def _replayed(options: argparse.Namespace, artifact: str, engine: str) -> str:
 
 
 def _info(options: argparse.Namespace, out: IO[str]) -> int:
-    from edgekit.runtime import _model
+    from edgekit.runtime import _load
 
     bundle = _opened(options, options.verify)
     manifest = bundle.manifest
     try:
-        chosen, engine = _model.choose(bundle, options.engine, options.artifact)
+        chosen, engine = _load.choose(bundle, options.engine, options.artifact)
         runs: dict[str, Any] | None = {"artifact": chosen["id"], "engine": engine}
         why = ""
     except RuntimeFault as fault:

@@ -6,14 +6,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.runtime import _image, _menu
-from edgekit.runtime._bundle import Bundle, begin
+from edgekit.runtime import _image
 from edgekit.runtime._errors import RuntimeFault, first_line
 from edgekit.runtime._port import Port, dequantize
 from edgekit.runtime._tensor import FromPixels, FromValues
@@ -21,9 +19,9 @@ from edgekit.runtime._tensor import FromPixels, FromValues
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edgekit.runtime._port import Engine, Session
+    from edgekit.runtime._bundle import Bundle
+    from edgekit.runtime._port import Session
 
-_PREFERENCE = ("litert", "onnxruntime", "tflite_runtime", "tensorflow")
 _MS = 1e6  # nanoseconds
 
 
@@ -247,139 +245,6 @@ class Model:
         scores.setflags(write=False)
         label = self.labels[index] if self.labels else None
         return Result(label, index, score, scores, (perf_counter_ns() - start) / _MS, self.labels)
-
-
-def load(
-    path: str | os.PathLike[str],
-    engine: str = "auto",
-    threads: int | None = None,
-    provider: str | None = None,
-    artifact: str | None = None,
-    verify: str = "golden",
-    trusted_keys: Sequence[str | os.PathLike[str]] = (),
-    require_signature: bool = False,
-) -> Model:
-    """Open a bundle (or a hand-written manifest, ``*.json``, beside a model file) and check it.
-
-    ``engine="auto"`` goes through the artifacts in the manifest's order and takes the first installed engine that runs
-    one: litert, onnxruntime, tflite_runtime, tensorflow. An engine that then fails is an error: no other one is taken.
-
-    Args:
-        path: of the file.
-        engine: a name, or auto.
-        threads: of one inference. None: what the manifest's `ship` says for this artifact and engine, but no more than
-            there are cores; 1 where it says nothing.
-        provider: execution provider of the engine; None is its choice for the CPU.
-        artifact: id of the one to run; None is the first one that the engine runs.
-        verify: "golden" checks the structure and every hash, replays the golden vectors on this engine, and decodes
-            the golden images where Pillow is installed; "hash" leaves these out, "off" the hashes, too.
-        trusted_keys: public keys in base64, or files that hold one.
-        require_signature: refuse a bundle that none of them signed.
-
-    Raises:
-        RuntimeFault: the file is damaged or not signed as asked for, no engine is installed (the message holds the pip
-            command) or the engine cannot use the model, the model is not what the manifest says, or its outputs here
-            are not those of the golden vectors.
-    """
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise RuntimeFault(f"threads={threads!r}: at least 1 is needed")
-    bundle, wait = begin(path, verify, trusted_keys, require_signature)
-    try:
-        chosen, name = choose(bundle, engine, artifact)
-        threads = threads or shipped_threads(bundle.manifest, chosen["id"], name)
-        module = _menu.engine(name)
-        version = module.version()
-    finally:
-        wait()
-    session = open_session(bundle, chosen, module, threads, provider)
-    try:
-        info = {
-            "path": bundle.path, "name": bundle.manifest["name"], "artifact": chosen["id"], "format": chosen["format"],
-            "precision": chosen.get("precision"), "engine": name, "version": version,
-            "provider": session.provider, "threads": threads, "input": dict(chosen["input"]),
-            "output": dict(chosen["output"]), "labels": len(bundle.labels), "digest": bundle.digest,
-            "signed_by": bundle.signed_by, "golden": None,
-        }  # fmt: skip
-        model = Model(bundle, chosen, session, info)
-        if verify == "golden":
-            info["golden"] = replay(model, bundle, chosen)
-    except BaseException:
-        session.close()
-        raise
-    return model
-
-
-def open_session(
-    bundle: Bundle, artifact: dict[str, Any], module: Engine, threads: int, provider: str | None
-) -> Session:
-    """The engine's session on an artifact of a bundle.
-
-    Raises:
-        RuntimeFault: the engine is not installed, or cannot use it.
-    """
-    where = f"{bundle.path}: {artifact['file']}"
-    content = bundle.model(artifact)
-    try:
-        return module.load(content, threads, provider, where)
-    except RuntimeFault:
-        raise
-    except Exception as error:  # whatever an engine throws
-        raise RuntimeFault(f"{where}: {module.PACKAGE} cannot load it: {first_line(error)}") from error
-
-
-def replay(model: Model, bundle: Bundle, artifact: dict[str, Any]) -> float | None:
-    """Golden vectors through the model, and golden images through its preprocessing; see `edgekit.runtime._golden`.
-
-    Raises:
-        RuntimeFault: something is further away than its tolerance.
-    """
-    from edgekit.runtime import _golden
-
-    where = f"{model.info['engine']} {model.info['version']}"
-    spec = model._spec
-    if spec and find_spec("PIL"):
-        _golden.check_images(bundle, lambda file: _image.pixels(file, spec))
-    return _golden.replay(
-        bundle, artifact, lambda x: model._session.run(model._tensor(x)), model._session.provider, where
-    )
-
-
-def choose(bundle: Bundle, engine: str = "auto", artifact: str | None = None) -> tuple[dict[str, Any], str]:
-    """The artifact to run, and the name of the engine; see `load`.
-
-    Raises:
-        RuntimeFault: there is no such engine or artifact, the engine does not run it, or none that does is installed.
-    """
-    if engine != "auto":
-        return bundle.artifact(artifact, (_menu.engine(engine).FORMAT,)), engine
-    names = sorted(_menu.engines(), key=lambda name: (*_PREFERENCE, name).index(name))
-    modules = {name: _menu.engine(name) for name in names}
-    artifacts = bundle.manifest["artifacts"] if artifact is None else [bundle.artifact(artifact)]
-    for entry in artifacts:
-        for name, module in modules.items():
-            if entry["format"] == module.FORMAT and installed(module):
-                return entry, name
-    formats = {entry["format"] for entry in artifacts}
-    commands = [f"pip install {module.PACKAGE}" for module in modules.values() if module.FORMAT in formats]
-    raise RuntimeFault(f"{bundle.path}: no engine for it is installed: {' or '.join(commands)}")
-
-
-def installed(engine: Engine) -> bool:
-    """Whether the engine's package is there; it is not imported."""
-    try:
-        return find_spec(engine.MODULE) is not None
-    except (ImportError, ValueError):
-        return False
-
-
-def shipped_threads(manifest: dict[str, Any], artifact: str, engine: str) -> int:
-    """Threads that `ship` says for an artifact and engine, no more than there are cores; 1 where it says nothing."""
-    for row in manifest.get("ship", ()):
-        if row["artifact"] == artifact and row.get("engine") in (None, engine) and row.get("threads"):
-            from edgekit.runtime import machine
-
-            return max(1, min(int(row["threads"]), machine.cores()))
-    return 1
 
 
 def _agreed(stated: dict[str, Any], found: Port, where: str) -> Port:

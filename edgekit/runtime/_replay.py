@@ -28,19 +28,20 @@ def replay(bundle: str, artifact: str, engine: str, threads: int, provider: str 
     Raises:
         RuntimeFault: the bundle, the engine or the model cannot be used.
     """
-    from edgekit.runtime import _golden, _menu, _model
+    from edgekit.runtime import _golden, _load, _menu
+    from edgekit.runtime._model import Model
 
     module = _menu.engine(engine)
     version = module.version()
     opened = open_bundle(bundle, verify="hash")
     entry = opened.artifact(artifact, (module.FORMAT,))
-    session = _model.open_session(opened, entry, module, threads, provider)
-    with _model.Model(opened, entry, session, {"engine": engine, "version": version, "threads": threads}) as model:
+    session = _load.open_session(opened, entry, module, threads, provider)
+    with Model(opened, entry, session, {"engine": engine, "version": version, "threads": threads}) as model:
         vectors, images, away, problem = 0, 0, None, ""
         if "golden" in entry:
             try:
                 vectors = len(_golden.outputs(opened, entry))
-                away = _model.replay(model, opened, entry)
+                away = _load.replay(model, opened, entry)
             except RuntimeFault as fault:
                 problem = str(fault).removeprefix(f"{bundle}: ").removeprefix(f"{artifact}: ")
             if find_spec("PIL") and not problem:
