@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -40,13 +40,18 @@ def test_cli_imports_nothing_heavy(words: tuple[str, ...]) -> None:
     assert loaded(*words) <= LIGHT
 
 
+def _processor_seconds() -> float:
+    """Of all processes that this one has started and that have ended: the machine may be busy."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_quick() -> None:
     def seconds(*words: str) -> float:
-        start = time.perf_counter()
+        before = _processor_seconds()
         subprocess.run([sys.executable, *words], env=environment(), check=True, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - start
+        return _processor_seconds() - before
 
-    # The least of several: the machine may be busy.
     assert min(seconds("-m", "edgekit", "--help") for _ in range(5)) < 0.3
 
 
@@ -161,9 +166,9 @@ def _not_skipped(said: str) -> list[str]:
 
 
 def test_run_finishes_quickly_when_nothing_has_changed(tiny: TinyRun) -> None:
-    start = time.perf_counter()
+    before = _processor_seconds()
     answer = edgekit("run", *TINY, "--device", tiny.device, "--out", tiny.path)
-    assert time.perf_counter() - start < 2
+    assert _processor_seconds() - before < 2
     assert _not_skipped(answer.stderr) == [f"{name}: unchanged" for name in STAGES]
 
 

@@ -74,6 +74,7 @@ def test_preload_refuses_when_the_budget_is_small(index: Index) -> None:
     assert not images(index, augment=AUGMENT, budget=10_000).preload()
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX, where another test has imported it
 @pytest.mark.parametrize("augment", [(), AUGMENT])
 def test_batches_agree_with_and_without_workers_and_cache(index: Index, augment: tuple[str, ...]) -> None:
     runs = [
