@@ -44,7 +44,7 @@ PLATFORMS = ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor
 """What glibc 2.36, that of the sysroot, can load."""
 _ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _PLUGIN = Path(__file__).with_name("_counter.c")
-_RECORD, _LOCK = "record.json", "lock"
+RECORD, _LOCK = "record.json", "lock"
 _CORES = 4
 
 
@@ -81,6 +81,8 @@ def missing(cpu: str) -> str:
     root, record = folder(), _record(folder())
     needed = ("host", "sysroot", "wheels", "counter")
     parts = [name for name in needed if name not in record or not (root / name).is_dir()]
+    if "counter" not in parts and record["counter"].get("source") != _sha256(_PLUGIN.read_bytes()):
+        parts.append("this release's counter")
     parts += [] if (root / "cores" / cpu).is_dir() else [cpu]
     return f"not set up ({', '.join(parts)} missing)" if parts else ""
 
@@ -153,7 +155,7 @@ def _locked(root: Path) -> Iterator[None]:
 
 def _record(root: Path) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads((root / _RECORD).read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads((root / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return record
@@ -177,11 +179,11 @@ def _part(
     made_of = build(partial)
     record = _record(root)
     record.pop(name, None)
-    write_text(root / _RECORD, json.dumps(record, indent=1))  # killed between the two renames: not there
+    write_text(root / RECORD, json.dumps(record, indent=1))  # killed between the two renames: not there
     shutil.rmtree(root / name, ignore_errors=True)
     partial.rename(root / name)
     record[name] = {"sha256": _tree_sha256(root / name), "made_of": made_of, **(wanted or {})}
-    write_text(root / _RECORD, json.dumps(record, indent=1))
+    write_text(root / RECORD, json.dumps(record, indent=1))
 
 
 def _debs(root: Path, into: Path, mirror: str, arch: str, names: tuple[str, ...], console: Console) -> Any:

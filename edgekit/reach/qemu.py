@@ -34,6 +34,7 @@ TIMEOUT = 900.0
 """Seconds for one job in the emulator, which is some hundred times slower than the machine it runs on."""
 SETTLE, RUNS = 3, 3
 """Inferences that are counted and left out (the allocator settles after the first mark), and those that are taken."""
+_MODEL, _COUNTS = "counted-model", "counts"
 KIND: Kind = "estimated"
 """Of the times in a profile: from counts, never from a clock."""
 
@@ -62,7 +63,7 @@ def start(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
         InputError: the device file names no core.
         Shortfall: ``edgekit devices setup`` has not been run.
     """
-    return _start(argv, device, [])
+    return _start(argv, device)
 
 
 def send(file: Path, device: Device) -> str:
@@ -78,8 +79,9 @@ def count(model: Path, engine: str, device: Device) -> Counts:
     """Count what one inference executes and moves, on one thread, after some that do not count.
 
     Between two marks lies one call of the engine's session, with the few thousand instructions that Python spends on
-    it. Addresses, seeds and environment are fixed: LiteRT's counts repeat exactly from process to process, ONNX
-    Runtime's but for some hundred instructions at times, as it reads the clock in every run.
+    it. Addresses, seeds, environment, clock and the paths that the guest sees are fixed, so that the same file counts
+    the same in every process, wherever it lies; one inference may differ from the next by some hundred instructions, as
+    it leaves another heap than it found.
 
     Args:
         model: an exported file.
@@ -91,13 +93,19 @@ def count(model: Path, engine: str, device: Device) -> Counts:
         Shortfall: the engine failed, or the emulator did.
     """
     runs = SETTLE + RUNS
-    _compile(engine, device)
+    _core(device)  # or say what to run
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "counts"
-        plugin = ["-plugin", f"{_sysroot.folder() / 'counter' / 'counter.so'},out={out}"]
-        argv = [str(_GUEST), "count", str(model.resolve()), engine, str(runs)]
-        said = _finish(_start(argv, device, plugin, engine), device)
-        marks = [tuple(map(int, line.split())) for line in out.read_text().splitlines()]
+        view = Path(folder)
+        (view / _MODEL).symlink_to(model.resolve())
+        _compile(engine, device, view)
+        script = f"/edgekit/edgekit/{_GUEST.relative_to(_PACKAGE)}"
+        # -B: what was not compiled before will not be for the next count either.
+        argv = ["-B", script, "count", f"/{_MODEL}", engine, str(runs)]
+        try:
+            said = _finish(_start(argv, device, engine, view), device)
+        except Shortfall as error:
+            raise Shortfall(str(error).replace(f"/{_MODEL}", str(model))) from None
+        marks = [tuple(map(int, line.split())) for line in (view / _COUNTS).read_text().splitlines()]
     if len(marks) != runs + 1:
         raise Shortfall(f"{device.name}: the counter left {len(marks)} of {runs + 1} marks")
     each = [[b - a for a, b in zip(*pair, strict=True)] for pair in pairwise(marks)][SETTLE:]
@@ -128,7 +136,7 @@ def outputs(model: Path, engine: str, device: Device, inputs: npt.NDArray[Any]) 
         source, target = Path(folder) / "in.npy", Path(folder) / "out.npy"
         np.save(source, inputs)
         argv = [str(_GUEST), "outputs", str(model.resolve()), engine, str(source), str(target)]
-        _finish(_start(argv, device, [], engine), device)
+        _finish(_start(argv, device, engine), device)
         result: npt.NDArray[Any] = np.load(target)
     return result
 
@@ -147,41 +155,68 @@ def _finish(process: subprocess.Popen[str], device: Device) -> str:
     return printed
 
 
-def _start(
-    argv: Sequence[str], device: Device, options: Sequence[str], engine: str | None = None
-) -> subprocess.Popen[str]:
+def _core(device: Device) -> Path:
+    """The folder of its core's files."""
     cpu = device.reach.cpu
     if cpu is None:
         raise InputError(f'{device.name}: reach.by = "qemu" needs reach.cpu (choices: {", ".join(_sysroot.CORES)})')
     lacking = _sysroot.missing(cpu)
     if lacking:
         raise Shortfall(f"{device.name}: {lacking}; run: edgekit devices setup {device.name}")
-    root = _sysroot.folder()
-    core = root / "cores" / cpu
+    return _sysroot.folder() / "cores" / cpu
+
+
+def _start(
+    argv: Sequence[str], device: Device, engine: str | None = None, view: Path | None = None
+) -> subprocess.Popen[str]:
+    """In a `view`, a temporary folder, the guest sees the same paths on every machine, and is counted."""
+    root, core = _sysroot.folder(), _core(device)
     # The emulator's own C library and loader: the machine's may be older.
     host = root / "host"
     loader = next(file for name in _LINKER.values() for file in (*host.glob(f"lib*/{name}"),))
     libraries = sorted({str(file.parent) for file in host.rglob("lib*.so.*")})
-    command = [str(loader), "--library-path", os.pathsep.join(libraries), str(host / "usr/bin/qemu-aarch64")]
-    command += ["-cpu", cpu, "-seed", "1", "-L", str(core), *options, str(core / "usr/bin/python3.11"), *argv]
+    command = [str(loader), "--library-path", os.pathsep.join(libraries)]
+    emulator = [str(host / "usr/bin/qemu-aarch64"), "-cpu", core.name, "-seed", "1"]
+    wheels = "tflite" if (engine or device.run.engines[0]) == "tflite_runtime" else "wheels"
+    if view is None:
+        command += [*emulator, "-L", str(core), str(core / "usr/bin/python3.11")]
+        places = [core / "usr", _runtime(root), root / wheels, root / "pycache"]
+    else:
+        _furnish(view, root, core)
+        counter = str(root / "counter" / "counter.so")
+        command += ["--preload", counter, *emulator, "-plugin", f"{counter},out={view / _COUNTS}"]
+        command += ["-L", str(view), "-0", "/usr/bin/python3.11", "usr/bin/python3.11"]
+        places = [Path("/usr"), Path("/edgekit"), Path("/", wheels), Path("pycache")]
     return subprocess.Popen(
-        command,
+        [*command, *argv],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=_environment(root, core, engine or device.run.engines[0]),
+        cwd=view,
+        env=_environment(*map(str, places)),
         encoding="utf-8",
         errors="replace",
     )
 
 
-def _environment(root: Path, core: Path, engine: str) -> dict[str, str]:
+def _furnish(view: Path, root: Path, core: Path) -> None:
+    """Link what the guest needs below a folder that the emulator takes for ``/``."""
+    runtime = _runtime(root)
+    cache = root / "pycache" / runtime.name
+    cache.mkdir(parents=True, exist_ok=True)
+    places = {each.name: each for each in core.iterdir()}
+    places |= {"edgekit": runtime, "wheels": root / "wheels", "tflite": root / "tflite", "pycache": cache}
+    for name, target in places.items():
+        if not (view / name).is_symlink():  # left by an earlier start
+            (view / name).symlink_to(target)
+
+
+def _environment(home: str, runtime: str, wheels: str, cache: str) -> dict[str, str]:
     """A fixed one: another machine does not see this one's, and its size moves the stack."""
-    wheels = root / ("tflite" if engine == "tflite_runtime" else "wheels")
     return {
-        "PYTHONHOME": str(core / "usr"),
-        "PYTHONPATH": os.pathsep.join([str(_runtime(root)), str(wheels)]),
-        "PYTHONPYCACHEPREFIX": str(root / "pycache"),  # the parts stay as they were hashed
+        "PYTHONHOME": home,
+        "PYTHONPATH": os.pathsep.join([runtime, wheels]),
+        "PYTHONPYCACHEPREFIX": cache,  # the parts stay as they were hashed
         "PYTHONHASHSEED": "0",
         "PYTHONSAFEPATH": "1",
         "PYTHONNOUSERSITE": "1",
@@ -194,15 +229,15 @@ def _environment(root: Path, core: Path, engine: str) -> dict[str, str]:
     }
 
 
-def _compile(engine: str, device: Device) -> None:
+def _compile(engine: str, device: Device, view: Path) -> None:
     """Let Python write its bytecode files first: compiling leaves another heap, and other counts, than reading them."""
+    root = _sysroot.folder()
     sources = sorted((_PACKAGE / "runtime").rglob("*.py"))
-    state = "".join(f"{file} {file.stat().st_mtime_ns}\n" for file in sources)
-    done = _sysroot.folder() / "pycache" / f"{engine}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+    state = [f"{file} {file.stat().st_mtime_ns}" for file in (root / _sysroot.RECORD, *sources)]
+    done = root / "pycache" / f"{engine}-{hashlib.sha256(chr(10).join(state).encode()).hexdigest()[:12]}"
     if not done.exists():
-        load = f"from edgekit.runtime import _menu, _errors; _menu.engine({engine!r}).version()"
-        _finish(_start(["-c", load], device, [], engine), device)
-        done.parent.mkdir(parents=True, exist_ok=True)
+        load = f"import contextlib, gc, json; from edgekit.runtime import _menu; _menu.engine({engine!r}).version()"
+        _finish(_start(["-c", load], device, engine, view), device)
         done.touch()
 
 
