@@ -11,7 +11,7 @@ def main() -> None:
         here = ".".join(map(str, sys.version_info[:2]))
         print(f"edgekit: needs Python 3.11, this is {here}: only python -m edgekit.runtime runs here", file=sys.stderr)
         sys.exit(2)
-    from edgekit.cli import main as command
+    from edgekit.cli.main import main as command
 
     command()
 

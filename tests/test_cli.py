@@ -29,7 +29,7 @@ def loaded(*words: str) -> set[str]:
     code = (
         "import sys, atexit; before = set(sys.modules)\n"
         "atexit.register(lambda: print(*set(sys.modules) - before, file=sys.stderr))\n"
-        f"from edgekit.cli import main; sys.argv = {['edgekit', *words]!r}; main()"
+        f"from edgekit.cli.main import main; sys.argv = {['edgekit', *words]!r}; main()"
     )
     answer = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     return {name.partition(".")[0] for name in answer.stderr.split()}
@@ -101,6 +101,7 @@ def test_recipes_and_devices_list_what_is_shipped() -> None:
 def test_schemas_are_json_schemas() -> None:
     for kind in ("recipes", "devices"):
         Draft202012Validator.check_schema(json.loads(edgekit(kind, "schema").stdout))
+        assert edgekit(kind, "list", "--json").stdout == edgekit(kind, "--json").stdout
 
 
 def test_doctor_prints_text_or_json() -> None:
@@ -122,7 +123,7 @@ def test_doctor_prints_text_or_json() -> None:
 def test_shell_completion_knows_commands_recipes_and_devices(line: str, expected: set[str]) -> None:
     words = line.split(" ")
     extra = {"_EDGEKIT_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-    code = "from edgekit.cli import main; main()"
+    code = "from edgekit.cli.main import main; main()"
     answer = subprocess.run([sys.executable, "-c", code], env=environment(**extra), capture_output=True, text=True)
     found = {entry.partition(",")[2] for entry in answer.stdout.splitlines() if entry.startswith("plain")}
     assert found == expected

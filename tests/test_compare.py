@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgekit.cli import cli
+from edgekit.cli.main import cli
 from edgekit.errors import InputError
 from edgekit.measurements import Timing
 from edgekit.profile import _stats

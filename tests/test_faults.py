@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from edgekit import cli
+from edgekit.cli._common import guarded
 from edgekit.runtime._errors import RuntimeFault
 from tests.conftest import TinyRun
 from tests.support import BUNDLE, FILES, FOLDERS, TINY, command, complaint, edgekit, environment
@@ -362,11 +362,11 @@ def test_guard_turns_a_fault_of_the_runtime_into_one_line(capsys: pytest.Capture
         raise RuntimeFault("the engine cannot load this")
 
     with pytest.raises(SystemExit) as ended:
-        cli._guard(work, debug=False)
+        guarded(work, debug=False)
     assert ended.value.code == 1
     assert capsys.readouterr().err == "edgekit: the engine cannot load this\n"
     with pytest.raises(RuntimeFault):
-        cli._guard(work, debug=True)
+        guarded(work, debug=True)
 
 
 def test_guard_turns_the_unforeseen_into_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -374,7 +374,7 @@ def test_guard_turns_the_unforeseen_into_one_line(capsys: pytest.CaptureFixture[
         raise ValueError("strange\nand long")
 
     with pytest.raises(SystemExit) as ended:
-        cli._guard(work, debug=False)
+        guarded(work, debug=False)
     assert ended.value.code == 1
     assert capsys.readouterr().err == (
         "edgekit: unexpected ValueError: strange; run again with --debug for the traceback\n"

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from edgekit import verdict
-from edgekit.cli import cli
+from edgekit.cli.main import cli
 from edgekit.console import Console
 from edgekit.device import Device, LimitsSection
 from edgekit.errors import InputError, Shortfall
@@ -106,7 +106,7 @@ def quick(tmp_path: Path) -> Path:
 # What it gives -------------------------------------------------------------------------------------
 
 WITHOUT = "torch torchvision timm torchao onnx onnxscript litert_torch ai_edge_quantizer sklearn PIL safetensors pandas"
-BARE = f"import sys; sys.modules.update(dict.fromkeys({WITHOUT.split()!r})); from edgekit.cli import main; main()"
+BARE = f"import sys; sys.modules.update(dict.fromkeys({WITHOUT.split()!r})); from edgekit.cli.main import main; main()"
 """The command where none of these is installed; what it starts has them."""
 
 

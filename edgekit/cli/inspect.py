@@ -1,4 +1,4 @@
-"""The commands that look into files: ``inspect`` and ``export-c``; `edgekit.cli` adds them."""
+"""The commands that look into files: ``inspect`` and ``export-c``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import click
 
+from edgekit.cli._common import as_json, debugged, guarded
+
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@as_json
+@debugged
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(file: Path, as_json: bool, debug: bool) -> None:
     """Show what is in FILE: a bundle, an .onnx or a .tflite.
@@ -22,7 +24,6 @@ def inspect(file: Path, as_json: bool, debug: bool) -> None:
       edgekit inspect trash.edgekit
       edgekit inspect model-int8.tflite --json
     """
-    from edgekit.cli import _guard
 
     def work() -> None:
         from edgekit.inspect import _file, _report, bundle
@@ -34,15 +35,15 @@ def inspect(file: Path, as_json: bool, debug: bool) -> None:
             report = _file.model(file)
             click.echo(json.dumps(_report.as_dict(report), indent=2) if as_json else _report.text(report))
 
-    _guard(work, debug)
+    guarded(work, debug)
 
 
 @click.command("export-c")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), metavar="DIR", help="Where to write. [.]")
 @click.option("--artifact", metavar="ID", help="Which file of the bundle. [the first .tflite]")
 @click.option("--force", is_flag=True, help="Overwrite files that edgekit did not write.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@as_json
+@debugged
 @click.argument("source", type=click.Path(path_type=Path), metavar="BUNDLE|FILE.tflite")
 def export_c(source: Path, out: Path, artifact: str | None, force: bool, as_json: bool, debug: bool) -> None:
     """Write a .tflite model and its labels as C arrays.
@@ -54,7 +55,6 @@ def export_c(source: Path, out: Path, artifact: str | None, force: bool, as_json
       edgekit export-c trash.edgekit --out firmware/model
       edgekit export-c model-int8.tflite
     """
-    from edgekit.cli import _guard
 
     def work() -> None:
         from dataclasses import asdict
@@ -64,7 +64,7 @@ def export_c(source: Path, out: Path, artifact: str | None, force: bool, as_json
         done = export_c.export(source, out, artifact, force)
         click.echo(json.dumps(asdict(done), indent=2) if as_json else export_c.text(done))
 
-    _guard(work, debug)
+    guarded(work, debug)
 
 
 COMMANDS = (inspect, export_c)

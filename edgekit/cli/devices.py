@@ -1,20 +1,19 @@
-"""``edgekit devices show|check|probe|add|setup``. Heavy imports stay inside the bodies."""
+"""``edgekit devices show|check|probe|add|clean|setup``. Heavy imports stay inside the bodies."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli._common import Group, as_json, debugged, guarded, print_list, print_schema
+
 if TYPE_CHECKING:
     from edgekit.device import Device
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-_debug = click.option("--debug", is_flag=True, help="Show tracebacks.")
 _port = click.option("--port", type=click.IntRange(1, 65535), help="[what the ssh config says, else 22]")
 _config = click.option("--config", metavar="FILE", help="Another ssh client config than ~/.ssh/config.")
 _python = click.option("--python", metavar="PROGRAM", help="Python 3.9 or later there. [python3]")
@@ -25,8 +24,8 @@ _by = click.option("--by", metavar="WAY", help="A module of edgekit/reach. [ssh 
 
 @click.command()
 @click.argument("name")
-@_json
-@_debug
+@as_json
+@debugged
 def show(name: str, as_json: bool, debug: bool) -> None:
     """Print a device file.
 
@@ -42,13 +41,13 @@ def show(name: str, as_json: bool, debug: bool) -> None:
         else:
             click.echo(f"# {path}\n{path.read_text(encoding='utf-8').rstrip()}")
 
-    _guarded(work, debug)
+    guarded(work, debug)
 
 
 @click.command()
 @click.argument("name")
-@_json
-@_debug
+@as_json
+@debugged
 def check(name: str, as_json: bool, debug: bool) -> None:
     """Reach a device and say what is missing there; exit 1 unless it is ready.
 
@@ -72,14 +71,14 @@ def check(name: str, as_json: bool, debug: bool) -> None:
         if found.problems:
             raise Shortfall("\n  ".join(f"{device.name}: {problem}" for problem in found.problems))
 
-    _guarded(work, debug)
+    guarded(work, debug)
 
 
 @click.command()
 @click.argument("name")
 @click.option("--mirror", metavar="URL", help="Of Debian. [https://deb.debian.org/debian]")
-@_json
-@_debug
+@as_json
+@debugged
 def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
     """Build what an emulated device needs, into the cache folder; again, to check it.
 
@@ -101,7 +100,7 @@ def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
         record = _sysroot.setup(device.reach.cpu, Console(as_json), mirror or _debian.MIRROR)
         click.echo(json.dumps(record, indent=2) if as_json else f"{device.name}: ready in {_sysroot.folder()}")
 
-    _guarded(work, debug)
+    guarded(work, debug)
 
 
 @click.command()
@@ -113,8 +112,8 @@ def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
 @_python
 @_out
 @_force
-@_json
-@_debug
+@as_json
+@debugged
 def probe(host: str | None, name: str | None, out: Path | None, force: bool, as_json: bool, **words: Any) -> None:
     """Connect to HOST and write its device file from what it says.
 
@@ -144,7 +143,7 @@ def probe(host: str | None, name: str | None, out: Path | None, force: bool, as_
         else:
             click.echo(f"{_describe(device, found)}\n{path}: written; edgekit devices check {path}")
 
-    _guarded(work, words.pop("debug"))
+    guarded(work, words.pop("debug"))
 
 
 @click.command()
@@ -158,8 +157,8 @@ def probe(host: str | None, name: str | None, out: Path | None, force: bool, as_
 @click.option("--threads", multiple=True, type=click.IntRange(1, 256), help="Thread count (repeatable).")
 @_out
 @_force
-@_json
-@_debug
+@as_json
+@debugged
 def add(
     name: str,
     host: str | None,
@@ -187,13 +186,13 @@ def add(
         path = _write(out or Path(f"{name}.toml"), probing.toml(name, reach, None, run), force)
         click.echo(json.dumps({"path": str(path)}) if as_json else f"{path}: written; edgekit devices check {path}")
 
-    _guarded(work, words.pop("debug"))
+    guarded(work, words.pop("debug"))
 
 
 @click.command()
 @click.argument("name")
-@_json
-@_debug
+@as_json
+@debugged
 def clean(name: str, as_json: bool, debug: bool) -> None:
     """Remove what edgekit keeps on a device: the runtime, and the latest models.
 
@@ -216,7 +215,7 @@ def clean(name: str, as_json: bool, debug: bool) -> None:
         if as_json:
             click.echo(json.dumps({"device": device.name, "clean": True}))
 
-    _guarded(work, debug)
+    guarded(work, debug)
 
 
 def _load(name: str) -> tuple[Path, Device]:
@@ -270,10 +269,46 @@ def _describe(device: Device, found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _guarded(work: Callable[[], None], debug: bool) -> None:
-    from edgekit.cli import _guard
+@click.group(cls=Group, invoke_without_command=True)
+@as_json
+@click.pass_context
+def devices(ctx: click.Context, as_json: bool) -> None:
+    """List the shipped devices.
 
-    _guard(work, debug)
+    \b
+    Examples:
+      edgekit devices
+      edgekit devices probe pi@rpi5.local
+      edgekit devices check my-pi.toml
+    """
+    if ctx.invoked_subcommand is None:
+        print_list("devices", as_json)
 
 
-COMMANDS = (show, check, probe, add, clean, setup)
+@devices.command("list")
+@as_json
+def list_devices(as_json: bool) -> None:
+    """List the shipped devices, as `edgekit devices` does.
+
+    \b
+    Example:
+      edgekit devices list --json
+    """
+    print_list("devices", as_json)
+
+
+@devices.command("schema")
+def devices_schema() -> None:
+    """Print the JSON schema of a device, for editors.
+
+    \b
+    Example:
+      edgekit devices schema > device.schema.json
+    """
+    guarded(lambda: print_schema("edgekit.device"), debug=False)
+
+
+for _command in (show, check, probe, add, clean, setup):
+    devices.add_command(_command)
+
+COMMANDS = (devices,)

@@ -1,4 +1,4 @@
-"""The command that compares reports: ``edgekit compare``, also ``edgekit report compare``; `edgekit.cli` adds it."""
+"""The command that compares reports: ``edgekit compare``, also ``edgekit report compare``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import click
+
+from edgekit.cli._common import as_json, debugged, guarded
 
 
 def _percent(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -20,9 +22,9 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 
 @click.command()
 @click.option("--fail-on", callback=_percent, metavar="PERCENT", help="Exit 1 on a significant regression above it.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@as_json
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print as Markdown, for a pull request.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@debugged
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
 def compare(old: Path, new: Path, fail_on: float | None, as_json: bool, as_markdown: bool, debug: bool) -> None:
@@ -37,7 +39,6 @@ def compare(old: Path, new: Path, fail_on: float | None, as_json: bool, as_markd
       edgekit compare runs/main runs/branch
       edgekit report compare old.json new.json --fail-on 5% --markdown
     """
-    from edgekit.cli import _guard
     from edgekit.errors import InputError, Shortfall, need
 
     def work() -> None:
@@ -54,7 +55,7 @@ def compare(old: Path, new: Path, fail_on: float | None, as_json: bool, as_markd
         if fail_on is not None and found.regressions(fail_on):
             raise Shortfall(_compared.verdict(found, fail_on))
 
-    _guard(work, debug)
+    guarded(work, debug)
 
 
 COMMANDS = (compare,)

@@ -1,23 +1,18 @@
-"""The ``edgekit`` command. Heavy imports stay inside the bodies, so that ``--help`` is quick."""
+"""The commands that work on a recipe or a run: ``run``, ``train``, ``prune``, ``compress``, ``profile``, ``report``."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from edgekit import __version__, _cli_bundle, _cli_devices, _cli_inspect, _cli_report
-from edgekit.errors import EdgekitError, InputError, Shortfall, need
-from edgekit.runtime._errors import RuntimeFault
+from edgekit.cli._common import guarded
+from edgekit.errors import InputError, Shortfall, need
 
 if TYPE_CHECKING:
     from edgekit.console import Console
@@ -27,38 +22,6 @@ if TYPE_CHECKING:
     from edgekit.recipe import ProfileSection
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class _Group(click.Group):
-    """Says what was meant when a command is not known; lists commands in the order of the pipeline."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        from edgekit import choices
-
-        if args[:2] == ["report", "compare"]:
-            args = args[1:]
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            ctx.fail(choices.no_such(args[0], self.commands, "command"))
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="edgekit")
-def cli() -> None:
-    """Train, compress, verify and measure vision models for edge devices.
-
-    \b
-    Examples:
-      edgekit run digits                        the whole pipeline on a small recipe
-      edgekit run my.toml --set train.epochs=2  override any key of a recipe
-      edgekit profile runs/my --device host     measure what an earlier run exported
-      edgekit doctor                            what is installed, what is missing
-    """
 
 
 def _complete(kind: Literal["recipes", "devices"]) -> Callable[..., list[CompletionItem]]:
@@ -97,7 +60,7 @@ def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory
     return command
 
 
-@cli.command()
+@click.command()
 @_options
 def run(**flags: Any) -> None:
     """Do every stage that RECIPE names.
@@ -113,7 +76,7 @@ def run(**flags: Any) -> None:
     _go("report", **flags)
 
 
-@cli.command()
+@click.command()
 @_options
 def train(**flags: Any) -> None:
     """Train only: data and train.
@@ -125,7 +88,7 @@ def train(**flags: Any) -> None:
     _go("train", **flags)
 
 
-@cli.command()
+@click.command()
 @_options
 def prune(**flags: Any) -> None:
     """Up to the pruned network: data, train, prune.
@@ -138,7 +101,7 @@ def prune(**flags: Any) -> None:
     _go("prune", **flags)
 
 
-@cli.command()
+@click.command()
 @_options
 def compress(**flags: Any) -> None:
     """Up to a bundle of verified files, not measured.
@@ -150,7 +113,7 @@ def compress(**flags: Any) -> None:
     _go("bundle", **flags)
 
 
-@cli.command()
+@click.command()
 @partial(_options, target="[RECIPE|RUN|BUNDLE]", out="Where to write. [runs/<recipe>, profiles/<bundle>]")
 @click.option("--sustained", metavar="TIME", help="Then run each file so long without a break, e.g. 10m.")
 def profile(sustained: str | None, overrides: tuple[str, ...], **flags: Any) -> None:
@@ -169,7 +132,7 @@ def profile(sustained: str | None, overrides: tuple[str, ...], **flags: Any) -> 
     _go("profile", overrides=(*overrides, *more), **flags)
 
 
-@cli.command()
+@click.command()
 @_options
 def report(**flags: Any) -> None:
     """Write the reports: HTML, Markdown, JSON and CSV.
@@ -181,82 +144,6 @@ def report(**flags: Any) -> None:
       edgekit report compare runs/old runs/new
     """
     _go("report", **flags)
-
-
-for _command in (*_cli_report.COMMANDS, *_cli_bundle.COMMANDS, *_cli_inspect.COMMANDS):
-    cli.add_command(_command)
-
-
-@cli.group(cls=_Group, invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-@click.pass_context
-def recipes(ctx: click.Context, as_json: bool) -> None:
-    """List the shipped recipes.
-
-    \b
-    Examples:
-      edgekit recipes
-      edgekit recipes schema > recipe.schema.json
-    """
-    if ctx.invoked_subcommand is None:
-        _list("recipes", as_json)
-
-
-@recipes.command("schema")
-def recipes_schema() -> None:
-    """Print the JSON schema of a recipe, for editors.
-
-    \b
-    Example:
-      edgekit recipes schema > recipe.schema.json
-    """
-    _guard(lambda: _print_schema("edgekit.recipe"), debug=False)
-
-
-@cli.group(cls=_Group, invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-@click.pass_context
-def devices(ctx: click.Context, as_json: bool) -> None:
-    """List the shipped devices.
-
-    \b
-    Examples:
-      edgekit devices
-      edgekit devices probe pi@rpi5.local
-      edgekit devices check my-pi.toml
-    """
-    if ctx.invoked_subcommand is None:
-        _list("devices", as_json)
-
-
-@devices.command("schema")
-def devices_schema() -> None:
-    """Print the JSON schema of a device, for editors.
-
-    \b
-    Example:
-      edgekit devices schema > device.schema.json
-    """
-    _guard(lambda: _print_schema("edgekit.device"), debug=False)
-
-
-for _command in _cli_devices.COMMANDS:
-    devices.add_command(_command)
-
-
-@cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def doctor(as_json: bool) -> None:
-    """Show what is installed here and what is missing.
-
-    \b
-    Example:
-      edgekit doctor --json
-    """
-    from edgekit import doctor as checks
-
-    found = checks.report()
-    click.echo(json.dumps(found, indent=2) if as_json else checks.render(found))
 
 
 def _go(
@@ -283,7 +170,7 @@ def _go(
         if outcome.lost:
             raise Shortfall(_missing(outcome.lost))
 
-    _guard(work, debug)
+    guarded(work, debug)
 
 
 def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...]) -> Job:
@@ -365,61 +252,4 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _list(kind: Any, as_json: bool) -> None:
-    import tomllib
-
-    from edgekit import shipped
-
-    rows = [
-        {"name": name, "path": str(path), "description": _about(tomllib.loads(path.read_text(encoding="utf-8")))}
-        for name, path in shipped.files(kind).items()
-    ]
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return
-    width = max((len(row["name"]) for row in rows), default=0)
-    for row in rows:
-        click.echo(f"{row['name']:<{width}}  {row['description']}".rstrip())
-
-
-def _about(table: dict[str, Any]) -> str:
-    return str(table.get("description") or table.get("soc") or table.get("name") or "")
-
-
-def _print_schema(module: str) -> None:
-    import importlib
-
-    need("pydantic", extra="compress", purpose="printing a schema")
-    click.echo(json.dumps(importlib.import_module(module).schema(), indent=2))
-
-
-def _guard(work: Callable[[], None], debug: bool) -> None:
-    """Run a command's body; every foreseeable trouble becomes one line and an exit code."""
-    if debug:
-        work()
-        return
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's deprecations are not the user's
-    try:
-        work()
-    except EdgekitError as error:
-        _stop(str(error), error.exit_code)
-    except RuntimeFault as error:
-        _stop(str(error), 1)
-    except KeyboardInterrupt:
-        _stop("interrupted; the same command goes on from here", 128 + signal.SIGINT)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception as error:
-        reason = (str(error).strip() or "no message").splitlines()[0]
-        _stop(f"unexpected {type(error).__name__}: {reason}; run again with --debug for the traceback", 1)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    click.echo(f"edgekit: {message}", err=True)
-    sys.exit(code)
-
-
-def main() -> None:
-    """Entry point."""
-    cli(prog_name="edgekit")
+COMMANDS = (run, train, prune, compress, profile, report)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edgekit.cli._common import as_json, debugged, guarded
+
 FILE = click.Path(path_type=Path, dir_okay=False)
 _key = click.option("--key", type=FILE, required=True, metavar="FILE", help="As edgekit keygen writes it.")
-_debug = click.option("--debug", is_flag=True, help="Show tracebacks.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 @click.command()
@@ -22,8 +21,8 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print the result a
 @click.option("--artifact", "ids", multiple=True, metavar="ID", help="Only this file, e.g. tflite-int8 (repeatable).")
 @click.option("--out", type=FILE, metavar="FILE", help="[<name>.edgekit]")
 @click.option("--sign", "key", type=FILE, metavar="KEY", help="Sign it with this private key.")
-@_json
-@_debug
+@as_json
+@debugged
 def pack(
     source: Path,
     device: str | None,
@@ -70,13 +69,13 @@ def pack(
             artifacts=artifacts,
         )
 
-    _guarded(work, debug)
+    guarded(work, debug)
 
 
 @click.command()
 @click.option("--out", type=FILE, default="edgekit", metavar="NAME", help="Writes NAME.key and NAME.pub. [edgekit]")
-@_json
-@_debug
+@as_json
+@debugged
 def keygen(out: Path, as_json: bool, debug: bool) -> None:
     """Make a key pair to sign bundles with.
 
@@ -94,14 +93,14 @@ def keygen(out: Path, as_json: bool, debug: bool) -> None:
         text = f"{out}.key: private, keep it to yourself\n{out}.pub: public, {public}"
         _say(as_json, text, private=f"{out}.key", public=f"{out}.pub", key=public)
 
-    _guarded(work, debug)
+    guarded(work, debug)
 
 
 @click.command()
 @click.argument("bundle", type=FILE)
 @_key
-@_json
-@_debug
+@as_json
+@debugged
 def sign(bundle: Path, key: Path, as_json: bool, debug: bool) -> None:
     """Sign a bundle in place; an earlier signature goes.
 
@@ -116,14 +115,14 @@ def sign(bundle: Path, key: Path, as_json: bool, debug: bool) -> None:
         signer = sign.sign(bundle, key)
         _say(as_json, f"{bundle}: signed with {signer}", bundle=str(bundle), signed_by=signer)
 
-    _guarded(work, debug)
+    guarded(work, debug)
 
 
 @click.command("verify-signature")
 @click.argument("bundle", type=FILE)
 @_key
-@_json
-@_debug
+@as_json
+@debugged
 def verify_signature(bundle: Path, key: Path, as_json: bool, debug: bool) -> None:
     """Check a bundle's signature and hashes.
 
@@ -140,13 +139,13 @@ def verify_signature(bundle: Path, key: Path, as_json: bool, debug: bool) -> Non
         signer = sign.verify(bundle, key)
         _say(as_json, f"{bundle}: signed with {signer}", bundle=str(bundle), signed_by=signer)
 
-    _guarded(work, debug)
+    guarded(work, debug)
 
 
 @click.command("runtime-zip")
 @click.option("--out", type=FILE, default="edgekit-runtime.pyz", metavar="FILE", help="[edgekit-runtime.pyz]")
-@_json
-@_debug
+@as_json
+@debugged
 def runtime_zip(out: Path, as_json: bool, debug: bool) -> None:
     """Write the runtime as one file for devices.
 
@@ -164,7 +163,7 @@ def runtime_zip(out: Path, as_json: bool, debug: bool) -> None:
         size = runtime_zip.write(out)
         _say(as_json, f"{out}: {size / 1000:.0f} kB", file=str(out), bytes=size)
 
-    _guarded(work, debug)
+    guarded(work, debug)
 
 
 @click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
@@ -186,17 +185,11 @@ def predict(words: tuple[str, ...]) -> None:
 
         sys.exit(_main(["predict", *words], prog="edgekit"))
 
-    _guarded(work, debug=False)
+    guarded(work, debug=False)
 
 
 def _say(as_json: bool, text: str, **data: Any) -> None:
     click.echo(json.dumps(data, indent=2) if as_json else text)
-
-
-def _guarded(work: Callable[[], None], debug: bool) -> None:
-    from edgekit.cli import _guard
-
-    _guard(work, debug)
 
 
 COMMANDS = (pack, keygen, sign, verify_signature, runtime_zip, predict)

@@ -1,0 +1,94 @@
+"""What the commands have in common. Heavy imports stay inside the bodies, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+
+from edgekit.errors import EdgekitError, need
+from edgekit.runtime._errors import RuntimeFault
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+debugged = click.option("--debug", is_flag=True, help="Show tracebacks.")
+
+
+class Group(click.Group):
+    """Says what was meant when a command is not known; lists commands in the order of the pipeline."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from edgekit import choices
+
+        if args[:2] == ["report", "compare"]:
+            args = args[1:]
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(choices.no_such(args[0], self.commands, "command"))
+        return super().resolve_command(ctx, args)
+
+
+def guarded(work: Callable[[], None], debug: bool) -> None:
+    """Run a command's body; every foreseeable trouble becomes one line and an exit code."""
+    if debug:
+        work()
+        return
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's deprecations are not the user's
+    try:
+        work()
+    except EdgekitError as error:
+        _stop(str(error), error.exit_code)
+    except RuntimeFault as error:
+        _stop(str(error), 1)
+    except KeyboardInterrupt:
+        _stop("interrupted; the same command goes on from here", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        _stop(f"unexpected {type(error).__name__}: {reason}; run again with --debug for the traceback", 1)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    click.echo(f"edgekit: {message}", err=True)
+    sys.exit(code)
+
+
+def print_list(kind: Any, as_json: bool) -> None:
+    """The files of that kind that come with edgekit."""
+    import tomllib
+
+    from edgekit import shipped
+
+    rows = [
+        {"name": name, "path": str(path), "description": _about(tomllib.loads(path.read_text(encoding="utf-8")))}
+        for name, path in shipped.files(kind).items()
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        click.echo(f"{row['name']:<{width}}  {row['description']}".rstrip())
+
+
+def _about(table: dict[str, Any]) -> str:
+    return str(table.get("description") or table.get("soc") or table.get("name") or "")
+
+
+def print_schema(module: str) -> None:
+    """JSON schema of what a module reads."""
+    import importlib
+
+    need("pydantic", extra="compress", purpose="printing a schema")
+    click.echo(json.dumps(importlib.import_module(module).schema(), indent=2))

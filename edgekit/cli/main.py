@@ -1,0 +1,33 @@
+"""The ``edgekit`` command."""
+
+from __future__ import annotations
+
+import click
+
+from edgekit import __version__
+from edgekit.cli import bundle, compare, devices, doctor, inspect, recipes, run
+from edgekit.cli._common import Group
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgekit")
+def cli() -> None:
+    """Train, compress, verify and measure vision models for edge devices.
+
+    \b
+    Examples:
+      edgekit run digits                        the whole pipeline on a small recipe
+      edgekit run my.toml --set train.epochs=2  override any key of a recipe
+      edgekit profile runs/my --device host     measure what an earlier run exported
+      edgekit doctor                            what is installed, what is missing
+    """
+
+
+for _module in (run, compare, bundle, inspect, recipes, devices, doctor):
+    for _command in _module.COMMANDS:
+        cli.add_command(_command)
+
+
+def main() -> None:
+    """Entry point."""
+    cli(prog_name="edgekit")
