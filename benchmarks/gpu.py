@@ -163,6 +163,7 @@ def make(name: str, size: int, folder: Path) -> tuple[Any, Any]:
 
     from edgekit.export import onnx as to_onnx
     from edgekit.export import tflite as to_tflite
+    from edgekit.profile import _reference
 
     module, batch = network(name, size), images(4, size, seed=1)
     for exporter in (to_onnx, to_tflite):
@@ -170,7 +171,7 @@ def make(name: str, size: int, folder: Path) -> tuple[Any, Any]:
         if not path.exists():
             (folder / exporter.export(module, size, "fp32", folder).path).rename(path)
     if not (folder / "fp32.pt2").exists():
-        torch.export.save(torch.export.export(module, (batch[:1],)), folder / "fp32.pt2")
+        _reference.write(module, size, folder / "fp32.pt2")
     with torch.no_grad():
         return module(batch).numpy(), batch.numpy()
 

@@ -105,7 +105,8 @@ def _explain(section: type[BaseModel], problem: dict[str, Any]) -> str:
     if message.startswith(f'"{value}"'):
         return f"{where} = {message}"
     shown = f' = "{value}"' if isinstance(value, str) else f" = {value}" if not isinstance(value, dict) else ""
-    return f"{where}{shown}: {message[0].lower()}{message[1:]}"
+    head = f"{where}{shown}: " if where else ""  # else it is about the file as a whole
+    return f"{head}{message[0].lower()}{message[1:]}"
 
 
 def _fields(section: type[BaseModel], place: list[str]) -> list[str]:

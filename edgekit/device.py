@@ -20,6 +20,7 @@ from edgekit.profile import _providers
 from edgekit.reach import _benchmark_model
 from edgekit.recipe import menu
 from edgekit.runtime import _menu
+from edgekit.runtime.engines import torch_cuda
 
 _KEYS = {
     "ssh": ("host", "port", "config", "python"),
@@ -27,6 +28,8 @@ _KEYS = {
     "qemu": ("cpu",),
 }
 """Which keys of [reach] each way makes use of."""
+TORCH = "torch_cuda"
+"""The engine that the others are compared with: it runs the float network in PyTorch, on this machine only."""
 
 
 class ReachSection(Section):
@@ -84,10 +87,14 @@ Threads = Annotated[
 class RunSection(Section):
     """What is measured there, and for how long."""
 
-    engines: list[Literal["onnxruntime", "litert", "tflite_runtime", "benchmark_model"]] = Field(
-        ["litert", "onnxruntime"], min_length=1
+    engines: list[Literal["onnxruntime", "litert", "tflite_runtime", "benchmark_model", "torch_cuda"]] = Field(
+        ["litert", "onnxruntime"],
+        min_length=1,
+        description="what runs the files; torch_cuda runs the float network in PyTorch beside them, as a reference",
     )
-    providers: dict[str, str] = Field({}, description='what an engine runs on, e.g. onnxruntime = "cuda"; default: cpu')
+    providers: dict[str, str] = Field(
+        {}, description='what an engine runs on, e.g. onnxruntime = "cuda"; default: cpu, of torch_cuda: cuda'
+    )
     allow_fallback: bool = Field(
         False, description="the CPU may run operators that these providers do not take; else that is an error"
     )
@@ -115,12 +122,19 @@ class RunSection(Section):
         _providers.checked(self.providers, list(self.engines))
         return self
 
+    @property
+    def file_engines(self) -> list[str]:
+        """Those of `engines` that run exported files, to which what a file is made for may look."""
+        return [engine for engine in self.engines if engine != TORCH]
+
     def thread_counts(self, cores: int) -> list[int]:
         """What `threads` stands for on a machine with so many cores."""
         return self.threads or sorted({2**power for power in range(cores.bit_length())} | {cores})
 
     def provider(self, engine: str) -> str | None:
         """What an engine's `load` is told to run on; None is its choice for the CPU."""
+        if engine == TORCH:  # a program runs on one device or not at all
+            return self.providers.get(TORCH, torch_cuda.CUDA)
         return _providers.asked(self.providers.get(engine), self.allow_fallback)
 
 
@@ -186,6 +200,10 @@ class Device(Section):
             raise ValueError(f'reach.benchmark needs run.engines = ["{name}"], and nothing else')
         if self.reach.benchmark is None and name in self.run.engines:
             raise ValueError(f'run.engines: {name} needs reach.by = "adb" and reach.benchmark, the program\'s path')
+        if TORCH in self.run.engines and self.reach.by != "local":
+            raise ValueError(f'run.engines: {TORCH} runs on this machine only, and reach.by is "{self.reach.by}"')
+        if set(self.run.engines) == {TORCH}:
+            raise ValueError(f"run.engines: {TORCH} is only a reference; name an engine that runs exported files, too")
         return self
 
 
@@ -206,7 +224,7 @@ def load(path: Path) -> Device:
 
 
 def format_of(engine: str) -> str:
-    """The files that one of `RunSection.engines` runs: ``onnx`` or ``tflite``."""
+    """The files that one of `RunSection.engines` runs: ``onnx``, ``tflite``, or ``pt2``, which is never exported."""
     return "tflite" if engine == _benchmark_model.NAME else _menu.engine(engine).FORMAT
 
 

@@ -68,6 +68,7 @@ class Timing:
     """Latency of one artifact x engine x threads on one device. Times in milliseconds."""
 
     artifact: str
+    """`Artifact.id`; ``torch-fp32`` of a `reference`."""
     engine: str
     engine_version: str
     provider: str
@@ -128,6 +129,8 @@ class Timing:
     """The time of an inference taken apart; None on the CPU, and where the engine does not tell."""
     sampling: str = ""
     """What each of `samples` is, where it is not a single inference: p50 is then that of these samples."""
+    reference: bool = False
+    """Of the float network in PyTorch, to compare with: it is in no file, so that it is never shipped."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Standard library only, but for numpy where intervals are compared.
 The rule, in order:
 
 1. Only the best kind of timing that the device has counts: measured, else emulated, else estimated. Kinds are never
-   mixed.
+   mixed. What is only a reference (`Timing.reference`: PyTorch) has no say at all.
 2. A candidate (artifact x engine x threads) is shippable when its engine passed verification on the test split, its
    top-1 there is at least that of torch fp32 minus `max_drop` points, and it holds the device's limits (p90, size,
    peak memory). Where the files are of a bundle, its golden vectors have to hold there, too (`refused`); where nobody
@@ -122,7 +122,7 @@ def decide(
     candidates = [
         _judge(by_id[timing.artifact], timing, scores, reference, limits, max_drop, refused)
         for timing in timings
-        if timing.device == device_name and timing.kind == kind and timing.batch == 1
+        if timing.device == device_name and timing.kind == kind and timing.batch == 1 and not timing.reference
     ]
     shippable = [candidate for candidate in candidates if not candidate.misses]
     unscored = "; nobody has scored these files, so their accuracy has no say" if accuracy is None else ""
@@ -157,7 +157,7 @@ def contenders(device_name: str, artifacts: Sequence[Artifact], timings: Sequenc
         Two timings, one of a float file and one of a quantized file; or fewer, where there are no such.
     """
     kind, by_id = best_kind(device_name, timings), {artifact.id: artifact for artifact in artifacts}
-    rows = [t for t in timings if (t.device, t.kind, t.batch) == (device_name, kind, 1)]
+    rows = [t for t in timings if (t.device, t.kind, t.batch) == (device_name, kind, 1) and not t.reference]
     candidates = [_Candidate(by_id[timing.artifact], timing, None) for timing in rows]
     if not candidates:
         return ()
@@ -167,8 +167,8 @@ def contenders(device_name: str, artifacts: Sequence[Artifact], timings: Sequenc
 
 
 def best_kind(device_name: str, timings: Iterable[Timing]) -> Kind | None:
-    """The most trustworthy kind of timing (batch 1) that a device has; None when it has none."""
-    found = {timing.kind for timing in timings if timing.device == device_name and timing.batch == 1}
+    """The most trustworthy kind of timing (batch 1) that a device has of files; None when it has none."""
+    found = {t.kind for t in timings if t.device == device_name and t.batch == 1 and not t.reference}
     return next((kind for kind in KINDS if kind in found), None)
 
 

@@ -17,6 +17,7 @@ from edgekit.errors import Shortfall
 from edgekit.measurements import Copies, Minute, Steps, Timing
 from edgekit.profile import _stats
 from edgekit.profile._fleet import OPEN_TIMEOUT
+from edgekit.profile._reference import Reference
 from edgekit.profile._worker import Worker, WorkerFault
 from edgekit.runtime._bundle import open_bundle
 from edgekit.runtime._errors import RuntimeFault
@@ -146,7 +147,7 @@ class Golden:
 class Job:
     """One artifact x engine x threads x batch on its way to a `Timing` or a `Failure`."""
 
-    artifact: Artifact
+    artifact: Artifact | Reference
     engine: str
     threads: int
     batch: int = 1
@@ -182,6 +183,8 @@ class Job:
 
     def fail(self, reason: str, lost: bool = False) -> None:
         """Let it end without a result."""
+        if isinstance(self.artifact, Reference):  # where it is while the stage runs helps nobody afterwards
+            reason = reason.removeprefix(f"{self.artifact.path}: ")
         self.reason, self.lost = reason, lost
 
     def open(self, worker: Worker, request: Mapping[str, Any]) -> None:
@@ -231,6 +234,8 @@ class Job:
             bundle: path of the bundle on the device; empty where it is not there.
             trouble: why.
         """
+        if isinstance(self.artifact, Reference):
+            return  # the runtime does not predict with it
         if golden is None or not bundle:
             self.end_to_end = f"not measured: {trouble}"
         elif self.batch != 1:
@@ -309,6 +314,7 @@ class Job:
             sustained=tuple(self.minutes),
             placement=self.ready.get("placement", {}),
             copies=self.copies,
+            reference=isinstance(self.artifact, Reference),
             **figures,
         )
         return self.timing

@@ -49,4 +49,7 @@ def write(module: nn.Module, size: int, path: Path) -> None:
         graph: Any = _graph.trace(copy.deepcopy(module), size).module()
         _fuse_conv_bn_(graph)
         graph.recompile()
-    _graph.save(_graph.trace(graph, size), path)
+    program = _graph.trace(graph, size)
+    for node in program.graph.nodes:
+        node.meta.pop("from_node", None)  # memory addresses: equal networks give equal files
+    _graph.save(program, path)

@@ -29,6 +29,7 @@ from edgekit.profile import _estimate, protocol
 from edgekit.profile._fleet import Fleet
 from edgekit.profile._job import MINUTE, Golden, Job
 from edgekit.profile._keep import Keep
+from edgekit.profile._reference import ABSENT, Reference
 from edgekit.profile._worker import Worker
 from edgekit.reach._remote import Refused
 from edgekit.types import Artifact
@@ -40,7 +41,7 @@ SEED = 0
 class _Plan:
     """What all devices have in common."""
 
-    artifacts: Sequence[Artifact]
+    artifacts: Sequence[Artifact | Reference]
     folder: Path
     kept: Keep
     fleet: Fleet
@@ -69,6 +70,7 @@ def profile(
     keep: Path | None = None,
     bundle: Path | None = None,
     minute: float = MINUTE,
+    reference: Path | None = None,
 ) -> Profile:
     """Measure every artifact with every engine of each device that runs its format, at each thread count and batch.
 
@@ -83,6 +85,8 @@ def profile(
             is not measured again; what is measured is added; anything else is removed.
         bundle: whose golden images are predicted end to end; None leaves that out.
         minute: seconds of each row of a sustained measurement.
+        reference: the float network as an exported program (`edgekit.profile._reference`), for devices with the
+            engine ``torch_cuda``. It is a row as the artifacts are, marked so that nobody ships it.
 
     Returns:
         Timings and, for what could not be measured, failures with the reason, both in the order
@@ -90,17 +94,18 @@ def profile(
 
     Raises:
         InputError: a device file states another architecture than the machine has.
-        Shortfall: nothing at all could be measured, on no device; or the bundle is damaged.
+        Shortfall: no artifact at all could be measured, on no device; or the bundle is damaged.
     """
     kept, fleet = Keep(keep), Fleet()
     golden = Golden.of(bundle) if bundle else None
-    plan = _Plan(artifacts, folder, kept, fleet, golden, minute)
+    torch = Reference(str(reference.resolve()) if reference else "")
+    plan = _Plan((*artifacts, torch), folder, kept, fleet, golden, minute)
     targets = [
         _Target(name, device, choices.pick("edgekit.reach", device.reach.by, f"{name}: reach.by"))
         for name, device in devices.items()
     ]
     for target in targets:
-        target.jobs = _jobs(artifacts, target.device, 1)
+        target.jobs = _jobs(plan.artifacts, target.device, 1)
     steps = sum(len(target.jobs) * (target.device.run.rounds + 1) for target in targets)
     with console.bar(f"measuring on {', '.join(devices)}", steps) as advance:
 
@@ -116,7 +121,7 @@ def profile(
         fleet.each([partial(visit, target) for target in targets])
     if not any(target.trouble for target in targets):  # else: what is kept of that device serves another time
         kept.tidy()
-    if not any(job.timing for target in targets for job in target.jobs):
+    if not any(job.timing and not job.timing.reference for target in targets for job in target.jobs):
         kind = Unreached if all(target.trouble for target in targets) else Shortfall
         raise kind("\n".join(_why(target, artifacts) for target in targets))
     return Profile(
@@ -126,7 +131,7 @@ def profile(
     )
 
 
-def _jobs(artifacts: Sequence[Artifact], device: Device, cores: int) -> list[Job]:
+def _jobs(artifacts: Sequence[Artifact | Reference], device: Device, cores: int) -> list[Job]:
     """The rows of a device with so many cores."""
     return [
         Job(artifact, engine, threads, batch)
@@ -167,6 +172,7 @@ def _estimate_all(target: _Target, plan: _Plan, advance: Advance) -> None:
         if job.over:
             continue
         try:
+            assert isinstance(job.artifact, Artifact)  # the reference runs on this machine
             if job.batch != 1:
                 raise Shortfall(f"a batch of {job.batch}: times are estimated for one image")
             timing = _estimate.estimate(job.artifact, plan.folder, job.engine, job.threads, target.device)
@@ -222,6 +228,8 @@ def _key(job: Job, target: _Target, plan: _Plan, facts: Mapping[str, Any]) -> di
 def _fits(job: Job, machine: Machine) -> bool:
     if job.threads > machine.cores:
         job.fail(f"{job.threads} threads asked for, but only {machine.cores} cores can be used")
+    elif not job.artifact.path:
+        job.fail(ABSENT)
     return not job.reason
 
 
@@ -301,11 +309,13 @@ def _sent(target: _Target, plan: _Plan) -> tuple[str, str]:
 
 
 def _failures(target: _Target, artifacts: Sequence[Artifact]) -> list[Failure]:
-    if not target.jobs:  # say so of each file, lest the device be missing from the report without a word
+    found = []
+    if all(isinstance(job.artifact, Reference) for job in target.jobs):
+        # say so of each file, lest the device be missing from the report without a word
         reason = target.trouble or _unsuited(target, artifacts)
         engine, threads = target.device.run.engines[0], target.device.run.thread_counts(1)[0]
-        return [Failure(artifact.id, engine, target.name, threads, reason) for artifact in artifacts]
-    return [
+        found = [Failure(artifact.id, engine, target.name, threads, reason) for artifact in artifacts]
+    return found + [
         Failure(job.artifact.id, job.engine, target.name, job.threads, job.reason, job.lost)
         for job in target.jobs
         if job.reason
@@ -316,8 +326,10 @@ def _why(target: _Target, artifacts: Sequence[Artifact]) -> str:
     """Why nothing was measured on a device."""
     if target.trouble:
         return f"{target.name}: {target.trouble}"
-    reasons = dict.fromkeys(job.reason for job in target.jobs) or [_unsuited(target, artifacts)]
-    return f"{target.name}: nothing was measured: {'; '.join(reasons)}"
+    failed = [job for job in target.jobs if job.reason]
+    files = [job.reason for job in failed if isinstance(job.artifact, Artifact)] or [_unsuited(target, artifacts)]
+    others = [job.reason for job in failed if isinstance(job.artifact, Reference)]
+    return f"{target.name}: nothing was measured: {'; '.join(dict.fromkeys(files + others))}"
 
 
 def _unsuited(target: _Target, artifacts: Sequence[Artifact]) -> str:

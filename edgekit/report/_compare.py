@@ -7,7 +7,7 @@ differs; only a new engine version still counts as a regression, as the others c
 p50 changes where the interval of the ratio leaves 1 out (`edgekit.profile._stats.ratio`), top-1 where the interval of
 the difference leaves 0 out (Newcombe, "Interval Estimation for the Difference Between Independent Proportions", 1998,
 method 10: cautious here, as the images are the same), sizes and counted instructions where they differ at all. The p50
-of an estimate is never called changed: it follows from its instructions.
+of an estimate is never called changed: it follows from its instructions. A reference (PyTorch) is left out.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Comparison:
 
 def compare(old: Results, new: Results) -> Comparison:
     """Compare two reports row by row; see the module's docstring for the rules."""
-    before, after = ({_key(t): t for t in each.latency} for each in (old, new))
+    before, after = ({_key(t): t for t in each.latency if not t.reference} for each in (old, new))
     pairs = [(before[key], after[key]) for key in before if key in after]
     left, right = ([t for key, t in a.items() if key not in b] for a, b in ((before, after), (after, before)))
     not_compared = []

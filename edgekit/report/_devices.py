@@ -44,7 +44,7 @@ def _scatter(report: Report, panel: Panel) -> Markup:
     points, cells = [], []
     for t in panel.rows:
         score, file = report.score(t.artifact, t.engine, panel.device), report.artifact(t.artifact)
-        if score is not None:
+        if score is not None and not t.reference:
             words = t.artifact + (f", {t.threads} thr." if several else "")
             radius = 4 + 5 * (file.bytes / largest) ** 0.5 if file else 6.0
             look = precision_tone(report, t.artifact), MARKS.get(t.engine, "circle")

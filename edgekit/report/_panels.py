@@ -65,8 +65,8 @@ def blocks(parts: Iterable[tuple[Panel, Callable[[], Markup]]], *, beside: bool 
 
 
 def label(t: Timing) -> str:
-    """``tflite-int8 · litert · 2 threads``."""
-    return f"{t.artifact} · {t.engine} · {threads(t.threads)}"
+    """``tflite-int8 · litert · 2 threads``; of PyTorch, that it is only a reference."""
+    return f"{t.artifact} · {t.engine} · {threads(t.threads)}{' (reference)' if t.reference else ''}"
 
 
 def chosen(report: Report, t: Timing) -> bool:
@@ -90,6 +90,8 @@ def legend(report: Report, rows: Iterable[Timing]) -> Markup:
     rows = list(rows)
     precisions = dict.fromkeys(a.precision for t in rows if (a := report.artifact(t.artifact)))
     items = [tag("span", tag("i", class_=f"swatch {tone(p)}"), p) for p in precisions]
-    for engine in dict.fromkeys(t.engine for t in rows):
+    if any(t.reference for t in rows):  # it is in the bars alone, which have no marks
+        items.append(tag("span", tag("i", class_=f"swatch {precision_tone(report, '')}"), "reference"))
+    for engine in dict.fromkeys(t.engine for t in rows if not t.reference):
         items.append(tag("span", tag("i", class_=f"mark {MARKS.get(engine, 'circle')}"), engine))
     return tag("p", *items, class_="legend")

@@ -215,7 +215,7 @@ def measurements(report: Report) -> Markup:
             score, file = report.score(t.artifact, t.engine, device), report.artifact(t.artifact)
             cells.append(
                 (
-                    t.artifact + (f" (batch {t.batch})" if t.batch != 1 else ""),
+                    _named(t),
                     join((f"{t.engine} {t.engine_version}", tag("small", ran(t)))),
                     badge(t.kind),
                     str(t.threads),
@@ -249,7 +249,14 @@ def measurements(report: Report) -> Markup:
     lead = "Times in milliseconds of single inferences, one image at a time unless a batch is named."
     if any(t.sampling for t in report.latency):
         lead = lead.replace(" of single inferences", " of single inferences, unless a row says below what it is of")
+    if any(t.reference for t in report.latency):
+        lead += " A reference is PyTorch's time for the float network: to compare with, in no file, never shipped."
     return section("rows", "All measurements", *parts, lead=lead) if parts else EMPTY
+
+
+def _named(t: Timing) -> Markup:
+    batch = f" (batch {t.batch})" if t.batch != 1 else ""
+    return join((f"{t.artifact}{batch}", *((" ", badge("reference")) if t.reference else ())))
 
 
 def _conditions(rows: Sequence[Timing]) -> list[str]:

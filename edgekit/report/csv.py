@@ -14,10 +14,11 @@ COLUMNS = (
     "p50_ms", "p50_low_ms", "p50_high_ms", "p90_ms", "p90_low_ms", "p90_high_ms", "p99_ms", "p99_low_ms",
     "p99_high_ms", "min_ms", "mean_ms", "first_ms", "load_ms", "end_to_end_ms", "energy_mj", "energy", "rss_bytes",
     "model_bytes", "file_bytes", "instructions", "top1", "agreement", "images", "samples", "rounds",
-    "outliers", "stable", "ships", "cpu", "governor", "edgekit", "golden", "sampling",
+    "outliers", "stable", "ships", "cpu", "governor", "edgekit", "golden", "sampling", "reference",
 )  # fmt: skip
 """In this order; a value that was not measured is an empty field. Times in ms, shares 0..1; "golden" says whether
-the golden vectors hold there, "sampling" what a sample is where it is not a single inference."""
+the golden vectors hold there, "sampling" what a sample is where it is not a single inference, "reference" that a row
+is PyTorch's, to compare with."""
 
 
 def render(report: Report) -> str:

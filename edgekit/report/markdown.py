@@ -58,7 +58,7 @@ def _timings(report: Report) -> str:
         rows.append(
             (
                 text(t.device),
-                name + (f" (batch {t.batch})" if t.batch != 1 else ""),
+                name + (f" (batch {t.batch})" if t.batch != 1 else "") + (" (reference)" if t.reference else ""),
                 text(f"{t.engine} {t.engine_version} ({ran(t)})"),
                 str(t.threads),
                 t.kind,
@@ -75,6 +75,8 @@ def _timings(report: Report) -> str:
         for t in report.latency
         if t.sampling
     ]
+    if any(t.reference for t in report.latency):
+        notes.append("- (reference): PyTorch's time for the float network, to compare with; it is never shipped.")
     return "\n".join((table((*heads, "agrees with fp32"), rows, words=3), *(["", *notes] if notes else [])))
 
 

@@ -93,7 +93,9 @@ def where(run: Run, stage: str = "lower") -> dict[str, Any]:
     facts = machine.facts()
     devices = run.job.devices.items()
     return {
-        "devices": {name: [device.arch, device.reach.model_dump(), device.run.engines] for name, device in devices},
+        "devices": {
+            name: [device.arch, device.reach.model_dump(), device.run.file_engines] for name, device in devices
+        },
         "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
         "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime"),
         "lost": before.inputs.get("where", {}).get("lost", 0) + any(row.lost for row in rows) if before else 0,

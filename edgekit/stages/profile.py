@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import _json
 from edgekit.data import _index
-from edgekit.device import Device
+from edgekit.device import TORCH, Device
 from edgekit.errors import InputError
 from edgekit.measurements import Failure, Profile
 from edgekit.provenance import versions
@@ -50,6 +50,7 @@ def inputs(run: Run) -> dict[str, Any]:
         "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
         "export": run.digest("export"),
         "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime"),
+        "reference": [run.network.digest, versions("torch", "torchao")] if _compared(run) else None,
         "operators": _explained(run),
         "accuracy": [_wanted(run), run.digest("data"), run.network.digest] if _wanted(run) else None,
         "protocol": protocol.VERSION,
@@ -66,7 +67,15 @@ def build(run: Run, work: Path) -> None:
         before = run.directory.folder("profile") / name
         if before.is_dir() and not (work / name).exists():
             shutil.copytree(before, work / name)
-    found = profile(run.artifacts, run.done["export"].path, run.job.devices, run.console, work / RAW, run.bundle)
+    found = profile(
+        run.artifacts,
+        run.done["export"].path,
+        run.job.devices,
+        run.console,
+        work / RAW,
+        run.bundle,
+        reference=_reference(run, work) if _compared(run) else None,
+    )
     rows: list[Accuracy] = []
     if _wanted(run):
         rows, failures = _accuracy(run, {name: run.job.devices[name] for name in found.machines}, work / ACCURACY)
@@ -87,6 +96,22 @@ def _explained(run: Run) -> bool:
     return run.recipe.profile is None or run.recipe.profile.operators
 
 
+def _compared(run: Run) -> bool:
+    """Whether a device runs the float network in PyTorch, too."""
+    return any(TORCH in device.run.engines for device in run.job.devices.values())
+
+
+def _reference(run: Run, work: Path) -> Path:
+    """What it runs there: no output of the export stage, and never in a bundle."""
+    from edgekit import models
+    from edgekit.profile import _reference
+
+    module, checkpoint = models.load(run.network.path)
+    path = work / _reference.FILE
+    _reference.write(module, checkpoint.input.size, path)
+    return path
+
+
 def _golden(run: Run) -> Golden | None:
     """What is predicted end to end."""
     from edgekit.profile._job import Golden
@@ -97,7 +122,9 @@ def _golden(run: Run) -> Golden | None:
 def _wanted(run: Run) -> int:
     """Images that run on the devices; 0 where verification has done all there is to do."""
     section = run.recipe.profile
-    elsewhere = any(device.reach.by != "local" or device.run.providers for device in run.job.devices.values())
+    elsewhere = any(
+        device.reach.by != "local" or set(device.run.providers) - {TORCH} for device in run.job.devices.values()
+    )
     return section.accuracy_images if section and elsewhere else 0
 
 

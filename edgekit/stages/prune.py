@@ -56,7 +56,9 @@ def _where(run: Run) -> dict[str, Any]:
     """What a latency target depends on, besides the network."""
     facts = machine.facts()
     return {
-        "devices": {name: [device.reach.model_dump(), device.run.engines] for name, device in run.job.devices.items()},
+        "devices": {
+            name: [device.reach.model_dump(), device.run.file_engines] for name, device in run.job.devices.items()
+        },
         "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
         "int8": run.recipe.quantize is not None,
         "formats": run.recipe.export.formats if run.recipe.export else [],
