@@ -65,6 +65,21 @@ def test_two_profiles_of_one_process_agree_in_95_of_100_tries(process: dict[str,
     assert sum(not _stats.different(a, b) for a, b in pairs) >= 0.95 * TRIES
 
 
+@pytest.mark.parametrize("alike", [0.3, 0.5])
+def test_profiles_agree_on_a_machine_that_is_disturbed_for_seconds(alike: float) -> None:
+    """What slows it down by 10 % lasts longer than a round, so that rounds are not independent of their neighbours."""
+    generator = np.random.default_rng(9)
+
+    def disturbed() -> Timing:
+        levels = generator.normal(0, 0.1, 10)
+        for k in range(1, 10):
+            levels[k] = alike * levels[k - 1] + np.sqrt(1 - alike**2) * levels[k]
+        return simulate(generator, levels=levels, rounds=10)
+
+    pairs = [(disturbed(), disturbed()) for _ in range(2 * TRIES)]
+    assert sum(not _stats.different(a, b) for a, b in pairs) >= 0.95 * 2 * TRIES
+
+
 def test_agreement_is_not_bought_with_wide_intervals() -> None:
     """Ten rounds of a quiet process find 3 % nearly always, and not 0.3 %."""
     generator = np.random.default_rng(6)

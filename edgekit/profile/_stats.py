@@ -10,6 +10,11 @@ and as many degrees of freedom as there are rounds but one (Hesterberg, "What Te
 2015, sections 4.3 and 5.2), of the logarithm, as times are positive and compared by ratio. Samples whose rounds are not
 known are cut into `BATCHES` rounds.
 
+Rounds resemble their neighbours, too: what slows a machine down lasts for seconds. So the standard error is widened as
+for a process whose round k depends on round k - 1 (AR(1); Priestley, "Spectral Analysis and Time Series", 1981, section
+5.3.2). Few rounds cannot tell how much they resemble each other, so at least `RESEMBLANCE` is assumed; not for rounds
+that took turns, where what happens to the machine cancels out.
+
 No sample is removed. What a new process or another day changes is not in these intervals.
 
 Needs numpy, which is imported when a function is called.
@@ -37,6 +42,8 @@ BLOCKS = 16
 """Most blocks of one round: at least that long a neighbourhood stays together."""
 GRID = 256
 """Points at which distributions of resamples are kept; percentiles between them are interpolated."""
+RESEMBLANCE, MOST = 0.3, 0.8
+"""Correlation of neighbouring rounds that is assumed at least, and at most."""
 MAD = 1.4826
 """Standard deviations in one median absolute deviation of a normal distribution."""
 
@@ -76,7 +83,7 @@ def intervals(samples: Sequence[float], round_sizes: Sequence[int] = ()) -> dict
     found: dict[str, Any] = {"round_sizes": tuple(round_sizes), "outliers": outliers(samples)}
     points = summary(samples)
     for name, q in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
-        ends = None if draws is None else _ends(points[f"{name}_ms"], draws.percentile(q), draws.rounds)
+        ends = None if draws is None else _ends(points[f"{name}_ms"], draws.percentile(q), [draws.levels], RESEMBLANCE)
         found[f"{name}_ci"] = ends
     return found
 
@@ -124,7 +131,9 @@ def ratio(a: Timing, b: Timing, *, interleaved: bool = False) -> Ratio:
     if of_a is None or of_b is None:
         return Ratio(value, None)
     ratios = of_a.percentile(0.5) / of_b.percentile(0.5)
-    return Ratio(value, _ends(value, ratios, min(of_a.rounds, of_b.rounds)))
+    if together:
+        return Ratio(value, _ends(value, ratios, [of_a.levels - of_b.levels], 0.0))
+    return Ratio(value, _ends(value, ratios, [of_a.levels, of_b.levels], RESEMBLANCE))
 
 
 def different(a: Timing, b: Timing, *, interleaved: bool = False) -> bool:
@@ -140,7 +149,8 @@ class _Draws:
     """(points,), ascending, in milliseconds."""
     below: npt.NDArray[np.float64]
     """(DRAWS, points): share of the resample that is at most the grid's value."""
-    rounds: int
+    levels: npt.NDArray[np.float64]
+    """(rounds,): logarithm of each round's median."""
 
     def percentile(self, q: float) -> npt.NDArray[np.float64]:
         """That of each resample, (DRAWS,), in milliseconds."""
@@ -181,16 +191,38 @@ def _draws(samples: Sequence[float], round_sizes: Sequence[int], seed: int) -> _
         drawn = generator.multinomial(chosen[:, index] * len(blocks), [1 / len(blocks)] * len(blocks))
         counts += drawn.astype(np.float64) @ held
     below = counts.cumsum(axis=1)
-    return _Draws(grid, below / below[:, -1:], len(rounds))
+    return _Draws(grid, below / below[:, -1:], np.log([np.median(times) for times in rounds]))
 
 
-def _ends(value: float, resampled: npt.NDArray[np.float64], rounds: int) -> tuple[float, float]:
-    """The t interval of a statistic whose resampled values these are, in logarithms."""
+def _ends(
+    value: float, resampled: npt.NDArray[np.float64], series: Sequence[npt.NDArray[np.float64]], least: float
+) -> tuple[float, float]:
+    """The t interval of a statistic whose resampled values these are, in logarithms.
+
+    Args:
+        value: of the statistic.
+        resampled: (DRAWS,)
+        series: levels of the rounds in their order, of each list of times that is drawn by itself.
+        least: correlation of neighbouring rounds that is assumed at least.
+    """
     import numpy as np
 
-    error = math.sqrt(rounds / (rounds - 1)) * float(np.log(resampled).std())
+    rounds = min(map(len, series))
+    alike = sum(_correlation(levels) for levels in series) / len(series)
+    alike = min(max(alike, least), MOST)
+    error = math.sqrt(rounds / (rounds - 1) * (1 + alike) / (1 - alike)) * float(np.log(resampled).std())
     factor = math.exp(t_quantile((1 + LEVEL) / 2, rounds - 1) * error)
     return value / factor, value * factor
+
+
+def _correlation(levels: npt.NDArray[np.float64]) -> float:
+    """Of neighbouring rounds, its bias for so few taken off (Marriott and Pope, Biometrika 41, 1954)."""
+    away = levels - levels.mean()
+    spread = float((away**2).sum())
+    if spread <= 0 or len(levels) < 3:
+        return 0.0
+    found = float((away[:-1] * away[1:]).sum()) / spread
+    return found + (1 + 3 * found) / len(levels)
 
 
 def t_quantile(p: float, degrees: int) -> float:

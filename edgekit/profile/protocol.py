@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 2
+VERSION = 3
 """Rises when a figure changes its meaning: results of another version are measured again."""
 
 STEPS: tuple[tuple[str, str], ...] = (
@@ -27,7 +27,8 @@ STEPS: tuple[tuple[str, str], ...] = (
         "Interleaved rounds",
         "The time of each row (`seconds`, the time budget) is cut into rounds. In each round all rows take turns in "
         "another seeded order, so that drift of the machine hits all of them alike; a few inferences that do not count "
-        "(`warmup`) come before each turn. Single inferences are timed, with garbage collection off.",
+        "(`warmup`) come before each turn. Where one row is alone there is a rest as long as each of its rounds, since "
+        "what disturbs a machine lasts. Single inferences are timed, with garbage collection off.",
     ),
     (
         "Outliers",
@@ -37,9 +38,10 @@ STEPS: tuple[tuple[str, str], ...] = (
     (
         "Figures",
         "p50, p90 and p99 interpolate between samples. Their 95 % intervals come from a two-stage bootstrap over "
-        "rounds and over blocks of neighbouring samples within them, with Student's t for so few rounds. Two rows are "
-        "called different only where the interval of their ratio leaves 1 out. What another day changes is not in the "
-        "intervals, and what another process changes only with `fresh = true`, which has a new process for each round.",
+        "rounds and over blocks of neighbouring samples within them, with Student's t for so few rounds, widened as "
+        "far as neighbouring rounds resemble each other. Two rows are called different only where the interval of "
+        "their ratio leaves 1 out. What another day changes is not in the intervals, and what another process changes "
+        "only with `fresh = true`, which has a new process for each round.",
     ),
     (
         "By benchmark_model",

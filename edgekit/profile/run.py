@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from types import ModuleType
 from typing import Any
 
@@ -35,6 +36,8 @@ from edgekit.reach._remote import Refused
 from edgekit.types import Artifact
 
 SEED = 0
+SPREAD = 2
+"""Rounds start so many times as far apart as one row takes: what disturbs a machine lasts, and is not to hit all."""
 
 
 @dataclass(frozen=True)
@@ -240,12 +243,14 @@ def _measure(jobs: list[Job], target: _Target, plan: _Plan, advance: Advance) ->
         opened = _open(jobs, target, plan, advance, stack)
         for job in opened:
             job.warm_up(run)
+        slot, start = SPREAD * run.seconds / run.rounds, 0.0
         for number in range(run.rounds):
             order = [job for job in opened if not job.reason]
             if not order:
                 break
             shuffle(order)
-            plan.fleet.pause(run.cooldown)
+            plan.fleet.pause(max(run.cooldown, start + slot - monotonic() if number else 0.0))
+            start = monotonic()
             for job in order:
                 if run.fresh and number:
                     job.renew(_start(target, plan, stack), run)
