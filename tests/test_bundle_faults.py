@@ -98,6 +98,26 @@ def test_a_flipped_byte_of_a_large_bundle_is_refused(opened: Callable[..., _bund
         assert f"{name} was changed" in refusal(opened, bytes(broken))
 
 
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, by_name: bool) -> None:
+    """Members are read when they are needed: all of them are of the file whose structure was checked, or none."""
+    path = tmp_path / "a.edgekit"
+    path.write_bytes(WHOLE)
+    os.utime(path, (1, 1))  # clocks of file systems are coarse
+    unread = open_bundle(path, verify="off")
+    checked = open_bundle(path)
+    name = ENTRIES[1].name
+    beside = tmp_path / "b.edgekit"
+    beside.write_bytes(flipped(ENTRIES[1].offset, 1))
+    if by_name:
+        beside.replace(path)
+    else:
+        path.write_bytes(beside.read_bytes())
+    with pytest.raises(RuntimeFault, match="was replaced while it was read"):
+        unread.read(name)
+    assert checked.read(name) == SEALED[name]
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
 def test_any_flip_anywhere_is_refused(opened: Callable[..., _bundle.Bundle], place: int, mask: int) -> None:

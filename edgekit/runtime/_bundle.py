@@ -101,9 +101,9 @@ def open_bundle(
 ) -> Bundle:
     """Open a bundle, or a hand-written manifest (``*.json``) whose members are files in its folder.
 
-    The file is read once. Its structure and manifest are always checked; with "golden" and "hash" so are the CRC-32 and
-    SHA-256 of every member, and a signature that there is. A hand-written manifest need not list hashes; what it does
-    list is checked.
+    Each member is read once. The file's structure and manifest are always checked; with "golden" and "hash" so are the
+    CRC-32 and SHA-256 of every member, and a signature that there is. A hand-written manifest need not list hashes;
+    what it does list is checked.
 
     Args:
         path: of the file.

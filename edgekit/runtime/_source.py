@@ -26,28 +26,18 @@ _PARALLEL = 2**21
 
 
 class File:
-    """Members of a bundle. Each is read once, into memory of its own, as engines want it."""
+    """Members of a bundle. Each is read once, into memory of its own, as engines want it, when it is first needed."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._members: dict[str, bytes] = {}
         with _opened(path) as file:
-            number = file.fileno()
-
-            def fetch(offset: int, count: int) -> bytes:
-                data = os.pread(number, count, offset)
-                if len(data) != count:
-                    raise _zip.unsound(path, "it became shorter while it was read")
-                return data
-
-            def member(entry: _zip.Entry) -> None:
-                self._members[entry.name] = fetch(entry.offset, entry.size)
-
-            size = os.fstat(number).st_size
-            self._entries = {entry.name: entry for entry in _zip.layout(size, fetch, path)}
-            if _zip.MANIFEST not in self._entries:
-                raise _zip.unsound(path, f"{_zip.MANIFEST} is missing")
-            _started([(entry.size, partial(member, entry)) for entry in self._entries.values()], spare=True)()
+            self._identity = _identity(file)
+            size = os.fstat(file.fileno()).st_size
+            self._entries = {entry.name: entry for entry in _zip.layout(size, partial(_fetch, file, path), path)}
+        if _zip.MANIFEST not in self._entries:
+            raise _zip.unsound(path, f"{_zip.MANIFEST} is missing")
+        self._locks = {name: threading.Lock() for name in self._entries}
         self._crc(self._entries[_zip.MANIFEST])
 
     def names(self) -> tuple[str, ...]:
@@ -55,10 +45,17 @@ class File:
         return tuple(self._entries)
 
     def read(self, name: str) -> bytes:
-        """Content of a member; RuntimeFault where there is none of that name."""
-        if name not in self._members:
+        """Content of a member; RuntimeFault where there is none of that name, or the file is not there any more."""
+        if name not in self._entries:
             raise RuntimeFault(f"{self.path}: no member {name!a} (there are: {', '.join(self._entries)})")
-        return self._members[name]
+        with self._locks[name]:
+            if name not in self._members:
+                with _opened(self.path) as file:
+                    if _identity(file) != self._identity:
+                        raise RuntimeFault(f"{self.path}: it was replaced while it was read; open it again")
+                    entry = self._entries[name]
+                    self._members[name] = _fetch(file, self.path, entry.offset, entry.size)
+            return self._members[name]
 
     def check(self, manifest: dict[str, Any], contents: bool) -> Wait:
         """Compare the members with what the manifest lists; with `contents` their bytes, too.
@@ -88,11 +85,11 @@ class File:
         return _started(jobs)
 
     def _crc(self, entry: _zip.Entry) -> None:
-        if zlib.crc32(self._members[entry.name]) != entry.crc:
+        if zlib.crc32(self.read(entry.name)) != entry.crc:
             raise _zip.unsound(self.path, f"{entry.name} was changed (CRC-32)")
 
     def _sha256(self, entry: _zip.Entry, wanted: str) -> None:
-        if hashlib.sha256(self._members[entry.name]).hexdigest() != wanted:
+        if hashlib.sha256(self.read(entry.name)).hexdigest() != wanted:
             raise _zip.unsound(self.path, f"{entry.name} was changed (SHA-256)")
 
 
@@ -169,14 +166,26 @@ def _opened(path: str, limit: int = _zip.LIMIT) -> Iterator[FileIO]:
         raise RuntimeFault(f"{path}: out of memory while reading {status.st_size} bytes") from None
 
 
-def _started(jobs: list[_Job], spare: bool = False) -> Wait:
+def _identity(file: FileIO) -> tuple[int, ...]:
+    """What changes when a file is written to, or another one takes its name."""
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _fetch(file: FileIO, path: str, offset: int, count: int) -> bytes:
+    data = os.pread(file.fileno(), count, offset)
+    if len(data) != count:
+        raise _zip.unsound(path, "it became shorter while it was read")
+    return data
+
+
+def _started(jobs: list[_Job]) -> Wait:
     """Begin all jobs, each with its cost in bytes.
 
     In threads where there is much to do: reading and hashing let go of Python's lock.
 
     Args:
         jobs: the most expensive ones are done first.
-        spare: the caller waits at once: a thread less.
 
     Returns:
         Does what is left, and returns when all is done; of several faults it raises the one of the first job.
@@ -203,7 +212,7 @@ def _started(jobs: list[_Job], spare: bool = False) -> Wait:
             raise error
 
     much = sum(cost for cost, _ in jobs) > _PARALLEL
-    count = min(os.cpu_count() or 1, len(jobs), 4) - spare if much else 0
+    count = min(os.cpu_count() or 1, len(jobs), 4) if much else 0
     threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
