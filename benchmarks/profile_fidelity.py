@@ -1,13 +1,12 @@
 """How far are the profile stage's latencies from a bare loop over the same engine, and do two profiles agree?
 
-    python benchmarks/profile_fidelity.py [MODEL.tflite|MODEL.onnx ...] [--seconds 2] [--rounds 5] [--threads 1]
-    python benchmarks/profile_fidelity.py [MODEL ...] --tries 100 [--seconds 1] [--fresh]
+    python benchmarks/profile_fidelity.py [MODEL.tflite|MODEL.onnx ...] [--turns 60] [--threads 1]
+    python benchmarks/profile_fidelity.py [MODEL ...] --tries 100 [--seconds 3] [--rounds 5] [--fresh]
 
-For each model the profile stage and a loop written with the engine's own API alone take turns, `rounds` times, each
-time in fresh processes; printed are the medians over the turns, and the median and range of the ratios of each turn:
-p50 is to be within 3 %. On a machine that does other work as well, the ratio of the minima is the one to read. Then the
-profiler's own overhead: what its loop adds to a call that does nothing, and the share of a profile's wall time that is
-not measured inference.
+For each model the process that the profile stage measures in (`edgekit.runtime.bench`) and a process with a loop over
+the engine's own API alone are opened, and take turns of a tenth of a second, so that what else the machine does hits
+both; the ratio of their p50 is to be within 3 %. Then the profiler's own overhead: what its loop adds to a call that
+does nothing, and the share of a profile's wall time that is not measured inference.
 
 With --tries the profile stage measures each model twice, so many times, and `edgekit.profile._stats.ratio` says whether
 the two p50 differ: 95 of 100 pairs are to agree on a quiet machine. The median width of the interval tells what
@@ -25,14 +24,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
+from typing import Any
 
 from edgekit.console import Console
 from edgekit.device import Device
 from edgekit.measurements import Timing
 from edgekit.profile import _stats
+from edgekit.profile._worker import Worker
 from edgekit.profile.run import profile
+from edgekit.reach import local
 from edgekit.runtime import _measure
 from edgekit.types import Artifact, TensorSpec
 
@@ -62,33 +67,67 @@ def run():
 LOOP = """
 import json, sys, time
 import numpy as np
-path, threads, seconds, warmup = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+path, threads, warmup = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 def make(shape, dtype):
     if np.dtype(dtype).kind == "f":
         return np.random.default_rng(0).random(shape).astype(dtype)
     return np.random.default_rng(0).integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype)
 {setup}
-for _ in range(warmup):
-    run()
-samples, end = [], time.perf_counter() + seconds
-while time.perf_counter() < end:
-    start = time.perf_counter()
-    run()
-    samples.append(time.perf_counter() - start)
-print(json.dumps([float(np.median(samples)) * 1000, min(samples) * 1000]))
+print("open", flush=True)
+for line in sys.stdin:
+    for _ in range(warmup):
+        run()
+    samples, end = [], time.perf_counter() + float(line)
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        samples.append(1000 * (time.perf_counter() - start))
+    print(json.dumps(samples), flush=True)
 """
 
 
 QUIET = 1.03
+TURN = 0.1
+"""Seconds."""
+WARMUP = 5
+"""Inferences before each turn."""
+TIMEOUT = 120.0
 
 
-def bare(path: Path, threads: int, seconds: float) -> tuple[float, float]:
-    """Median and minimum of the engine's own API, in milliseconds."""
+@contextmanager
+def bare(path: Path, threads: int) -> Iterator[Callable[[float], list[float]]]:
+    """Times of the engine's own API for so many seconds, in milliseconds."""
     script = LOOP.format(setup=ONNX if path.suffix == ".onnx" else TFLITE)
-    argv = [sys.executable, "-c", script, str(path), str(threads), str(seconds), "10"]
-    answer = subprocess.run(argv, check=True, capture_output=True, text=True)
-    p50, least = json.loads(answer.stdout.splitlines()[-1])
-    return p50, least
+    argv = [sys.executable, "-c", script, str(path), str(threads), str(WARMUP)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        while process.stdout.readline() not in ("open\n", ""):
+            pass
+
+        def measure(seconds: float) -> list[float]:
+            print(seconds, file=process.stdin, flush=True)
+            times: list[float] = json.loads(process.stdout.readline())  # type: ignore[union-attr]
+            return times
+
+        yield measure
+
+
+@contextmanager
+def ours(path: Path, threads: int) -> Iterator[Callable[[float], list[float]]]:
+    """The same by the process of the profile stage."""
+    engine = "onnxruntime" if path.suffix == ".onnx" else "litert"
+    device = Device.model_validate({"name": "host"})
+    with Worker(local.start(["-m", "edgekit.runtime.bench"], device)) as worker:
+        request = {"model": str(path), "engine": engine, "threads": threads, "provider": None, "seed": 0}
+        worker.ask(request, TIMEOUT)
+
+        def measure(seconds: float) -> list[float]:
+            asked = {"run": {"warmup": WARMUP, "seconds": seconds, "min_samples": 1}}
+            times: list[float] = worker.ask(asked, TIMEOUT)["ms"]
+            return times
+
+        yield measure
 
 
 def profiled(
@@ -105,12 +144,6 @@ def profiled(
     return profile([artifact], path.parent, {"host": device}, Console(quiet=True)).timings[0]
 
 
-def ours(path: Path, threads: int, seconds: float) -> tuple[float, float]:
-    """Median and minimum that the profile stage reports, in milliseconds."""
-    timing = profiled(path, threads, seconds)
-    return timing.p50_ms, timing.min_ms
-
-
 def both_formats(folder: Path) -> list[Path]:
     """MobileNetV1 at 96 px, random weights, as float ONNX and TFLite files."""
     from _nets import network
@@ -122,23 +155,27 @@ def both_formats(folder: Path) -> list[Path]:
     return [folder / to.export(net, 96, "fp32", folder).path for to in (to_onnx, to_tflite)]
 
 
-def fidelity(models: list[Path], threads: int, seconds: float, rounds: int) -> None:
-    """Profile and bare loop in turns."""
-    turns: dict[Path, list[tuple[tuple[float, float], tuple[float, float]]]] = {path: [] for path in models}
-    for turn in range(rounds):
-        for path in models:
-            pair = [bare, ours] if turn % 2 else [ours, bare]
-            took = {measure: measure(path, threads, seconds) for measure in pair}
-            turns[path].append((took[bare], took[ours]))
-    print(f"{'model':<40} {'bare ms':>9} {'profile ms':>11} {'ratio':>7} {'range of ratios':>16}")
-    for path, pairs in turns.items():
-        for index, what in enumerate(("p50", "min")):
-            theirs, mine = ([turn[side][index] for turn in pairs] for side in (0, 1))
-            ratios = sorted(m / t for t, m in zip(theirs, mine, strict=True))
-            span = f"{ratios[0]:.3f}..{ratios[-1]:.3f}"
-            name, ratio = f"{path.name} {what}", median(ratios)
-            verdict = "" if what == "min" else "  within 3 %" if abs(ratio - 1) <= 0.03 else "  NOT within 3 %"
-            print(f"{name:<40} {median(theirs):>9.4f} {median(mine):>11.4f} {ratio:>7.3f} {span:>16}{verdict}")
+def fidelity(models: list[Path], threads: int, turns: int) -> None:
+    """Bare loop and measuring process in turns."""
+    print(f"{'model':<24} {'bare ms':>9} {'profile ms':>11} {'ratio':>7} {'95 % interval':>16}")
+    for path in models:
+        with bare(path, threads) as theirs, ours(path, threads) as mine:
+            for each in (theirs, mine):
+                each(1.0)
+            samples: dict[Any, list[list[float]]] = {theirs: [], mine: []}
+            for turn in range(turns):
+                for each in (theirs, mine) if turn % 2 else (mine, theirs):
+                    samples[each].append(each(TURN))
+        rows: list[Any] = []
+        for each in (mine, theirs):
+            flat = [ms for times in samples[each] for ms in times]
+            sizes = tuple(map(len, samples[each]))
+            rows.append(SimpleNamespace(samples=flat, round_sizes=sizes, p50_ms=median(flat)))
+        found = _stats.ratio(rows[0], rows[1], interleaved=True)
+        low, high = found.ci or (found.value, found.value)
+        verdict = "within 3 %" if abs(found.value - 1) <= 0.03 else "NOT within 3 %"
+        print(f"{path.name:<24} {rows[1].p50_ms:>9.4f} {rows[0].p50_ms:>11.4f} {found.value:>7.3f}", end="")
+        print(f" {f'{low:.3f}..{high:.3f}':>16}  {verdict}", flush=True)
 
 
 def overhead(path: Path, threads: int, seconds: float) -> None:
@@ -156,13 +193,14 @@ def overhead(path: Path, threads: int, seconds: float) -> None:
 def agreement(path: Path, threads: int, seconds: float, rounds: int, tries: int, fresh: bool, cooldown: float) -> None:
     """Pairs of profiles, a bare loop before, between and after them."""
     found, quiet = [], []
-    for _ in range(tries):
-        beside, pair = [bare(path, threads, seconds / 2)[0]], []
-        for _ in range(2):
-            pair.append(profiled(path, threads, seconds, rounds, fresh, cooldown))
-            beside.append(bare(path, threads, seconds / 2)[0])
-        found.append(_stats.ratio(*pair))
-        quiet.append(max(beside) <= QUIET * min(beside))
+    with bare(path, threads) as loop:
+        for _ in range(tries):
+            beside, pair = [median(loop(seconds / 3))], []
+            for _ in range(2):
+                pair.append(profiled(path, threads, seconds, rounds, fresh, cooldown))
+                beside.append(median(loop(seconds / 3)))
+            found.append(_stats.ratio(*pair))
+            quiet.append(max(beside) <= QUIET * min(beside))
     values = [each.value for each in found]
     width = median(each.ci[1] - each.ci[0] for each in found if each.ci)
     calm = [each for each, still in zip(found, quiet, strict=True) if still]
@@ -175,7 +213,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", type=Path)
-    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--turns", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tries", type=int, default=0)
@@ -189,16 +228,16 @@ def main() -> None:
                 agreement(
                     path,
                     options.threads,
-                    options.seconds or 1.0,
+                    options.seconds,
                     options.rounds,
                     options.tries,
                     options.fresh,
                     options.cooldown,
                 )
             return
-        fidelity(models, options.threads, options.seconds or 2.0, options.rounds)
+        fidelity(models, options.threads, options.turns)
         for path in models:
-            overhead(path, options.threads, options.seconds or 2.0)
+            overhead(path, options.threads, options.seconds)
 
 
 if __name__ == "__main__":
