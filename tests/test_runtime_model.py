@@ -177,6 +177,26 @@ def test_a_camera_may_overwrite_its_buffer(model: Model) -> None:
     np.testing.assert_array_equal(found, [model(picture).scores for picture in pictures])
 
 
+def test_a_sensor_may_overwrite_a_buffer_that_the_network_takes_as_it_is(shared: Path, tmp_path: Path) -> None:
+    """float32 values in the network's own shape: nothing is computed, so that nothing would be copied."""
+    path = third_party(shared, "vww_96_float", tmp_path)
+    manifest = json.loads(path.read_text())
+    manifest["preprocessing"] = {"kind": "tensor"}
+    path.write_text(json.dumps(manifest))
+    with load(path, verify="off") as plain:
+        readings = np.random.default_rng(0).random((8, *plain.info["input"]["shape"]), np.float32)
+        buffer = np.empty_like(readings[0])
+        assert np.may_share_memory(plain._prepare(buffer), buffer)
+
+        def frames() -> Iterator[npt.NDArray[np.float32]]:
+            for reading in readings:
+                buffer[...] = reading
+                yield buffer
+
+        found = [result.scores for result in plain.stream(frames())]
+        np.testing.assert_array_equal(found, [plain(reading).scores for reading in readings])
+
+
 def test_files_are_prepared_side_by_side() -> None:
     meet = threading.Barrier(2)
 
