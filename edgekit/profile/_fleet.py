@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgekit.console import Console
+from edgekit import choices
+from edgekit.console import Advance, Console
 from edgekit.errors import Shortfall
+from edgekit.measurements import Failure, Timing
 from edgekit.profile._worker import Worker, WorkerFault
 
 if TYPE_CHECKING:
     from edgekit.device import Device
+
+Row = TypeVar("Row")
 
 OPEN_TIMEOUT = 180.0
 """Seconds for a process to be ready."""
@@ -85,6 +90,52 @@ class Fleet:
         """Have a file on the device; its path there. A reach without `send` sees the files of this machine."""
         send = getattr(reach, "send", None)
         return str(file.resolve() if send is None else send(file, device))
+
+    def rows(
+        self,
+        what: str,
+        devices: Mapping[str, Device],
+        wanted: Mapping[str, Sequence[Timing]],
+        one: Callable[[Device, Timing, Mapping[str, Any]], Row],
+        console: Console,
+    ) -> tuple[list[Row], list[Failure]]:
+        """Do something for each of these timings on its device: all devices at once, each under its lock.
+
+        Args:
+            what: is done, for progress and for failures.
+            devices: by name.
+            wanted: timings by device.
+            one: is given the device, the timing and `edgekit.runtime.machine.probe` there.
+            console: progress.
+
+        Returns:
+            What `one` has returned, in the order of the devices and timings; and a failure for each WorkerFault that it
+            has raised, and for what was left on a device that was lost.
+        """
+        found: dict[str, list[Row]] = {name: [] for name in devices}
+        failed: dict[str, list[Failure]] = {name: [] for name in devices}
+
+        def fail(timing: Timing, reason: str, lost: bool) -> None:
+            failure = Failure(timing.artifact, timing.engine, timing.device, timing.threads, f"{what}: {reason}", lost)
+            failed[timing.device].append(failure)
+
+        def visit(name: str, device: Device, advance: Advance) -> None:
+            reach, left = choices.pick("edgekit.reach", device.reach.by, f"{name}: reach.by"), list(wanted[name])
+            try:
+                with self.machine(name, reach, device, console) as facts:
+                    while left:
+                        try:
+                            found[name].append(one(device, left[0], facts))
+                        except WorkerFault as fault:
+                            fail(left[0], str(fault), fault.lost)
+                        advance(1, f"{left.pop(0).artifact} on {name}")
+            except Shortfall as trouble:
+                for timing in left:
+                    fail(timing, str(trouble), True)
+
+        with console.bar(f"{what} on the devices", sum(map(len, wanted.values()))) as advance:
+            self.each([partial(visit, name, device, advance) for name, device in devices.items() if wanted[name]])
+        return [row for name in devices for row in found[name]], [each for name in devices for each in failed[name]]
 
     @contextmanager
     def machine(self, name: str, reach: ModuleType, device: Device, console: Console) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +12,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from edgekit import __version__, choices
-from edgekit.console import Advance, Console
+from edgekit.console import Console
 from edgekit.device import Device
-from edgekit.errors import Shortfall
 from edgekit.measurements import Failure, Profile, Replay, Timing
 from edgekit.profile._fleet import Fleet
 from edgekit.profile._keep import Keep
@@ -63,7 +61,6 @@ def replay(
     kept, fleet = Keep(keep), Fleet()
     digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
     wanted = {name: _once(name, measured) for name in devices}
-    found: dict[str, list[Replay | Failure]] = {name: [] for name in devices}
 
     def one(device: Device, timing: Timing, facts: Mapping[str, Any]) -> Replay:
         provider = device.run.provider(timing.engine)
@@ -90,25 +87,10 @@ def replay(
                 kept.add(key, row)
         return row
 
-    def visit(name: str, device: Device, advance: Advance) -> None:
-        reach, left = choices.pick("edgekit.reach", device.reach.by, f"{name}: reach.by"), list(wanted[name])
-        try:
-            with fleet.machine(name, reach, device, console) as facts:
-                while left:
-                    try:
-                        found[name].append(one(device, left[0], facts))
-                    except WorkerFault as fault:
-                        found[name].append(_failure(left[0], str(fault), fault.lost))
-                    advance(1, f"{left.pop(0).artifact} on {name}")
-        except Shortfall as trouble:
-            found[name] += [_failure(timing, str(trouble), True) for timing in left]
-
-    with console.bar("golden vectors on the devices", sum(map(len, wanted.values()))) as advance:
-        fleet.each([partial(visit, name, device, advance) for name, device in devices.items() if wanted[name]])
+    found, failures = fleet.rows("golden", devices, wanted, one, console)
     if set(devices) <= set(measured.machines):  # else: what is kept of a device that is down serves another time
         kept.tidy()
-    every = [each for name in devices for each in found[name]]
-    return [e for e in every if isinstance(e, Replay)], [e for e in every if isinstance(e, Failure)]
+    return found, failures
 
 
 def _once(device: str, measured: Profile) -> list[Timing]:
@@ -140,7 +122,3 @@ def _row(timing: Timing, answer: dict[str, Any]) -> Replay:
         images=said["images"],
         problem=" ".join(said["problem"].split()),
     )
-
-
-def _failure(timing: Timing, reason: str, lost: bool) -> Failure:
-    return Failure(timing.artifact, timing.engine, timing.device, timing.threads, f"golden: {reason}", lost)

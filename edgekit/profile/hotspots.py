@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgekit import __version__, choices, verdict
-from edgekit.console import Advance, Console
+from edgekit.console import Console
 from edgekit.device import Device
-from edgekit.errors import Shortfall
 from edgekit.measurements import Failure, OperatorProfile, Profile, Timing
 from edgekit.profile import operators
 from edgekit.profile._fleet import Fleet
 from edgekit.profile._keep import Keep
-from edgekit.profile._worker import WorkerFault
 from edgekit.types import Artifact
 
 
@@ -46,7 +43,6 @@ def find(
     kept, fleet = Keep(keep), Fleet()
     by_id = {artifact.id: artifact for artifact in artifacts}
     wanted = {name: _timed(verdict.contenders(name, artifacts, measured.timings)) for name in devices}
-    found: dict[str, list[OperatorProfile | Failure]] = {name: [] for name in devices}
 
     def one(device: Device, timing: Timing, facts: Mapping[str, Any]) -> OperatorProfile:
         artifact, provider = by_id[timing.artifact], device.run.provider(timing.engine)
@@ -66,30 +62,11 @@ def find(
             kept.add(key, profile)
         return profile
 
-    def visit(name: str, device: Device, advance: Advance) -> None:
-        reach, left = choices.pick("edgekit.reach", device.reach.by, f"{name}: reach.by"), list(wanted[name])
-        try:
-            with fleet.machine(name, reach, device, console) as facts:
-                while left:
-                    try:
-                        found[name].append(one(device, left[0], facts))
-                    except WorkerFault as fault:
-                        found[name].append(_failure(left[0], str(fault), fault.lost))
-                    advance(1, f"{left.pop(0).artifact} on {name}")
-        except Shortfall as trouble:
-            found[name] += [_failure(timing, str(trouble), True) for timing in left]
-
-    with console.bar("operators on the devices", sum(map(len, wanted.values()))) as advance:
-        fleet.each([partial(visit, name, device, advance) for name, device in devices.items() if wanted[name]])
+    found, failures = fleet.rows("operators", devices, wanted, one, console)
     if set(devices) <= set(measured.machines):  # else: what is kept of a device that is down serves another time
         kept.tidy()
-    every = [each for name in devices for each in found[name]]
-    return [e for e in every if isinstance(e, OperatorProfile)], [e for e in every if isinstance(e, Failure)]
+    return found, failures
 
 
 def _timed(rows: Sequence[Timing]) -> list[Timing]:
     return [row for row in rows if row.kind == "measured"]
-
-
-def _failure(timing: Timing, reason: str, lost: bool) -> Failure:
-    return Failure(timing.artifact, timing.engine, timing.device, timing.threads, f"operators: {reason}", lost)

@@ -12,12 +12,10 @@ The pixels are uint8 [images, height, width, 3], cropped. Anything that goes wro
 from __future__ import annotations
 
 import base64
-import json
-import os
 import sys
 from typing import Any
 
-from edgekit.runtime._errors import RuntimeFault, first_line
+from edgekit.runtime import _answer
 
 
 def outputs(
@@ -56,20 +54,5 @@ def outputs(
     }
 
 
-def _main() -> int:
-    # Engines print to file descriptor 1 as they like: keep the real one aside for the answer.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    try:
-        answer = outputs(**json.loads(sys.stdin.readline()))
-    except RuntimeFault as fault:
-        answer = {"error": str(fault)}
-    except Exception as error:  # whatever it is, the host shows it in one line
-        answer = {"error": f"{type(error).__name__}: {first_line(error)}"}
-    answers.write(json.dumps(answer) + "\n")
-    answers.flush()
-    return 1 if "error" in answer else 0
-
-
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(_answer.main(outputs))

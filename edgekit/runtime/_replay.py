@@ -12,14 +12,13 @@ Anything else that goes wrong is answered by {"error": "one line"}.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from importlib.util import find_spec
 from typing import Any
 
+from edgekit.runtime import _answer
 from edgekit.runtime._bundle import open_bundle
-from edgekit.runtime._errors import RuntimeFault, first_line
+from edgekit.runtime._errors import RuntimeFault
 
 
 def replay(bundle: str, artifact: str, engine: str, threads: int, provider: str | None) -> dict[str, Any]:
@@ -57,20 +56,5 @@ def replay(bundle: str, artifact: str, engine: str, threads: int, provider: str 
         }
 
 
-def _main() -> int:
-    # Engines print to file descriptor 1 as they like: keep the real one aside for the answer.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    try:
-        answer = replay(**json.loads(sys.stdin.readline()))
-    except RuntimeFault as fault:
-        answer = {"error": str(fault)}
-    except Exception as error:  # whatever it is, the host shows it in one line
-        answer = {"error": f"{type(error).__name__}: {first_line(error)}"}
-    answers.write(json.dumps(answer) + "\n")
-    answers.flush()
-    return 1 if "error" in answer else 0
-
-
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(_answer.main(replay))
