@@ -20,11 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit import device, shipped
-from edgekit.device import Device
+from edgekit.config import shipped
+from edgekit.device import file as device_file
+from edgekit.device.file import Device
 from edgekit.profile import _estimate
-from edgekit.reach import qemu
-from edgekit.runtime import _menu
+from edgekit.reach.ways import qemu
+from edgekit.runtime import engine_menu
 from edgekit.runtime.bench import random_input
 
 DEVICES = ("rpi4-emulated", "rpi5-emulated")
@@ -37,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=Path, help="folder with mobilenetv2_100/{fp32,int8}.{onnx,tflite}")
     arguments = parser.parse_args()
-    boards = [device.load(shipped.find("devices", name)) for name in DEVICES]
+    boards = [device_file.load(shipped.find("devices", name)) for name in DEVICES]
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.files or Path(temporary)) / NET
         if not all(
@@ -76,7 +77,7 @@ def _show(board: Device, model: Path, precision: str) -> None:
 
 def _steps(board: Device, model: Path, engine: str) -> float:
     """Largest difference, in steps of the output where the file states them, else in distinct values."""
-    session = _menu.engine(engine).load(str(model), 1)
+    session = engine_menu.engine(engine).load(str(model), 1)
     inputs = np.concatenate([random_input(session.input, seed) for seed in range(INPUTS)])
     here = np.concatenate([session.run(each[None]) for each in inputs]).astype(np.float64)
     there = qemu.outputs(model, engine, board, inputs).astype(np.float64)

@@ -19,9 +19,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from edgekit.console import Console
-from edgekit.device import Device
+from edgekit.device.file import Device
 from edgekit.profile.run import profile
-from edgekit.reach import ssh
+from edgekit.reach.ways import ssh
 from edgekit.types import Artifact, TensorSpec
 from tests import sshd
 

@@ -34,8 +34,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.profile._providers import elsewhere
-from edgekit.profile._worker import Worker, WorkerFault
+from edgekit.reach.worker import Worker, WorkerFault
+from edgekit.report.placement import elsewhere
 
 ROOT = Path(__file__).parents[1]
 CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "cuda", "cuda-fp16")
@@ -58,10 +58,10 @@ WAIT = 600.0
 OUTPUTS = """
 import sys
 import numpy as np
-from edgekit.runtime import _menu
+from edgekit.runtime import engine_menu
 
 engine, path, provider, x, y = sys.argv[1:]
-session = _menu.engine(engine).load(path, 1, provider)
+session = engine_menu.engine(engine).load(path, 1, provider)
 np.save(y, np.concatenate([session.run(image[None]) for image in np.load(x)]))
 """
 
@@ -161,9 +161,9 @@ def make(name: str, size: int, folder: Path) -> tuple[Any, Any]:
     import torch
     from _nets import images, network
 
-    from edgekit.export import onnx as to_onnx
-    from edgekit.export import tflite as to_tflite
-    from edgekit.profile import _reference
+    from edgekit.export.formats import onnx as to_onnx
+    from edgekit.export.formats import tflite as to_tflite
+    from edgekit.profile import torch_reference
 
     module, batch = network(name, size), images(4, size, seed=1)
     for exporter in (to_onnx, to_tflite):
@@ -171,7 +171,7 @@ def make(name: str, size: int, folder: Path) -> tuple[Any, Any]:
         if not path.exists():
             (folder / exporter.export(module, size, "fp32", folder).path).rename(path)
     if not (folder / "fp32.pt2").exists():
-        _reference.write(module, size, folder / "fp32.pt2")
+        torch_reference.write(module, size, folder / "fp32.pt2")
     with torch.no_grad():
         return module(batch).numpy(), batch.numpy()
 

@@ -144,22 +144,23 @@ def make(name: str, folder: Path) -> None:
     import torch
     from _nets import LEVELS, images, network
 
-    from edgekit.export import onnx as to_onnx
-    from edgekit.export import tflite as to_tflite
-    from edgekit.quantize import _graph, _ptq
-    from edgekit.recipe import QuantizeSection
+    from edgekit.config.recipe import QuantizeSection
+    from edgekit.export.formats import onnx as to_onnx
+    from edgekit.export.formats import tflite as to_tflite
+    from edgekit.graph import exported_program
+    from edgekit.quantize import ptq
 
     torch.set_num_threads(1)
     saved = folder / "quantized.pt2"
     module = network(name, SIZE)
     if not saved.exists():
-        result = _ptq.quantize(module, SIZE, images(8, SIZE, seed=1), LEVELS, QuantizeSection())
-        _graph.save(result.program, saved)
+        result = ptq.quantize(module, SIZE, images(8, SIZE, seed=1), LEVELS, QuantizeSection())
+        exported_program.save(result.program, saved)
     for exporter in (to_onnx, to_tflite):
         suffix = exporter.__name__.rpartition(".")[2]
         for precision in ("fp32", "int8"):
             if not (folder / f"{precision}.{suffix}").exists():
-                source = module if precision == "fp32" else _graph.load(saved)
+                source = module if precision == "fp32" else exported_program.load(saved)
                 made = exporter.export(source, SIZE, precision, folder)
                 (folder / made.path).rename(folder / f"{precision}.{suffix}")
     batch = images(8, SIZE, seed=1).numpy()

@@ -17,12 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from edgekit import recipe
+from edgekit.config import recipe
 from edgekit.console import Console
-from edgekit.quantize import _ladder
-from edgekit.stage import RunDirectory
-from edgekit.stages import quantize
-from edgekit.stages._run import Job, Run
+from edgekit.disk.run_directory import RunDirectory
+from edgekit.pipeline.stages import quantize
+from edgekit.pipeline.state import Job, Run
+from edgekit.search import ladder
 from edgekit.types import Rung
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         material = quantize.material(run, Path(folder))
         began = time.perf_counter()
-        climb = _ladder.climb(material, quantize.settled(run).model_copy(update={"max_drop": -math.inf}))
+        climb = ladder.climb(material, quantize.settled(run).model_copy(update={"max_drop": -math.inf}))
     print(f"{options.run}: {time.perf_counter() - began:.0f} s; {climb.note}")
     engines = tuple(dict.fromkeys(engine for rung in climb.rungs for engine in rung.latency_ms))
     print("  rung         top-1    agrees   points lost  seconds  " + "  ".join(f"{name:>19}" for name in engines))

@@ -1,7 +1,7 @@
 """Float operators in the int8 files of many nets, and how far both engines are from the integer graph in torch.
 
 Random weights, 96 px, 8 images; no float operator and 0 steps is what every row should say. "open" counts the kernels
-whose scales could not be settled, where engines may round differently (`edgekit.quantize._exact`).
+whose scales could not be settled, where engines may round differently (`edgekit.quantize.exact_scales`).
 
 Usage::
 
@@ -22,14 +22,15 @@ import onnxruntime
 import torch
 from _nets import LEVELS, images, network
 
-from edgekit import verify
-from edgekit.export import onnx as to_onnx
-from edgekit.export import tflite as to_tflite
-from edgekit.quantize import _graph, _integer, _ptq
-from edgekit.recipe import QuantizeSection
+from edgekit.config.recipe import QuantizeSection
+from edgekit.export.formats import onnx as to_onnx
+from edgekit.export.formats import tflite as to_tflite
+from edgekit.graph import exported_program, integer_arithmetic
+from edgekit.quantize import ptq
 from edgekit.runtime.engines import litert
 from edgekit.runtime.engines import onnxruntime as ort
 from edgekit.types import Artifact
+from edgekit.verify import files as verify
 
 TIMM = (
     "mobilenetv1_100",
@@ -84,14 +85,14 @@ def main() -> None:
 def measure(name: str, folder: Path) -> tuple[list[Artifact], list[Any], int]:
     """The two int8 files, differences of each engine in steps, kernels that were not settled."""
     module = network(name, SIZE)
-    result = _ptq.quantize(module, SIZE, images(8, SIZE, seed=1), LEVELS, QuantizeSection())
+    result = ptq.quantize(module, SIZE, images(8, SIZE, seed=1), LEVELS, QuantizeSection())
     graph = result.program.module()
     made = [each.export(graph, SIZE, "int8", folder) for each in (to_onnx, to_tflite)]
     batch = images(8, SIZE, seed=2)
     with torch.no_grad():
-        integer = _integer.integer_graph(graph)
+        integer = integer_arithmetic.integer_graph(graph)
         exact = np.concatenate([integer(image.unsqueeze(0)).numpy() for image in batch])
-    step = _graph.output_scale(graph)
+    step = exported_program.output_scale(graph)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1

@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 from _nets import LEVELS, images, network
 
-from edgekit import _json, choices, verify
+from edgekit import choices
+from edgekit.disk import json_file
 from edgekit.errors import Shortfall
-from edgekit.runtime import _menu, _port
+from edgekit.runtime import engine_menu, port
 from edgekit.types import Accuracy, Artifact
+from edgekit.verify import files as verify
 
 PRECISIONS = ("fp32", "fp16", "int8", "weight_only", "dynamic", "int16x8")
 SECONDS = 60.0
@@ -37,32 +39,32 @@ def main() -> None:
     first = sys.argv[1] if len(sys.argv) > 1 else "mobilenetv2_100"
     if Path(first).is_dir():
         folder = Path(first) / "6-export"
-        rows: list[Accuracy] = _json.load(Path(first) / "7-verify" / "accuracy.json", list[Accuracy])
+        rows: list[Accuracy] = json_file.load(Path(first) / "7-verify" / "accuracy.json", list[Accuracy])
         agreement = {row.artifact: f"{row.agreement:.2%} / {row.agreement_reference or 1:.2%}" for row in rows}
-        _report(_json.load(folder / "artifacts.json", list[Artifact]), folder, agreement)
+        _report(json_file.load(folder / "artifacts.json", list[Artifact]), folder, agreement)
     else:
         with tempfile.TemporaryDirectory() as scratch:
             _report(_made(first, int(sys.argv[2]) if len(sys.argv) > 2 else 224, Path(scratch)), Path(scratch), {})
 
 
 def _made(name: str, size: int, folder: Path) -> list[Artifact]:
-    from edgekit.export import _sources
-    from edgekit.quantize import _ptq
-    from edgekit.recipe import QuantizeSection
+    from edgekit.config.recipe import QuantizeSection
+    from edgekit.export import sources
+    from edgekit.quantize import ptq
 
     module, pictures = network(name, size), images(4, size)
     section = QuantizeSection(calibration=4, bias_correction=False)
     found = []
     for precision in PRECISIONS:
         if precision == "int8":
-            graph: Any = _ptq.quantize(module, size, list(pictures), LEVELS, section).program.module()
+            graph: Any = ptq.quantize(module, size, list(pictures), LEVELS, section).program.module()
         elif precision == "int16x8":
-            graph = _sources.int16x8(module, size, pictures).module()
+            graph = sources.int16x8(module, size, pictures).module()
         else:
-            graph = module if precision == "fp32" else _sources.rounded(module, size, precision)
+            graph = module if precision == "fp32" else sources.rounded(module, size, precision)
         for format_ in ("onnx", "tflite"):
             try:
-                exporter = choices.pick("edgekit.export", format_, "formats")
+                exporter = choices.pick("edgekit.export.formats", format_, "formats")
                 found.append(exporter.export(graph, size, precision, folder))
             except Shortfall as trouble:
                 print(trouble)
@@ -72,9 +74,9 @@ def _made(name: str, size: int, folder: Path) -> list[Artifact]:
 def _report(artifacts: list[Artifact], folder: Path, agreement: dict[str, str]) -> None:
     sessions, feeds = {}, {}
     for artifact in artifacts:
-        session = _menu.engine(verify.ENGINES[artifact.format]).load(str(folder / artifact.path), threads=1)
+        session = engine_menu.engine(verify.ENGINES[artifact.format]).load(str(folder / artifact.path), threads=1)
         values = np.random.default_rng(0).uniform(-1, 1, artifact.input.shape).astype(np.float32)
-        sessions[artifact.id], feeds[artifact.id] = session, _port.quantize(values, session.input)
+        sessions[artifact.id], feeds[artifact.id] = session, port.quantize(values, session.input)
     times: dict[str, list[float]] = {id_: [] for id_ in sessions}
     start = time.perf_counter()
     while len(times[artifacts[0].id]) < MOST and time.perf_counter() - start < SECONDS:

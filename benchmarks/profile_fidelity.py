@@ -8,7 +8,7 @@ the engine's own API alone are opened, and take turns of a tenth of a second, so
 both; the ratio of their p50 is to be within 3 %. Then the profiler's own overhead: what its loop adds to a call that
 does nothing, and the share of a profile's wall time that is not measured inference.
 
-With --tries the profile stage measures each model twice, so many times, and `edgekit.profile._stats.ratio` says whether
+With --tries the profile stage measures each model twice, so many times, and `edgekit.verdict.stats.ratio` says whether
 the two p50 differ: 95 of 100 pairs are to agree on a quiet machine. The median width of the interval tells what
 difference could have been found. The machine counts as quiet where bare loops before, between and after the two were
 within 3 % of each other.
@@ -32,14 +32,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from edgekit.console import Console
-from edgekit.device import Device
+from edgekit.device.file import Device
 from edgekit.measurements import Timing
-from edgekit.profile import _stats
-from edgekit.profile._worker import Worker
 from edgekit.profile.run import profile
-from edgekit.reach import local
+from edgekit.reach.ways import local
+from edgekit.reach.worker import Worker
 from edgekit.runtime import _measure
 from edgekit.types import Artifact, TensorSpec
+from edgekit.verdict import stats
 
 TFLITE = """
 from ai_edge_litert.interpreter import Interpreter
@@ -148,8 +148,8 @@ def both_formats(folder: Path) -> list[Path]:
     """MobileNetV1 at 96 px, random weights, as float ONNX and TFLite files."""
     from _nets import network
 
-    from edgekit.export import onnx as to_onnx
-    from edgekit.export import tflite as to_tflite
+    from edgekit.export.formats import onnx as to_onnx
+    from edgekit.export.formats import tflite as to_tflite
 
     net = network("mobilenetv1_100", 96)
     return [folder / to.export(net, 96, "fp32", folder).path for to in (to_onnx, to_tflite)]
@@ -171,7 +171,7 @@ def fidelity(models: list[Path], threads: int, turns: int) -> None:
             flat = [ms for times in samples[each] for ms in times]
             sizes = tuple(map(len, samples[each]))
             rows.append(SimpleNamespace(samples=flat, round_sizes=sizes, p50_ms=median(flat)))
-        found = _stats.ratio(rows[0], rows[1], interleaved=True)
+        found = stats.ratio(rows[0], rows[1], interleaved=True)
         low, high = found.ci or (found.value, found.value)
         verdict = "within 3 %" if abs(found.value - 1) <= 0.03 else "NOT within 3 %"
         print(f"{path.name:<24} {rows[1].p50_ms:>9.4f} {rows[0].p50_ms:>11.4f} {found.value:>7.3f}", end="")
@@ -199,7 +199,7 @@ def agreement(path: Path, threads: int, seconds: float, rounds: int, tries: int,
             for _ in range(2):
                 pair.append(profiled(path, threads, seconds, rounds, fresh, cooldown))
                 beside.append(median(loop(seconds / 3)))
-            found.append(_stats.ratio(*pair))
+            found.append(stats.ratio(*pair))
             quiet.append(max(beside) <= QUIET * min(beside))
     values = [each.value for each in found]
     width = median(each.ci[1] - each.ci[0] for each in found if each.ci)

@@ -18,9 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgekit import _json, device, shipped
+from edgekit.config import shipped
 from edgekit.console import Console
-from edgekit.lower import _trial
+from edgekit.device import file as device_file
+from edgekit.disk import json_file
+from edgekit.search import trial_files
 from edgekit.types import Pruning
 
 RECIPE = "trashnet"
@@ -38,7 +40,7 @@ def main() -> None:
             shutil.copytree(whole / stage, pruned / stage)
     _run(pruned, *(word for change in changes for word in ("--set", change)))
     reports = {run.name: json.loads((run / "10-report" / "report.json").read_text()) for run in (whole, pruned)}
-    print(_decision(_json.load(pruned / "3-prune" / "pruning.json", Pruning)))
+    print(_decision(json_file.load(pruned / "3-prune" / "pruning.json", Pruning)))
     (reference,) = (row["top1"] for row in reports["unpruned"]["accuracy"] if row["artifact"] == "torch-fp32")
     for name, report in reports.items():
         for row in report["accuracy"]:
@@ -67,7 +69,7 @@ def _percent(share: float | None) -> str:
 
 
 def _speed(whole: Path, pruned: Path) -> list[str]:
-    host = device.load(shipped.find("devices", "host"))
+    host = device_file.load(shipped.find("devices", "host"))
     lines = []
     for form in ("onnx", "tflite"):
         files = {
@@ -76,7 +78,7 @@ def _speed(whole: Path, pruned: Path) -> list[str]:
             for precision in ("fp32", "int8")
         }
         found: dict[str, Any] = {}
-        for trial in _trial.time_files(files, {"host": host}, Console(quiet=True), SECONDS).rows:
+        for trial in trial_files.time_files(files, {"host": host}, Console(quiet=True), SECONDS).rows:
             found.setdefault(trial.engine, {})[trial.file] = trial.ms
         for engine, ms in found.items():
             for precision in ("fp32", "int8"):

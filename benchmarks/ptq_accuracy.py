@@ -32,10 +32,11 @@ import torch
 from torch import Tensor, nn
 
 from edgekit import choices, models
-from edgekit.data._transforms import evaluate, levels, open_rgb
-from edgekit.quantize import _integer, _ptq
-from edgekit.recipe import ModelSection, QuantizeSection
-from edgekit.runtime import _menu, _port
+from edgekit.config.recipe import ModelSection, QuantizeSection
+from edgekit.data.transforms import evaluate, levels, open_rgb
+from edgekit.graph import integer_arithmetic
+from edgekit.quantize import ptq
+from edgekit.runtime import engine_menu, port
 from edgekit.types import Artifact, InputSpec
 
 SHARED = Path(os.environ.get("EDGEKIT_TEST_DATA", Path(__file__).parents[2] / "shared"))
@@ -104,22 +105,22 @@ class _Field:
     exact: Tensor
 
     def __post_init__(self) -> None:
-        self.observed: dict[tuple[bool, str], tuple[_ptq.Observed, float]] = {}
+        self.observed: dict[tuple[bool, str], tuple[ptq.Observed, float]] = {}
 
-    def decide(self, section: QuantizeSection) -> tuple[_ptq.Result, float]:
+    def decide(self, section: QuantizeSection) -> tuple[ptq.Result, float]:
         """Quantize; calibration is shared by rows, and counted in each."""
         key = section.equalize, section.rounding
         if key not in self.observed:
             start = time.perf_counter()
-            found = _ptq.observe(self.module, SIZE, self.calibrating, self.pixels, section)
+            found = ptq.observe(self.module, SIZE, self.calibrating, self.pixels, section)
             self.observed[key] = found, time.perf_counter() - start
         observed, spent = self.observed[key]
         start = time.perf_counter()
-        return _ptq.decide(observed, section), spent + time.perf_counter() - start
+        return ptq.decide(observed, section), spent + time.perf_counter() - start
 
     def score_in_torch(self, section: QuantizeSection, every: int) -> None:
         result, seconds = self.decide(section)
-        integer = _integer.integer_graph(result.program.module())
+        integer = integer_arithmetic.integer_graph(result.program.module())
         with torch.no_grad():
             got = torch.cat([integer(image.unsqueeze(0)) for image in self.scored[::every]])
         given = section.model_dump(exclude_unset=True)
@@ -129,7 +130,7 @@ class _Field:
     def score_files(self, section: QuantizeSection, folder: Path) -> None:
         result, seconds = self.decide(section)
         for form in ENGINES:
-            exporter = choices.pick("edgekit.export", form, "export.formats")
+            exporter = choices.pick("edgekit.export.formats", form, "export.formats")
             plain = exporter.export(self.module, SIZE, "fp32", folder)
             made = exporter.export(result.program.module(), SIZE, "int8", folder)
             self.say(f"{form} fp32", self.run(folder, plain, plain.path), self.exact, 0.0)
@@ -147,13 +148,13 @@ class _Field:
 
     def run(self, folder: Path, like: Artifact, file: str) -> Tensor:
         """Logits of a file whose input has the layout of `like`."""
-        session = _menu.engine(ENGINES[like.format]).load(str(folder / file))
+        session = engine_menu.engine(ENGINES[like.format]).load(str(folder / file))
         rows = []
         for image in self.scored:
             values = image.unsqueeze(0).numpy()
             fed = np.ascontiguousarray(values.transpose(0, 2, 3, 1)) if like.input.layout == "NHWC" else values
-            got = session.run(_port.quantize(fed, session.input))
-            rows.append(torch.from_numpy(_port.dequantize(got, session.output)))
+            got = session.run(port.quantize(fed, session.input))
+            rows.append(torch.from_numpy(port.dequantize(got, session.output)))
         session.close()
         return torch.cat(rows)
 

@@ -25,9 +25,9 @@ import numpy as np
 
 from edgekit import choices
 from edgekit.measurements import Kind, Machine, Minute, OperatorProfile, OperatorRow, Profile, Steps, Timing, Verdict
-from edgekit.profile import _stats
-from edgekit.report._report import Report
+from edgekit.report.contents import Report
 from edgekit.types import Accuracy, Artifact, TensorSpec
+from edgekit.verdict import stats
 
 ENGINES = ("litert", "onnxruntime")
 PRECISIONS = ("fp32", "int8", "fp16", "weight_only")
@@ -39,7 +39,7 @@ document.body.append(at); }))</script></body>"""
 
 def sample(devices: int, artifacts: int, samples: int, rounds: int = 5) -> Report:
     """A report of `devices` x `artifacts`, each artifact on an engine at two thread counts."""
-    from edgekit.report._report import Provenance, Stage, gather
+    from edgekit.report.contents import Provenance, Stage, gather
 
     generator = np.random.default_rng(0)
     tensor = TensorSpec("x", (1, 224, 224, 3), "float32", "NHWC")
@@ -75,13 +75,13 @@ def sample(devices: int, artifacts: int, samples: int, rounds: int = 5) -> Repor
                 found = tuple(float(round(t, 4)) for t in times)
                 sizes = (samples // rounds,) * (rounds - 1) + (samples - samples // rounds * (rounds - 1),)
                 minutes = tuple(Minute(m, base * (1 + 0.01 * m), base * 1.1, 50 + m, 2400, m > 8) for m in range(1, 11))
-                figures: dict[str, Any] = _stats.summary(found)
+                figures: dict[str, Any] = stats.summary(found)
                 timing = Timing(
                     file.id, engine, "2.1", "CPU", device, threads, 1, kind, 20.0, 3 * base,
                     warmup=10, rounds=rounds, rss_bytes=int(5e7 + file.bytes), load_average=0.1, samples=found,
                     **figures,
                 )  # fmt: skip
-                full = replace(timing, **_stats.intervals(found, sizes), sustained=minutes, stable=True, warmup_used=40)
+                full = replace(timing, **stats.intervals(found, sizes), sustained=minutes, stable=True, warmup_used=40)
                 timings.append(replace(full, steps=Steps(4.0, 2.0, base, 0.1, base + 6.2), model_bytes=file.bytes))
             rows = [
                 OperatorRow(op, f"blocks.{n}.conv", base / 60, 1 / 60, "XNNPACK", "int8")
@@ -139,9 +139,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in choices.names("edgekit.report"):
+        for name in choices.names("edgekit.report.formats"):
             start = time.perf_counter()
-            text = choices.pick("edgekit.report", name, "report").render(report)
+            text = choices.pick("edgekit.report.formats", name, "report").render(report)
             (folder / f"report.{name}").write_text(text, encoding="utf-8")
             print(f"{name:<9} {len(text.encode()):>12,} bytes, written in {time.perf_counter() - start:.2f} s")
         chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -32,10 +32,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edgekit.runtime import _menu, _zip, bench, load
-from edgekit.runtime._bundle import Bundle, open_bundle
+from edgekit.runtime import archive, bench, engine_menu, load
 from edgekit.runtime._load import installed
 from edgekit.runtime._model import Model
+from edgekit.runtime.bundle import Bundle, open_bundle
 
 failures = 0
 
@@ -85,7 +85,7 @@ def _say(what: str, found: str, bar: str, passed: bool) -> None:
 
 def _engine(kind: str) -> str | None:
     names = (name for name in ("litert", "onnxruntime", "tflite_runtime", "tensorflow"))
-    return next((n for n in names if kind == _menu.engine(n).FORMAT and installed(_menu.engine(n))), None)
+    return next((n for n in names if kind == engine_menu.engine(n).FORMAT and installed(engine_menu.engine(n))), None)
 
 
 def _alone(bundle: Bundle, artifact: dict[str, Any], folder: Path) -> Path:
@@ -96,7 +96,7 @@ def _alone(bundle: Bundle, artifact: dict[str, Any], folder: Path) -> Path:
     listed = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in members.items()}
     manifest = json.dumps({**kept, "artifacts": [entry], "members": listed}).encode()
     path = folder / f"{artifact['id']}.edgekit"
-    path.write_bytes(_zip.canonical({"manifest.json": manifest, **members}))
+    path.write_bytes(archive.canonical({"manifest.json": manifest, **members}))
     return path
 
 

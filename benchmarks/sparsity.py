@@ -25,11 +25,12 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from torch import nn
 
-from edgekit import device, shipped
+from edgekit.config import shipped
+from edgekit.config.recipe import QuantizeSection
 from edgekit.console import Console
-from edgekit.export import onnx, tflite
-from edgekit.lower import _trial
-from edgekit.recipe import QuantizeSection
+from edgekit.device import file as device_file
+from edgekit.export.formats import onnx, tflite
+from edgekit.search import trial_files
 
 SECONDS = 4.0
 
@@ -40,7 +41,7 @@ def main() -> None:
     torch.manual_seed(0)
     dense = timm.create_model("mobilenetv2_100").eval()
     nets = {"dense": dense, f"{share:.0%} zeros": unstructured(dense, share), "2:4": two_of_four(dense)}
-    host = device.load(shipped.find("devices", "host"))
+    host = device_file.load(shipped.find("devices", "host"))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         files: dict[str, Path] = {}
@@ -55,7 +56,7 @@ def main() -> None:
         files[f"tflite-fp32 {share:.0%} zeros, {count} tensors encoded"] = encoded
         for kind in ("onnx-fp32", "onnx-int8", "tflite-fp32", "tflite-int8"):
             group = {name: path for name, path in files.items() if name.startswith(kind)}
-            for trial in _trial.time_files(group, {"host": host}, Console(quiet=True), SECONDS).rows:
+            for trial in trial_files.time_files(group, {"host": host}, Console(quiet=True), SECONDS).rows:
                 print(f"{trial.file:<45} {trial.engine:<12} {trial.ms:.3f} ms", flush=True)
 
 
@@ -88,7 +89,7 @@ def _pointwise(net: nn.Module) -> list[torch.Tensor]:
 def _int8(net: nn.Module, size: int, folder: Path) -> dict[str, str]:
     images = [torch.rand(3, size, size) * 2 - 1 for _ in range(2)]
     pixels = (torch.arange(256) / 255 - 0.5) / 0.5
-    made = _trial.quick_int8(net, size, images, pixels, QuantizeSection(), ["onnx", "tflite"], folder)
+    made = trial_files.quick_int8(net, size, images, pixels, QuantizeSection(), ["onnx", "tflite"], folder)
     return {f"{form}-int8": artifact.path for form, artifact in made.items()}
 
 

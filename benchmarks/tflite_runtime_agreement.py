@@ -25,20 +25,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgekit import _json
-from edgekit.data import _index
-from edgekit.data._transforms import evaluate, open_rgb
-from edgekit.runtime._port import Port, quantize
+from edgekit.data import index_file
+from edgekit.data.transforms import evaluate, open_rgb
+from edgekit.disk import json_file
+from edgekit.runtime.port import Port, quantize
 from edgekit.types import Artifact, Checkpoint
 
 ROOT = Path(__file__).parents[1]
 WORKER = """
 import sys
 import numpy as np
-from edgekit.runtime import _menu
+from edgekit.runtime import engine_menu
 
 name, provider, path, images, answers = sys.argv[1:]
-engine = _menu.engine(name)
+engine = engine_menu.engine(name)
 session = engine.load(path, 1, provider or None)
 np.save(answers, np.stack([session.run(image[None])[0] for image in np.load(images)]))
 print(name, engine.version(), session.provider)
@@ -56,13 +56,13 @@ def main() -> None:
         folder = Path(temporary)
         python = arguments.python or _environment(folder / "env")
         run = arguments.run or _compressed(folder / "run")
-        checkpoint = _json.load(run / "2-train" / "checkpoint.json", Checkpoint)
-        index = _index.load(run / "1-data")
-        root = _index.root_of(index, run / "1-data")
+        checkpoint = json_file.load(run / "2-train" / "checkpoint.json", Checkpoint)
+        index = index_file.load(run / "1-data")
+        root = index_file.root_of(index, run / "1-data")
         samples = index.split("test")[: arguments.images]
         pixels = np.stack([evaluate(open_rgb(root / sample.path), checkpoint.input) for sample in samples])
         artifacts = {
-            artifact.id: artifact for artifact in _json.load(run / "6-export" / "artifacts.json", list[Artifact])
+            artifact.id: artifact for artifact in json_file.load(run / "6-export" / "artifacts.json", list[Artifact])
         }
         labels = np.array([sample.label for sample in samples])
         exact = None

@@ -96,7 +96,7 @@ class Timing:
     round_sizes: tuple[int, ...] = ()
     """How many of the samples each round gave, in order; empty where that is not known."""
     p50_ci: tuple[float, float] | None = None
-    """95 % confidence interval in ms (`edgekit.profile._stats`), an estimate's error bar; None where not known."""
+    """95 % confidence interval in ms (`edgekit.verdict.stats`), an estimate's error bar; None where not known."""
     p90_ci: tuple[float, float] | None = None
     p99_ci: tuple[float, float] | None = None
     outliers: float | None = None
@@ -160,7 +160,7 @@ class OperatorProfile:
     device: str
     threads: int
     method: str
-    """``engine profiler`` or ``prefix differences``; see `edgekit.runtime._trace`."""
+    """``engine profiler`` or ``prefix differences``; see `edgekit.runtime.trace`."""
     total_ms: float
     """Of a whole inference with nothing else recorded: mean of the fastest quarter, as all times here."""
     raw_ms: float

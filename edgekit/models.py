@@ -24,9 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as zoo
 
 from edgekit.choices import no_such
-from edgekit.data._listing import expand
+from edgekit.config.recipe import ModelSection
+from edgekit.data.listing import expand
 from edgekit.errors import InputError
-from edgekit.recipe import ModelSection
 from edgekit.types import Checkpoint, InputSpec, ModelSpec
 
 WEIGHTS = "model.safetensors"
@@ -139,9 +139,9 @@ def load(folder: Path) -> tuple[nn.Module, Checkpoint]:
         raise InputError(f"{folder / CHECKPOINT}: not a checkpoint of this version: {error.errors()[0]}") from error
     module = build(checkpoint.model, folder)
     if checkpoint.plan is not None:
-        from edgekit.prune import _apply  # Torch-Pruning, which few networks need
+        from edgekit.prune import apply  # Torch-Pruning, which few networks need
 
-        _apply.apply(module, checkpoint.plan, checkpoint.input.size)
+        apply.apply(module, checkpoint.plan, checkpoint.input.size)
     _fit(module, read(folder / checkpoint.weights), str(folder / checkpoint.weights), swap=False)
     return module.eval(), checkpoint
 

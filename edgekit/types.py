@@ -242,7 +242,7 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Whether one rewrite of ``edgekit/lower`` was applied, and why."""
+    """Whether one rewrite of ``edgekit/lower/rewrites`` was applied, and why."""
 
     name: str
     scope: str
@@ -295,7 +295,7 @@ class Artifact:
     input: TensorSpec
     output: TensorSpec
     lowered: tuple[str, ...] = ()
-    """Rewrites from ``edgekit/lower`` that were applied."""
+    """Rewrites from ``edgekit/lower/rewrites`` that were applied."""
     calibration_sha256: str | None = None
     """Of the images that decided its ranges; None for a file without calibration."""
 

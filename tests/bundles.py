@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgekit.runtime import _zip
+from edgekit.runtime import archive
 from edgekit.runtime.engines import onnxruntime as engine
 
 HEIGHT, WIDTH = 8, 10
@@ -192,7 +192,7 @@ def public(key: Ed25519PrivateKey = KEY) -> str:
 
 def write(path: Path, members: Mapping[str, bytes] | None = None) -> Path:
     """Write a bundle; without members the one of `contents`."""
-    path.write_bytes(_zip.canonical(members if members is not None else seal(*contents())))
+    path.write_bytes(archive.canonical(members if members is not None else seal(*contents())))
     return path
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edgekit.recipe import Recipe
+from edgekit.config.recipe import Recipe
 from edgekit.types import Index, Sample, Split
 
 NET = """

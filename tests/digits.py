@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgekit.config.recipe import DataSection
 from edgekit.console import Console
-from edgekit.data import _index
-from edgekit.data._dataset import ImageSet, batches
-from edgekit.data._split import calibration
-from edgekit.data._transforms import levels
-from edgekit.quantize._images import Images
-from edgekit.recipe import DataSection
+from edgekit.data import index_file
+from edgekit.data.dataset import ImageSet, batches
+from edgekit.data.split import calibration
+from edgekit.data.transforms import levels
+from edgekit.quantize.calibration_images import Images
 from edgekit.types import Index, InputSpec
 from tests import nets
 
@@ -67,8 +67,8 @@ def digits(factory: pytest.TempPathFactory) -> Digits:
     """Trained for some seconds at the first call."""
     if not _made:
         folder = factory.mktemp("digits")
-        index = _index.build(DataSection(source="digits", input=SIZE), folder, folder, Console(quiet=True))
-        split = partial(ImageSet, index, _index.root_of(index, folder), spec=SPEC)
+        index = index_file.build(DataSection(source="digits", input=SIZE), folder, folder, Console(quiet=True))
+        split = partial(ImageSet, index, index_file.root_of(index, folder), spec=SPEC)
         train, val = split(split="train"), split(split="val")
         torch.manual_seed(0)
         module = Small()
@@ -78,7 +78,7 @@ def digits(factory: pytest.TempPathFactory) -> Digits:
                 optimizer.zero_grad()
                 torch.autograd.backward(nn.functional.cross_entropy(module(values), labels))
                 optimizer.step()
-        _made.append(Digits(index, _index.root_of(index, folder), module.eval(), train, val))
+        _made.append(Digits(index, index_file.root_of(index, folder), module.eval(), train, val))
     return _made[0]
 
 

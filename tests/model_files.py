@@ -11,7 +11,7 @@ import onnx
 from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit import bundle
+from edgekit.deploy import bundle
 
 CONV_MACS = 8 * 8 * 4 * 3 * 9  # 8 x 8 pixels, 4 channels out of 3, 3 x 3
 DENSE_MACS = 4 * 5

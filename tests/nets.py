@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit import choices
-from edgekit.quantize import _ptq
-from edgekit.recipe import QuantizeSection
+from edgekit.config.recipe import QuantizeSection
+from edgekit.quantize import ptq
 from edgekit.types import Artifact
 
 SIZE = 32
@@ -132,9 +132,9 @@ def head(width: int) -> nn.Module:
 
 
 def quantize(module: nn.Module, keep_float: Iterable[str] = (), size: int = SIZE) -> GraphModule:
-    """The network through `_ptq.quantize` with 8 calibration images."""
+    """The network through `ptq.quantize` with 8 calibration images."""
     section = QuantizeSection(keep_float=list(keep_float))
-    program = _ptq.quantize(module, size, images(8, seed=1, size=size), LEVELS, section).program
+    program = ptq.quantize(module, size, images(8, seed=1, size=size), LEVELS, section).program
     return program.module()
 
 
@@ -172,7 +172,7 @@ def export(
     artifacts = {}
     for precision, source in (("fp32", module), ("int8", graph)):
         for name in formats:
-            made = choices.pick("edgekit.export", name, "export.formats").export(
+            made = choices.pick("edgekit.export.formats", name, "export.formats").export(
                 copy.deepcopy(source), SIZE, precision, folder
             )
             artifacts[made.id] = made

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from edgekit.runtime import Model, Result, RuntimeFault, load, machine
-from edgekit.runtime._image import Preprocessing, fit_array, pixels
-from edgekit.runtime._menu import engine as engine_called
+from edgekit.runtime.engine_menu import engine as engine_called
+from edgekit.runtime.preprocess import Preprocessing, fit_array, pixels
 
 FOLDER, ENGINE = (Path(sys.argv[1]), sys.argv[2]) if __name__ == "__main__" else (Path(), "litert")
 BUNDLE, SIGNED, WRONG = (str(FOLDER / f"{name}.edgekit") for name in ("digits", "signed", "wrong"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from edgekit.report._report import Report, Stage, gather
+from edgekit.report.contents import Report, Stage, gather
 from tests.report_sample import CONFUSION, LABELS, accuracy, metrics, report
 
 HOSTILE = "<script>alert('x')</script> & | `b` \"q\""

@@ -17,7 +17,7 @@ from edgekit.measurements import (
     Timing,
     Verdict,
 )
-from edgekit.report._report import Provenance, Report, Stage, gather
+from edgekit.report.contents import Provenance, Report, Stage, gather
 from edgekit.types import (
     Accuracy,
     Artifact,

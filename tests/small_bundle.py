@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgekit import bundle
+from edgekit.deploy import bundle
 
 PIXELS = {
     "kind": "image",

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from edgekit.device import Device
-from edgekit.reach import ssh
+from edgekit.device.file import Device
+from edgekit.reach.ways import ssh
 
 TOOLS = ("sshd", "ssh", "ssh-keygen")
 PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgekit.stage import ORDER
+from edgekit.disk.run_directory import ORDER
 
 ROOT = Path(__file__).parents[1]
 DEVICE = """

@@ -23,16 +23,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit import probe, shipped, verdict
-from edgekit.device import Device, LimitsSection
-from edgekit.device import load as load_device
+from edgekit.config import shipped
+from edgekit.device import probe
+from edgekit.device.file import Device, LimitsSection
+from edgekit.device.file import load as load_device
 from edgekit.errors import InputError, Shortfall
 from edgekit.profile import accuracy
 from edgekit.profile.run import profile
-from edgekit.reach import _adb_phone, _adb_shell, _benchmark_model, adb
-from edgekit.reach._benchmark_model import Fault, read
-from edgekit.report import csv, html, markdown
+from edgekit.reach import adb_phone, adb_shell
+from edgekit.reach import benchmark_model as benchmark_model_module
+from edgekit.reach.benchmark_model import Fault, read
+from edgekit.reach.ways import adb
+from edgekit.report.formats import csv, html, markdown
 from edgekit.types import Artifact, InputSpec, TensorSpec
+from edgekit.verdict import rule as verdict
 from tests import benchmark_model, model_files, report_sample
 from tests.support import ROOT, complaint, edgekit
 from tests.test_profile import QUIET
@@ -191,7 +195,7 @@ APPLIED = "INFO: Explicitly applied GPU delegate, and the model graph will be {}
     ],
 )
 def test_provider_is_read_back(text: str, flags: list[str], found: str) -> None:
-    assert _benchmark_model.provider(text, flags, False) == found
+    assert benchmark_model_module.provider(text, flags, False) == found
 
 
 @pytest.mark.parametrize(
@@ -205,8 +209,8 @@ def test_provider_is_read_back(text: str, flags: list[str], found: str) -> None:
 )
 def test_a_fallback_is_a_fault_unless_it_is_allowed(text: str) -> None:
     with pytest.raises(Fault, match=r"gpu.*run\.allow_fallback"):
-        _benchmark_model.provider(text, GPU, False)
-    assert "CPU" in (said := _benchmark_model.provider(text, GPU, True)) or "not told" in said
+        benchmark_model_module.provider(text, GPU, False)
+    assert "CPU" in (said := benchmark_model_module.provider(text, GPU, True)) or "not told" in said
 
 
 # A profile.
@@ -383,8 +387,8 @@ def gone(mark: str) -> bool:
 def test_a_program_that_hangs_is_ended_on_the_phone(phone: Path, tmp_path: Path) -> None:
     hanging = shutil.which("sleep")
     assert hanging is not None
-    with pytest.raises(_adb_shell.Hung, match="did not end within 1 s"):
-        _adb_shell.run("phone", [hanging, "98765.25"], 1)
+    with pytest.raises(adb_shell.Hung, match="did not end within 1 s"):
+        adb_shell.run("phone", [hanging, "98765.25"], 1)
     assert gone("98765.25")
 
 
@@ -406,7 +410,7 @@ def test_a_worker_that_is_killed_leaves_nothing_on_the_phone(
     assert gone(f"--graph={phone}")
 
 
-@pytest.mark.parametrize("module", ["edgekit.runtime._outputs", "edgekit.runtime._trace", "edgekit.runtime._replay"])
+@pytest.mark.parametrize("module", ["edgekit.runtime.outputs", "edgekit.runtime.trace", "edgekit.runtime.replay"])
 def test_what_needs_python_there_is_not_possible_and_says_so(phone: Path, program: Path, module: str) -> None:
     with adb.start(["-m", module], device(program)) as worker:
         said, _ = worker.communicate('{"model": "x"}\n', timeout=30)
@@ -515,11 +519,11 @@ def test_facts_of_a_phone(phone: Path, tmp_path: Path) -> None:
         "ro.build.version.release) echo 14;; ro.product.cpu.abilist) echo arm64-v8a,armeabi-v7a;; esac\n"
     )
     (phone / "bin" / "getprop").chmod(0o755)
-    facts = _adb_phone.facts("phone")
+    facts = adb_phone.facts("phone")
     assert (facts["hostname"], facts["os"], facts["board"]) == ("Pixel 6", "Android 14", "Pixel 6")
     assert facts["cpu"].startswith("Tensor")
     assert facts["memory_bytes"] > 1e8
     assert facts["disk_free_bytes"] > 0
     (tmp_path / "other").write_bytes(elf(62))
     with pytest.raises(Shortfall, match=r"is built for x86-64, the phone runs arm64-v8a, armeabi-v7a"):
-        _adb_phone.program(str(tmp_path / "other"), "phone")
+        adb_phone.program(str(tmp_path / "other"), "phone")

@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from packaging.requirements import Requirement
 from PIL import Image
 
-from edgekit import runtime_zip
-from edgekit.runtime._image import Preprocessing
+from edgekit.reach import runtime_zip
+from edgekit.runtime.preprocess import Preprocessing
 from tests import bundles, interpreters, on_device
 from tests.conftest import TinyRun
 from tests.support import BUNDLE, ROOT

@@ -27,12 +27,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from PIL import Image
 
-from edgekit import bundle
-from edgekit.data._transforms import decode, fit
+from edgekit.data.transforms import decode, fit
+from edgekit.deploy import bundle, golden_vectors
+from edgekit.disk.run_directory import UNVERIFIED, RunDirectory
 from edgekit.errors import InputError, Shortfall
 from edgekit.runtime import load
-from edgekit.stage import UNVERIFIED, RunDirectory
-from edgekit.stages import _golden
 from edgekit.types import Accuracy, Artifact, InputSpec, Sample, TensorSpec
 from tests.conftest import TinyRun
 from tests.small_bundle import manifest, small
@@ -190,15 +189,15 @@ def _raw_tflite(path: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[Any]
 def test_runtime_predicts_what_torch_predicted(tiny: TinyRun, whole: Path, name: str) -> None:
     """Preprocessing and labels as the manifest says them against the path of training, over the whole test split."""
     from edgekit import models
-    from edgekit.data import _index
-    from edgekit.data._dataset import ImageSet
-    from edgekit.quantize import _graph, _integer
+    from edgekit.data import index_file
+    from edgekit.data.dataset import ImageSet
+    from edgekit.graph import exported_program, integer_arithmetic
 
     module, checkpoint = models.load(tiny.path / "2-train")
     if "int8" in name:
-        module = _integer.integer_graph(_graph.load(tiny.path / "5-quantize" / "quantized.pt2"))
-    index = _index.load(tiny.path / "1-data")
-    root = _index.root_of(index, tiny.path / "1-data")
+        module = integer_arithmetic.integer_graph(exported_program.load(tiny.path / "5-quantize" / "quantized.pt2"))
+    index = index_file.load(tiny.path / "1-data")
+    root = index_file.root_of(index, tiny.path / "1-data")
     images = ImageSet(index, root, "test", checkpoint.input)
     with torch.no_grad(), load(str(whole), artifact=name) as model:
         found = [model(str(root / sample.path)) for sample in images.samples]
@@ -461,9 +460,9 @@ def test_choice_is_spread_over_the_classes_and_hangs_on_the_seed_alone(
     labels: list[int], seed: int, data: st.DataObject
 ) -> None:
     samples = [_sample(number, label) for number, label in enumerate(labels)]
-    chosen = _golden.choose(samples, seed)
+    chosen = golden_vectors.choose(samples, seed)
     assert len(chosen) == len(set(chosen)) == min(8, len(samples))
-    assert _golden.choose(data.draw(st.permutations(samples)), seed) == chosen
+    assert golden_vectors.choose(data.draw(st.permutations(samples)), seed) == chosen
     there, taken = Counter(labels), Counter(sample.label for sample in chosen)
     fewest = min(taken[label] for label in there if taken[label] < there[label]) if len(chosen) < len(samples) else 8
     assert max(taken.values()) <= fewest + 1
@@ -487,7 +486,7 @@ def test_golden_images_decode_to_the_golden_inputs(
     folder = tmp_path_factory.mktemp("image")
     pixels = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(folder / "a", kind)
-    golden = _golden.inputs([Sample("a", 0, "test", "")], folder, spec)
+    golden = golden_vectors.inputs([Sample("a", 0, "test", "")], folder, spec)
     ((name, data),) = golden.images.items()
     assert name == {"BMP": "golden/0.png", "JPEG": "golden/0.jpg", "PNG": "golden/0.png"}[kind]
     assert (data == (folder / "a").read_bytes()) == (kind != "BMP")
@@ -500,9 +499,9 @@ def test_large_image_files_are_not_shipped(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a", "PNG")
     spec = InputSpec(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0.875)
-    golden = _golden.inputs([Sample("a", 0, "test", "")], tmp_path, spec)
+    golden = golden_vectors.inputs([Sample("a", 0, "test", "")], tmp_path, spec)
     ((_, data),) = golden.images.items()
-    assert len(data) < 1 << 13 < _golden.LARGEST < (tmp_path / "a").stat().st_size
+    assert len(data) < 1 << 13 < golden_vectors.LARGEST < (tmp_path / "a").stat().st_size
     assert np.array_equal(golden.pixels[0], np.asarray(fit(decode(data).image, spec)))
     assert np.array_equal(golden.pixels[0], np.asarray(fit(Image.fromarray(pixels), spec)))
 
@@ -531,4 +530,4 @@ def _case(precision: str, dtype: str, outputs: list[list[float]], **row: Any) ->
 )
 def test_tolerance_is_in_the_unit_of_the_manifest(case: Any, step: float | None, expected: float) -> None:
     artifact, row, outputs = case
-    assert math.isclose(_golden.tolerance(artifact, [row], outputs, step, 1e-3), expected)
+    assert math.isclose(golden_vectors.tolerance(artifact, [row], outputs, step, 1e-3), expected)

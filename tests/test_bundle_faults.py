@@ -20,29 +20,31 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.runtime import _bundle, _manifest, _zip
-from edgekit.runtime._bundle import open_bundle
-from edgekit.runtime._errors import RuntimeFault
+from edgekit.runtime import archive as archive_module
+from edgekit.runtime import bundle as bundle_module
+from edgekit.runtime import manifest_file
+from edgekit.runtime.bundle import open_bundle
+from edgekit.runtime.errors import RuntimeFault
 from tests import bundles
 
 SEALED = bundles.sign(bundles.seal(*bundles.contents()))
-WHOLE = _zip.canonical(SEALED)
-ENTRIES = _zip.layout(len(WHOLE), lambda start, count: WHOLE[start : start + count])
+WHOLE = archive_module.canonical(SEALED)
+ENTRIES = archive_module.layout(len(WHOLE), lambda start, count: WHOLE[start : start + count])
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., _bundle.Bundle]:
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bundle_module.Bundle]:
     """`open_bundle` for the bytes of a file."""
     path = tmp_path_factory.mktemp("faults") / "a.edgekit"
 
-    def open_bytes(data: bytes, verify: str = "hash", **more: Any) -> _bundle.Bundle:
+    def open_bytes(data: bytes, verify: str = "hash", **more: Any) -> bundle_module.Bundle:
         path.write_bytes(data)
         return open_bundle(path, verify=verify, **more)
 
     return open_bytes
 
 
-def refusal(opened: Callable[..., _bundle.Bundle], data: bytes, **more: Any) -> str:
+def refusal(opened: Callable[..., bundle_module.Bundle], data: bytes, **more: Any) -> str:
     """What the runtime says to it: one line with the file's name."""
     with pytest.raises(RuntimeFault) as caught:
         opened(data, **more)
@@ -63,20 +65,20 @@ CONTENTS = {place for entry in ENTRIES for place in range(entry.offset, entry.of
 HEADERS = sorted(set(range(len(WHOLE))) - CONTENTS)
 
 
-def test_the_bundle_itself_is_sound(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_the_bundle_itself_is_sound(opened: Callable[..., bundle_module.Bundle]) -> None:
     bundle = opened(WHOLE, trusted_keys=[bundles.public()], require_signature=True)
     assert bundle.trusted
     assert len(HEADERS) == sum(30 + 46 + 2 * len(name) for name in SEALED) + 22
 
 
-def test_any_flipped_byte_of_a_header_is_refused(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_any_flipped_byte_of_a_header_is_refused(opened: Callable[..., bundle_module.Bundle]) -> None:
     """Every byte outside of the contents; without hashes, too, since there the structure alone is left."""
     for place in HEADERS:
         refusal(opened, flipped(place, 1 << place % 8))
         refusal(opened, flipped(place, 0xFF), verify="off")
 
 
-def test_any_flipped_byte_of_a_member_is_refused(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_any_flipped_byte_of_a_member_is_refused(opened: Callable[..., bundle_module.Bundle]) -> None:
     """First and last byte of every member, and some between."""
     generator = random.Random(0)
     for entry in ENTRIES:
@@ -85,12 +87,12 @@ def test_any_flipped_byte_of_a_member_is_refused(opened: Callable[..., _bundle.B
             assert entry.name in refusal(opened, flipped(place, 1 << generator.randrange(8)))
 
 
-def test_a_flipped_byte_of_a_large_bundle_is_refused(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_a_flipped_byte_of_a_large_bundle_is_refused(opened: Callable[..., bundle_module.Bundle]) -> None:
     """Large enough to be checked in threads."""
     written, members = bundles.contents()
     for name in ("models/waste-int8.onnx", "models/waste-fp32.onnx"):
         members[name] = random.Random(name).randbytes(3_000_000)
-    data = _zip.canonical(bundles.seal(written, members))
+    data = archive_module.canonical(bundles.seal(written, members))
     assert opened(data).read("models/waste-fp32.onnx") == members["models/waste-fp32.onnx"]
     for name in ("models/waste-int8.onnx", "models/waste-fp32.onnx", "labels.txt"):
         broken = bytearray(data)
@@ -120,11 +122,11 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, by_name
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
-def test_any_flip_anywhere_is_refused(opened: Callable[..., _bundle.Bundle], place: int, mask: int) -> None:
+def test_any_flip_anywhere_is_refused(opened: Callable[..., bundle_module.Bundle], place: int, mask: int) -> None:
     refusal(opened, flipped(place, mask))
 
 
-def test_a_file_cut_short_at_any_length_is_refused(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_a_file_cut_short_at_any_length_is_refused(opened: Callable[..., bundle_module.Bundle]) -> None:
     for length in {*range(0, len(WHOLE), 7), *range(len(WHOLE) - 200, len(WHOLE)), *range(100)}:
         refusal(opened, WHOLE[:length])
         refusal(opened, WHOLE[:length], verify="off")
@@ -132,7 +134,9 @@ def test_a_file_cut_short_at_any_length_is_refused(opened: Callable[..., _bundle
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(min_size=1, max_size=60), st.integers(0, len(WHOLE)))
-def test_bytes_put_in_anywhere_are_refused(opened: Callable[..., _bundle.Bundle], more: bytes, place: int) -> None:
+def test_bytes_put_in_anywhere_are_refused(
+    opened: Callable[..., bundle_module.Bundle], more: bytes, place: int
+) -> None:
     for at in (place, 0, len(WHOLE)):
         refusal(opened, WHOLE[:at] + more + WHOLE[at:])
     refusal(opened, WHOLE + more, verify="off")
@@ -140,7 +144,7 @@ def test_bytes_put_in_anywhere_are_refused(opened: Callable[..., _bundle.Bundle]
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=300), st.sampled_from(["", "PK\3\4", "end"]))
-def test_random_bytes_are_refused(opened: Callable[..., _bundle.Bundle], data: bytes, kind: str) -> None:
+def test_random_bytes_are_refused(opened: Callable[..., bundle_module.Bundle], data: bytes, kind: str) -> None:
     end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(data), 4, 0)
     for verify in ("hash", "off"):
         refusal(opened, data if not kind else b"PK\3\4" + data + (end if kind == "end" else b""), verify=verify)
@@ -148,7 +152,7 @@ def test_random_bytes_are_refused(opened: Callable[..., _bundle.Bundle], data: b
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(range(0, len(WHOLE), 64)), min_size=2, max_size=6, unique=True))
-def test_parts_in_another_order_are_refused(opened: Callable[..., _bundle.Bundle], cuts: list[int]) -> None:
+def test_parts_in_another_order_are_refused(opened: Callable[..., bundle_module.Bundle], cuts: list[int]) -> None:
     cuts = sorted({0, *cuts})
     parts = [WHOLE[a:b] for a, b in zip(cuts, [*cuts[1:], len(WHOLE)], strict=True)]
     for mixed in (parts[::-1], [*parts[1:], parts[0]], [*parts, parts[0]], parts[1:]):
@@ -187,13 +191,13 @@ def test_zipfile_can_write_the_same_bytes() -> None:
     assert zipped(ordered()) == WHOLE
 
 
-def test_a_compressed_member_is_refused(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_a_compressed_member_is_refused(opened: Callable[..., bundle_module.Bundle]) -> None:
     """So there are no zip bombs: a bundle is as large as its file."""
     bomb = {**ordered(), "labels.txt": bytes(10_000_000)}
     assert "is compressed" in refusal(opened, zipped(bomb, compression=zipfile.ZIP_DEFLATED))
 
 
-def test_links_are_refused(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_links_are_refused(opened: Callable[..., bundle_module.Bundle]) -> None:
     def link(info: zipfile.ZipInfo) -> None:
         if info.filename == "labels.txt":
             info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
@@ -213,7 +217,7 @@ CHANGES: dict[str, Callable[[zipfile.ZipInfo], None]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_other_headers_are_refused(opened: Callable[..., _bundle.Bundle], change: Callable[[Any], None]) -> None:
+def test_other_headers_are_refused(opened: Callable[..., bundle_module.Bundle], change: Callable[[Any], None]) -> None:
     data = zipped(ordered(), change)
     assert zipfile.ZipFile(io.BytesIO(data)).testzip() is None
     refusal(opened, data)
@@ -223,30 +227,30 @@ def test_other_headers_are_refused(opened: Callable[..., _bundle.Bundle], change
     "name",
     ["/etc/passwd", "../up", "a/../../up", "..", "C:\\x", "a\\..\\b", "a//b", "a/", "./a", "\x1b[31m", "n" * 300],
 )
-def test_names_that_lead_elsewhere_are_refused(opened: Callable[..., _bundle.Bundle], name: str) -> None:
+def test_names_that_lead_elsewhere_are_refused(opened: Callable[..., bundle_module.Bundle], name: str) -> None:
     assert "a member may not be called" in refusal(opened, zipped({**ordered(), name: b"x"}))
 
 
-def test_a_name_twice_is_refused(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_a_name_twice_is_refused(opened: Callable[..., bundle_module.Bundle]) -> None:
     members = {**ordered(), "labels.txu": b"others"}
-    data = zipped({name: members[name] for name in sorted(members, key=_zip._order)})
+    data = zipped({name: members[name] for name in sorted(members, key=archive_module._order)})
     assert "labels.txt comes twice" in refusal(opened, data.replace(b"labels.txu", b"labels.txt"))
 
 
-def test_another_order_is_refused(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_another_order_is_refused(opened: Callable[..., bundle_module.Bundle]) -> None:
     members = ordered()
     assert "out of order" in refusal(opened, zipped(dict(reversed(list(members.items())))))
     assert "out of order" in refusal(opened, zipped({"labels.txt": members.pop("labels.txt"), **members}))
 
 
-def test_a_zip_comment_is_refused(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_a_zip_comment_is_refused(opened: Callable[..., bundle_module.Bundle]) -> None:
     file = io.BytesIO(WHOLE)
     with zipfile.ZipFile(file, "a") as archive:
         archive.comment = b"hello"
     refusal(opened, file.getvalue())
 
 
-def test_zip64_is_refused(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_zip64_is_refused(opened: Callable[..., bundle_module.Bundle]) -> None:
     end = bytearray(WHOLE)
     struct.pack_into("<2H", end, len(WHOLE) - 14, 0xFFFF, 0xFFFF)
     assert "zip64" in refusal(opened, bytes(end))
@@ -256,7 +260,7 @@ def test_zip64_is_refused(opened: Callable[..., _bundle.Bundle]) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 10**6, 2**31, 2**32 - 1])
-def test_sizes_that_lie_are_refused(opened: Callable[..., _bundle.Bundle], size: int) -> None:
+def test_sizes_that_lie_are_refused(opened: Callable[..., bundle_module.Bundle], size: int) -> None:
     """The same lie in both headers of the first member."""
     data = bytearray(WHOLE)
     (directory,) = struct.unpack_from("<I", WHOLE, len(WHOLE) - 6)
@@ -266,7 +270,7 @@ def test_sizes_that_lie_are_refused(opened: Callable[..., _bundle.Bundle], size:
         refusal(opened, bytes(data), verify=verify)
 
 
-def test_a_crc_that_lies_is_refused(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_a_crc_that_lies_is_refused(opened: Callable[..., bundle_module.Bundle]) -> None:
     """In both headers, of a member whose SHA-256 is right: other tools would call the file broken."""
     first = ENTRIES[1]
     local = first.offset - 30 - len(first.name)
@@ -281,12 +285,12 @@ def test_a_crc_that_lies_is_refused(opened: Callable[..., _bundle.Bundle]) -> No
 # Files that are no bundle --------------------------------------------------------------------------
 
 
-def test_other_files(opened: Callable[..., _bundle.Bundle], tmp_path: Path) -> None:
+def test_other_files(opened: Callable[..., bundle_module.Bundle], tmp_path: Path) -> None:
     assert "0 bytes (1 to " in refusal(opened, b"")
     assert "no zip file" in refusal(opened, bundles.model(int8=True))
-    assert "manifest.json is missing" in refusal(opened, _zip.canonical({"labels.txt": b"a"}))
-    assert "its directory is not where it should be" in refusal(opened, b"PK\3\4" + _zip.canonical({}))
-    assert "no zip file" in refusal(opened, _zip.canonical({}))
+    assert "manifest.json is missing" in refusal(opened, archive_module.canonical({"labels.txt": b"a"}))
+    assert "its directory is not where it should be" in refusal(opened, b"PK\3\4" + archive_module.canonical({}))
+    assert "no zip file" in refusal(opened, archive_module.canonical({}))
     os.mkfifo(tmp_path / "fifo.edgekit")
     for path, why in (
         (tmp_path, "not a file"),
@@ -311,17 +315,19 @@ def test_two_gigabytes_are_refused_unread(tmp_path: Path) -> None:
         open_bundle(path)
 
 
-def test_out_of_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, opened: Callable[..., _bundle.Bundle]) -> None:
+def test_out_of_memory_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, opened: Callable[..., bundle_module.Bundle]
+) -> None:
     def nothing_left(*_: object) -> None:
         raise MemoryError
 
-    for module, name in ((_zip, "layout"), (_manifest, "read")):
+    for module, name in ((archive_module, "layout"), (manifest_file, "read")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, nothing_left)
             assert "out of memory" in refusal(opened, WHOLE)
 
 
-def test_verify_has_three_levels(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_verify_has_three_levels(opened: Callable[..., bundle_module.Bundle]) -> None:
     with pytest.raises(RuntimeFault, match=r'verify="none": not allowed \(choices: golden, hash, off\)'):
         opened(WHOLE, verify="none")
 
@@ -338,10 +344,10 @@ def changed(**more: bytes | None) -> bytes:
             del members[key]
         else:
             members[key] = data
-    return _zip.canonical(members)
+    return archive_module.canonical(members)
 
 
-def test_members_are_those_that_are_listed(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_members_are_those_that_are_listed(opened: Callable[..., bundle_module.Bundle]) -> None:
     for verify in ("hash", "off"):
         assert "extra.txt is not listed" in refusal(opened, changed(extra__txt=b"x"), verify=verify)
         assert "labels.txt is missing" in refusal(opened, changed(labels__txt=None), verify=verify)
@@ -350,7 +356,7 @@ def test_members_are_those_that_are_listed(opened: Callable[..., _bundle.Bundle]
     assert "golden/0.png was changed (SHA-256)" in refusal(opened, changed(golden_0__png=same_size))
     assert opened(changed(golden_0__png=same_size), verify="off").read("golden/0.png") == same_size
     written, members = bundles.contents()
-    unlisted = _zip.canonical({"manifest.json": json.dumps(written).encode(), **members})
+    unlisted = archive_module.canonical({"manifest.json": json.dumps(written).encode(), **members})
     assert '"members" is missing' in refusal(opened, unlisted)
 
 
@@ -364,10 +370,10 @@ def test_members_are_those_that_are_listed(opened: Callable[..., _bundle.Bundle]
         (b"a\nb\rc\nc\nd", "control character in line 2"),
     ],
 )
-def test_labels_that_do_not_fit(opened: Callable[..., _bundle.Bundle], text: bytes, why: str) -> None:
+def test_labels_that_do_not_fit(opened: Callable[..., bundle_module.Bundle], text: bytes, why: str) -> None:
     written, members = bundles.contents()
     members["labels.txt"] = text
-    assert why in refusal(opened, _zip.canonical(bundles.seal(written, members)))
+    assert why in refusal(opened, archive_module.canonical(bundles.seal(written, members)))
 
 
 def test_a_manifest_beside_its_own_name(tmp_path: Path) -> None:
@@ -385,7 +391,7 @@ def forged(change: Callable[[dict[str, Any]], Any]) -> bytes:
     content = json.loads(members["signature.json"])
     content = change(content) or content
     members["signature.json"] = json.dumps(content).encode()
-    return _zip.canonical(members)
+    return archive_module.canonical(members)
 
 
 def other(content: dict[str, Any]) -> None:
@@ -415,18 +421,18 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize(("change", "why"), FORGERIES.values(), ids=FORGERIES)
-def test_forged_signatures(opened: Callable[..., _bundle.Bundle], change: Callable[[Any], Any], why: str) -> None:
+def test_forged_signatures(opened: Callable[..., bundle_module.Bundle], change: Callable[[Any], Any], why: str) -> None:
     for keys in ((), [bundles.public()]):
         assert why in refusal(opened, forged(change), trusted_keys=keys)
 
 
-def test_a_signature_of_another_manifest(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_a_signature_of_another_manifest(opened: Callable[..., bundle_module.Bundle]) -> None:
     written, members = bundles.contents()
     written["name"] = "other"
     sealed = {**bundles.seal(written, members), "signature.json": SEALED["signature.json"]}
-    assert "its signature is not one of" in refusal(opened, _zip.canonical(sealed))
+    assert "its signature is not one of" in refusal(opened, archive_module.canonical(sealed))
 
 
-def test_a_signature_that_is_no_json(opened: Callable[..., _bundle.Bundle]) -> None:
+def test_a_signature_that_is_no_json(opened: Callable[..., bundle_module.Bundle]) -> None:
     sealed = {**SEALED, "signature.json": b"\xff{"}
-    assert "signature.json: not usable JSON" in refusal(opened, _zip.canonical(sealed))
+    assert "signature.json: not usable JSON" in refusal(opened, archive_module.canonical(sealed))

@@ -23,13 +23,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.runtime import _golden, _manifest, _schema, _signature, _zip
-from edgekit.runtime._bundle import open_bundle
-from edgekit.runtime._errors import RuntimeFault
+from edgekit.runtime import _golden, _schema, _signature, manifest_file
+from edgekit.runtime import archive as archive_module
+from edgekit.runtime.bundle import open_bundle
 from edgekit.runtime.engines import onnxruntime as engine
+from edgekit.runtime.errors import RuntimeFault
 from tests import bundles
 
-SCHEMA = _manifest.schema()
+SCHEMA = manifest_file.schema()
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}(/[A-Za-z0-9][A-Za-z0-9._-]{0,8}){0,3}", fullmatch=True)
 
@@ -40,23 +41,23 @@ names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}(/[A-Za-z0-9][A-Za-z0-9._-
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.one_of(names, st.sampled_from(["manifest.json", "signature.json"])), st.binary(max_size=200)))
 def test_any_zip_tool_reads_a_bundle(members: dict[str, bytes]) -> None:
-    data = _zip.canonical(members)
+    data = archive_module.canonical(members)
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         assert file.testzip() is None
         assert {info.filename: file.read(info) for info in file.infolist()} == members
         order = file.namelist()
     if members:
-        found = _zip.read(data)
+        found = archive_module.read(data)
         assert {name: bytes(view) for name, view in found.items()} == members
         assert list(found) == order
     for name, place in (("manifest.json", 0), ("signature.json", -1)):
         assert name not in members or order[place] == name
-    assert _zip.canonical(dict(reversed(list(members.items())))) == data
+    assert archive_module.canonical(dict(reversed(list(members.items())))) == data
 
 
 def test_members_are_views_of_the_one_copy() -> None:
-    data = bytearray(_zip.canonical({"manifest.json": b"{}", "a": b"abc"}))
-    view = _zip.read(memoryview(data))["a"]
+    data = bytearray(archive_module.canonical({"manifest.json": b"{}", "a": b"abc"}))
+    view = archive_module.read(memoryview(data))["a"]
     data[data.index(b"abc")] = ord("x")
     assert bytes(view) == b"xbc"
 
@@ -66,11 +67,11 @@ def test_members_are_views_of_the_one_copy() -> None:
 )
 def test_names_that_lead_elsewhere_are_not_written(name: str) -> None:
     with pytest.raises(RuntimeFault, match="no name for a member"):
-        _zip.canonical({"manifest.json": b"{}", name: b""})
+        archive_module.canonical({"manifest.json": b"{}", name: b""})
 
 
 def test_names_follow_the_schema() -> None:
-    assert SCHEMA["$defs"]["member"]["pattern"] == f"^{_zip.NAME.pattern}$"
+    assert SCHEMA["$defs"]["member"]["pattern"] == f"^{archive_module.NAME.pattern}$"
 
 
 # JSON and the schema -------------------------------------------------------------------------------
@@ -252,7 +253,7 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
 @pytest.mark.parametrize(("place", "value", "why"), FAULTS.values(), ids=FAULTS)
 def test_faults_of_a_manifest_name_their_place(place: str, value: Any, why: str) -> None:
     with pytest.raises(RuntimeFault) as caught:
-        _manifest.read(json.dumps(change(place, value)).encode(), "x.edgekit")
+        manifest_file.read(json.dumps(change(place, value)).encode(), "x.edgekit")
     assert str(caught.value).startswith("x.edgekit: ")
     assert why in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -261,13 +262,13 @@ def test_faults_of_a_manifest_name_their_place(place: str, value: Any, why: str)
 @pytest.mark.parametrize("text", [b"[]", b"null", b'"x"', b"{}"])
 def test_other_json_is_no_manifest(text: bytes) -> None:
     with pytest.raises(RuntimeFault, match="no manifest of a bundle"):
-        _manifest.read(text, "x.json")
+        manifest_file.read(text, "x.json")
 
 
 def test_a_newer_major_version_is_refused_before_anything_else() -> None:
     newer = {"format": "edgekit-bundle", "version": "2.0", "all": "different", "provenance": {"edgekit": "3.1"}}
     with pytest.raises(RuntimeFault) as caught:
-        _manifest.read(json.dumps(newer).encode(), "x.edgekit")
+        manifest_file.read(json.dumps(newer).encode(), "x.edgekit")
     assert str(caught.value) == (
         "x.edgekit: version 2.0, written by edgekit 3.1; this runtime reads 1.x: update edgekit here"
     )
@@ -275,10 +276,10 @@ def test_a_newer_major_version_is_refused_before_anything_else() -> None:
 
 def test_a_newer_minor_version_may_hold_unknown_keys() -> None:
     newer = {**change("preprocessing.gamma", 2.2), "version": "1.1", "more": []}
-    assert _manifest.read(json.dumps(newer).encode(), "x") == newer
+    assert manifest_file.read(json.dumps(newer).encode(), "x") == newer
     newer["preprocessing"]["height"] = "8"
     with pytest.raises(RuntimeFault, match="it must be of type integer"):
-        _manifest.read(json.dumps(newer).encode(), "x")
+        manifest_file.read(json.dumps(newer).encode(), "x")
 
 
 # Opening -------------------------------------------------------------------------------------------
@@ -356,14 +357,14 @@ def test_no_link_leads_out_of_the_folder(tmp_path: Path) -> None:
 
 def test_the_runtime_of_another_folder_finds_its_schema(tmp_path: Path) -> None:
     """As inside of the zipapp."""
-    root = Path(_zip.__file__).parents[2]
+    root = Path(archive_module.__file__).parents[2]
     archive = tmp_path / "runtime.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("edgekit/__init__.py", "")
         for path in sorted((root / "edgekit/runtime").rglob("*")):
             if path.suffix in (".py", ".json"):
                 file.write(path, path.relative_to(root))
-    code = "import edgekit.runtime._manifest as m; assert '.zip' in m.__file__; assert m.schema()['title']"
+    code = "import edgekit.runtime.manifest_file as m; assert '.zip' in m.__file__; assert m.schema()['title']"
     environment = {**os.environ, "PYTHONPATH": str(archive)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
 

@@ -11,19 +11,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekit import _json
+from edgekit.config.recipe import QuantizeSection
+from edgekit.disk import json_file
 from edgekit.errors import InputError, Shortfall
-from edgekit.quantize import _gains, _graph, _integer, _ptq
-from edgekit.quantize._images import Images, digest
-from edgekit.recipe import QuantizeSection
-from edgekit.stages import quantize as stage
+from edgekit.graph import exported_program, integer_arithmetic
+from edgekit.pipeline.stages import quantize as stage
+from edgekit.quantize import gains, ptq
+from edgekit.quantize.calibration_images import Images, digest
 from edgekit.types import Artifact, Index, InputSpec, Quantization, Sample
 from tests import nets
 from tests.conftest import TinyRun
 
 
-def observe(module: nn.Module, images: Any, **choice: Any) -> _ptq.Observed:
-    return _ptq.observe(module, nets.SIZE, images, nets.LEVELS, QuantizeSection(**choice))
+def observe(module: nn.Module, images: Any, **choice: Any) -> ptq.Observed:
+    return ptq.observe(module, nets.SIZE, images, nets.LEVELS, QuantizeSection(**choice))
 
 
 # --- bad input
@@ -77,14 +78,14 @@ def test_quantize_survives_a_dead_layer_and_names_it() -> None:
         bias = module.get_parameter("1.bn.bias")
         bias.fill_(-1000.0)  # relu lets nothing through
     section = QuantizeSection(rounding="adaptive")
-    result = _ptq.quantize(module, nets.SIZE, nets.images(4), nets.LEVELS, section)
+    result = ptq.quantize(module, nets.SIZE, nets.images(4), nets.LEVELS, section)
     dead = [note.partition(":")[0] for note in result.notes if note.endswith("zero on every calibration image")]
     assert dead == ["1.conv", "2.0"]
     graph = result.program.module()
-    assert all(0 < tensor.scale < 1e3 for tensor in _graph.plan(graph))
+    assert all(0 < tensor.scale < 1e3 for tensor in exported_program.plan(graph))
     images = nets.images(4, seed=8)
     exact = nets.run(module, images)
-    torch.testing.assert_close(nets.run(_integer.integer_graph(graph), images), exact, atol=0.01, rtol=0.01)
+    torch.testing.assert_close(nets.run(integer_arithmetic.integer_graph(graph), images), exact, atol=0.01, rtol=0.01)
 
 
 def test_quantize_survives_dead_channels() -> None:
@@ -96,8 +97,8 @@ def test_quantize_survives_dead_channels() -> None:
     exact = nets.run(module, images)
     for choice in ({}, {"rounding": "adaptive"}, {"equalize": True}):
         section = QuantizeSection(**choice)
-        program = _ptq.quantize(module, nets.SIZE, nets.images(8), nets.LEVELS, section).program
-        got = nets.run(_integer.integer_graph(program.module()), images)
+        program = ptq.quantize(module, nets.SIZE, nets.images(8), nets.LEVELS, section).program
+        got = nets.run(integer_arithmetic.integer_graph(program.module()), images)
         assert float((got - exact).abs().max()) < 0.1 * float(exact.abs().max())
 
 
@@ -122,7 +123,7 @@ def test_trace_names_the_line_that_torch_export_cannot_take(tmp_path: Path) -> N
     code: dict[str, Any] = {"__name__": "my_net"}
     exec(compile(SOURCE, str(file), "exec"), code)
     with pytest.raises(InputError, match=r"torch\.export cannot take this network") as raised:
-        _graph.trace(code["build"](10).eval(), nets.SIZE)
+        exported_program.trace(code["build"](10).eval(), nets.SIZE)
     assert f'{file}, line 7 ("if x.sum() > 0:")' in str(raised.value)
     assert "data-dependent" in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -173,11 +174,11 @@ def test_images_can_be_read_again_and_count_the_first_pass(tiny: TinyRun) -> Non
 
 
 def test_a_run_records_the_images_that_calibrated_its_files(tiny: TinyRun) -> None:
-    quantization = _json.load(tiny.path / "5-quantize" / "quantization.json", Quantization)
+    quantization = json_file.load(tiny.path / "5-quantize" / "quantization.json", Quantization)
     samples = [Sample(**record) for record in json.loads((tiny.path / "5-quantize" / "calibration.json").read_text())]
     assert quantization.images == len(samples) == 16
     assert quantization.calibration_sha256 == digest(samples)
-    artifacts = _json.load(tiny.path / "6-export" / "artifacts.json", list[Artifact])
+    artifacts = json_file.load(tiny.path / "6-export" / "artifacts.json", list[Artifact])
     hashes = {artifact.id: artifact.calibration_sha256 for artifact in artifacts}
     assert hashes["onnx-int8"] == hashes["tflite-int8"] == quantization.calibration_sha256
     assert hashes["onnx-fp32"] is hashes["tflite-fp32"] is None
@@ -192,14 +193,14 @@ def test_gains_leave_out_one_choice_at_a_time() -> None:
     module = nets.settled(nn.Sequential(nets.conv(3, 8, 3, nn.ReLU6, stride=2), nets.head(8)))
     asked: list[QuantizeSection] = []
 
-    def make(section: QuantizeSection) -> _ptq.Result:
+    def make(section: QuantizeSection) -> ptq.Result:
         asked.append(section)
-        return _ptq.quantize(module, nets.SIZE, nets.images(4, seed=1), nets.LEVELS, section)
+        return ptq.quantize(module, nets.SIZE, nets.images(4, seed=1), nets.LEVELS, section)
 
     section = QuantizeSection(range="mse", rounding="adaptive", sensitivity=False)
     result = make(section)
     held_out = nets.images(6, seed=9)
-    found = _gains.gains(module, section, result, make, held_out)
+    found = gains.gains(module, section, result, make, held_out)
     assert [gain.choice for gain in found] == ["range", "rounding", "bias_correction"]
     assert [(one.range, one.rounding, one.bias_correction) for one in asked[1:]] == [
         ("minmax", "adaptive", True),
@@ -207,7 +208,10 @@ def test_gains_leave_out_one_choice_at_a_time() -> None:
         ("mse", "adaptive", False),
     ]
     assert len({gain.sqnr_db[1] for gain in found}) == 1  # with all of them
-    exact, got = nets.run(module, held_out), nets.run(_integer.integer_graph(result.program.module()), held_out)
+    exact, got = (
+        nets.run(module, held_out),
+        nets.run(integer_arithmetic.integer_graph(result.program.module()), held_out),
+    )
     sqnr = 10 * torch.log10(exact.square().sum() / (got - exact).square().sum())
     assert found[0].sqnr_db[1] == pytest.approx(float(sqnr), rel=1e-3)
     assert found[0].agreement[1] == float((exact.argmax(1) == got.argmax(1)).float().mean())
@@ -216,11 +220,11 @@ def test_gains_leave_out_one_choice_at_a_time() -> None:
 def test_gains_are_none_without_images_or_choices() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3)).eval()
     section = QuantizeSection(bias_correction=False)
-    result = _ptq.quantize(module, nets.SIZE, nets.images(1), nets.LEVELS, section)
+    result = ptq.quantize(module, nets.SIZE, nets.images(1), nets.LEVELS, section)
 
-    def never(section: QuantizeSection) -> _ptq.Result:
+    def never(section: QuantizeSection) -> ptq.Result:
         raise AssertionError
 
-    assert _gains.gains(module, section, result, never, nets.images(2)) == ()
+    assert gains.gains(module, section, result, never, nets.images(2)) == ()
     none: list[Tensor] = []
-    assert _gains.gains(module, QuantizeSection(), result, never, none) == ()
+    assert gains.gains(module, QuantizeSection(), result, never, none) == ()

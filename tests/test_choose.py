@@ -18,17 +18,21 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit import _json, choices, device, pipeline, recipe
+from edgekit import choices
+from edgekit.config import recipe
+from edgekit.config.recipe import QuantizeSection, Recipe
 from edgekit.console import Console
-from edgekit.device import Device
-from edgekit.export import onnx as exporter
-from edgekit.export import tflite
-from edgekit.lower import _choose, _trial
-from edgekit.quantize import _ptq
-from edgekit.recipe import QuantizeSection, Recipe
-from edgekit.stage import RunDirectory
-from edgekit.stages import lower
-from edgekit.stages._run import Job, Run
+from edgekit.device import file as device_file
+from edgekit.device.file import Device
+from edgekit.disk import json_file
+from edgekit.disk.run_directory import RunDirectory
+from edgekit.export.formats import onnx as exporter
+from edgekit.export.formats import tflite
+from edgekit.pipeline import run as pipeline
+from edgekit.pipeline.stages import lower
+from edgekit.pipeline.state import Job, Run
+from edgekit.quantize import ptq
+from edgekit.search import rewrites, trial_files
 from edgekit.types import Artifact, Rewrite
 from tests import nets
 from tests.conftest import TinyRun
@@ -37,17 +41,17 @@ aten = torch.ops.aten
 QUIET = Console(quiet=True)
 HOST = {"host": Device(name="host")}
 LITERT = {"pi": Device.model_validate({"name": "pi", "run": {"engines": ["litert"]}})}
-CUT = pytest.approx(1 / (1 + _choose.NOISE))
+CUT = pytest.approx(1 / (1 + rewrites.NOISE))
 
 
 def test_every_rewrite_is_offered_where_its_scope_says() -> None:
     offered = {
-        "graph": {*(rewrite.NAME for rewrite in _ptq.FLOAT_REWRITES), "saturation"},
+        "graph": {*(rewrite.NAME for rewrite in ptq.FLOAT_REWRITES), "saturation"},
         "onnx": {rewrite.NAME for rewrite in exporter.REWRITES},
         "tflite": {rewrite.NAME for rewrite in tflite.REWRITES},
     }
-    assert {scope: set(_choose.names(scope)) for scope in offered} == offered
-    assert sum(len(names) for names in offered.values()) == len(choices.names("edgekit.lower"))
+    assert {scope: set(rewrites.names(scope)) for scope in offered} == offered
+    assert sum(len(names) for names in offered.values()) == len(choices.names("edgekit.lower.rewrites"))
 
 
 # --- the decision, on made-up times
@@ -68,7 +72,7 @@ def test_every_rewrite_is_offered_where_its_scope_says() -> None:
     ],
 )
 def test_a_rewrite_goes_where_it_loses_more_than_chance(effects: Any, applied: bool, words: str) -> None:
-    row = _choose.decide("silu", "graph", effects, "measured: x")
+    row = rewrites.decide("silu", "graph", effects, "measured: x")
     assert (row.name, row.scope, row.applied, row.device) == ("silu", "graph", applied, "host")
     assert row.ms == effects["host"]
     assert words in row.reason
@@ -83,12 +87,12 @@ def test_the_engines_of_a_device_count_alike(pairs: list[tuple[float, float]]) -
     """The product of the ratios decides."""
     gain = math.prod(before / after for before, after in pairs) ** (1 / len(pairs))
     effect = {f"engine {number}": pair for number, pair in enumerate(pairs)}
-    assert gain == CUT or _choose.decide("x", "graph", {"host": effect}).applied == (gain > 1 / (1 + _choose.NOISE))
+    assert gain == CUT or rewrites.decide("x", "graph", {"host": effect}).applied == (gain > 1 / (1 + rewrites.NOISE))
 
 
 def test_the_first_device_decides_and_the_others_are_recorded() -> None:
     effects = {"pi": {"litert": (1.0, 2.0)}, "host": {"litert": (3.0, 1.0), "onnxruntime": (3.0, 1.0)}}
-    row = _choose.decide("hard_swish", "graph", effects)
+    row = rewrites.decide("hard_swish", "graph", effects)
     assert not row.applied
     assert row.device == "pi"
     assert "one file serves all devices and the first decides (3.00x on host)" in row.reason
@@ -111,7 +115,7 @@ def chain(path: Path, layers: int) -> Path:
 
 def test_files_are_timed_in_every_engine_that_runs_them(tmp_path: Path) -> None:
     files = {"long": chain(tmp_path / "a.onnx", 60), "short": chain(tmp_path / "b.onnx", 2)}
-    trials = _trial.time_files(files, {**LITERT, **HOST}, QUIET, seconds=0.1).rows
+    trials = trial_files.time_files(files, {**LITERT, **HOST}, QUIET, seconds=0.1).rows
     assert [(trial.file, trial.device, trial.engine) for trial in trials] == [
         ("long", "host", "onnxruntime"),
         ("short", "host", "onnxruntime"),
@@ -122,7 +126,7 @@ def test_files_are_timed_in_every_engine_that_runs_them(tmp_path: Path) -> None:
 
 
 def test_files_that_no_device_runs_are_not_timed(tmp_path: Path) -> None:
-    assert _trial.time_files({"only": chain(tmp_path / "a.onnx", 2)}, LITERT, QUIET) == _trial.Trials(())
+    assert trial_files.time_files({"only": chain(tmp_path / "a.onnx", 2)}, LITERT, QUIET) == trial_files.Trials(())
 
 
 # --- rewrites of a file
@@ -170,7 +174,7 @@ def test_a_rewrite_of_a_file_that_makes_it_slower_is_left_out(
     converted: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporter, "REWRITES", (*exporter.REWRITES, SimpleNamespace(NAME="slow", apply=_slow)))
-    rows = {row.name: row for row in _choose.choose_file(exporter, converted, "onnx-int8", HOST, tmp_path, QUIET)}
+    rows = {row.name: row for row in rewrites.choose_file(exporter, converted, "onnx-int8", HOST, tmp_path, QUIET)}
     assert {"global_average_pool", "slow", "uint8_activations"} <= set(rows)
     assert all((row.scope, row.artifact) == ("onnx", "onnx-int8") for row in rows.values())
     assert rows["global_average_pool"].applied
@@ -186,7 +190,7 @@ def test_a_rewrite_of_a_file_that_makes_it_slower_is_left_out(
 
 
 def test_a_rewrite_is_applied_unmeasured_where_no_device_runs_the_format(converted: bytes, tmp_path: Path) -> None:
-    rows = _choose.choose_file(exporter, converted, "onnx-int8", LITERT, tmp_path, QUIET)
+    rows = rewrites.choose_file(exporter, converted, "onnx-int8", LITERT, tmp_path, QUIET)
     assert {row.name for row in rows} == set(exporter.lowered(converted)[1])
     assert {(row.applied, row.reason) for row in rows} == {(True, "not measured: no device runs onnx files")}
 
@@ -197,7 +201,7 @@ def test_a_rewrite_is_applied_unmeasured_where_no_device_runs_the_format(convert
 def chosen(net: nn.Module, formats: list[str], folder: Path) -> list[Rewrite]:
     images = list(nets.images(2))
     section = QuantizeSection()
-    return _choose.choose_graph(net, nets.SIZE, images, nets.LEVELS, section, formats, HOST, folder, QUIET)
+    return rewrites.choose_graph(net, nets.SIZE, images, nets.LEVELS, section, formats, HOST, folder, QUIET)
 
 
 def _slow_graph(graph: GraphModule) -> int:
@@ -215,10 +219,10 @@ def _slow_graph(graph: GraphModule) -> int:
 
 def test_rewrites_of_the_graph_are_needed_or_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = SimpleNamespace(NAME="slow", SCOPE="graph", apply=_slow_graph)
-    names, module = _choose.names, _choose._module
-    monkeypatch.setattr(_choose, "names", lambda scope: [*names(scope), "slow"])
-    monkeypatch.setattr(_choose, "_module", lambda name: slow if name == "slow" else module(name))
-    monkeypatch.setattr(_ptq, "FLOAT_REWRITES", (*_ptq.FLOAT_REWRITES, slow))
+    names, module = rewrites.names, rewrites._module
+    monkeypatch.setattr(rewrites, "names", lambda scope: [*names(scope), "slow"])
+    monkeypatch.setattr(rewrites, "_module", lambda name: slow if name == "slow" else module(name))
+    monkeypatch.setattr(ptq, "FLOAT_REWRITES", (*ptq.FLOAT_REWRITES, slow))
     net = nets.Net(
         lambda net, x: net.head(torch.nn.functional.hardswish(net.stem(x))),
         stem=nets.conv(3, 16),
@@ -234,7 +238,7 @@ def test_rewrites_of_the_graph_are_needed_or_timed(tmp_path: Path, monkeypatch: 
     assert with_ > 1.3 * without
     assert not found["slow"].applied
     without, with_ = found["saturation"].ms["onnxruntime"]
-    assert found["saturation"].applied == (without / with_ > 1 / (1 + _choose.NOISE))
+    assert found["saturation"].applied == (without / with_ > 1 / (1 + rewrites.NOISE))
 
 
 def test_a_clamp_that_a_convolution_applies_for_free_is_not_timed(tmp_path: Path) -> None:
@@ -295,19 +299,19 @@ def test_what_was_found_wanting_may_not_change_the_graph(
         Rewrite("silu", "graph", False, "not found in this network"),
     ]
     run = a_run(tmp_path, HOST)
-    run.done["lower"] = run.directory.stage("lower", {}, lambda work: _json.save(work / "rewrites.json", rows))
+    run.done["lower"] = run.directory.stage("lower", {}, lambda work: json_file.save(work / "rewrites.json", rows))
     assert lower.allowed(run) == allowed
 
 
 def test_a_run_with_a_device_records_what_it_chose_once(copied: Path, tiny: TinyRun) -> None:
     loaded, base = recipe.resume(copied / "recipe.json", ["lower.measure=true", 'export.formats=["onnx"]'])
-    job = pipeline.Job(loaded, base, copied, {"quick": device.load(tiny.device)})
+    job = pipeline.Job(loaded, base, copied, {"quick": device_file.load(tiny.device)})
     states = {row.name: row.cached for row in pipeline.run(job, QUIET, last="export").stages if not row.skipped}
     assert states == {"data": True, "train": True, "lower": False, "quantize": True, "export": False}
-    graph = _json.load(copied / "4-lower" / "rewrites.json", list[Rewrite])
-    assert [row.name for row in graph] == _choose.names("graph")
-    files = _json.load(copied / "6-export" / "rewrites.json", list[Rewrite])
-    for artifact in _json.load(copied / "6-export" / "artifacts.json", list[Artifact]):
+    graph = json_file.load(copied / "4-lower" / "rewrites.json", list[Rewrite])
+    assert [row.name for row in graph] == rewrites.names("graph")
+    files = json_file.load(copied / "6-export" / "rewrites.json", list[Rewrite])
+    for artifact in json_file.load(copied / "6-export" / "artifacts.json", list[Artifact]):
         about = [row for row in files if row.artifact == artifact.id]
         assert set(artifact.lowered) == {row.name for row in about if row.applied}
         assert all(row.device == "quick" or row.reason.startswith("needed") for row in about)

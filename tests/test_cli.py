@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from edgekit import __version__, shipped
-from edgekit.stage import ORDER
+from edgekit import __version__
+from edgekit.config import shipped
+from edgekit.disk.run_directory import ORDER
 from tests.conftest import TinyRun
 from tests.support import BUNDLE, FOLDERS, STAGES, TINY, command, complaint, edgekit, environment
 
@@ -238,7 +239,7 @@ def test_run_shows_a_traceback_with_debug(tmp_path: Path) -> None:
 
 def test_run_is_refused_while_another_works_there(copied: Path) -> None:
     code = (
-        "import sys, pathlib; from edgekit.stage import RunDirectory\n"
+        "import sys, pathlib; from edgekit.disk.run_directory import RunDirectory\n"
         "with RunDirectory(pathlib.Path(sys.argv[1])).locked(): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgekit.cli.main import cli
+from edgekit.disk.run_directory import RunDirectory
 from edgekit.errors import InputError
 from edgekit.measurements import Timing
-from edgekit.profile import _stats
-from edgekit.report import _compare, _compared, _read
-from edgekit.report import json as json_format
-from edgekit.report._report import Report
-from edgekit.stage import RunDirectory
+from edgekit.report import comparison, comparison_text, reader
+from edgekit.report.contents import Report
+from edgekit.report.formats import json as json_format
+from edgekit.verdict import stats
 from tests.report_sample import report
 
 
@@ -29,7 +29,7 @@ def timed(t: Timing, factor: float = 1.0, seed: int = 0, noise: float = 0.01) ->
     """The row with 5 rounds of 40 samples around `factor` times its p50."""
     generator = np.random.default_rng(seed)
     flat = tuple(map(float, factor * t.p50_ms * np.exp(generator.normal(0, noise, 200))))
-    figures: dict[str, Any] = {**_stats.summary(flat), **_stats.intervals(flat, (40,) * 5)}
+    figures: dict[str, Any] = {**stats.summary(flat), **stats.intervals(flat, (40,) * 5)}
     return replace(t, samples=flat, **figures)
 
 
@@ -51,14 +51,14 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def between(save: Callable[..., Path]) -> Callable[[Report, Report], _compare.Comparison]:
-    def compare(old: Report, new: Report) -> _compare.Comparison:
-        return _compare.compare(_read.results(save(old, "old.json")), _read.results(save(new, "new.json")))
+def between(save: Callable[..., Path]) -> Callable[[Report, Report], comparison.Comparison]:
+    def compare(old: Report, new: Report) -> comparison.Comparison:
+        return comparison.compare(reader.results(save(old, "old.json")), reader.results(save(new, "new.json")))
 
     return compare
 
 
-Between = Callable[[Report, Report], _compare.Comparison]
+Between = Callable[[Report, Report], comparison.Comparison]
 
 
 def invoke(*words: object) -> Result:
@@ -134,7 +134,7 @@ def test_another_machine_or_governor_is_named_and_does_not_count(between: Betwee
     found = between(made(), replace(new, machines={**new.machines, "host": replace(new.machines["host"], **what)}))
     assert not found.regressions()
     assert all(row.differs == () or not row.counts for row in found.rows)
-    text = _compared.plain(found, 0.05)
+    text = comparison_text.plain(found, 0.05)
     assert f"{next(iter(what))} " in text
     assert "8 under other conditions do not count" in text
 
@@ -183,13 +183,13 @@ def test_counted_instructions_are_compared_exactly(between: Between) -> None:
     ]
     found = between(*pair)
     assert len(found.regressions(0.05)) == 10
-    assert "instructions 1,000,000 → 1,060,000 +6.0 %" in _compared.plain(found, 0.05)
+    assert "instructions 1,000,000 → 1,060,000 +6.0 %" in comparison_text.plain(found, 0.05)
     assert not between(pair[0], pair[0]).regressions()
 
 
 def test_the_interval_of_two_shares_is_newcombes() -> None:
     """Newcombe 1998, table II, method 10: 56/70 against 48/80 gives 0.0524 to 0.3339."""
-    assert _compare._difference((48 / 80, 80), (56 / 70, 70)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert comparison._difference((48 / 80, 80), (56 / 70, 70)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
 # reading
@@ -205,9 +205,9 @@ def test_a_file_without_the_later_keys_is_read(save: Callable[..., Path]) -> Non
             del row[key]
     del found["operators"]
     path.write_text(json.dumps(found))
-    old = _read.results(path)
+    old = reader.results(path)
     assert old.latency[0].energy == "not measured"
-    assert len(_compare.compare(old, old).rows) == 10
+    assert len(comparison.compare(old, old).rows) == 10
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_what_is_not_a_report_is_refused_in_one_line(tmp_path: Path, text: str, 
     path = tmp_path / "report.json"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
-        _read.results(path)
+        reader.results(path)
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -240,7 +240,7 @@ def test_a_wrong_value_is_named(save: Callable[..., Path]) -> None:
     found["latency"][3]["kind"] = "guessed"
     path.write_text(json.dumps(found))
     with pytest.raises(InputError, match=r"latency\.3\.kind"):
-        _read.results(path)
+        reader.results(path)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_impossible_times_are_refused(save: Callable[..., Path], key: str, value
     found["latency"][2][key] = value
     path.write_text(json.dumps(found))
     with pytest.raises(InputError, match=rf"latency\.2\.{words}"):
-        _read.results(path)
+        reader.results(path)
 
 
 TEXT = json_format.render(replace(report(), latency=report().latency[:2], operators=()))
@@ -279,8 +279,8 @@ def test_a_damaged_report_is_read_or_refused_in_one_line(tmp_path: Path, data: s
     path.write_text(text, encoding="utf-8")
     refused = ""
     try:
-        found = _read.results(path)
-        _compared.markdown(_compare.compare(found, found), 0.05)
+        found = reader.results(path)
+        comparison_text.markdown(comparison.compare(found, found), 0.05)
     except InputError as error:
         refused = str(error)
     assert "\n" not in refused
@@ -288,14 +288,14 @@ def test_a_damaged_report_is_read_or_refused_in_one_line(tmp_path: Path, data: s
 
 def test_a_run_directory_stands_for_its_report(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
-        _read.find(tmp_path / "nothing")
+        reader.find(tmp_path / "nothing")
     with pytest.raises(InputError, match="not a run directory"):
-        _read.find(tmp_path)
+        reader.find(tmp_path)
     folder = RunDirectory(tmp_path).folder("report")
     folder.mkdir()
     (folder / "report.json").write_text("{}")
-    assert _read.find(tmp_path) == folder / "report.json"
-    assert _read.find(folder) == folder / "report.json"
+    assert reader.find(tmp_path) == folder / "report.json"
+    assert reader.find(folder) == folder / "report.json"
 
 
 # the command
@@ -355,6 +355,6 @@ def test_markdown_escapes_what_comes_from_outside(between: Between) -> None:
     evil = "<script>|`x`"
     old = made(name=evil)
     rows = tuple(replace(t, device=evil) for t in old.latency)
-    text = _compared.markdown(between(replace(old, latency=rows), replace(old, latency=rows)), None)
+    text = comparison_text.markdown(between(replace(old, latency=rows), replace(old, latency=rows)), None)
     assert "<script" not in text.replace("\\<script", "")
     assert "\\|\\`x" in text

@@ -11,9 +11,10 @@ from torch.fx import Interpreter, Node
 from torch.nn import functional
 from torchao.quantization.pt2e.utils import _fuse_conv_bn_
 
-from edgekit.ops import CLAMPS, QUANTIZE, WEIGHTED
-from edgekit.quantize import _equalize, _graph, _integer, _ptq, _rounding
-from edgekit.recipe import QuantizeSection
+from edgekit.config.recipe import QuantizeSection
+from edgekit.graph import exported_program, integer_arithmetic
+from edgekit.graph.ops import CLAMPS, QUANTIZE, WEIGHTED
+from edgekit.quantize import _equalize, _rounding, ptq
 from tests import nets
 
 aten = torch.ops.aten
@@ -51,7 +52,7 @@ def coarse(groups: int = 3) -> nn.Conv2d:
 def test_batch_norm_is_folded_without_changing_the_float_function() -> None:
     module = nets.settled(nn.Sequential(nets.conv(3, 8, 3, nn.ReLU6), nets.conv(8, 8, 3, nn.ReLU, groups=8)))
     images = nets.images(8, seed=3)
-    observed = _ptq.observe(module, nets.SIZE, images, nets.LEVELS, QuantizeSection())
+    observed = ptq.observe(module, nets.SIZE, images, nets.LEVELS, QuantizeSection())
     assert not any(node.target is aten.batch_norm.default for node in observed.prepared.graph.nodes)
     torch.testing.assert_close(nets.run(observed.prepared, images), nets.run(module, images), rtol=1e-5, atol=1e-5)
 
@@ -64,8 +65,8 @@ def mean_error(correct: bool) -> Tensor:
     module = nn.Sequential(coarse()).eval()
     images = nets.images(32, seed=3).abs()  # a mean far from zero; still pixels
     section = QuantizeSection(bias_correction=correct)
-    graph = _ptq.quantize(module, nets.SIZE, images, nets.LEVELS, section).program.module()
-    got = nets.run(_integer.integer_graph(graph), images)
+    graph = ptq.quantize(module, nets.SIZE, images, nets.LEVELS, section).program.module()
+    got = nets.run(integer_arithmetic.integer_graph(graph), images)
     scale, zero_point = next((n.args[1], n.args[2]) for n in graph.graph.nodes if n.target is QUANTIZE)
     rounded = torch.fake_quantize_per_tensor_affine(images, scale, zero_point, -128, 127)  # not the weights' doing
     return (got - nets.run(module, rounded)).mean((0, 2, 3))
@@ -86,7 +87,7 @@ def test_correct_biases_adds_the_lost_weight_times_the_mean_input(groups: int) -
     biases = {}
     for correct in (False, True):
         section = QuantizeSection(bias_correction=correct)
-        program = _ptq.quantize(module, nets.SIZE, images, nets.LEVELS, section).program
+        program = ptq.quantize(module, nets.SIZE, images, nets.LEVELS, section).program
         stored = {name: value.detach().double() for name, value in program.module().named_parameters()}
         biases[correct] = stored["2.bias"]
     with torch.no_grad():
@@ -178,8 +179,8 @@ def test_adapt_is_never_worse_than_nearest_and_near_the_best_of_all_roundings() 
 def noise(module: nn.Module, images: Tensor, held_out: Tensor, **choice: Any) -> float:
     """Squared error of the integer graph on other images than it was made with."""
     section = QuantizeSection(**choice)
-    program = _ptq.quantize(module, nets.SIZE, images, nets.LEVELS, section).program
-    got = nets.run(_integer.integer_graph(program.module()), held_out)
+    program = ptq.quantize(module, nets.SIZE, images, nets.LEVELS, section).program
+    got = nets.run(integer_arithmetic.integer_graph(program.module()), held_out)
     return float((got - nets.run(module, held_out)).square().mean())
 
 
@@ -190,7 +191,7 @@ def test_adaptive_rounding_lowers_the_error_of_a_layer_on_images_that_it_has_not
     errors = {}
     for way in ("nearest", "adaptive"):
         section = QuantizeSection(rounding=way)
-        program = _ptq.quantize(module, nets.SIZE, nets.images(24, seed=3), nets.LEVELS, section).program
+        program = ptq.quantize(module, nets.SIZE, nets.images(24, seed=3), nets.LEVELS, section).program
         got = torch.cat([Outputs(program.module()).of(image)[0] for image in held_out])
         errors[way] = float((got - exact).square().mean())
     assert errors["adaptive"] < errors["nearest"] * 0.7
@@ -200,18 +201,18 @@ def test_adaptive_rounding_keeps_weights_on_their_grid_and_gives_the_same_twice(
     module = nets.settled(nn.Sequential(nets.conv(3, 8, 3, nn.ReLU6), nets.conv(8, 8, 3, groups=8), nets.head(8)))
     section = QuantizeSection(rounding="adaptive")
     first, second = (
-        _ptq.quantize(module, nets.SIZE, nets.images(4), nets.LEVELS, section).program.module() for _ in range(2)
+        ptq.quantize(module, nets.SIZE, nets.images(4), nets.LEVELS, section).program.module() for _ in range(2)
     )
     images = nets.images(3, seed=9)
     assert torch.equal(nets.run(first, images), nets.run(second, images))
-    assert torch.equal(nets.run(_graph.fold_constants(first), images), nets.run(first, images))
+    assert torch.equal(nets.run(exported_program.fold_constants(first), images), nets.run(first, images))
 
 
 def test_adaptive_rounding_says_which_layers_are_too_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_rounding, "WIDEST", 10)
     module = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
     section = QuantizeSection(rounding="adaptive")
-    (note,) = _ptq.quantize(module, nets.SIZE, nets.images(2), nets.LEVELS, section).notes
+    (note,) = ptq.quantize(module, nets.SIZE, nets.images(2), nets.LEVELS, section).notes
     assert note == "rounding: 2 stay rounded to nearest: too wide for these images"
 
 
@@ -232,7 +233,7 @@ def uneven(module: nn.Module) -> nn.Module:
 
 def equalized(module: nn.Module) -> tuple[Any, Any, tuple[int, int]]:
     """Graphs before and after, and the counts."""
-    graphs: list[Any] = [_graph.trace(module, nets.SIZE).module() for _ in range(2)]
+    graphs: list[Any] = [exported_program.trace(module, nets.SIZE).module() for _ in range(2)]
     for graph in graphs:
         for name, value in [*graph.named_parameters(), *graph.named_buffers()]:
             owner, _, leaf = name.rpartition(".")
@@ -304,7 +305,7 @@ def test_equalize_lowers_the_error_of_a_net_with_uneven_channels() -> None:
 
 def test_a_clamp_is_never_between_an_equalized_graph_and_its_kernel() -> None:
     module = uneven(nets.settled(nn.Sequential(nets.conv(3, 8, 3, nn.ReLU), nets.conv(8, 8, 3, None, groups=8))))
-    result = _ptq.quantize(module, nets.SIZE, nets.images(8), nets.LEVELS, QuantizeSection(equalize=True))
+    result = ptq.quantize(module, nets.SIZE, nets.images(8), nets.LEVELS, QuantizeSection(equalize=True))
     assert result.notes == ("equalize: channels of 1 of 1 groups of layers were scaled",)
     graph = result.program.module()
     assert sum(node.target in CLAMPS for node in graph.graph.nodes) <= 1

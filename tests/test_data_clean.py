@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgekit.config.recipe import CleanSection
 from edgekit.console import Console
 from edgekit.data._clean import clean
-from edgekit.data._listing import Item, Listing
+from edgekit.data.listing import Item, Listing
 from edgekit.errors import InputError
-from edgekit.recipe import CleanSection
 from edgekit.types import Finding, Split
 
 QUIET = Console(quiet=True)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from edgekit.data._dataset import ImageSet, batches
-from edgekit.data._transforms import evaluate, open_rgb
+from edgekit.data.dataset import ImageSet, batches
+from edgekit.data.transforms import evaluate, open_rgb
 from edgekit.types import Index, InputSpec, Sample
 
 SPEC = InputSpec(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

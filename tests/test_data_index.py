@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgekit.config.recipe import DataSection
 from edgekit.console import Console
-from edgekit.data import _index
+from edgekit.data import index_file
 from edgekit.errors import InputError
-from edgekit.recipe import DataSection
 from edgekit.types import Finding, Index, Sample
 
 QUIET = Console(quiet=True)
@@ -41,8 +41,8 @@ def test_build_lists_cleans_and_splits(tmp_path: Path) -> None:
     (root / "cat/copy.png").write_bytes((root / "cat/0.png").read_bytes())
     (root / "cat/text.jpg").write_text("no image")
     data = section("image_folder", path="images", val=0.2, test=0.2, clean={"unreadable": "drop"})
-    index = _index.build(data, tmp_path, tmp_path / "work", QUIET)
-    assert _index.root_of(index, tmp_path / "work") == root
+    index = index_file.build(data, tmp_path, tmp_path / "work", QUIET)
+    assert index_file.root_of(index, tmp_path / "work") == root
     assert index.labels == ("cat", "dög")
     assert [sample.path for sample in index.samples] == sorted(sample.path for sample in index.samples)
     assert Counter((sample.label, sample.split) for sample in index.samples) == {
@@ -57,11 +57,11 @@ def test_build_lists_cleans_and_splits(tmp_path: Path) -> None:
 
 
 def test_build_refers_to_its_own_images_relatively(tmp_path: Path) -> None:
-    index = _index.build(section("digits"), tmp_path, tmp_path, QUIET)
+    index = index_file.build(section("digits"), tmp_path, tmp_path, QUIET)
     assert index.root == "images"
     assert Counter(sample.split for sample in index.samples) == {"train": 1257, "val": 270, "test": 270}
     moved = tmp_path.rename(tmp_path.with_name("moved"))
-    assert all((_index.root_of(index, moved) / sample.path).is_file() for sample in index.samples)
+    assert all((index_file.root_of(index, moved) / sample.path).is_file() for sample in index.samples)
 
 
 def test_build_names_the_class_when_cleaning_empties_it(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_build_names_the_class_when_cleaning_empties_it(tmp_path: Path) -> None:
     (root / "eel").mkdir()
     (root / "eel/1.jpg").touch()
     with pytest.raises(InputError, match='no image of class "eel"'):
-        _index.build(
+        index_file.build(
             section("image_folder", path="images", clean={"unreadable": "drop"}), tmp_path, tmp_path / "work", QUIET
         )
 
@@ -80,7 +80,7 @@ def test_build_says_which_classes_are_not_trained(tmp_path: Path, capsys: pytest
         file = tmp_path / "images" / split / "eel/1.png"
         file.parent.mkdir(parents=True)
         Image.new("RGB", (8, 8), (seed, 0, 0)).save(file)
-    _index.build(section("image_folder", path="images"), tmp_path, tmp_path / "work", Console())
+    index_file.build(section("image_folder", path="images"), tmp_path, tmp_path / "work", Console())
     assert "data: 1 of 3 classes have no training image: eel" in capsys.readouterr().err
 
 
@@ -91,33 +91,33 @@ def test_load_returns_what_save_wrote(tmp_path: Path) -> None:
         (Sample("a b/ü.jpg", 1, "val", "00"),),
         (Finding("leak", "x.jpg", "in train", "drop"),),
     )
-    _index.save(index, tmp_path)
-    assert _index.load(tmp_path) == index
+    index_file.save(index, tmp_path)
+    assert index_file.load(tmp_path) == index
 
 
 def test_load_says_what_is_wrong_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
-        _index.load(tmp_path)
+        index_file.load(tmp_path)
     (tmp_path / "index.json").write_text('{"root": "/"')
     with pytest.raises(InputError, match="damaged"):
-        _index.load(tmp_path)
+        index_file.load(tmp_path)
 
 
 def test_fingerprint_changes_with_the_images(tmp_path: Path) -> None:
     root = folder(tmp_path / "images")
     data = section("image_folder", path="images")
-    seen = [_index.fingerprint(data, tmp_path)]
-    assert _index.fingerprint(data, tmp_path) == seen[0]
+    seen = [index_file.fingerprint(data, tmp_path)]
+    assert index_file.fingerprint(data, tmp_path) == seen[0]
     (root / "cat/new.png").write_bytes((root / "cat/0.png").read_bytes())
-    seen.append(_index.fingerprint(data, tmp_path))
+    seen.append(index_file.fingerprint(data, tmp_path))
     (root / "cat/new.png").write_bytes(b"longer" + (root / "cat/0.png").read_bytes())
-    seen.append(_index.fingerprint(data, tmp_path))
+    seen.append(index_file.fingerprint(data, tmp_path))
     os.utime(root / "cat/0.png", ns=(1, 1))
-    seen.append(_index.fingerprint(data, tmp_path))
+    seen.append(index_file.fingerprint(data, tmp_path))
     (root / "cat/new.png").unlink()
-    seen.append(_index.fingerprint(data, tmp_path))
+    seen.append(index_file.fingerprint(data, tmp_path))
     assert len(set(seen)) == 5
-    assert _index.fingerprint(section("digits"), tmp_path) not in seen
+    assert index_file.fingerprint(section("digits"), tmp_path) not in seen
 
 
 def test_fingerprint_changes_with_the_table_and_the_labels(tmp_path: Path) -> None:
@@ -125,13 +125,13 @@ def test_fingerprint_changes_with_the_table_and_the_labels(tmp_path: Path) -> No
     (tmp_path / "labels.csv").write_text("file,class\ncat/0.png,0\n")
     (tmp_path / "names.txt").write_text("cat\n")
     data = section("csv_labels", path="labels.csv", labels="names.txt")
-    seen = [_index.fingerprint(data, tmp_path)]
+    seen = [index_file.fingerprint(data, tmp_path)]
     (tmp_path / "labels.csv").write_text("file,class\ncat/1.png,0\n")
-    seen.append(_index.fingerprint(data, tmp_path))
+    seen.append(index_file.fingerprint(data, tmp_path))
     (tmp_path / "names.txt").write_text("cats\n")
-    seen.append(_index.fingerprint(data, tmp_path))
+    seen.append(index_file.fingerprint(data, tmp_path))
     os.utime(tmp_path / "cat/1.png", ns=(1, 1))
-    seen.append(_index.fingerprint(data, tmp_path))
+    seen.append(index_file.fingerprint(data, tmp_path))
     assert len(set(seen)) == 4
 
 
@@ -142,8 +142,9 @@ def test_fingerprint_loads_no_heavy_package(tmp_path: Path, source: str) -> None
     path = {"image_folder": "images", "csv_labels": "labels.csv"}.get(source)
     code = (
         "import sys; from pathlib import Path\n"
-        "from edgekit.data import _index; from edgekit.recipe import DataSection\n"
-        f"_index.fingerprint(DataSection(source={source!r}, path={path!r}, name='MNIST'), Path({str(tmp_path)!r}))\n"
+        "from edgekit.data import index_file; from edgekit.config.recipe import DataSection\n"
+        f"section = DataSection(source={source!r}, path={path!r}, name='MNIST')\n"
+        f"index_file.fingerprint(section, Path({str(tmp_path)!r}))\n"
         "print([name for name in ('torch', 'torchvision', 'PIL', 'sklearn') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -151,7 +152,7 @@ def test_fingerprint_loads_no_heavy_package(tmp_path: Path, source: str) -> None
 
 
 def test_build_reads_trashnet(shared: Path, tmp_path: Path) -> None:
-    index = _index.build(section("image_folder", path=str(shared / "data/trashnet")), tmp_path, tmp_path, QUIET)
+    index = index_file.build(section("image_folder", path=str(shared / "data/trashnet")), tmp_path, tmp_path, QUIET)
     assert index.labels == ("cardboard", "glass", "metal", "paper", "plastic", "trash")
     assert Counter(sample.split for sample in index.samples) == {"train": 1790, "val": 328, "test": 403}
 
@@ -166,7 +167,7 @@ def test_build_reads_imagenet500(shared: Path, tmp_path: Path) -> None:
         val=0.0,
         test=0.8,
     )
-    index = _index.build(data, tmp_path, tmp_path, QUIET)
+    index = index_file.build(data, tmp_path, tmp_path, QUIET)
     assert Counter(sample.split for sample in index.samples) == {"train": 100, "test": 400}
     assert [sample.split for sample in index.samples[:6]] == ["train", *["test"] * 4, "train"]
     assert len(index.labels) == 1001

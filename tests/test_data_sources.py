@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.data import csv_labels, digits, image_folder, torchvision
-from edgekit.data._listing import Item, expand
+from edgekit.config.recipe import DataSection
+from edgekit.data.listing import Item, expand
+from edgekit.data.sources import csv_labels, digits, image_folder, torchvision
 from edgekit.errors import InputError
-from edgekit.recipe import DataSection
 
 
 def picture(file: Path, seed: int = 0, size: tuple[int, int] = (9, 7)) -> Path:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.data._listing import Item, Scan
-from edgekit.data._split import assign, calibration
+from edgekit.config.recipe import DataSection
+from edgekit.data.listing import Item, Scan
+from edgekit.data.split import assign, calibration
 from edgekit.errors import InputError
-from edgekit.recipe import DataSection
 from edgekit.types import Index, Sample, Split
 
 LABELS = tuple("abcdefgh")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode, v2
 
-from edgekit.data._transforms import augmenter, evaluate, fit, open_rgb
+from edgekit.data.transforms import augmenter, evaluate, fit, open_rgb
 from edgekit.types import InputSpec
 
 IMAGENET = InputSpec(32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.device import Device
+from edgekit.device.file import Device
 from edgekit.profile import accuracy
-from edgekit.profile._worker import WorkerFault
-from edgekit.reach import ssh
+from edgekit.reach.ways import ssh
+from edgekit.reach.worker import WorkerFault
 from edgekit.types import Artifact, InputSpec, TensorSpec
 from tests.sshd import Board, board, boards
 from tests.test_profile import QUIET
@@ -82,7 +82,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
     start = ssh.start
 
     def fake(argv: Any, device: Device) -> subprocess.Popen[str]:
-        if "edgekit.runtime._outputs" in argv:
+        if "edgekit.runtime.outputs" in argv:
             said = json.dumps(answer)
             code = f"import sys; sys.stdin.readline(); print({said!r}, flush=True); sys.stdin.read()"
             return start(["-c", code], device)

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from edgekit import device, shipped
+from edgekit.config import shipped
+from edgekit.device import file as device_file
 from edgekit.errors import InputError
 
 
-def load(tmp_path: Path, text: str) -> device.Device:
+def load(tmp_path: Path, text: str) -> device_file.Device:
     file = tmp_path / "board.toml"
     file.write_text(text)
-    return device.load(file)
+    return device_file.load(file)
 
 
 def test_load_needs_nothing_but_a_name(tmp_path: Path) -> None:
@@ -48,15 +49,15 @@ def test_load_explains_a_wrong_file(tmp_path: Path, text: str, message: str) -> 
 
 
 def test_schema_accepts_every_shipped_device() -> None:
-    schema = json.loads(json.dumps(device.schema()))
+    schema = json.loads(json.dumps(device_file.schema()))
     Draft202012Validator.check_schema(schema)
     for path in shipped.files("devices").values():
         Draft202012Validator(schema).validate(tomllib.loads(path.read_text()))
-        device.load(path)
+        device_file.load(path)
 
 
 def test_shipped_devices() -> None:
-    loaded = {name: device.load(path) for name, path in shipped.files("devices").items()}
+    loaded = {name: device_file.load(path) for name, path in shipped.files("devices").items()}
     assert {name: each.reach.by for name, each in loaded.items()} == {
         "android-phone": "adb",
         "cuda": "local",

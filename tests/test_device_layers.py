@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from edgekit import _json
-from edgekit.device import Device
-from edgekit.export._tflite_table import Table
+from edgekit.device.file import Device
+from edgekit.disk import json_file
+from edgekit.graph.tflite_table import Table
 from edgekit.profile import _prefixes, accuracy
-from edgekit.reach import local, ssh
-from edgekit.report import html
-from edgekit.runtime._cut import Graph
+from edgekit.reach.ways import local, ssh
+from edgekit.report.formats import html
+from edgekit.runtime.cut import Graph
 from edgekit.types import Artifact, InputSpec
 from tests.conftest import TinyRun
 from tests.report_sample import report
@@ -41,7 +41,7 @@ def images() -> accuracy.TestImages:
 
 
 def artifact(run: Path, name: str) -> Artifact:
-    found = _json.load(run / "6-export" / "artifacts.json", list[Artifact])
+    found = json_file.load(run / "6-export" / "artifacts.json", list[Artifact])
     return next(each for each in found if each.id == name)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from edgekit import device as device_file
-from edgekit import probe
+from edgekit.device import file as device_file
+from edgekit.device import probe
 from edgekit.profile.run import profile
-from edgekit.reach import adb
+from edgekit.reach.ways import adb
 from edgekit.runtime import machine
 from tests.sshd import Board, board, boards
 from tests.support import complaint, edgekit

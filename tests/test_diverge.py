@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch.fx import GraphModule
 
-from edgekit import diverge, verify
-from edgekit.export._tflite_table import Table
-from edgekit.quantize import _integer
-from edgekit.quantize._kernels import kernels
-from edgekit.runtime import _menu
+from edgekit.graph import integer_arithmetic
+from edgekit.graph.kernels import kernels
+from edgekit.graph.tflite_table import Table
+from edgekit.runtime import engine_menu
+from edgekit.verify import diverge_int8
+from edgekit.verify import files as verify
 from tests import nets
 from tests.support import edgekit
 
@@ -44,16 +45,16 @@ def copied(every: nets.Compressed, tmp_path: Path) -> nets.Compressed:
 
 @pytest.fixture(scope="module")
 def integer(every: nets.Compressed) -> GraphModule:
-    return _integer.integer_graph(every.graph)
+    return integer_arithmetic.integer_graph(every.graph)
 
 
 def found(made: nets.Compressed, graph: GraphModule, kind: str, seed: int = 5) -> str:
     """What `diverge` says of one of the files."""
     artifact = made.artifacts[f"{kind}-int8"]
-    session = _menu.engine(verify.ENGINES[kind]).load(str(made.folder / artifact.path))
+    session = engine_menu.engine(verify.ENGINES[kind]).load(str(made.folder / artifact.path))
     pixels = nets.images(1, seed)
     fed = verify.feed(artifact, session, pixels.numpy())
-    return diverge.first(kind, made.folder / artifact.path, graph, pixels, fed)
+    return diverge_int8.first(kind, made.folder / artifact.path, graph, pixels, fed)
 
 
 # --- faults in ONNX files
@@ -187,7 +188,7 @@ def tflite_zero_point(file: TFLite, layer: str) -> None:
 def test_first_names_the_spoilt_layer_of_a_tflite_file(
     copied: nets.Compressed, integer: GraphModule, layer: str, spoil: Callable[[TFLite, str], None]
 ) -> None:
-    order = [diverge._name(kernel.node) for kernel in kernels(copied.graph)]
+    order = [diverge_int8._name(kernel.node) for kernel in kernels(copied.graph)]
     file = TFLite(copied.folder / copied.artifacts["tflite-int8"].path, order)
     spoil(file, layer)
     file.save()
@@ -207,12 +208,12 @@ def test_first_names_none_of_a_sound_file(every: nets.Compressed, integer: Graph
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])
 def test_compare_finds_every_kernel_in_the_file(every: nets.Compressed, integer: GraphModule, kind: str) -> None:
     artifact = every.artifacts[f"{kind}-int8"]
-    session = _menu.engine(verify.ENGINES[kind]).load(str(every.folder / artifact.path))
+    session = engine_menu.engine(verify.ENGINES[kind]).load(str(every.folder / artifact.path))
     pixels = nets.images(1, 6)
     fed = verify.feed(artifact, session, pixels.numpy())
-    rows = diverge.compare(integer, list(diverge.READERS[kind](every.folder / artifact.path, fed)), pixels)
+    rows = diverge_int8.compare(integer, list(diverge_int8.READERS[kind](every.folder / artifact.path, fed)), pixels)
     names = {row.layer for row in rows}
-    assert names >= {diverge._name(kernel.node) for kernel in kernels(every.graph)}
+    assert names >= {diverge_int8._name(kernel.node) for kernel in kernels(every.graph)}
     assert {"the input", "add of swish", "mul of silu.gate", "sigmoid of relu6.gate.gate"} <= names
     assert not any(row.steps or row.grid for row in rows)
 
@@ -244,12 +245,14 @@ def test_first_says_so_where_layers_only_round_otherwise(copied: nets.Compressed
 def test_first_says_so_when_the_file_is_of_another_net(every: nets.Compressed, tmp_path: Path) -> None:
     artifact = every.artifacts["onnx-int8"]
     shutil.copy(every.folder / artifact.path, tmp_path)
-    other = _integer.integer_graph(nets.quantize(nets.settled(torch.nn.Sequential(nets.conv(3, 7), nets.conv(7, 7)))))
+    other = integer_arithmetic.integer_graph(
+        nets.quantize(nets.settled(torch.nn.Sequential(nets.conv(3, 7), nets.conv(7, 7))))
+    )
     pixels = nets.images(1, 5)
-    said = diverge.first("onnx", tmp_path / artifact.path, other, pixels, pixels.numpy())
+    said = diverge_int8.first("onnx", tmp_path / artifact.path, other, pixels, pixels.numpy())
     assert said == "none: the file's inner tensors are not those of the quantized graph"
     (tmp_path / artifact.path).write_bytes(b"nothing")
-    said = diverge.first("onnx", tmp_path / artifact.path, other, pixels, pixels.numpy())
+    said = diverge_int8.first("onnx", tmp_path / artifact.path, other, pixels, pixels.numpy())
     assert said.startswith("none: the file's inner tensors cannot be read: ")
     assert "\n" not in said
 
@@ -259,14 +262,16 @@ def test_first_says_so_when_the_file_is_of_another_net(every: nets.Compressed, t
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.randoms(use_true_random=False))
 def test_match_finds_the_tensors_that_a_file_kept(kept: list[bool], random: Any) -> None:
-    grids = [diverge.Grid(0.01 * (1 + place), random.randint(-128, 127)) for place in range(len(kept))]
-    nodes: dict[Any, diverge.Tensor] = {
-        place: diverge.Tensor(np.zeros((1, 2, 3, 3), np.int8), grid) for place, grid in enumerate(grids)
+    grids = [diverge_int8.Grid(0.01 * (1 + place), random.randint(-128, 127)) for place in range(len(kept))]
+    nodes: dict[Any, diverge_int8.Tensor] = {
+        place: diverge_int8.Tensor(np.zeros((1, 2, 3, 3), np.int8), grid) for place, grid in enumerate(grids)
     }
     theirs = [
-        diverge.Tensor(np.zeros((1, 3, 3, 2), np.int8), grid) for grid, keep in zip(grids, kept, strict=True) if keep
+        diverge_int8.Tensor(np.zeros((1, 3, 3, 2), np.int8), grid)
+        for grid, keep in zip(grids, kept, strict=True)
+        if keep
     ]
-    matched: dict[Any, diverge.Tensor] = dict(diverge._match(nodes, theirs))
+    matched: dict[Any, diverge_int8.Tensor] = dict(diverge_int8._match(nodes, theirs))
     assert sorted(matched) == [place for place, keep in enumerate(kept) if keep]
     assert all(matched[place].grid == nodes[place].grid for place in matched)
 
@@ -275,10 +280,10 @@ def test_match_finds_the_tensors_that_a_file_kept(kept: list[bool], random: Any)
 def test_laid_out_undoes_channel_last(channels: int, side: int, seed: int) -> None:
     values = np.random.default_rng(seed).integers(-128, 128, (1, channels, side, side)).astype(np.int8)
     last = np.ascontiguousarray(values.transpose(0, 2, 3, 1))
-    np.testing.assert_array_equal(diverge._laid_out(last, values), values)
-    np.testing.assert_array_equal(diverge._laid_out(values, values), values)
+    np.testing.assert_array_equal(diverge_int8._laid_out(last, values), values)
+    np.testing.assert_array_equal(diverge_int8._laid_out(values, values), values)
     pooled = values.max((2, 3))
-    np.testing.assert_array_equal(diverge._laid_out(pooled, pooled[..., None, None])[..., 0, 0], pooled)
+    np.testing.assert_array_equal(diverge_int8._laid_out(pooled, pooled[..., None, None])[..., 0, 0], pooled)
 
 
 # --- through the front door

@@ -13,11 +13,13 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from edgekit import _diverge_values, verify
-from edgekit.export import _sources, tflite
-from edgekit.export._tflite_table import Table
-from edgekit.profile.operators import layer as layer_of
-from edgekit.runtime import _menu
+from edgekit.export import sources
+from edgekit.export.formats import tflite
+from edgekit.graph.names import layer as layer_of
+from edgekit.graph.tflite_table import Table
+from edgekit.runtime import engine_menu
+from edgekit.verify import diverge_float
+from edgekit.verify import files as verify
 from tests import nets
 
 LAYERS = ("silu.depthwise.conv", "silu.expand.conv", "swish.project.conv", "head.3")
@@ -35,15 +37,15 @@ def copied(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> nets.Com
 def found(made: nets.Compressed, name: str, module: nn.Module | None = None, tolerance: float = 1e-3) -> str:
     artifact = made.artifacts[name]
     path = made.folder / artifact.path
-    session = _menu.engine(verify.ENGINES[artifact.format]).load(str(path))
+    session = engine_menu.engine(verify.ENGINES[artifact.format]).load(str(path))
     pixels = nets.images(1, seed=5)
     fed = verify.feed(artifact, session, pixels.numpy())
-    return _diverge_values.first(artifact.format, path, module or made.module, pixels, fed, tolerance)
+    return diverge_float.first(artifact.format, path, module or made.module, pixels, fed, tolerance)
 
 
 def spoil_onnx(path: Path, layer: str) -> None:
     model = onnx.load(path)
-    (node,) = (n for n in model.graph.node if n.op_type in _diverge_values.WEIGHTED and layer_of(n.name) == layer)
+    (node,) = (n for n in model.graph.node if n.op_type in diverge_float.WEIGHTED and layer_of(n.name) == layer)
     (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
     weight.CopyFrom(numpy_helper.from_array(spoilt(numpy_helper.to_array(weight)), weight.name))
     onnx.save(model, path)
@@ -52,7 +54,7 @@ def spoil_onnx(path: Path, layer: str) -> None:
 def spoil_tflite(path: Path, layer: str) -> None:
     table = Table(path.read_bytes())
     names = {each: layer_of(table.graph.tensors[each.outputs[0]].name.decode()) for each in table.graph.operators}
-    (operator,) = (o for o, name in names.items() if name == layer and table.kind(o) in _diverge_values.WEIGHTED)
+    (operator,) = (o for o, name in names.items() if name == layer and table.kind(o) in diverge_float.WEIGHTED)
     buffer = table.model.buffers[table.graph.tensors[operator.inputs[1]].buffer]
     buffer.data = spoilt(np.asarray(buffer.data, np.uint8).tobytes())
     builder = flatbuffers.Builder(1 << 16)
@@ -82,7 +84,7 @@ def test_first_blames_nothing_in_a_good_file(copied: nets.Compressed, name: str)
 
 
 def test_first_names_a_layer_of_a_file_with_16_bit_activations(copied: nets.Compressed) -> None:
-    program = _sources.int16x8(copied.module, nets.SIZE, list(nets.images(4)))
+    program = sources.int16x8(copied.module, nets.SIZE, list(nets.images(4)))
     artifact = tflite.export(program.module(), nets.SIZE, "int16x8", copied.folder, [])
     made = replace(copied, artifacts={artifact.id: artifact})
     graph = program.module()
@@ -97,5 +99,5 @@ def test_first_names_a_layer_of_a_file_with_16_bit_activations(copied: nets.Comp
 
 def test_first_says_so_of_a_file_that_cannot_be_read(copied: nets.Compressed) -> None:
     path = copied.folder / copied.artifacts["onnx-fp32"].path
-    said = _diverge_values.first("onnx", path, copied.module, nets.images(1), np.zeros((1, 9), np.float32), 1e-3)
+    said = diverge_float.first("onnx", path, copied.module, nets.images(1), np.zeros((1, 9), np.float32), 1e-3)
     assert said.startswith("none: the file's inner tensors cannot be read: ")

@@ -7,7 +7,7 @@ from importlib import metadata
 
 import pytest
 
-from edgekit import doctor
+from edgekit.device import doctor
 
 
 def test_report_survives_json_and_renders() -> None:

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.runtime import _menu
-from edgekit.runtime._errors import RuntimeFault
-from edgekit.runtime._port import Port
+from edgekit.runtime import engine_menu
 from edgekit.runtime.bench import random_input
 from edgekit.runtime.engines import litert, onnxruntime
+from edgekit.runtime.errors import RuntimeFault
+from edgekit.runtime.port import Port
 
 WEIGHTS = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
 
@@ -46,28 +46,32 @@ def model(request: pytest.FixtureRequest) -> tuple[Any, str]:
 
 
 def test_engines_lists_the_menu() -> None:
-    assert _menu.engines() == ("litert", "onnxruntime", "tensorflow", "tflite_runtime", "torch_cuda")
+    assert engine_menu.engines() == ("litert", "onnxruntime", "tensorflow", "tflite_runtime", "torch_cuda")
 
 
 def test_engine_names_the_choices_when_unknown() -> None:
     with pytest.raises(
         RuntimeFault, match=r'"tensorrt": no such engine \(choices: litert, onnxruntime, tensorflow, tflite_'
     ):
-        _menu.engine("tensorrt")
+        engine_menu.engine("tensorrt")
 
 
 @pytest.mark.parametrize("name", ["litert", "onnxruntime"])
 def test_version_is_that_of_the_installed_package(name: str) -> None:
     from importlib.metadata import version
 
-    engine = _menu.engine(name)
+    engine = engine_menu.engine(name)
     assert engine.version() == version(engine.PACKAGE)
 
 
-@pytest.mark.parametrize(("name", "package"), [(n, _menu.engine(n).PACKAGE) for n in _menu.engines()])
+@pytest.mark.parametrize(("name", "package"), [(n, engine_menu.engine(n).PACKAGE) for n in engine_menu.engines()])
 def test_load_says_the_pip_command_when_not_installed(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, _menu.engine(name).MODULE, None)
-    for call in (_menu.engine(name).version, _menu.engine(name).providers, lambda: _menu.engine(name).load("m")):
+    monkeypatch.setitem(sys.modules, engine_menu.engine(name).MODULE, None)
+    for call in (
+        engine_menu.engine(name).version,
+        engine_menu.engine(name).providers,
+        lambda: engine_menu.engine(name).load("m"),
+    ):
         with pytest.raises(RuntimeFault, match=f"pip install {package}"):
             call()
 

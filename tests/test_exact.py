@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from edgekit.ops import DEQUANTIZE, QUANTIZE, WEIGHT_DEQUANTIZE
-from edgekit.quantize import _exact, _ptq
-from edgekit.quantize._exact import NARROW, WIDE, _below, above, clear_of_ties
-from edgekit.recipe import QuantizeSection
+from edgekit.config.recipe import QuantizeSection
+from edgekit.graph.ops import DEQUANTIZE, QUANTIZE, WEIGHT_DEQUANTIZE
+from edgekit.quantize import exact_scales, ptq
+from edgekit.quantize.exact_scales import NARROW, WIDE, _below, above, clear_of_ties
 from tests import nets
 
 aten = torch.ops.aten
@@ -104,12 +104,12 @@ def settle_in_between(module: nn.Module, size: int = nets.SIZE) -> tuple[GraphMo
 
     def spy(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor) -> int:
         kept.append(copy.deepcopy(graph))
-        opened = _exact.settle(graph, example, pixels)
+        opened = exact_scales.settle(graph, example, pixels)
         kept.append(copy.deepcopy(graph))
         return opened
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_ptq, "settle", spy)
+        patch.setattr(ptq, "settle", spy)
         nets.quantize(module, size=size)
     return kept[0], kept[1]
 
@@ -200,11 +200,11 @@ def test_settle_counts_open_ends_when_a_sum_and_both_its_inputs_are_settled() ->
     opened = []
 
     def spy(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor) -> int:
-        opened.append(_exact.settle(graph, example, pixels))
+        opened.append(exact_scales.settle(graph, example, pixels))
         return opened[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_ptq, "settle", spy)
+        patch.setattr(ptq, "settle", spy)
         nets.quantize(module)
     assert opened[0] >= 1
 
@@ -227,7 +227,7 @@ def test_settle_does_not_clip_a_sum_when_one_term_is_tiny() -> None:
 def test_settle_puts_the_sum_of_a_hard_swish_on_the_grid_of_its_input(rewrites: tuple[str, ...] | None) -> None:
     module = nets.settled(nn.Sequential(nets.conv(3, 8, 3, nn.Hardswish), nets.head(8)))
     images = nets.images(8, seed=1)
-    graph = _ptq.quantize(module, nets.SIZE, images, nets.LEVELS, QuantizeSection(), rewrites).program.module()
+    graph = ptq.quantize(module, nets.SIZE, images, nets.LEVELS, QuantizeSection(), rewrites).program.module()
     add = next(node for node in graph.graph.nodes if node.target is aten.add.Tensor)
     x, three = (argument.args[0].args for argument in add.args)
     (clamp,) = add.users
@@ -248,7 +248,7 @@ def test_settle_leaves_no_open_end_in_a_sum_of_sums() -> None:
     parts = {name: nets.conv(8, 8, 1) for name in "abc"}
     module = nets.settled(nets.Net(run, **parts, stem=nets.conv(3, 8, 3, nn.ReLU), head=nets.head(8)))
     images = nets.images(8, seed=1)
-    result = _ptq.quantize(module, nets.SIZE, images, nets.LEVELS, QuantizeSection())
+    result = ptq.quantize(module, nets.SIZE, images, nets.LEVELS, QuantizeSection())
     assert result.open_ends == 0
     for _, inputs, output in (k for k in kernels(result.program.module()) if k[0].target is aten.add.Tensor):
         for scale in inputs:

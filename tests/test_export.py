@@ -22,17 +22,19 @@ from torch.fx import GraphModule
 from torch.nn import functional
 
 import edgekit
-from edgekit import choices, ops, verify
+from edgekit import choices
+from edgekit.config.recipe import QuantizeSection
 from edgekit.errors import Shortfall
-from edgekit.export import _floats
-from edgekit.export import onnx as to_onnx
-from edgekit.export import tflite as to_tflite
-from edgekit.export._tflite_table import Table
-from edgekit.quantize import _graph, _integer, _ptq
-from edgekit.recipe import QuantizeSection
+from edgekit.export import float_operators
+from edgekit.export.formats import onnx as to_onnx
+from edgekit.export.formats import tflite as to_tflite
+from edgekit.graph import exported_program, integer_arithmetic, ops
+from edgekit.graph.tflite_table import Table
+from edgekit.quantize import ptq
 from edgekit.runtime.engines import litert
 from edgekit.runtime.engines import onnxruntime as ort
 from edgekit.types import Artifact, TensorSpec
+from edgekit.verify import files as verify
 from tests import nets, support
 
 IDS = ("onnx-fp32", "onnx-int8", "tflite-fp32", "tflite-int8")
@@ -78,7 +80,7 @@ def test_export_gives_float32_ports_in_onnx(every: nets.Compressed) -> None:
 
 
 def test_export_gives_int8_ports_on_the_grids_of_the_graph_in_tflite(every: nets.Compressed) -> None:
-    plan, made = _graph.plan(every.graph), every.artifacts["tflite-int8"]
+    plan, made = exported_program.plan(every.graph), every.artifacts["tflite-int8"]
     for spec, tensor in ((made.input, plan[0]), (made.output, plan[-1])):
         assert spec.dtype == "int8"
         assert spec.scale == float(np.float32(tensor.scale))
@@ -144,7 +146,7 @@ def test_onnx_holds_the_grids_and_the_weights_of_the_graph(every: nets.Compresse
         elif zero is not None:
             weights.append(constants[node.input[0]])
             assert (weights[-1].dtype, zero.any()) == (np.int8, False)
-    assert close(found, {(tensor.scale, tensor.zero_point) for tensor in _graph.plan(every.graph)})
+    assert close(found, {(tensor.scale, tensor.zero_point) for tensor in exported_program.plan(every.graph)})
     expected = integer_weights(every.graph)
     assert sorted(w.tobytes() for w in weights) == sorted(w.tobytes() for w in expected)
 
@@ -165,7 +167,7 @@ def test_tflite_holds_the_grids_and_the_weights_of_the_graph(every: nets.Compres
         if table.types[tensor.type] == "INT8" and index not in kernels:
             assert len(tensor.quantization.scale) == 1
             found.add((float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])))
-    assert close(found, {(tensor.scale, tensor.zero_point) for tensor in _graph.plan(every.graph)})
+    assert close(found, {(tensor.scale, tensor.zero_point) for tensor in exported_program.plan(every.graph)})
     expected = integer_weights(every.graph)
     assert sorted(w.tobytes() for w in weights) == sorted(w.tobytes() for w in expected)
 
@@ -176,17 +178,17 @@ AGAIN = """
 import sys
 from pathlib import Path
 from edgekit import choices
-from edgekit.quantize import _graph
+from edgekit.graph import exported_program
 from tests import nets
 folder = Path(sys.argv[1])
 module = nets.settled(nets.Every())
-nets.export(module, _graph.load(folder / "quantized.pt2"), folder)
+nets.export(module, exported_program.load(folder / "quantized.pt2"), folder)
 """
 
 
 def test_export_writes_the_same_bytes_in_another_process(every: nets.Compressed, tmp_path: Path) -> None:
-    program = _ptq.quantize(every.module, nets.SIZE, nets.images(8, seed=1), nets.LEVELS, QuantizeSection()).program
-    _graph.save(program, tmp_path / "quantized.pt2")
+    program = ptq.quantize(every.module, nets.SIZE, nets.images(8, seed=1), nets.LEVELS, QuantizeSection()).program
+    exported_program.save(program, tmp_path / "quantized.pt2")
     environment = support.environment(PYTHONHASHSEED="4242", PYTHONPATH=str(support.ROOT))
     command = [sys.executable, "-c", AGAIN, str(tmp_path)]
     answer = subprocess.run(command, env=environment, check=True, cwd=tmp_path, capture_output=True, text=True)
@@ -241,8 +243,8 @@ def test_export_counts_the_layers_that_stay_float(partly_float: nets.Compressed)
 def test_export_keeps_layers_in_float_that_engines_would_quantize(partly_float: nets.Compressed, format_: str) -> None:
     """litert-torch and ONNX Runtime both quantize float weights between Q/DQ pairs when nobody stops them."""
     images, made = nets.images(6, seed=12), partly_float.artifacts[f"{format_}-int8"]
-    expected = nets.run(_integer.integer_graph(partly_float.graph), images).numpy()
-    step = _graph.output_scale(partly_float.graph)
+    expected = nets.run(integer_arithmetic.integer_graph(partly_float.graph), images).numpy()
+    step = exported_program.output_scale(partly_float.graph)
     assert step is not None
     session = (ort if format_ == "onnx" else litert).load(str(partly_float.folder / made.path))
     got = infer(made, session, images)
@@ -274,8 +276,8 @@ def test_export_refuses_float_operators_that_nobody_asked_for(tmp_path: Path) ->
 
 def test_export_refuses_float_operators_of_the_converters_making(every: nets.Compressed) -> None:
     with pytest.raises(Shortfall, match=r"^tflite-int8: 2 operators would compute in float .*: COS a, EXP b; keep"):
-        _floats.check("tflite-int8", every.graph, ["COS a", "EXP b"], ())
-    _floats.check("tflite-int8", every.graph, [], ())
+        float_operators.check("tflite-int8", every.graph, ["COS a", "EXP b"], ())
+    float_operators.check("tflite-int8", every.graph, [], ())
 
 
 def test_export_to_tflite_refuses_kept_layers_behind_a_cosine(tmp_path: Path) -> None:
@@ -302,7 +304,7 @@ def test_export_raises_one_line_and_leaves_no_file_when_an_operator_is_unknown(
     module = nets.settled(nn.Sequential(nets.conv(3, 3), Eigenvalues()))
     graph: Any = module if precision == "fp32" else nets.quantize(module)
     with pytest.raises(Shortfall, match=f"^{format_}-{precision}: ") as caught:
-        choices.pick("edgekit.export", format_, "export.formats").export(graph, nets.SIZE, precision, tmp_path)
+        choices.pick("edgekit.export.formats", format_, "export.formats").export(graph, nets.SIZE, precision, tmp_path)
     assert "\n" not in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} <= {"export.log"}
 
@@ -342,9 +344,9 @@ def in_engines(made: nets.Compressed, images: Tensor) -> Iterator[tuple[str, Flo
 
 
 def assert_same_integers(made: nets.Compressed, images: Tensor) -> None:
-    step = _graph.output_scale(made.graph)
+    step = exported_program.output_scale(made.graph)
     assert step is not None
-    expected = np.rint(nets.run(_integer.integer_graph(made.graph), images).numpy() / step)
+    expected = np.rint(nets.run(integer_arithmetic.integer_graph(made.graph), images).numpy() / step)
     assert len(np.unique(expected)) > 20
     np.testing.assert_array_equal(np.rint(nets.run(made.graph, images).numpy() / step), expected)
     for engine, got in in_engines(made, images):
@@ -360,8 +362,11 @@ def test_litert_without_delegate_agrees_on_the_class(every: nets.Compressed) -> 
     # Its own kernels round twice, in fixed point: a few steps may differ, a clear decision must not.
     made, images = every.artifacts["tflite-int8"], nets.images(20, seed=13)
     session = litert.load(str(every.folder / made.path), provider="builtin")
-    got, expected = infer(made, session, images), nets.run(_integer.integer_graph(every.graph), images).numpy()
-    step = _graph.output_scale(every.graph)
+    got, expected = (
+        infer(made, session, images),
+        nets.run(integer_arithmetic.integer_graph(every.graph), images).numpy(),
+    )
+    step = exported_program.output_scale(every.graph)
     assert step is not None
     first, second = np.sort(expected, 1)[:, :-3:-1].T
     clear = first - second > 4 * step
@@ -418,7 +423,7 @@ def test_every_engine_computes_the_integers_of_torch_in_unusual_nets(
     )
     graph = nets.quantize(module)
     made = [
-        choices.pick("edgekit.export", f, "").export(copy.deepcopy(graph), nets.SIZE, "int8", tmp_path)
+        choices.pick("edgekit.export.formats", f, "").export(copy.deepcopy(graph), nets.SIZE, "int8", tmp_path)
         for f in ("onnx", "tflite")
     ]
     compressed = nets.Compressed(module, graph, tmp_path, {artifact.id: artifact for artifact in made})
@@ -433,7 +438,7 @@ def test_mobilenetv2_computes_the_same_integers_in_every_engine(shared: Path, tm
     from PIL import Image
     from safetensors.torch import load_file
 
-    from edgekit.data._transforms import evaluate, levels
+    from edgekit.data.transforms import evaluate, levels
     from edgekit.types import InputSpec
 
     weights = load_file(shared / "weights" / "mobilenetv2_100_imagenet1001.safetensors")
@@ -443,12 +448,14 @@ def test_mobilenetv2_computes_the_same_integers_in_every_engine(shared: Path, tm
     files = sorted((shared / "data" / "imagenet500").glob("*.jpg"))[:350:50]
     images = torch.stack([torch.from_numpy(evaluate(Image.open(file).convert("RGB"), spec)) for file in files])
     pixels = torch.from_numpy(levels(spec))
-    program = _ptq.quantize(module, spec.size, images[:4], pixels, QuantizeSection()).program
-    _graph.save(program, tmp_path / "quantized.pt2")
-    graph = _graph.load(tmp_path / "quantized.pt2")
+    program = ptq.quantize(module, spec.size, images[:4], pixels, QuantizeSection()).program
+    exported_program.save(program, tmp_path / "quantized.pt2")
+    graph = exported_program.load(tmp_path / "quantized.pt2")
     made = {}
     for name in ("onnx", "tflite"):
-        artifact = choices.pick("edgekit.export", name, "").export(copy.deepcopy(graph), spec.size, "int8", tmp_path)
+        artifact = choices.pick("edgekit.export.formats", name, "").export(
+            copy.deepcopy(graph), spec.size, "int8", tmp_path
+        )
         assert artifact.float_op_names == ()
         made[artifact.id] = artifact
     assert_same_integers(nets.Compressed(module, graph, tmp_path, made), images[4:])
@@ -462,7 +469,7 @@ def test_export_folds_tensorflow_padding_into_the_convolutions(tmp_path: Path) -
     parts = {"first": nn.Conv2d(3, 8, 3, 2), "second": nn.Conv2d(8, 8, 3, 2, groups=8), "head": nets.head(8)}
     graph = nets.quantize(nets.settled(nets.Net(padded, **parts)))
     batch = nets.images(3, seed=8)
-    expected = nets.run(_integer.integer_graph(graph), batch).numpy()
+    expected = nets.run(integer_arithmetic.integer_graph(graph), batch).numpy()
     onnx_file = to_onnx.export(copy.deepcopy(graph), nets.SIZE, "int8", tmp_path)
     tflite_file = to_tflite.export(copy.deepcopy(graph), nets.SIZE, "int8", tmp_path)
     assert "conv_padding" in onnx_file.lowered

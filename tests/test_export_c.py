@@ -16,9 +16,9 @@ from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit import export_c
+from edgekit.deploy import c_arrays
 from edgekit.errors import InputError
-from edgekit.inspect import tflite as tflite_format
+from edgekit.inspect.readers import tflite as tflite_format
 from tests import model_files
 from tests.support import complaint, edgekit, environment
 
@@ -61,7 +61,7 @@ def test_a_compiler_takes_it_and_the_program_holds_the_same_bytes(
     if compiler is None:
         pytest.skip(f"no compiler here ({', '.join(names)})")
     labels = model_files.LABELS
-    done = export_c.export(model_files.bundled(tmp_path / "a.edgekit"), tmp_path / "c")
+    done = c_arrays.export(model_files.bundled(tmp_path / "a.edgekit"), tmp_path / "c")
     (tmp_path / "c" / "main.c").write_text(MAIN)
     sources = [str(path) for path in (tmp_path / "c").glob("*.c")]
     strict = [f"-std={standard}", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
@@ -83,7 +83,7 @@ def test_a_compiler_takes_it_and_the_program_holds_the_same_bytes(
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_literal_is_what_c_reads(text: str) -> None:
     """Reading it back by the rules of C99 6.4.4.4; no trigraph, no byte outside of printable ASCII."""
-    written = export_c.literal(text)
+    written = c_arrays.literal(text)
     assert written.isascii()
     assert written.isprintable()
     assert "??" not in written
@@ -102,7 +102,7 @@ def test_a_literal_is_what_c_reads(text: str) -> None:
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=0, exclude_min=True))
 def test_a_scale_survives(value: float) -> None:
-    written = export_c._float(value)
+    written = c_arrays._float(value)
     assert written.endswith("f")
     assert set(written) & set(".e")
     assert struct.pack("f", float(written[:-1])) == struct.pack("f", value)
@@ -113,7 +113,7 @@ def test_a_scale_survives(value: float) -> None:
     [("model-int8", "model_int8"), ("8bit net", "m_8bit_net"), ("Größe", "gr_e"), ("...", "model"), ("int", "int")],
 )
 def test_identifiers(name: str, word: str) -> None:
-    assert export_c.identifier(name) == word
+    assert c_arrays.identifier(name) == word
 
 
 def test_bare_file_has_no_labels(tmp_path: Path) -> None:
@@ -127,15 +127,15 @@ def test_bare_file_has_no_labels(tmp_path: Path) -> None:
 
 def test_same_input_same_files(tmp_path: Path) -> None:
     path = model_files.bundled(tmp_path / "a.edgekit")
-    first, second = (export_c.export(path, tmp_path / each) for each in "ab")
+    first, second = (c_arrays.export(path, tmp_path / each) for each in "ab")
     assert [Path(each).read_bytes() for each in first.files] == [Path(each).read_bytes() for each in second.files]
 
 
 def test_it_overwrites_its_own_files_and_no_others(tmp_path: Path) -> None:
     path = model_files.bundled(tmp_path / "a.edgekit")
     out = tmp_path / "c"
-    export_c.export(path, out)
-    export_c.export(path, out)
+    c_arrays.export(path, out)
+    c_arrays.export(path, out)
     strange = out / "hand_made_v1_labels.c"
     strange.write_text("int mine;\n")
     (out / "hand_made_v1_model.c").unlink()
@@ -143,8 +143,8 @@ def test_it_overwrites_its_own_files_and_no_others(tmp_path: Path) -> None:
     assert said == f"{strange}: is there, and edgekit did not write it; give another --out, or --force for a file"
     assert strange.read_text() == "int mine;\n"
     assert not (out / "hand_made_v1_model.c").exists()  # all or nothing
-    export_c.export(path, out, force=True)
-    assert strange.read_text().startswith(export_c.MARK)
+    c_arrays.export(path, out, force=True)
+    assert strange.read_text().startswith(c_arrays.MARK)
     assert not [each for each in out.iterdir() if each.name.startswith(".")]
 
 
@@ -159,7 +159,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(Exception, match="the disk is full"):
-        export_c.export(path, tmp_path / "c")
+        c_arrays.export(path, tmp_path / "c")
     assert list((tmp_path / "c").iterdir()) == []
 
 
@@ -213,8 +213,8 @@ def run_micro(path: Path, micro: dict[str, str]) -> dict[str, object]:
 
 def test_without_tflite_micro_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    done = export_c.export(model_files.bundled(tmp_path / "a.edgekit"), tmp_path / "c")
-    assert "tflite-micro is not installed: pip install --pre tflite-micro" in export_c.text(done)
+    done = c_arrays.export(model_files.bundled(tmp_path / "a.edgekit"), tmp_path / "c")
+    assert "tflite-micro is not installed: pip install --pre tflite-micro" in c_arrays.text(done)
     assert (done.micro.ran, done.micro.arena_bytes) == (False, None)
 
 
@@ -246,4 +246,4 @@ def test_a_model_that_does_not_prepare(shared: Path, tmp_path: Path, micro: dict
 
 def test_input_error_is_the_users(tmp_path: Path) -> None:
     with pytest.raises(InputError):
-        export_c.export(tmp_path / "none", tmp_path)
+        c_arrays.export(tmp_path / "none", tmp_path)

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from edgekit.cli._common import guarded
-from edgekit.runtime._errors import RuntimeFault
+from edgekit.runtime.errors import RuntimeFault
 from tests.conftest import TinyRun
 from tests.support import BUNDLE, FILES, FOLDERS, TINY, command, complaint, edgekit, environment
 

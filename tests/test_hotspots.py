@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from edgekit import _json, verdict
-from edgekit.device import Device
+from edgekit.device.file import Device
+from edgekit.disk import json_file
 from edgekit.measurements import OperatorProfile, Profile, Timing
 from edgekit.profile import hotspots, operators
-from edgekit.reach import ssh
-from edgekit.report import _hotspots, html, markdown
+from edgekit.reach.ways import ssh
+from edgekit.report import hotspots as hotspots_module
+from edgekit.report.formats import html, markdown
 from edgekit.types import Artifact, TensorSpec
+from edgekit.verdict import rule as verdict
 from tests import report_sample
 from tests.conftest import TinyRun
 from tests.sshd import Board, board, boards
@@ -28,12 +30,12 @@ ENGINES = {"onnxruntime": "engine profiler", "litert": "prefix differences"}
 
 
 def artifacts(run: Path) -> list[Artifact]:
-    return _json.load(run / "6-export" / "artifacts.json", list[Artifact])
+    return json_file.load(run / "6-export" / "artifacts.json", list[Artifact])
 
 
 def measured(run: Path, *devices: str) -> Profile:
     """What the run was timed at, as if it were other devices."""
-    found = _json.load(run / "9-profile" / "profile.json", Profile)
+    found = json_file.load(run / "9-profile" / "profile.json", Profile)
     (machine,) = found.machines.values()
     timings = tuple(replace(timing, device=name) for name in devices for timing in found.timings)
     return Profile(dict.fromkeys(devices, machine), timings)
@@ -82,7 +84,7 @@ def report_precisions(times: dict[str, float]) -> list[str]:
 
 
 def test_a_run_says_why_one_file_is_faster(tiny: TinyRun) -> None:
-    found = _json.load(tiny.path / "9-profile" / "profile.json", Profile)
+    found = json_file.load(tiny.path / "9-profile" / "profile.json", Profile)
     (shipped,) = json.loads((tiny.path / "10-report" / "verdict.json").read_text())
     assert found.failures == ()
     first, second = found.operators
@@ -104,7 +106,7 @@ def test_a_run_says_why_one_file_is_faster(tiny: TinyRun) -> None:
 
 def test_a_run_without_them(copied: Path) -> None:
     edgekit("profile", copied, "--set", "profile.operators=false")
-    assert _json.load(copied / "9-profile" / "profile.json", Profile).operators == ()
+    assert json_file.load(copied / "9-profile" / "profile.json", Profile).operators == ()
 
 
 def test_over_ssh_once(board: Board, tiny: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +126,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     start: Callable[..., Any] = ssh.start
 
     def fake(argv: Any, device: Device) -> Any:
-        return start(["-c", code] if "edgekit.runtime._trace" in argv else argv, device)
+        return start(["-c", code] if "edgekit.runtime.trace" in argv else argv, device)
 
     monkeypatch.setattr(ssh, "start", fake)
 
@@ -193,7 +195,9 @@ def test_operators_that_do_not_add_up_carry_a_caution() -> None:
 
     rough = replace(sample, operators=tuple(map(off, sample.operators)))
     smooth = replace(sample, operators=tuple(replace(each, raw_ms=each.total_ms) for each in sample.operators))
-    assert len(_hotspots.cautions(_hotspots.found(rough, device))) == len(_hotspots.found(rough, device))
+    assert len(hotspots_module.cautions(hotspots_module.found(rough, device))) == len(
+        hotspots_module.found(rough, device)
+    )
     for renderer in (html, markdown):
         assert "its shares are rough" in renderer.render(rough)
         assert "its shares are rough" not in renderer.render(smooth)

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgekit.errors import InputError
-from edgekit.export import _onnx_weights
-from edgekit.export._tflite_table import Table
-from edgekit.inspect import _file, _graph, _report, _worker
-from edgekit.inspect import bundle as bundle_format
-from edgekit.inspect import onnx as onnx_format
-from edgekit.inspect import tflite as tflite_format
-from edgekit.inspect._graph import Graph, Op, Value
+from edgekit.export import onnx_weights
+from edgekit.graph.tflite_table import Table
+from edgekit.inspect import _worker, dispatch, file_report, model_graph
+from edgekit.inspect.model_graph import Graph, Op, Value
+from edgekit.inspect.readers import bundle as bundle_format
+from edgekit.inspect.readers import onnx as onnx_format
+from edgekit.inspect.readers import tflite as tflite_format
 from tests import model_files, small_bundle
 from tests.support import complaint, edgekit, environment
 
@@ -48,8 +48,8 @@ def test_float_onnx_by_hand() -> None:
     assert not report.quantized
     assert report.float_ops == ("Conv conv", "GlobalAveragePool pool", "Gemm dense")  # the clamp goes with Conv
     assert report.versions == {"ir": 10, "opset ai.onnx": 20}
-    assert report.inputs == (_report.Port("x", (1, 3, 8, 8), "float32"),)
-    assert report.outputs == (_report.Port("y", (1, 5), "float32"),)
+    assert report.inputs == (file_report.Port("x", (1, 3, 8, 8), "float32"),)
+    assert report.outputs == (file_report.Port("y", (1, 5), "float32"),)
     assert report.bytes_by_type["float32"] == 4 * (model_files.PARAMETERS + 2)  # and the two bounds
     assert report.notes == ("dimensions left open are counted as 1: x (batch)",)
 
@@ -61,8 +61,8 @@ def test_int8_onnx_by_hand() -> None:
     assert report.macs == model_files.CONV_MACS
     assert report.parameters == 4 * 3 * 9 + 4
     assert report.peak_bytes == 3 * 64 + 4 * 64  # as integers: the pairs around the convolution vanish in the kernel
-    assert report.inputs == (_report.Port("x", (1, 3, 8, 8), "uint8", 0.5, 3),)
-    assert report.outputs == (_report.Port("q", (1, 4, 8, 8), "uint8", 0.5, 0),)
+    assert report.inputs == (file_report.Port("x", (1, 3, 8, 8), "uint8", 0.5, 3),)
+    assert report.outputs == (file_report.Port("q", (1, 4, 8, 8), "uint8", 0.5, 0),)
 
 
 def test_float_operator_in_a_quantized_onnx() -> None:
@@ -77,7 +77,7 @@ def test_weights_that_are_stored_small_count_once(precision: str) -> None:
     """Cast, Mul and its scales restore them, or scale what integers gave."""
     model = model_files.float_onnx()
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    report = onnx_format.inspect(_onnx_weights.apply(model.SerializeToString(), precision), "f")
+    report = onnx_format.inspect(onnx_weights.apply(model.SerializeToString(), precision), "f")
     assert (report.macs, report.parameters) == (model_files.MACS, model_files.PARAMETERS)
     assert report.quantized == (precision == "dynamic")
 
@@ -93,7 +93,7 @@ def test_int8_tflite_by_hand() -> None:
     assert report.bytes_by_type["int8"] == 4 * 3 * 9 + 5 * 4
     assert report.bytes_by_type["int32"] == 4 * (4 + 5 + 2)
     assert sum(report.bytes_by_type.values()) == report.bytes
-    assert report.outputs == (_report.Port("y", (1, 5), "int8", 1 / 256, -128),)
+    assert report.outputs == (file_report.Port("y", (1, 5), "int8", 1 / 256, -128),)
 
 
 def test_peak_of_a_branch_by_hand() -> None:
@@ -105,7 +105,7 @@ def test_peak_of_a_branch_by_hand() -> None:
         Op("F", "third", ("c",), ("d",)),
         Op("Add", "sum", ("a", "d"), ("e",)),
     )
-    assert _graph.peak(Graph(ops, values, ("a",), ("e",))) == (70, "F second")
+    assert model_graph.peak(Graph(ops, values, ("a",), ("e",))) == (70, "F second")
 
 
 @settings(deadline=None, max_examples=50)
@@ -123,7 +123,7 @@ def test_peak_is_that_of_an_allocator_that_frees_what_nobody_reads_any_more(step
         most = max(most, sum(sizes[int(name)] for name in held))
         ahead = {name for later in ops[step + 1 :] for name in later.inputs} | {last}
         held &= ahead
-    assert _graph.peak(Graph(tuple(ops), values, ("0",), (last,)))[0] == most
+    assert model_graph.peak(Graph(tuple(ops), values, ("0",), (last,)))[0] == most
 
 
 # Against torch's counter.
@@ -195,7 +195,7 @@ THIRD = {
 def test_third_party_files(shared: Path, name: str) -> None:
     macs, ops, dtype = THIRD[name]
     path = shared / "models" / f"{name}.tflite"
-    report = _file.model(path)
+    report = dispatch.model(path)
     assert report.macs == pytest.approx(macs, rel=0.01)
     assert report.inputs[0].dtype == dtype
     assert report.quantized == (dtype != "float32")
@@ -215,7 +215,7 @@ def test_third_party_files(shared: Path, name: str) -> None:
 
 
 def test_where_onnxruntime_runs_what(tmp_path: Path) -> None:
-    report = _file.model(write(tmp_path / "a.bin", model_files.int8_onnx(left_float=True).SerializeToString()))
+    report = dispatch.model(write(tmp_path / "a.bin", model_files.int8_onnx(left_float=True).SerializeToString()))
     (use,) = (use for use in report.engines if use.provider == "CPUExecutionProvider")
     assert set(use.runs) == {"CPUExecutionProvider"}
     assert use.runs["CPUExecutionProvider"]["Elu"] == 1
@@ -224,7 +224,7 @@ def test_where_onnxruntime_runs_what(tmp_path: Path) -> None:
 
 
 def test_where_litert_runs_what(tmp_path: Path) -> None:
-    report = _file.model(write(tmp_path / "a.bin", model_files.int8_tflite()))
+    report = dispatch.model(write(tmp_path / "a.bin", model_files.int8_tflite()))
     uses = {use.provider: use for use in report.engines if use.engine == "litert"}
     assert dict(uses["builtin"].runs) == {"builtin": dict(report.ops)}
     assert uses["builtin"].partitions == 0
@@ -233,7 +233,7 @@ def test_where_litert_runs_what(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_refuses_the_file_is_told(tmp_path: Path) -> None:
-    report = _file.model(write(tmp_path / "a.tflite", model_files.int8_tflite(last=0)))  # ADD of one input
+    report = dispatch.model(write(tmp_path / "a.tflite", model_files.int8_tflite(last=0)))  # ADD of one input
     uses = [use for use in report.engines if use.engine == "litert"]
     assert {use.provider for use in uses} == {"XNNPACK", "builtin"}
     assert all(use.trouble is not None and use.trouble.startswith("cannot load it: ") for use in uses)
@@ -257,8 +257,8 @@ def test_a_process_that_dies_or_hangs_is_told(
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setattr(_worker, "SECONDS", 0.2)
     with pytest.raises(InputError, match=re.escape(said)):
-        _file.model(model)
-    (use,) = _file._uses(["onnxruntime"], model)
+        dispatch.model(model)
+    (use,) = dispatch._uses(["onnxruntime"], model)
     assert use.trouble == f"while loading this file it {said}"
 
 
@@ -273,7 +273,7 @@ def changed(operator: int, side: str, ports: list[int]) -> bytes:
 
 def test_a_file_that_crashes_litert(tmp_path: Path) -> None:
     """Found by changing bytes: a result that overwrites its operand."""
-    report = _file.model(write(tmp_path / "a.tflite", changed(3, "outputs", [8])))
+    report = dispatch.model(write(tmp_path / "a.tflite", changed(3, "outputs", [8])))
     (use,) = (use for use in report.engines if use.engine == "litert")
     assert use.trouble == "while loading this file it crashed (SIGABRT)"
 
@@ -281,7 +281,7 @@ def test_a_file_that_crashes_litert(tmp_path: Path) -> None:
 def test_a_convolution_without_weights(tmp_path: Path) -> None:
     """Found by changing bytes: LiteRT dies of it."""
     with pytest.raises(InputError, match=r"damaged.*CONV_2D conv lacks an input"):
-        _file.model(write(tmp_path / "a.tflite", changed(0, "inputs", [0, -1, 2])))
+        dispatch.model(write(tmp_path / "a.tflite", changed(0, "inputs", [0, -1, 2])))
 
 
 # The front door.
@@ -299,9 +299,9 @@ def test_text_and_json(tmp_path: Path) -> None:
     assert "float ops   1 in a quantized file\n            Elu elu" in text
     assert "an estimate" in text
     table = json.loads(edgekit("inspect", path, "--json").stdout)
-    report = _report.from_dict(table)
+    report = file_report.from_dict(table)
     assert report.float_ops == ("Elu elu",)
-    assert json.loads(json.dumps(_report.as_dict(report))) == table
+    assert json.loads(json.dumps(file_report.as_dict(report))) == table
     assert " ".join(table) == KEYS
     assert " ".join(table["inputs"][0]) == "name shape dtype scale zero_point"
     assert " ".join(table["engines"][0]) == "engine version provider runs kernels partitions trouble"
@@ -419,7 +419,7 @@ def test_damaged_files_give_a_report_or_an_exception(data: bytes) -> None:
                 continue
             assert report.macs >= 0
             assert report.peak_bytes >= 0
-            assert _report.text(_report.from_dict(json.loads(json.dumps(_report.as_dict(report)))))
+            assert file_report.text(file_report.from_dict(json.loads(json.dumps(file_report.as_dict(report)))))
 
 
 @settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
@@ -432,11 +432,11 @@ def test_damaged_files_through_the_workers(data: bytes) -> None:
         path = write(Path(folder) / "file", data)
         message = ""
         try:
-            report = _file.model(path)
+            report = dispatch.model(path)
         except InputError as error:
             message = str(error)
         else:
-            assert "Traceback" not in _report.text(report)
+            assert "Traceback" not in file_report.text(report)
         assert "\n" not in message
 
 

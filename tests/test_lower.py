@@ -20,9 +20,10 @@ from torch.fx import GraphModule
 from torch.nn import functional
 
 from edgekit import choices
-from edgekit.export import onnx as to_onnx
-from edgekit.lower import (
-    _canonical,
+from edgekit.export.formats import onnx as to_onnx
+from edgekit.graph import exported_program, integer_arithmetic
+from edgekit.lower import canonical
+from edgekit.lower.rewrites import (
     average_pool,
     byte_clip,
     conv_padding,
@@ -35,15 +36,15 @@ from edgekit.lower import (
     sixteen_channels,
     uint8_activations,
 )
-from edgekit.quantize import _graph, _integer, _ptq
+from edgekit.quantize import ptq
 from tests import nets
 
 aten = torch.ops.aten
 
 
 def float_graph(run: Callable[[Any, Tensor], Tensor], **parts: nn.Module | nn.Parameter) -> GraphModule:
-    """Weights of its own, as `_ptq.quantize` hands it to the rewrites."""
-    graph: GraphModule = _graph.trace(copy.deepcopy(nets.settled(nets.Net(run, **parts))), nets.SIZE).module()
+    """Weights of its own, as `ptq.quantize` hands it to the rewrites."""
+    graph: GraphModule = exported_program.trace(copy.deepcopy(nets.settled(nets.Net(run, **parts))), nets.SIZE).module()
     return graph
 
 
@@ -62,9 +63,9 @@ def rewritten(rewrite: Any, graph: GraphModule) -> int:
     return count
 
 
-@pytest.mark.parametrize("name", choices.names("edgekit.lower"))
+@pytest.mark.parametrize("name", choices.names("edgekit.lower.rewrites"))
 def test_every_rewrite_is_named_after_its_file_and_says_what_it_helps(name: str) -> None:
-    module = importlib.import_module(f"edgekit.lower.{name}")
+    module = importlib.import_module(f"edgekit.lower.rewrites.{name}")
     assert name == module.NAME
     words = " ".join((module.__doc__ or "").split())
     assert any(f"Helps {engine}" in words for engine in ("LiteRT", "ONNX Runtime", "both"))
@@ -262,7 +263,7 @@ def test_canonical_spelling_changes_no_value(case: str) -> None:
     graph = float_graph(run, a=nets.conv(3, 8))
     images = nets.images(4, seed=3)
     before = nets.run(graph, images)
-    _canonical.apply(graph)
+    canonical.apply(graph)
     graph.graph.lint()
     torch.testing.assert_close(nets.run(graph, images), before, rtol=1e-5, atol=1e-6)
     assert there <= set(targets(graph))
@@ -283,7 +284,7 @@ def dropped(module: nn.Module, images: Tensor) -> tuple[int, GraphModule]:
         return counted[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_ptq, "saturation", type("Spy", (), {"NAME": "saturation", "apply": staticmethod(counting)}))
+        patch.setattr(ptq, "saturation", type("Spy", (), {"NAME": "saturation", "apply": staticmethod(counting)}))
         graph = nets.quantize(module)
     return counted[0], graph
 
@@ -318,7 +319,9 @@ def test_saturation_keeps_a_clamp_whose_range_the_quantizer_exceeds() -> None:
 def test_saturation_changes_no_integer_of_a_whole_net() -> None:
     count, graph = dropped(nets.settled(nets.Every()), nets.images(8, seed=9))
     assert count >= 6
-    assert torch.equal(nets.run(graph, nets.images(4)), nets.run(_integer.integer_graph(graph), nets.images(4)))
+    assert torch.equal(
+        nets.run(graph, nets.images(4)), nets.run(integer_arithmetic.integer_graph(graph), nets.images(4))
+    )
 
 
 # --- rewrites of ONNX files, in ONNX Runtime with optimisations off

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edgekit import models
+from edgekit.config.recipe import ModelSection
 from edgekit.errors import InputError
-from edgekit.recipe import ModelSection
 from edgekit.types import Checkpoint, Epoch, InputSpec, ModelSpec
 
 USER_FILE = """

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgekit.errors import Shortfall
-from edgekit.export import onnx as to_onnx
-from edgekit.export import tflite as to_tflite
+from edgekit.export.formats import onnx as to_onnx
+from edgekit.export.formats import tflite as to_tflite
+from edgekit.graph import names
 from edgekit.measurements import OperatorProfile, OperatorRow
 from edgekit.profile import operators
-from edgekit.runtime import _trace
-from edgekit.runtime._cut import Graph
+from edgekit.runtime import trace
+from edgekit.runtime.cut import Graph
 from tests import nets
 
 ENGINES = {"onnxruntime": "onnx", "litert": "tflite"}
@@ -152,7 +153,7 @@ def test_a_damaged_file_is_refused_or_read(length: int, place: int, bits: int, f
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=30), st.floats(0.1, 20))
 def test_a_profilers_own_time_is_taken_off_in_equal_parts(times: list[float], total: float) -> None:
-    off = _trace._surplus(times, total)
+    off = trace._surplus(times, total)
     left = [max(time - off, 0.0) for time in times]
     if sum(times) <= total:
         assert off == 0
@@ -172,7 +173,7 @@ def test_a_profilers_own_time_is_taken_off_in_equal_parts(times: list[float], to
     ],
 )
 def test_layers_come_out_of_names(name: str, layer: str) -> None:
-    assert operators.layer(name) == layer
+    assert names.layer(name) == layer
 
 
 @pytest.mark.parametrize(

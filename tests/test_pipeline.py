@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from edgekit import device, pipeline, recipe
+from edgekit.config import recipe
 from edgekit.console import Console
-from edgekit.stage import ORDER, Done
+from edgekit.device import file as device_file
+from edgekit.disk.run_directory import ORDER, Done
+from edgekit.pipeline import run as pipeline
 from tests.support import DEVICE
 
 STAGES = list(ORDER)
@@ -76,7 +78,7 @@ def home(tmp_path: Path) -> Path:
 def run(home: Path, *overrides: str, last: str = "report") -> pipeline.Outcome:
     loaded = recipe.load(home / "mine.toml", overrides)
     names = loaded.profile.devices if loaded.profile else []
-    devices = {name: device.load(home / name) for name in names}
+    devices = {name: device_file.load(home / name) for name in names}
     return pipeline.run(pipeline.Job(loaded, home, home / "run", devices), Console(quiet=True), last)
 
 

@@ -18,21 +18,22 @@ from onnx import numpy_helper
 from PIL import Image
 from torch import nn
 
-from edgekit import pipeline, verify
-from edgekit._toml import validate
+from edgekit.config.recipe import ExportSection, Recipe, VerifySection
+from edgekit.config.toml import validate
 from edgekit.console import Console
 from edgekit.errors import InputError, Shortfall
-from edgekit.export import _sources
-from edgekit.export import onnx as to_onnx
-from edgekit.export import tflite as to_tflite
-from edgekit.recipe import ExportSection, Recipe, VerifySection
+from edgekit.export import sources
+from edgekit.export.formats import onnx as to_onnx
+from edgekit.export.formats import tflite as to_tflite
+from edgekit.pipeline import run as pipeline
 from edgekit.runtime.engines import litert
 from edgekit.runtime.engines import onnxruntime as ort
 from edgekit.types import Accuracy, Artifact
+from edgekit.verify import files as verify
 from tests import nets
 
 Array = npt.NDArray[Any]
-IDS = [f"{f}-{p}" for p in _sources.FLOAT for f in ("onnx", "tflite")] + ["tflite-int16x8"]
+IDS = [f"{f}-{p}" for p in sources.FLOAT for f in ("onnx", "tflite")] + ["tflite-int16x8"]
 INT8, INT16, INT64 = 9, 7, 4
 """In TFLite's schema."""
 
@@ -61,11 +62,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("precisions")
     references: dict[str, Any] = {}
     artifacts = []
-    for precision in _sources.FLOAT:
-        source = _sources.rounded(module, nets.SIZE, precision)
-        references[precision] = _sources.reference(module, nets.SIZE, precision)
+    for precision in sources.FLOAT:
+        source = sources.rounded(module, nets.SIZE, precision)
+        references[precision] = sources.reference(module, nets.SIZE, precision)
         artifacts += [exporter.export(source, nets.SIZE, precision, folder) for exporter in (to_onnx, to_tflite)]
-    graph = _sources.int16x8(module, nets.SIZE, nets.images(8, seed=1)).module()
+    graph = sources.int16x8(module, nets.SIZE, nets.images(8, seed=1)).module()
     references["int16x8"] = graph
     artifacts.append(to_tflite.export(graph, nets.SIZE, "int16x8", folder))
     return Made(module, folder, references, {artifact.id: artifact for artifact in artifacts})
@@ -207,7 +208,7 @@ def test_dynamic_reference_quantizes_each_image_by_its_own_range() -> None:
     weight = module.get_parameter("1.weight").detach().double().numpy()
     scales = np.abs(weight).max(1, keepdims=True) / 127
     expected = (np.rint(weight / scales) * scales) @ ((np.clip(np.rint(x / step) + zero, 0, 255) - zero) * step)
-    got = nets.run(_sources.reference(module, 4, "dynamic"), image).numpy()[0]
+    got = nets.run(sources.reference(module, 4, "dynamic"), image).numpy()[0]
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
@@ -215,7 +216,7 @@ def test_files_are_as_small_as_their_weights(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(3 * nets.SIZE**2, 64)).eval()
     sizes = {}
     for precision in ("fp32", "fp16", "weight_only"):
-        source = module if precision == "fp32" else _sources.rounded(module, nets.SIZE, precision)
+        source = module if precision == "fp32" else sources.rounded(module, nets.SIZE, precision)
         sizes[precision] = to_onnx.export(source, nets.SIZE, precision, tmp_path).bytes
     assert sizes["fp16"] < 0.51 * sizes["fp32"]
     assert sizes["weight_only"] < 0.27 * sizes["fp32"]
@@ -226,7 +227,7 @@ def test_files_are_as_small_as_their_weights(tmp_path: Path) -> None:
 
 def test_bounds_are_those_of_the_precision_where_it_has_some() -> None:
     section = VerifySection()
-    loose = verify.Reference("torch-dynamic", nn.Identity(), None, *_sources.BOUNDS["dynamic"])
+    loose = verify.Reference("torch-dynamic", nn.Identity(), None, *sources.BOUNDS["dynamic"])
     strict = verify.Reference("torch-fp16", nn.Identity())
     assert verify._bound(loose, "tolerance", section) == (0.1, "the tolerance of dynamic")
     assert verify._bound(strict, "tolerance", section) == (1e-3, "verify.tolerance")

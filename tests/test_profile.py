@@ -22,15 +22,15 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.console import Advance, Console
-from edgekit.device import Device
+from edgekit.device.file import Device
 from edgekit.errors import InputError, Shortfall
 from edgekit.measurements import Profile
-from edgekit.profile import _stats
-from edgekit.profile._worker import Worker, WorkerFault
 from edgekit.profile.run import profile
-from edgekit.reach import local
+from edgekit.reach.ways import local
+from edgekit.reach.worker import Worker, WorkerFault
 from edgekit.runtime import _measure, machine
 from edgekit.types import Artifact, TensorSpec
+from edgekit.verdict import stats
 
 PORT = TensorSpec("x", (1, 64), "float32", "NC")
 QUIET = Console(quiet=True)
@@ -369,7 +369,7 @@ def test_measure_times_single_calls_in_milliseconds() -> None:
 @given(st.lists(st.floats(0.001, 1e6), min_size=2, max_size=200))
 def test_summary_equals_the_standard_library(samples: list[float]) -> None:
     cuts = statistics.quantiles(samples, n=100, method="inclusive")
-    found = _stats.summary(samples)
+    found = stats.summary(samples)
     expected = {
         "min_ms": min(samples),
         "mean_ms": statistics.fmean(samples),

@@ -20,20 +20,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from edgekit import verdict
 from edgekit.cli.main import cli
 from edgekit.console import Console
-from edgekit.device import Device, LimitsSection
+from edgekit.device.file import Device, LimitsSection
 from edgekit.errors import InputError, Shortfall
 from edgekit.measurements import Profile, Replay
-from edgekit.profile import bundled, golden, hotspots, operators, run
-from edgekit.profile._worker import WorkerFault
-from edgekit.report import _schema, html, markdown
-from edgekit.report import json as json_report
-from edgekit.runtime import _replay
-from edgekit.runtime._bundle import Bundle
-from edgekit.runtime._errors import RuntimeFault
+from edgekit.pipeline import bundled
+from edgekit.profile import golden, hotspots, operators, run
+from edgekit.reach.worker import WorkerFault
+from edgekit.report import _schema
+from edgekit.report.formats import html, markdown
+from edgekit.report.formats import json as json_report
+from edgekit.runtime import replay
+from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.errors import RuntimeFault
 from edgekit.types import Accuracy
+from edgekit.verdict import rule as verdict
 from tests import bundles, model_files, report_sample
 from tests.conftest import TinyRun
 from tests.report_pages import HOSTILE, Page
@@ -367,14 +369,14 @@ def test_no_file_that_computes_what_it_should() -> None:
 def test_vectors_that_are_malformed_are_a_problem(tmp_path: Path) -> None:
     manifest, members = contents()
     path = packed(tmp_path, manifest, {**members, "golden/int8-onnx.npy": b"no array"})
-    answer = _replay.replay(str(path), "int8-onnx", "onnxruntime", 1, None)
+    answer = replay.replay(str(path), "int8-onnx", "onnxruntime", 1, None)
     assert (answer["vectors"], answer["away"]) == (0, None)
     assert answer["problem"].startswith("golden/int8-onnx.npy: no .npy array")
 
 
 def test_a_model_that_is_not_as_the_manifest_says_cannot_be_replayed(tmp_path: Path) -> None:
     with pytest.raises(RuntimeFault, match="the manifest says"):
-        _replay.replay(str(model_files.bundled(tmp_path / "a.edgekit")), "onnx-int8", "onnxruntime", 1, None)
+        replay.replay(str(model_files.bundled(tmp_path / "a.edgekit")), "onnx-int8", "onnxruntime", 1, None)
 
 
 @pytest.mark.parametrize(
@@ -541,7 +543,7 @@ def test_nothing_measured_is_a_failure(tmp_path: Path, quick: Path) -> None:
 def test_outputs_are_compared_with_numpy(tmp_path: Path) -> None:
     """The distance that is told, against the model on paper."""
     path = spoilt(tmp_path, by=1)
-    answer = _replay.replay(str(path), "int8-onnx", "onnxruntime", 1, None)
+    answer = replay.replay(str(path), "int8-onnx", "onnxruntime", 1, None)
     infer = bundles.infer(bundles.model(int8=True), tmp_path)
     wanted = bundles.quantized(bundles.expected(bundles.pixels())).astype(int)
     wanted[1, 2] += 1 if wanted[1, 2] < 0 else -1

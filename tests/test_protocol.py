@@ -26,13 +26,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.console import Console
-from edgekit.device import Device
+from edgekit.device.file import Device
 from edgekit.errors import InputError, Shortfall
 from edgekit.profile import protocol
 from edgekit.profile.run import profile
-from edgekit.reach import local
-from edgekit.runtime import _energy, _image, _load, _measure, _thermal
-from edgekit.runtime._bundle import open_bundle
+from edgekit.reach.ways import local
+from edgekit.runtime import _energy, _load, _measure, _thermal, preprocess
+from edgekit.runtime.bundle import open_bundle
 from edgekit.types import Artifact, TensorSpec
 from tests import bundles
 from tests.sshd import Board, board, boards
@@ -317,7 +317,7 @@ def test_a_step_that_is_slow_is_told_from_the_others(waste: Path, monkeypatch: p
         for place, name in enumerate(_measure.STEPS):
             with monkeypatch.context() as patch:
                 if name == "decode_ms":
-                    slow(patch, _image, "upright")
+                    slow(patch, preprocess, "upright")
                 elif name == "preprocess_ms":
                     slow(patch, model, "_tensor")
                 elif name == "infer_ms":
@@ -504,10 +504,10 @@ def test_durations_have_units(text: Any, seconds: float) -> None:
 def test_durations_without_sense_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text(f'name = "x"\n[run]\nsustained = {text}\n')
-    from edgekit import device
+    from edgekit.device import file as device_file
 
     with pytest.raises(InputError, match=r"run\.sustained"):
-        device.load(path)
+        device_file.load(path)
 
 
 def test_the_protocol_is_written_down() -> None:

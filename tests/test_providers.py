@@ -20,15 +20,16 @@ from pydantic import ValidationError
 from torch import nn
 
 from edgekit.console import Console
-from edgekit.device import Device, RunSection
+from edgekit.device.file import Device, RunSection
 from edgekit.errors import Shortfall
 from edgekit.measurements import Copies
-from edgekit.profile import _providers, operators
+from edgekit.profile import operators
 from edgekit.profile.run import profile
-from edgekit.report import html, markdown
-from edgekit.runtime import _placed
-from edgekit.runtime._errors import RuntimeFault
+from edgekit.report import placement as words
+from edgekit.report.formats import html, markdown
+from edgekit.runtime import placement as placement_module
 from edgekit.runtime.engines import litert, onnxruntime, torch_cuda
+from edgekit.runtime.errors import RuntimeFault
 from edgekit.types import Artifact, TensorSpec
 from tests import interpreters, model_files, nets, report_sample
 from tests.support import environment
@@ -37,12 +38,12 @@ CHROMIUM = Path("/usr/lib/chromium")
 WORKER = """
 import json, sys
 import numpy as np
-from edgekit.runtime import _menu
-from edgekit.runtime._errors import RuntimeFault
+from edgekit.runtime import engine_menu
+from edgekit.runtime.errors import RuntimeFault
 
 engine, path, provider, x, y = sys.argv[1:]
 try:
-    session = _menu.engine(engine).load(path, 1, provider)
+    session = engine_menu.engine(engine).load(path, 1, provider)
     result = session.run(np.load(x))
     assert np.array_equal(result, session.run(np.load(x)))
     np.save(y, result)
@@ -180,9 +181,9 @@ def test_operators_on_shapes_are_no_fallback() -> None:
         event("Clip", CPU),
         event("Clip", CPU),
     ]
-    assert _placed.strays(every, "GPU") == {"Clip": 2, "Cast": 1, "Gather": 1, "QuantizeLinear": 1}
-    assert _placed.strays(every[:4], "GPU") == {}
-    assert _placed.strays([], "GPU") == {}
+    assert placement_module.strays(every, "GPU") == {"Clip": 2, "Cast": 1, "Gather": 1, "QuantizeLinear": 1}
+    assert placement_module.strays(every[:4], "GPU") == {}
+    assert placement_module.strays([], "GPU") == {}
 
 
 @pytest.mark.parametrize("profile", [None, "", "[]", '[{"cat": "Session", "name": "model_run"}]'])
@@ -197,7 +198,7 @@ def test_what_cannot_be_read_back_is_a_fault(profile: str | None, tmp_path: Path
             return str(tmp_path / "profile.json")
 
     options = Options()
-    watch = _placed.Watch(options)
+    watch = placement_module.Watch(options)
     folder = Path(options.profile_file_prefix).parent
     assert folder.is_dir()
     with pytest.raises(RuntimeFault, match=r"cannot be read back: |GPU was asked for, but ONNX Runtime does not tell"):
@@ -312,9 +313,9 @@ def test_the_engine_is_told_whether_the_cpu_may_help() -> None:
 
 def test_elsewhere_says_what_ran_elsewhere() -> None:
     placement = {"GPU": {"Conv": 8}, "CPU": {"Clip": 3, "Cast": 1}}
-    assert _providers.elsewhere("GPU", placement) == "4 of 12 operators on CPU (Clip 3, Cast)"
-    assert _providers.elsewhere("GPU", {"GPU": {"Conv": 8}}) == ""
-    assert _providers.elsewhere("GPU", {}) == ""
+    assert words.elsewhere("GPU", placement) == "4 of 12 operators on CPU (Clip 3, Cast)"
+    assert words.elsewhere("GPU", {"GPU": {"Conv": 8}}) == ""
+    assert words.elsewhere("GPU", {}) == ""
 
 
 def test_reports_show_what_ran_elsewhere_and_what_copying_took() -> None:

@@ -18,16 +18,20 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgekit import _json, choices, models, pipeline, verify
+from edgekit import choices, models
+from edgekit.config.recipe import PruneSection, Recipe
 from edgekit.console import Console
+from edgekit.disk import json_file
+from edgekit.disk.run_directory import Done, RunDirectory
 from edgekit.errors import InputError, Shortfall
-from edgekit.prune import _apply, _latency, _plan
+from edgekit.graph import integer_arithmetic
+from edgekit.pipeline import run as pipeline
+from edgekit.prune import apply, planning
 from edgekit.prune._cost import Cost
-from edgekit.prune._groups import Graph, followed_by, parts
-from edgekit.quantize import _integer
-from edgekit.recipe import PruneSection, Recipe
-from edgekit.stage import Done, RunDirectory
+from edgekit.prune.groups import Graph, followed_by, parts
+from edgekit.search import prune_latency
 from edgekit.types import Checkpoint, InputSpec, ModelSpec, PrunePlan, Pruning
+from edgekit.verify import files as verify
 from tests import nets
 
 ZOO = ("mobilenetv2_100", "mobilenetv3_small_100", "mobilenetv4_conv_small", "efficientnet_b0", "resnet18")
@@ -65,12 +69,12 @@ def none() -> Iterable[tuple[Tensor, Tensor]]:
 
 def decide(module: nn.Module, size: int = 32, share: float = 0.5, kind: str = "macs", **keys: Any) -> PrunePlan:
     section = PruneSection.model_validate({"score": "l2", "steps": 1, kind: share, **keys})
-    return _plan.decide(module, size, section, keys.pop("batches", none), kind, share)
+    return planning.decide(module, size, section, keys.pop("batches", none), kind, share)
 
 
 def pruned(module: nn.Module, plan: PrunePlan, size: int = 32) -> nn.Module:
     narrow = copy.deepcopy(module)
-    _apply.apply(narrow, plan, size)
+    apply.apply(narrow, plan, size)
     return narrow
 
 
@@ -129,7 +133,7 @@ def test_pruned_net_equals_the_whole_one_with_those_channels_zeroed(name: str) -
     with torch.no_grad():
         agree(narrow(image), zeroed(whole, plan, size)(image))
         assert float((narrow(image) - whole(image)).abs().max()) > 1e-3
-    _apply.check(whole, narrow, plan, size)
+    apply.check(whole, narrow, plan, size)
 
 
 def test_check_notices_channels_that_do_not_belong_together() -> None:
@@ -139,7 +143,7 @@ def test_check_notices_channels_that_do_not_belong_together() -> None:
     others = sorted(set(range(plan.of[head])) - set(kept))[: len(kept)]
     wrong = PrunePlan({**plan.kept, head: tuple(sorted({*kept[len(others) :], *others}))}, plan.of)
     with pytest.raises(Shortfall, match="computes something else"):
-        _apply.check(whole, pruned(whole, plan), wrong, 32)
+        apply.check(whole, pruned(whole, plan), wrong, 32)
 
 
 def test_channels_that_are_split_or_grouped_stay() -> None:
@@ -159,7 +163,7 @@ def test_channels_that_are_split_or_grouped_stay() -> None:
 
     net = randomised(Split())
     assert [group.head for group in Graph(net, 32).groups()] == ["free"]
-    _apply.check(net, pruned(net, decide(net, share=0.95)), decide(net, share=0.95), 32)
+    apply.check(net, pruned(net, decide(net, share=0.95)), decide(net, share=0.95), 32)
 
 
 # Counting ------------------------------------------------------------------------------------------
@@ -242,7 +246,7 @@ class Tiny(nn.Module):
 
 def scores(name: str, net: nn.Module, gradients: bool = False) -> Tensor:
     (group,) = Graph(net, 8).groups()
-    found = choices.pick("edgekit.prune", name, "prune.score").scores(
+    found = choices.pick("edgekit.prune.scores", name, "prune.score").scores(
         parts(net, group, followed_by(net, 8), gradients), torch.Generator().manual_seed(3)
     )
     assert isinstance(found, Tensor)
@@ -304,10 +308,10 @@ def test_taylor_goes_through_the_training_images_at_every_step(scope: str) -> No
 
     section = PruneSection(score="taylor", macs=0.6, steps=3, round_to=2, scope=scope)  # type: ignore[arg-type]
     before = models.state(net)
-    plan = _plan.decide(net, 32, section, batches, "macs", 0.6)
+    plan = planning.decide(net, 32, section, batches, "macs", 0.6)
     assert calls == 3
     assert all(torch.equal(tensor, models.state(net)[key]) for key, tensor in before.items())
-    _apply.check(net, pruned(net, plan), plan, 32)
+    apply.check(net, pruned(net, plan), plan, 32)
 
 
 # Plans and checkpoints -----------------------------------------------------------------------------
@@ -315,8 +319,8 @@ def test_taylor_goes_through_the_training_images_at_every_step(scope: str) -> No
 
 def test_plan_survives_json_and_can_be_read(tmp_path: Path) -> None:
     plan = decide(zoo("resnet18"))
-    _json.save(tmp_path / "prune.json", plan)
-    assert _json.load(tmp_path / "prune.json", PrunePlan) == plan
+    json_file.save(tmp_path / "prune.json", plan)
+    assert json_file.load(tmp_path / "prune.json", PrunePlan) == plan
     head, kept = next(iter(plan.kept.items()))
     assert f"{head} {plan.of[head]} -> {len(kept)}" in str(plan)
     assert set(json.loads((tmp_path / "prune.json").read_text())) == {"kept", "of"}
@@ -361,9 +365,9 @@ def test_prune_quantize_export_compose(tmp_path: Path) -> None:
     whole = nets.settled(net)
     narrow = pruned(whole, decide(whole, share=0.6, round_to=4))
     graph, images = nets.quantize(narrow), nets.images(6, seed=7)
-    expected = nets.run(_integer.integer_graph(graph), images)
+    expected = nets.run(integer_arithmetic.integer_graph(graph), images)
     for name in ("onnx", "tflite"):
-        exporter = choices.pick("edgekit.export", name, "export.formats")
+        exporter = choices.pick("edgekit.export.formats", name, "export.formats")
         artifact = exporter.export(copy.deepcopy(graph), nets.SIZE, "int8", tmp_path)
         assert artifact.float_ops == 0
         engine = choices.pick("edgekit.runtime.engines", "onnxruntime" if name == "onnx" else "litert", "engine")
@@ -377,7 +381,7 @@ def test_prune_quantize_export_compose(tmp_path: Path) -> None:
 # Latency -------------------------------------------------------------------------------------------
 
 
-class Clock(_latency.Stopwatch):
+class Clock(prune_latency.Stopwatch):
     """A device whose latency is a fixed part and one that follows the multiply-adds."""
 
     def __init__(self, fixed: float) -> None:
@@ -396,9 +400,9 @@ class Mute:
 @given(fixed=st.floats(0, 0.4), target=st.floats(0.5, 0.9))
 def test_search_meets_a_latency_that_can_be_met(fixed: float, target: float) -> None:
     clock, mute, build = Clock(fixed), Mute(), lambda share: (PrunePlan({}, {}), share)
-    _, _, (before, after) = _latency.search(build, clock, target, mute)  # type: ignore[arg-type]
-    assert target - _latency.SLACK <= after / before <= target
-    assert clock.timed <= _latency.PROBES
+    _, _, (before, after) = prune_latency.search(build, clock, target, mute)  # type: ignore[arg-type]
+    assert target - prune_latency.SLACK <= after / before <= target
+    assert clock.timed <= prune_latency.PROBES
 
 
 def test_search_says_how_fast_it_gets() -> None:
@@ -408,7 +412,7 @@ def test_search_says_how_fast_it_gets() -> None:
         return PrunePlan({}, {}), share
 
     with pytest.raises(Shortfall, match=r"prune.latency = 0.3: not reached on a made-up device; .* 0\.[56]"):
-        _latency.search(build, Clock(0.5), 0.3, Mute())  # type: ignore[arg-type]
+        prune_latency.search(build, Clock(0.5), 0.3, Mute())  # type: ignore[arg-type]
 
 
 # The stage -----------------------------------------------------------------------------------------
@@ -452,12 +456,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 def test_stage_writes_a_narrow_network_that_has_recovered(stage: Done) -> None:
     module, checkpoint = models.load(stage.path)
-    pruning = _json.load(stage.path / "pruning.json", Pruning)
+    pruning = json_file.load(stage.path / "pruning.json", Pruning)
     _, before = models.load(stage.path.parent / "2-train")
     assert (checkpoint.parameters, checkpoint.macs) == by_hand(module, 16)
     assert pruning.macs == (before.macs, checkpoint.macs)
     assert checkpoint.macs <= 0.7 * before.macs
-    assert _json.load(stage.path / "prune.json", PrunePlan) == checkpoint.plan == pruning.plan
+    assert json_file.load(stage.path / "prune.json", PrunePlan) == checkpoint.plan == pruning.plan
     whole, first, recovered = pruning.accuracy
     assert whole is not None
     assert first is not None
@@ -545,5 +549,5 @@ def test_score_that_applies_nowhere_is_refused() -> None:
 def test_plan_of_another_net_is_refused(spoil: Callable[[PrunePlan], PrunePlan], line: str) -> None:
     net = zoo("resnet18")
     with pytest.raises(InputError) as caught:
-        _apply.apply(net, spoil(PrunePlan({}, {})), 32)
+        apply.apply(net, spoil(PrunePlan({}, {})), 32)
     assert str(caught.value).startswith(line)

@@ -14,14 +14,18 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekit import choices, verify
+from edgekit import choices
+from edgekit.config.recipe import QuantizeSection
 from edgekit.console import Console
-from edgekit.data._dataset import ImageSet
+from edgekit.data.dataset import ImageSet
 from edgekit.errors import InputError, Shortfall
-from edgekit.ops import QUANTIZE
-from edgekit.quantize import _exact, _integer, _ladder, _ptq, _qat
-from edgekit.quantize._kernels import float_layers
-from edgekit.recipe import QuantizeSection
+from edgekit.graph import integer_arithmetic
+from edgekit.graph.kernels import float_layers
+from edgekit.graph.ops import QUANTIZE
+from edgekit.quantize import exact_scales, ptq
+from edgekit.search import ladder
+from edgekit.train import qat as qat_module
+from edgekit.verify import files as verify
 from tests import digits, nets
 from tests.digits import Digits
 
@@ -46,8 +50,8 @@ def section(**qat: Any) -> QuantizeSection:
     )
 
 
-def plain(data: Digits, module: nn.Module) -> _ptq.Result:
-    return _ptq.quantize(module, digits.SIZE, data.images(), digits.PIXELS, QuantizeSection())
+def plain(data: Digits, module: nn.Module) -> ptq.Result:
+    return ptq.quantize(module, digits.SIZE, data.images(), digits.PIXELS, QuantizeSection())
 
 
 def train(
@@ -56,16 +60,16 @@ def train(
     chosen: QuantizeSection,
     module: nn.Module | None = None,
     val: ImageSet | None = None,
-) -> _ptq.Result:
+) -> ptq.Result:
     module = module or data.module
     start = plain(data, module).program.module()
-    return _qat.train(module, digits.SIZE, start, images, val, digits.PIXELS, chosen, QUIET)
+    return qat_module.train(module, digits.SIZE, start, images, val, digits.PIXELS, chosen, QUIET)
 
 
 def prepared(module: nn.Module, batch: int = 8) -> GraphModule:
     """In training, with the ranges of post-training quantization."""
-    graph, _ = _qat._prepare(module, nets.SIZE, batch, QuantizeSection(), None)
-    _qat._take_ranges(graph, nets.quantize(module), nets.LEVELS)
+    graph, _ = qat_module._prepare(module, nets.SIZE, batch, QuantizeSection(), None)
+    qat_module._take_ranges(graph, nets.quantize(module), nets.LEVELS)
     return graph
 
 
@@ -81,25 +85,25 @@ def scales(graph: GraphModule) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def rescued(data: Digits) -> tuple[nn.Module, _ptq.Result]:
+def rescued(data: Digits) -> tuple[nn.Module, ptq.Result]:
     """A network that post-training quantization ruins, trained in the quantized graph."""
     module = digits.spoiled(data.module, 512.0)
     return module, train(data, data.train, section(epochs=2, lr=3e-3), module, data.val)
 
 
 def test_training_takes_back_most_of_what_quantization_lost(
-    data: Digits, rescued: tuple[nn.Module, _ptq.Result]
+    data: Digits, rescued: tuple[nn.Module, ptq.Result]
 ) -> None:
     module, result = rescued
     exact = digits.accuracy(module, data.val)
-    before = digits.accuracy(_integer.integer_graph(plain(data, module).program.module()), data.val)
-    after = digits.accuracy(_integer.integer_graph(result.program.module()), data.val)
+    before = digits.accuracy(integer_arithmetic.integer_graph(plain(data, module).program.module()), data.val)
+    after = digits.accuracy(integer_arithmetic.integer_graph(result.program.module()), data.val)
     assert before < exact - 0.1
     assert after > before + 0.5 * (exact - before)
 
 
 def test_trained_graph_is_the_graph_of_post_training_quantization_with_other_numbers(
-    data: Digits, rescued: tuple[nn.Module, _ptq.Result]
+    data: Digits, rescued: tuple[nn.Module, ptq.Result]
 ) -> None:
     module, result = rescued
     ours, theirs = result.program.module(), plain(data, module).program.module()
@@ -112,19 +116,19 @@ def test_trained_graph_is_the_graph_of_post_training_quantization_with_other_num
 
 
 def test_trained_scales_travel_into_both_formats_and_engines_give_the_same_integers(
-    data: Digits, rescued: tuple[nn.Module, _ptq.Result], tmp_path: Path
+    data: Digits, rescued: tuple[nn.Module, ptq.Result], tmp_path: Path
 ) -> None:
     _, result = rescued
     graph = result.program.module()
     made = [
-        choices.pick("edgekit.export", name, "").export(graph, digits.SIZE, "int8", tmp_path)
+        choices.pick("edgekit.export.formats", name, "").export(graph, digits.SIZE, "int8", tmp_path)
         for name in ("onnx", "tflite")
     ]
     trained = {(np.float32(node.args[1]), node.args[2]) for node in graph.graph.nodes if node.target is QUANTIZE}
     assert grids_of_onnx(tmp_path / "model-int8.onnx") <= trained
     assert grids_of_onnx(tmp_path / "model-int8.onnx") <= grids_of_tflite(tmp_path / "model-int8.tflite") <= trained
     images = torch.stack([data.val[place][0] for place in range(0, len(data.val), 9)])
-    wanted = nets.run(_integer.integer_graph(graph), images).numpy()
+    wanted = nets.run(integer_arithmetic.integer_graph(graph), images).numpy()
     for artifact in made:
         session = verify._open(artifact, tmp_path)
         got = [verify._infer(artifact, session, image.unsqueeze(0).numpy()) for image in images]
@@ -162,9 +166,9 @@ def test_settling_moves_trained_scales_by_less_than_two_percent(
 
     def settle(graph: GraphModule, example: Tensor, pixels: Tensor) -> int:
         before.append(copy.deepcopy(graph))
-        return _exact.settle(graph, example, pixels)
+        return exact_scales.settle(graph, example, pixels)
 
-    monkeypatch.setattr(_qat, "settle", settle)
+    monkeypatch.setattr(qat_module, "settle", settle)
     after = train(data, few, section()).program.module()
     moved = [new / old for old, new in zip(scales(before[0]), scales(after), strict=True)]
     shifted = [node.args[0].name.startswith(("add", "hardtanh")) for node in sinks(before[0])]
@@ -189,10 +193,10 @@ def odd() -> nn.Module:
 
 def test_folding_batch_norm_changes_no_result() -> None:
     graph, images = prepared(odd()), nets.images(8)
-    _qat._move(graph, False)
+    qat_module._move(graph, False)
     with torch.no_grad():
         wanted = graph(images)
-        _qat._fold_batch_norms(graph)
+        qat_module._fold_batch_norms(graph)
         got = graph(images)
     assert "batch_norm" not in graph.code
     step = float(wanted.abs().max()) / 255
@@ -202,7 +206,7 @@ def test_folding_batch_norm_changes_no_result() -> None:
 def test_before_any_step_the_rounded_network_is_close_to_the_float_one() -> None:
     module, images = odd(), nets.images(8)
     graph = prepared(module)
-    _qat._move(graph, False)
+    qat_module._move(graph, False)
     with torch.no_grad():
         exact, rounded = module(images), graph(images)
     assert float((exact - rounded).norm() / exact.norm()) < 0.05
@@ -211,7 +215,7 @@ def test_before_any_step_the_rounded_network_is_close_to_the_float_one() -> None
 @pytest.mark.parametrize(("moving", "norms"), [(True, True), (True, False), (False, False)])
 def test_statistics_and_ranges_move_only_where_they_are_let(moving: bool, norms: bool) -> None:
     graph = prepared(nets.settled(nets.Every()))
-    _qat._move(graph, moving, norms)
+    qat_module._move(graph, moving, norms)
     before = {key: value.clone() for key, value in graph.state_dict().items()}
     graph(nets.images(8, seed=5))
     changed = {key for key, value in graph.state_dict().items() if not torch.equal(value, before[key])}
@@ -227,7 +231,7 @@ def test_statistics_and_ranges_move_only_where_they_are_let(moving: bool, norms:
 
 def test_freeze_is_a_share_of_the_steps(data: Digits, few: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
-    move, step = _qat._move, _qat._Training._step
+    move, step = qat_module._move, qat_module._Training._step
 
     def moved(graph: GraphModule, moving: bool, norms: bool = False) -> None:
         steps.append("move" if moving else "stand")
@@ -237,8 +241,8 @@ def test_freeze_is_a_share_of_the_steps(data: Digits, few: ImageSet, monkeypatch
         steps.append("step")
         return step(self, *arguments)
 
-    monkeypatch.setattr(_qat, "_move", moved)
-    monkeypatch.setattr(_qat._Training, "_step", stepped)
+    monkeypatch.setattr(qat_module, "_move", moved)
+    monkeypatch.setattr(qat_module._Training, "_step", stepped)
     train(data, few, section(epochs=2, batch=25, freeze=0.7))  # 126 images: 5 steps an epoch
     first, second = ["move", *["step"] * 5, "stand"], ["move", "step", "step", "stand", "step", "step", "step", "stand"]
     assert steps == [*first, *second, "stand"]
@@ -247,7 +251,7 @@ def test_freeze_is_a_share_of_the_steps(data: Digits, few: ImageSet, monkeypatch
 # --- promises
 
 
-def state(result: _ptq.Result) -> dict[str, Tensor]:
+def state(result: ptq.Result) -> dict[str, Tensor]:
     return dict(result.program.state_dict) | dict(result.program.constants)
 
 
@@ -267,7 +271,7 @@ def test_the_teacher_is_the_float_network_not_the_labels(data: Digits, few: Imag
     for weight in (1.0, 0.0):
         updated = chosen.model_copy(update={"qat": chosen.qat.model_copy(update={"distill": weight})})
         graph = train(data, misled, updated).program.module()
-        right.append(digits.accuracy(_integer.integer_graph(graph), few))
+        right.append(digits.accuracy(integer_arithmetic.integer_graph(graph), few))
     assert right[0] > 0.9 > 0.6 > right[1]
 
 
@@ -277,14 +281,16 @@ def test_a_slow_average_keeps_the_weights_of_the_start(data: Digits, few: ImageS
     moved = train(data, few, section(freeze=0.0, lr=5e-3)).program.module()
     images = torch.stack([few[place][0] for place in range(64)])
     exact = module(images).detach()
-    far = [float((nets.run(_integer.integer_graph(graph), images) - exact).norm()) for graph in (still, moved)]
+    far = [
+        float((nets.run(integer_arithmetic.integer_graph(graph), images) - exact).norm()) for graph in (still, moved)
+    ]
     assert far[0] < 0.5 * far[1]
 
 
 def test_layers_kept_in_float_stay_so(data: Digits, few: ImageSet) -> None:
     chosen = section().model_copy(update={"keep_float": ["depthwise"]})
-    start = _ptq.quantize(data.module, digits.SIZE, data.images(), digits.PIXELS, chosen).program.module()
-    result = _qat.train(data.module, digits.SIZE, start, few, None, digits.PIXELS, chosen, QUIET)
+    start = ptq.quantize(data.module, digits.SIZE, data.images(), digits.PIXELS, chosen).program.module()
+    result = qat_module.train(data.module, digits.SIZE, start, few, None, digits.PIXELS, chosen, QUIET)
     assert float_layers(result.program.module()) == ["depthwise.conv"]
 
 
@@ -300,9 +306,9 @@ def test_one_image_is_not_enough(data: Digits, few: ImageSet) -> None:
 
 
 def test_the_recipe_can_ask_for_it_at_once(data: Digits, few: ImageSet, tmp_path: Path) -> None:
-    material = _ladder.Material(
+    material = ladder.Material(
         data.module, digits.SIZE, data.images(), digits.PIXELS, few, few, None, [], tmp_path, QUIET
     )
-    climb = _ladder.climb(material, section().model_copy(update={"sensitivity": False, "max_drop": 5.0}))
+    climb = ladder.climb(material, section().model_copy(update={"sensitivity": False, "max_drop": 5.0}))
     assert [rung.name for rung in climb.rungs] == ["qat"]
     assert climb.rungs[0].holds

@@ -20,13 +20,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit import device, shipped
+from edgekit.config import shipped
 from edgekit.console import Console
-from edgekit.device import Device, EstimateSection, Published
+from edgekit.device import file as device_file
+from edgekit.device.file import Device, EstimateSection, Published
 from edgekit.errors import InputError, Shortfall
 from edgekit.profile import _estimate
-from edgekit.reach import _debian, _sysroot, qemu
-from edgekit.runtime import _menu
+from edgekit.reach import debian, sysroot
+from edgekit.reach.ways import qemu
+from edgekit.runtime import engine_menu
 from edgekit.runtime.bench import random_input
 from tests.conftest import TinyRun
 from tests.support import complaint
@@ -77,21 +79,21 @@ def emulated(name: str) -> Device:
     """A shipped device; where it is not set up the test is skipped, or sets it up if `SETUP` asks for that."""
     if os.environ.get(SETUP):
         build(CORES[name])
-    lacking = _sysroot.missing(CORES[name])
+    lacking = sysroot.missing(CORES[name])
     if lacking:
         pytest.skip(f"{lacking}: edgekit devices setup {name}, or set {SETUP}=1")
-    return device.load(shipped.find("devices", name))
+    return device_file.load(shipped.find("devices", name))
 
 
 @functools.cache
 def build(cpu: str) -> None:
     """Once a session: it reads all files again."""
-    _sysroot.setup(cpu, Console(quiet=True))
+    sysroot.setup(cpu, Console(quiet=True))
 
 
 def test_closure_follows_what_libraries_need() -> None:
-    packages = _debian.parse(INDEX)
-    found = _debian.closure(packages, ["libc6"], without=["debconf"])
+    packages = debian.parse(INDEX)
+    found = debian.closure(packages, ["libc6"], without=["debconf"])
     assert [each.name for each in found] == ["gcc-12-base", "libc6", "libcrypt1", "libgcc-s1"]
     assert packages["libc6"].needs == (("libgcc-s1",), ("libcrypt1",))
     assert packages["libcrypt1"].needs == (("libc6",), ("debconf", "debconf-2.0"))
@@ -99,7 +101,7 @@ def test_closure_follows_what_libraries_need() -> None:
 
 def test_closure_names_a_package_that_is_not_there() -> None:
     with pytest.raises(InputError, match="no libmissing"):
-        _debian.closure(_debian.parse(INDEX), ["libc6", "libmissing"])
+        debian.closure(debian.parse(INDEX), ["libc6", "libmissing"])
 
 
 @pytest.fixture
@@ -122,9 +124,9 @@ def deb(tmp_path: Path) -> Path:
 
 
 def test_unpack_writes_what_dpkg_packed(deb: Path, tmp_path: Path) -> None:
-    _debian.unpack(deb, tmp_path / "ours")
+    debian.unpack(deb, tmp_path / "ours")
     subprocess.run(["dpkg-deb", "-x", deb, tmp_path / "theirs"], check=True)
-    assert _sysroot._tree_sha256(tmp_path / "ours") == _sysroot._tree_sha256(tmp_path / "theirs")
+    assert sysroot._tree_sha256(tmp_path / "ours") == sysroot._tree_sha256(tmp_path / "theirs")
     assert (tmp_path / "ours/usr/lib/link").read_text() == "odd length"
 
 
@@ -133,7 +135,7 @@ def test_unpack_says_so_when_damaged(deb: Path, tmp_path: Path) -> None:
     for size in range(0, len(content), 31):
         (tmp_path / "cut.deb").write_bytes(content[:size])
         try:
-            _debian.unpack(tmp_path / "cut.deb", tmp_path / "into")
+            debian.unpack(tmp_path / "cut.deb", tmp_path / "into")
         except InputError as error:
             assert "cut.deb" in str(error)  # noqa: PT017
 
@@ -166,17 +168,17 @@ def test_download_fetches_once_and_checks_the_hash(mirror: tuple[str, list[str]]
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool/a.deb").write_bytes(b"abc")
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", FIPS 180-2
-    package = _debian.Package("a", "1", "pool/a.deb", sha256, ())
+    package = debian.Package("a", "1", "pool/a.deb", sha256, ())
     for _ in range(2):
-        assert _debian.download(url, package, tmp_path / "got").read_bytes() == b"abc"
+        assert debian.download(url, package, tmp_path / "got").read_bytes() == b"abc"
     assert asked == ["/pool/a.deb"]
     (tmp_path / "got/a.deb").write_bytes(b"ab")  # as a kill or a full disk may leave it
-    assert _debian.download(url, package, tmp_path / "got").read_bytes() == b"abc"
+    assert debian.download(url, package, tmp_path / "got").read_bytes() == b"abc"
     (tmp_path / "pool/b.deb").write_bytes(b"other")
     with pytest.raises(InputError, match="SHA-256 is not the one"):
-        _debian.download(url, _debian.Package("b", "1", "pool/b.deb", sha256, ()), tmp_path / "got")
+        debian.download(url, debian.Package("b", "1", "pool/b.deb", sha256, ()), tmp_path / "got")
     with pytest.raises(InputError, match=r"pool/c\.deb: cannot be fetched"):
-        _debian.download(url, _debian.Package("c", "1", "pool/c.deb", sha256, ()), tmp_path / "got")
+        debian.download(url, debian.Package("c", "1", "pool/c.deb", sha256, ()), tmp_path / "got")
     assert [file.name for file in (tmp_path / "got").iterdir()] == ["a.deb"]
 
 
@@ -191,11 +193,11 @@ def test_part_is_built_again_only_when_harmed_or_changed(tmp_path: Path) -> None
             built.append(wanted)
             return wanted
 
-        _sysroot._part(tmp_path, "wheels", Console(quiet=True), build, {"wanted": wanted})
+        sysroot._part(tmp_path, "wheels", Console(quiet=True), build, {"wanted": wanted})
 
     with pytest.raises(InputError):
         part("one", fail=True)
-    assert "wheels" not in _sysroot._record(tmp_path)
+    assert "wheels" not in sysroot._record(tmp_path)
     part("one")
     part("one")
     assert built == ["one"]
@@ -206,12 +208,12 @@ def test_part_is_built_again_only_when_harmed_or_changed(tmp_path: Path) -> None
     with pytest.raises(InputError):
         part("three", fail=True)
     assert (tmp_path / "wheels/file").read_text() == "two"
-    assert _sysroot._record(tmp_path)["wheels"]["wanted"] == "two"
+    assert sysroot._record(tmp_path)["wheels"]["wanted"] == "two"
 
 
 def test_start_says_what_to_run_when_not_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    pi = device.load(shipped.find("devices", "rpi5-emulated"))
+    pi = device_file.load(shipped.find("devices", "rpi5-emulated"))
     with pytest.raises(Shortfall, match="edgekit devices setup rpi5-emulated"):
         qemu.start(["-c", "pass"], pi)
     with pytest.raises(Shortfall, match="edgekit devices setup rpi5-emulated"):
@@ -226,7 +228,7 @@ def test_setup_says_what_is_lacking(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.raises(InputError, match="C compiler"):
-        _sysroot.setup("cortex-a76", Console(quiet=True))
+        sysroot.setup("cortex-a76", Console(quiet=True))
     assert not list(tmp_path.iterdir())
 
 
@@ -235,7 +237,7 @@ def test_plugin_compiles_without_a_warning(tmp_path: Path) -> None:
     if compiler is None:
         pytest.skip("no C compiler")
     command = [compiler, "-shared", "-fPIC", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]
-    subprocess.run([*command, "-o", tmp_path / "counter.so", _sysroot._PLUGIN], check=True)
+    subprocess.run([*command, "-o", tmp_path / "counter.so", sysroot._PLUGIN], check=True)
 
 
 def row(ms: float, instructions: int, loaded: int, stored: int, fit: bool = True) -> Published:
@@ -286,7 +288,7 @@ def test_bar_is_wider_where_nothing_was_published() -> None:
 
 @pytest.mark.parametrize("name", CORES)
 def test_shipped_estimates_hold_for_what_was_kept_out(name: str) -> None:
-    section = device.load(shipped.find("devices", name)).estimate
+    section = device_file.load(shipped.find("devices", name)).estimate
     assert section is not None
     found = _estimate.fit(section.published)
     kept_out = [each for each in section.published if not each.fit]
@@ -296,7 +298,7 @@ def test_shipped_estimates_hold_for_what_was_kept_out(name: str) -> None:
 
 
 def test_estimate_says_why_there_is_none(tiny: TinyRun) -> None:
-    pi = device.load(shipped.find("devices", "rpi5-emulated"))
+    pi = device_file.load(shipped.find("devices", "rpi5-emulated"))
     artifact = next(each for each in artifacts(tiny) if each.id == "tflite-int8")
     with pytest.raises(Shortfall, match="4 threads, not for 1"):
         _estimate.estimate(artifact, tiny.path / "6-export", "litert", 1, pi)
@@ -305,10 +307,10 @@ def test_estimate_says_why_there_is_none(tiny: TinyRun) -> None:
 
 
 def artifacts(tiny: TinyRun) -> list[Any]:
-    from edgekit import _json
+    from edgekit.disk import json_file
     from edgekit.types import Artifact
 
-    return _json.load(tiny.path / "6-export/artifacts.json", list[Artifact])
+    return json_file.load(tiny.path / "6-export/artifacts.json", list[Artifact])
 
 
 @pytest.mark.parametrize("name", CORES)
@@ -324,7 +326,7 @@ def test_machine_is_the_core_that_was_asked_for(name: str) -> None:
 @pytest.mark.parametrize("suffix", ENGINES)
 def test_int8_outputs_are_those_of_this_machine(name: str, suffix: str, tiny: TinyRun) -> None:
     pi, model = emulated(name), tiny.path / "6-export" / f"model-int8.{suffix}"
-    session = _menu.engine(ENGINES[suffix]).load(str(model), 1)
+    session = engine_menu.engine(ENGINES[suffix]).load(str(model), 1)
     inputs = np.concatenate([random_input(session.input, seed) for seed in range(16)])
     here = np.concatenate([session.run(each[None]) for each in inputs])
     there = qemu.outputs(model, ENGINES[suffix], pi, inputs)
@@ -347,14 +349,14 @@ def test_counts_repeat_and_tell_the_cores_apart(suffix: str, tiny: TinyRun, tmp_
 
 def test_a_counter_of_another_release_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    source = hashlib.sha256(_sysroot._PLUGIN.read_bytes()).hexdigest()
+    source = hashlib.sha256(sysroot._PLUGIN.read_bytes()).hexdigest()
     parts = ("host", "sysroot", "wheels", "counter", "cores/cortex-a76")
     for part in parts:
-        (_sysroot.folder() / part).mkdir(parents=True)
+        (sysroot.folder() / part).mkdir(parents=True)
     for known, lacking in ((source, ""), ("another", "not set up (this release's counter missing)")):
         record = {part: {"source": known} for part in parts}
-        (_sysroot.folder() / _sysroot.RECORD).write_text(json.dumps(record))
-        assert _sysroot.missing("cortex-a76") == lacking
+        (sysroot.folder() / sysroot.RECORD).write_text(json.dumps(record))
+        assert sysroot.missing("cortex-a76") == lacking
 
 
 def test_profile_of_an_emulated_device_is_estimated(tiny: TinyRun) -> None:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional
 
+from edgekit.config.recipe import QuantizeSection
 from edgekit.errors import InputError, Shortfall
-from edgekit.ops import DEQUANTIZE, QUANTIZE, WEIGHT_DEQUANTIZE
-from edgekit.quantize import _graph, _integer, _ptq
-from edgekit.recipe import QuantizeSection
+from edgekit.graph import exported_program, integer_arithmetic
+from edgekit.graph.ops import DEQUANTIZE, QUANTIZE, WEIGHT_DEQUANTIZE
+from edgekit.quantize import ptq
 from tests import nets
 
 aten = torch.ops.aten
@@ -132,7 +133,7 @@ def test_quantize_names_near_layers_when_keep_float_is_unknown() -> None:
 
 def test_quantize_raises_when_there_are_no_images() -> None:
     with pytest.raises(InputError, match="no images"):
-        _ptq.quantize(nets.settled(nets.conv(3, 4)), nets.SIZE, [], nets.LEVELS, QuantizeSection())
+        ptq.quantize(nets.settled(nets.conv(3, 4)), nets.SIZE, [], nets.LEVELS, QuantizeSection())
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -140,7 +141,7 @@ def test_quantize_raises_when_an_image_is_not_finite(bad: float) -> None:
     images = nets.images(3)
     images[1, 0, 4, 4] = bad
     with pytest.raises(Shortfall, match="calibration image 2 gives NaN or infinite"):
-        _ptq.quantize(nets.settled(nets.conv(3, 4)), nets.SIZE, images, nets.LEVELS, QuantizeSection())
+        ptq.quantize(nets.settled(nets.conv(3, 4)), nets.SIZE, images, nets.LEVELS, QuantizeSection())
 
 
 def test_quantize_raises_when_weights_are_not_finite() -> None:
@@ -157,7 +158,7 @@ def test_quantize_stays_near_the_float_network(rule: str) -> None:
         nn.Sequential(nets.conv(3, 8, 3, nn.ReLU6, stride=2), nets.conv(8, 8, 3, nn.ReLU), nets.head(8))
     )
     section = QuantizeSection(range=rule)
-    program = _ptq.quantize(module, nets.SIZE, nets.images(8, seed=1), nets.LEVELS, section).program
+    program = ptq.quantize(module, nets.SIZE, nets.images(8, seed=1), nets.LEVELS, section).program
     images = nets.images(16, seed=2)
     exact = nets.run(module, images)
     assert float((nets.run(program.module(), images) - exact).abs().max() / exact.abs().max()) < 0.1
@@ -174,7 +175,7 @@ def test_quantize_leaves_the_module_as_it_was() -> None:
 def test_quantize_gives_the_same_scales_and_weights_when_run_twice() -> None:
     module = nets.settled(nets.Every())
     first, second = nets.quantize(module), nets.quantize(module)
-    assert _graph.plan(first) == _graph.plan(second)
+    assert exported_program.plan(first) == exported_program.plan(second)
     for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
@@ -182,8 +183,8 @@ def test_quantize_gives_the_same_scales_and_weights_when_run_twice() -> None:
 # --- the integer reference against int64 arithmetic by hand
 
 
-def grids(graph: GraphModule) -> tuple[_graph.QuantizedTensor, _graph.QuantizedTensor]:
-    plan = _graph.plan(graph)
+def grids(graph: GraphModule) -> tuple[exported_program.QuantizedTensor, exported_program.QuantizedTensor]:
+    plan = exported_program.plan(graph)
     return plan[0], plan[-1]
 
 
@@ -263,7 +264,7 @@ INFINITE = float("inf")
 )
 def test_integer_graph_equals_convolution_by_hand(layer: nn.Conv2d, clamp: nn.Module, low: float, high: float) -> None:
     graph = nets.quantize(nets.settled(nn.Sequential(layer, clamp), seed=4))
-    integer = _integer.integer_graph(graph)
+    integer = integer_arithmetic.integer_graph(graph)
 
     def accumulate(x: Int64, weight: Int64) -> Int64:
         return convolve(x, weight, layer.stride[0], int(layer.padding[0]), layer.groups)
@@ -278,7 +279,7 @@ def test_integer_graph_equals_convolution_by_hand(layer: nn.Conv2d, clamp: nn.Mo
 @pytest.mark.parametrize("bias", [True, False])
 def test_integer_graph_equals_a_linear_layer_by_hand(bias: bool) -> None:
     graph = nets.quantize(nets.settled(nn.Sequential(nn.Flatten(), nn.Linear(3 * nets.SIZE**2, 7, bias=bias)), seed=5))
-    integer = _integer.integer_graph(graph)
+    integer = integer_arithmetic.integer_graph(graph)
 
     def accumulate(x: Int64, weight: Int64) -> Int64:
         product: Int64 = x.reshape(1, -1) @ weight.T
@@ -297,7 +298,7 @@ def patterns() -> tuple[nn.Module, GraphModule]:
 
 
 def test_integer_graph_runs_no_weighted_operator_in_float(patterns: tuple[nn.Module, GraphModule]) -> None:
-    integer = _integer.integer_graph(patterns[1])
+    integer = integer_arithmetic.integer_graph(patterns[1])
     assert not any(node.target in (aten.conv2d.default, aten.linear.default) for node in integer.graph.nodes)
 
 
@@ -309,10 +310,10 @@ def test_integer_graph_takes_a_linear_layer_over_tokens() -> None:
 
     graph = graph_of(run, stem=nets.conv(3, 8, stride=4), mix=nn.Linear(8, 12), head=nn.Linear(12, 10))
     images = nets.images(4)
-    assert torch.equal(nets.run(_integer.integer_graph(graph), images), nets.run(graph, images))
+    assert torch.equal(nets.run(integer_arithmetic.integer_graph(graph), images), nets.run(graph, images))
 
 
-@pytest.mark.parametrize("fold", [_graph.fold_weights, _graph.fold_constants])
+@pytest.mark.parametrize("fold", [exported_program.fold_weights, exported_program.fold_constants])
 def test_folding_changes_no_output(
     patterns: tuple[nn.Module, GraphModule], fold: Callable[[GraphModule], GraphModule]
 ) -> None:
@@ -322,16 +323,16 @@ def test_folding_changes_no_output(
 
 def test_load_gives_the_graph_that_was_saved(tmp_path: Path) -> None:
     module = nets.settled(nets.conv(3, 4, 3, nn.ReLU6))
-    program = _ptq.quantize(module, nets.SIZE, nets.images(4), nets.LEVELS, QuantizeSection()).program
-    _graph.save(program, tmp_path / "quantized.pt2")
-    loaded = _graph.load(tmp_path / "quantized.pt2")
-    assert _graph.plan(loaded) == _graph.plan(program.module())
+    program = ptq.quantize(module, nets.SIZE, nets.images(4), nets.LEVELS, QuantizeSection()).program
+    exported_program.save(program, tmp_path / "quantized.pt2")
+    loaded = exported_program.load(tmp_path / "quantized.pt2")
+    assert exported_program.plan(loaded) == exported_program.plan(program.module())
     assert torch.equal(nets.run(loaded, nets.images(4)), nets.run(program.module(), nets.images(4)))
 
 
 def test_plan_names_the_layer_of_each_tensor(patterns: tuple[nn.Module, GraphModule]) -> None:
     module, graph = patterns
-    plan = _graph.plan(graph)
+    plan = exported_program.plan(graph)
     names = {name for name, _ in module.named_modules()}
     assert plan[0].layer == ""
     assert {tensor.layer for tensor in plan} <= names
@@ -340,6 +341,6 @@ def test_plan_names_the_layer_of_each_tensor(patterns: tuple[nn.Module, GraphMod
 
 
 def test_output_scale_is_none_when_the_output_is_not_quantized() -> None:
-    assert _graph.output_scale(graph_of(lambda net, x: torch.tanh(net.a(x)), a=nets.conv(3, 4))) is None
+    assert exported_program.output_scale(graph_of(lambda net, x: torch.tanh(net.a(x)), a=nets.conv(3, 4))) is None
     graph = graph_of(lambda net, x: net.a(x), a=nets.conv(3, 4))
-    assert _graph.output_scale(graph) == _graph.plan(graph)[-1].scale
+    assert exported_program.output_scale(graph) == exported_program.plan(graph)[-1].scale

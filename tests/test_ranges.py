@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torchao.quantization.pt2e import MinMaxObserver
 
 from edgekit import choices
+from edgekit.config.recipe import QuantizeSection
 from edgekit.errors import InputError
-from edgekit.quantize import _ptq, _ranges, auto, entropy, minmax, mse, percentile
-from edgekit.quantize._histogram import BINS, Histogram, grid
-from edgekit.recipe import QuantizeSection
+from edgekit.quantize import _ranges, ptq
+from edgekit.quantize.histogram import BINS, Histogram, grid
+from edgekit.quantize.ranges import auto, entropy, minmax, mse, percentile
 from tests import nets
 
 Float64 = npt.NDArray[np.float64]
@@ -107,9 +108,9 @@ def test_grid_of_a_dead_tensor_is_usable() -> None:
 # --- the rules
 
 
-@pytest.mark.parametrize("rule", choices.names("edgekit.quantize"))
+@pytest.mark.parametrize("rule", choices.names("edgekit.quantize.ranges"))
 def test_every_rule_covers_a_tensor_of_few_values(rule: str) -> None:
-    module = choices.pick("edgekit.quantize", rule, "quantize.range")
+    module = choices.pick("edgekit.quantize.ranges", rule, "quantize.range")
     for few in ([0.0], [3.0], [-2.0, -2.0], [0.0, 1.0], [-1.0, 0.5]):
         found = module.limits(seen(torch.tensor(few)), lambda low, high: abs(high - low))
         assert -1e9 < found.low <= found.high < 1e9
@@ -208,12 +209,12 @@ def test_auto_asks_for_no_cost_when_all_rules_agree() -> None:
 
 
 @pytest.fixture(scope="module")
-def observed() -> _ptq.Observed:
+def observed() -> ptq.Observed:
     section = QuantizeSection()
-    return _ptq.observe(nets.settled(nets.Every()), nets.SIZE, nets.images(8, seed=1), nets.LEVELS, section)
+    return ptq.observe(nets.settled(nets.Every()), nets.SIZE, nets.images(8, seed=1), nets.LEVELS, section)
 
 
-def ranges(observed: _ptq.Observed, **choice: Any) -> tuple[dict[str, str], dict[str, tuple[float, float]]]:
+def ranges(observed: ptq.Observed, **choice: Any) -> tuple[dict[str, str], dict[str, tuple[float, float]]]:
     """Rules that are reported, and all ranges by tensor."""
     prepared = copy.deepcopy(observed.prepared)
     chosen = _ranges.decide(prepared, QuantizeSection(**choice), observed.pixels, observed.images)
@@ -224,7 +225,7 @@ def ranges(observed: _ptq.Observed, **choice: Any) -> tuple[dict[str, str], dict
     return chosen, decided
 
 
-def test_decide_gives_a_named_layer_its_own_rule(observed: _ptq.Observed) -> None:
+def test_decide_gives_a_named_layer_its_own_rule(observed: ptq.Observed) -> None:
     _, plain = ranges(observed)
     chosen, special = ranges(observed, ranges={"down.conv": "mse", "silu": "percentile"})
     assert chosen["down.conv"] == "mse"
@@ -234,11 +235,11 @@ def test_decide_gives_a_named_layer_its_own_rule(observed: _ptq.Observed) -> Non
     assert special["silu.project.conv"] != plain["silu.project.conv"]
 
 
-def test_decide_reports_nothing_when_one_rule_serves_all(observed: _ptq.Observed) -> None:
+def test_decide_reports_nothing_when_one_rule_serves_all(observed: ptq.Observed) -> None:
     assert ranges(observed, range="mse")[0] == {}
 
 
-def test_decide_keeps_the_whole_range_of_input_and_output(observed: _ptq.Observed) -> None:
+def test_decide_keeps_the_whole_range_of_input_and_output(observed: ptq.Observed) -> None:
     _, plain = ranges(observed)
     _, clipped = ranges(observed, range="percentile")
     assert clipped["head.3"] == plain["head.3"]
@@ -249,10 +250,10 @@ def test_decide_keeps_the_whole_range_of_input_and_output(observed: _ptq.Observe
 def test_quantize_names_near_layers_when_ranges_is_unknown() -> None:
     section = QuantizeSection(ranges={"head.33": "mse"})
     with pytest.raises(InputError, match=r'quantize\.ranges = "head\.33": no such layer; did you mean "head\.3"'):
-        _ptq.quantize(nets.settled(nets.Every()), nets.SIZE, nets.images(1), nets.LEVELS, section)
+        ptq.quantize(nets.settled(nets.Every()), nets.SIZE, nets.images(1), nets.LEVELS, section)
 
 
-def test_decide_refuses_a_layer_without_a_quantized_tensor(observed: _ptq.Observed) -> None:
+def test_decide_refuses_a_layer_without_a_quantized_tensor(observed: ptq.Observed) -> None:
     with pytest.raises(InputError, match=r'"head\.2" computes nothing that is quantized'):
         ranges(observed, ranges={"head.2": "mse"})
 
@@ -269,7 +270,7 @@ def outlying() -> nn.Module:
 def test_auto_clips_a_tensor_whose_outliers_do_not_reach_the_output() -> None:
     torch.manual_seed(3)
     section = QuantizeSection(range="auto")
-    result = _ptq.quantize(outlying(), nets.SIZE, nets.images(4), nets.LEVELS, section)
+    result = ptq.quantize(outlying(), nets.SIZE, nets.images(4), nets.LEVELS, section)
     assert list(result.ranges) == ["0", "2"]
     assert result.ranges["0"] != "minmax"
 
@@ -279,7 +280,7 @@ def test_observe_remembers_as_much_of_many_images_as_of_few() -> None:
 
     def remembered(count: int) -> int:
         section = QuantizeSection(rounding="adaptive", calibration=count)
-        found = _ptq.observe(net, nets.SIZE, nets.images(count), nets.LEVELS, section)
+        found = ptq.observe(net, nets.SIZE, nets.images(count), nets.LEVELS, section)
         calibration = found.calibration
         kept = [*found.prepared.buffers(), *calibration.sums.values(), *found.images]
         kept += [tensor for moments in calibration.moments.values() for tensor in (moments.first, moments.second)]

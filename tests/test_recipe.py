@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from edgekit import _toml, recipe, shipped
+from edgekit.config import recipe, shipped, toml
 from edgekit.errors import InputError
 
 SMALL = """
@@ -151,7 +151,7 @@ def test_every_key_of_a_section_has_a_default_or_is_required_on_purpose() -> Non
         f"{name}.{key}"
         for name, field in recipe.Recipe.model_fields.items()
         for section in [kind for kind in (field.annotation, *getattr(field.annotation, "__args__", ()))
-                        if isinstance(kind, type) and issubclass(kind, _toml.Section)]
+                        if isinstance(kind, type) and issubclass(kind, toml.Section)]
         for key, value in section.model_fields.items()
         if value.is_required()
     }  # fmt: skip

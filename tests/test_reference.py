@@ -20,17 +20,18 @@ from torch import nn
 
 from edgekit import models
 from edgekit.console import Advance, Console
-from edgekit.device import Device, LimitsSection
+from edgekit.device.file import Device, LimitsSection
 from edgekit.errors import Shortfall
 from edgekit.measurements import Timing
-from edgekit.profile import _reference
+from edgekit.profile import torch_reference
 from edgekit.profile.run import profile
-from edgekit.report import _compare, _read, html, markdown
-from edgekit.report import csv as csv_report
-from edgekit.report import json as json_report
-from edgekit.runtime._bundle import open_bundle
+from edgekit.report import comparison, reader
+from edgekit.report.formats import csv as csv_report
+from edgekit.report.formats import html, markdown
+from edgekit.report.formats import json as json_report
+from edgekit.runtime.bundle import open_bundle
 from edgekit.runtime.engines import torch_cuda
-from edgekit.verdict import REFERENCE, best_kind, contenders, decide
+from edgekit.verdict.rule import REFERENCE, best_kind, contenders, decide
 from tests import nets, support
 from tests.report_sample import ARTIFACTS, accuracy, report, timing
 from tests.test_profile import QUIET, SHORT, artifact, save_chain
@@ -95,12 +96,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, network: nn.Module) -> Path
     folder = tmp_path_factory.mktemp("files")
     save_chain(folder / "short.onnx", 2)
     (folder / "garbage.onnx").write_bytes(b"not a model" * 100)
-    _reference.write(network, nets.SIZE, folder / _reference.FILE)
+    torch_reference.write(network, nets.SIZE, folder / torch_reference.FILE)
     return folder
 
 
 def test_the_program_computes_what_the_network_does(folder: Path, network: nn.Module) -> None:
-    path = folder / _reference.FILE
+    path = folder / torch_reference.FILE
     names = [str(node.target) for node in torch.export.load(path).graph.nodes]
     assert "aten.conv2d.default" in names
     assert not any("norm" in name for name in names)  # folded: torch is not made slower than it need be
@@ -112,7 +113,7 @@ def test_the_program_computes_what_the_network_does(folder: Path, network: nn.Mo
         np.testing.assert_allclose(half.run(image.numpy()), network(image).numpy(), atol=0.02)
     assert any(isinstance(part, nn.BatchNorm2d) for part in network.modules())  # the network itself is as it was
     before = path.read_bytes()
-    _reference.write(network, nets.SIZE, path)
+    torch_reference.write(network, nets.SIZE, path)
     assert path.read_bytes() == before  # results are kept by the file's hash
 
 
@@ -143,7 +144,7 @@ class Order(Console):
 
 
 def test_the_reference_takes_turns_with_the_files(folder: Path, tmp_path: Path) -> None:
-    console, program = Order(), folder / _reference.FILE
+    console, program = Order(), folder / torch_reference.FILE
     found = profile([SHORT], folder, {"host": device(rounds=3)}, console, tmp_path, reference=program)
     assert found.failures == ()
     file, torch_ = found.timings
@@ -163,14 +164,14 @@ def test_the_reference_takes_turns_with_the_files(folder: Path, tmp_path: Path) 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("provider", ["cuda", "cuda-fp16"])
 def test_a_gpu_computes_it(folder: Path, provider: str) -> None:
-    found = profile([SHORT], folder, {"host": device(provider)}, QUIET, reference=folder / _reference.FILE)
+    found = profile([SHORT], folder, {"host": device(provider)}, QUIET, reference=folder / torch_reference.FILE)
     assert [(t.artifact, t.provider) for t in found.timings[1:]] == [("torch-fp32", provider)]
     assert found.timings[1].copies is not None
 
 
 @NO_GPU
 def test_only_the_row_fails_where_there_is_no_gpu(folder: Path) -> None:
-    found = profile([SHORT], folder, {"host": device(None)}, QUIET, reference=folder / _reference.FILE)
+    found = profile([SHORT], folder, {"host": device(None)}, QUIET, reference=folder / torch_reference.FILE)
     assert [t.artifact for t in found.timings] == ["short"]
     (failure,) = found.failures
     assert (failure.artifact, failure.engine, failure.lost) == ("torch-fp32", "torch_cuda", False)
@@ -180,7 +181,7 @@ def test_only_the_row_fails_where_there_is_no_gpu(folder: Path) -> None:
 def test_a_bundle_has_no_torch_network(folder: Path) -> None:
     found = profile([SHORT], folder, {"host": device()}, QUIET)
     assert [t.artifact for t in found.timings] == ["short"]
-    assert [f.reason for f in found.failures] == [_reference.ABSENT]
+    assert [f.reason for f in found.failures] == [torch_reference.ABSENT]
 
 
 def test_a_device_without_the_engine_has_no_such_row(folder: Path) -> None:
@@ -192,7 +193,7 @@ def test_the_reference_alone_is_no_result(folder: Path) -> None:
     """No file runs, PyTorch does: nothing can be shipped, and it says why."""
     garbage, tflite = artifact("garbage", "garbage.onnx"), artifact("other", "other.tflite", "tflite")
     with pytest.raises(Shortfall, match=r"^host: nothing was measured: .*garbage\.onnx") as caught:
-        profile([garbage, tflite], folder, {"host": device()}, QUIET, reference=folder / _reference.FILE)
+        profile([garbage, tflite], folder, {"host": device()}, QUIET, reference=folder / torch_reference.FILE)
     assert "; ;" not in str(caught.value)
     with pytest.raises(Shortfall, match=r"none of its engines \(torch_cuda, onnxruntime\) runs tflite files"):
         profile([tflite], folder, {"host": device(rounds=1)}, QUIET)
@@ -254,10 +255,10 @@ def test_reports_show_it_for_what_it_is() -> None:
 
 def test_a_slower_reference_is_no_regression() -> None:
     read = [
-        _read._adapter().validate_python(json.loads(json_report.render(replace(report(), latency=latency))))
+        reader._adapter().validate_python(json.loads(json_report.render(replace(report(), latency=latency))))
         for latency in ((*report().latency, row(0.3)), (*report().latency, row(3.0)))
     ]
-    found = _compare.compare(*read)
+    found = comparison.compare(*read)
     assert found.regressions() == ()
     assert not any(each.artifact == REFERENCE for each in found.rows)
     assert (found.only_old, found.only_new) == ((), ())
@@ -301,6 +302,6 @@ def test_a_run_compares_its_files_with_torch(copied: Path, tmp_path: Path) -> No
     # What was timed is the run's network.
     module, checkpoint = models.load(copied / "2-train")
     image = nets.images(1, size=checkpoint.input.size)
-    session = torch_cuda.load(str(copied / "9-profile" / _reference.FILE), provider="cpu")
+    session = torch_cuda.load(str(copied / "9-profile" / torch_reference.FILE), provider="cpu")
     with torch.no_grad():
         np.testing.assert_allclose(session.run(image.numpy()), module(image).numpy(), atol=1e-4)

@@ -19,26 +19,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit import choices
-from edgekit.report import _background, _charts, _markup, _plots, _svg, html, markdown
-from edgekit.report import json as json_format
-from edgekit.report._report import summarise
+from edgekit.report import _charts, _plots, background, markup, svg
 from edgekit.report._schema import schema
+from edgekit.report.contents import summarise
+from edgekit.report.formats import html, markdown
+from edgekit.report.formats import json as json_format
 from edgekit.types import Index, Sample
 from tests.report_pages import HOSTILE, Page, bare, hostile, lost, no_accuracy
 from tests.report_sample import CONFUSION, metrics, report
 
 
 def test_every_format_renders_every_report() -> None:
-    assert choices.names("edgekit.report") == ("csv", "html", "json", "markdown")
-    for name in choices.names("edgekit.report"):
-        module = choices.pick("edgekit.report", name, "report")
+    assert choices.names("edgekit.report.formats") == ("csv", "html", "json", "markdown")
+    for name in choices.names("edgekit.report.formats"):
+        module = choices.pick("edgekit.report.formats", name, "report")
         for each in (report(), bare(), hostile(), lost(), no_accuracy()):
             assert module.render(each) == module.render(each) != ""
 
 
 def test_report_needs_no_heavy_package() -> None:
     code = (
-        "import sys; from edgekit import verdict; from edgekit.report import html, markdown, json, _report; "
+        "import sys; from edgekit.verdict import rule; from edgekit.report.formats import html, markdown, json; "
         "print([name for name in ('torch', 'numpy', 'pydantic', 'PIL', 'rich') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -241,7 +242,7 @@ def test_html_shows_a_matrix_or_the_most_confused_pairs(n: int) -> None:
     text = html.render(replace(sample, accuracy=rows))
     assert len(text) < 500_000
     assert ("heatmap" in str([a.get("class") for t, a in Page(text).tags if t == "svg"])) == (n <= 40)
-    assert _background.confused(metrics(matrix, names))[0] == (n, n - 1, 0)
+    assert background.confused(metrics(matrix, names))[0] == (n, n - 1, 0)
 
 
 def _luminance(colour: str) -> float:
@@ -295,7 +296,7 @@ def test_histogram_agrees_with_numpy(samples: list[float]) -> None:
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
 def test_ticks_are_inside_even_and_few(low: float, span: float) -> None:
-    found = _svg.ticks(low, low + span)
+    found = svg.ticks(low, low + span)
     assert 1 <= len(found) <= 12
     slack = 1e-6 * max(abs(low), span)
     assert all(low - slack <= tick <= low + span + slack for tick in found)
@@ -306,7 +307,7 @@ def test_ticks_are_inside_even_and_few(low: float, span: float) -> None:
 @given(st.text())
 def test_tag_keeps_text_as_text(words: str) -> None:
     clean = words.replace("\r", "").replace("\0", "")
-    page = Page(_markup.tag("p", clean, title=clean))
+    page = Page(markup.tag("p", clean, title=clean))
     assert "".join(page.text) == clean
     assert page.tags == [("p", {"title": clean})]
 
@@ -319,4 +320,4 @@ tables = st.dictionaries(
 
 @given(st.dictionaries(st.text(), scalars | tables, max_size=4))
 def test_toml_reads_back_as_the_same_recipe(recipe: dict[str, Any]) -> None:
-    assert tomllib.loads(_background.toml(recipe)) == recipe
+    assert tomllib.loads(background.toml(recipe)) == recipe

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.report import html
+from edgekit.report.formats import html
 from tests.report_pages import hostile, lost
 from tests.report_sample import report
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit.report import csv as csv_format
-from edgekit.report import html
+from edgekit.report.formats import csv as csv_format
+from edgekit.report.formats import html
 from tests.report_pages import Page, bare, lost
 from tests.report_sample import full, report, timing
 

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from edgekit.runtime import _image, _resample
-from edgekit.runtime._errors import RuntimeFault
-from edgekit.runtime._image import Preprocessing, pixels
-from edgekit.runtime._port import Port
+from edgekit.runtime import _resample, preprocess
 from edgekit.runtime._tensor import FromPixels
+from edgekit.runtime.errors import RuntimeFault
+from edgekit.runtime.port import Port
+from edgekit.runtime.preprocess import Preprocessing, pixels
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SPEC = Preprocessing(24, 24, MEAN, STD, 0.875)
@@ -117,7 +117,7 @@ def test_pixels_of_a_file_are_pillows(name: str, size: tuple[int, int], tmp_path
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("size", [(60, 37), (31, 90)])
 def test_tensor_is_what_validation_fed(name: str, size: tuple[int, int], tmp_path: Path) -> None:
-    from edgekit.data._transforms import evaluate, open_rgb
+    from edgekit.data.transforms import evaluate, open_rgb
     from edgekit.types import InputSpec
 
     (tmp_path / name).write_bytes(FILES[name](smooth(*size)))
@@ -166,12 +166,12 @@ def test_grey_and_rgb_become_each_other(shape: tuple[int, ...]) -> None:
 @given(sides, sides, st.integers(1, 60), st.integers(1, 60), st.sampled_from([1.0, 0.875, 0.5]))
 def test_geometry_covers_the_input(width: int, height: int, new_width: int, new_height: int, crop: float) -> None:
     spec = Preprocessing(new_height, new_width, MEAN, STD, crop)
-    (wide, high), (left, top) = _image.geometry(width, height, spec)
+    (wide, high), (left, top) = preprocess.geometry(width, height, spec)
     assert 0 <= left <= wide - new_width
     assert 0 <= top <= high - new_height
     assert wide == round(new_width / crop) or high == round(new_height / crop)
     stretched = Preprocessing(new_height, new_width, MEAN, STD, crop, resize="stretch")
-    assert _image.geometry(width, height, stretched)[0] == (round(new_width / crop), round(new_height / crop))
+    assert preprocess.geometry(width, height, stretched)[0] == (round(new_width / crop), round(new_height / crop))
 
 
 means = st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3).map(tuple)
@@ -302,7 +302,7 @@ def test_pixels_raise_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(_image, "_decoded", fail)
+    monkeypatch.setattr(preprocess, "_decoded", fail)
     with pytest.raises(RuntimeFault, match="image: out of memory"):
         pixels(GOOD, SPEC)
 

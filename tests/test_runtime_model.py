@@ -24,10 +24,10 @@ from PIL import Image
 
 import edgekit.runtime
 from edgekit.runtime import Model, Result, RuntimeFault, _load, _model, load, machine
-from edgekit.runtime._bundle import open_bundle
-from edgekit.runtime._port import Port
 from edgekit.runtime._stream import ahead
+from edgekit.runtime.bundle import open_bundle
 from edgekit.runtime.engines import litert, onnxruntime
+from edgekit.runtime.port import Port
 from tests import bundles
 
 Pixels = npt.NDArray[np.uint8]

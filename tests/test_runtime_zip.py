@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import __version__, runtime_zip
+from edgekit import __version__
 from edgekit.errors import InputError
+from edgekit.reach import runtime_zip
 from tests.conftest import TinyRun
 from tests.interpreters import bare
 from tests.support import BUNDLE, edgekit
@@ -38,7 +39,7 @@ def test_zip_is_below_its_limit_and_holds_the_runtime_alone(app: Path) -> None:
     with zipfile.ZipFile(app) as archive:
         assert archive.testzip() is None
         names = set(archive.namelist())
-        assert archive.read("edgekit/runtime/_zip.py") == (PACKAGE / "runtime" / "_zip.py").read_bytes()
+        assert archive.read("edgekit/runtime/archive.py") == (PACKAGE / "runtime" / "archive.py").read_bytes()
     others = {name for name in names if not name.startswith("edgekit/runtime/")}
     assert others == {"__main__.py", "LICENSE", "edgekit/__init__.py"}
     assert {Path(name).suffix for name in names - others} == {".py", ".json"}

@@ -10,17 +10,18 @@ from torch.fx import GraphModule
 from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
-from edgekit.ops import QUANTIZE, WEIGHT_DEQUANTIZE, constant
-from edgekit.quantize import _integer, _ptq
-from edgekit.quantize._annotate import Int8Quantizer
-from edgekit.quantize._sensitivity import sensitivity
+from edgekit.graph import integer_arithmetic
+from edgekit.graph.ops import QUANTIZE, WEIGHT_DEQUANTIZE, constant
+from edgekit.quantize import ptq
+from edgekit.quantize.annotate import Int8Quantizer
+from edgekit.quantize.sensitivity import sensitivity
 from edgekit.types import Sensitivity
 from tests import nets
 
 
 def original(module: nn.Module) -> GraphModule:
-    """The float graph that `_ptq.quantize` starts from."""
-    return _ptq.float_graph(module, nets.SIZE)[0]
+    """The float graph that `ptq.quantize` starts from."""
+    return ptq.float_graph(module, nets.SIZE)[0]
 
 
 def rows(module: nn.Module, count: int = 4, **options: Any) -> dict[str, Sensitivity]:
@@ -110,7 +111,7 @@ def test_sensitivity_of_the_layers_adds_up_to_the_noise_of_the_whole() -> None:
         )
     )
     quantized, images = nets.quantize(module), nets.images(8, seed=7)
-    whole = sqnr(nets.run(module, images), nets.run(_integer.integer_graph(quantized), images))
+    whole = sqnr(nets.run(module, images), nets.run(integer_arithmetic.integer_graph(quantized), images))
     alone = [10 ** (-row.sqnr_db / 10) for row in sensitivity(original(module), quantized, [*images])]
     together = -10 * np.log10(sum(alone))
     assert -3 < whole - together < 6  # better where the correction of later biases takes back earlier shifts

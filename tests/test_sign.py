@@ -12,10 +12,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
-from edgekit import sign
+from edgekit.deploy import keys as key_files
+from edgekit.deploy import sign
 from edgekit.errors import InputError, Shortfall
-from edgekit.runtime import _zip
-from edgekit.runtime._bundle import open_bundle
+from edgekit.runtime import archive
+from edgekit.runtime.bundle import open_bundle
 from tests.small_bundle import small
 from tests.support import complaint, edgekit
 
@@ -23,7 +24,7 @@ from tests.support import complaint, edgekit
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
     """Where ``NAME.key`` and ``NAME.pub`` lie, without the suffix."""
-    sign.keygen(tmp_path / "mine")
+    key_files.keygen(tmp_path / "mine")
     return tmp_path / "mine"
 
 
@@ -45,8 +46,8 @@ def bundle(tmp_path: Path, keys: Path) -> Path:
 
 def rewrite(path: Path, **members: bytes) -> None:
     """Replace members of a bundle, as someone with a zip tool of their own could."""
-    found = {name: bytes(view) for name, view in _zip.read(path.read_bytes()).items()}
-    path.write_bytes(_zip.canonical({**found, **{f"{name}.json": data for name, data in members.items()}}))
+    found = {name: bytes(view) for name, view in archive.read(path.read_bytes()).items()}
+    path.write_bytes(archive.canonical({**found, **{f"{name}.json": data for name, data in members.items()}}))
 
 
 def test_keygen_writes_keys_that_others_read_and_only_the_owner_can(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_keygen_writes_keys_that_others_read_and_only_the_owner_can(tmp_path: Pa
 def test_keygen_overwrites_nothing(tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("precious")
     with pytest.raises(InputError, match="never overwritten"):
-        sign.keygen(tmp_path / "mine")
+        key_files.keygen(tmp_path / "mine")
     assert [path.name for path in tmp_path.iterdir()] == [there]
     assert (tmp_path / there).read_text() == "precious"
 
@@ -71,7 +72,7 @@ def test_keygen_overwrites_nothing(tmp_path: Path, there: str) -> None:
 def test_openssl_confirms_a_signature(bundle: Path, keys: Path, tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("no openssl")
-    members = _zip.read(bundle.read_bytes())
+    members = archive.read(bundle.read_bytes())
     (tmp_path / "message").write_bytes(members["manifest.json"])
     found = json.loads(bytes(members["signature.json"]))
     (tmp_path / "signature").write_bytes(base64.b64decode(found["signature"]))
@@ -84,7 +85,7 @@ def test_openssl_confirms_a_signature(bundle: Path, keys: Path, tmp_path: Path) 
 
 def test_signing_changes_nothing_but_the_signature_and_twice_is_once(bundle: Path, keys: Path, tmp_path: Path) -> None:
     before = small(tmp_path / "b.edgekit")
-    signed, plain = _zip.read(bundle.read_bytes()), _zip.read(before.read_bytes())
+    signed, plain = archive.read(bundle.read_bytes()), archive.read(before.read_bytes())
     assert {name for name in signed if name not in plain} == {"signature.json"}
     assert all(signed[name] == plain[name] for name in plain)
     again = bundle.read_bytes()
@@ -112,22 +113,22 @@ def test_commands_sign_and_verify(tmp_path: Path, keys: Path) -> None:
 
 
 def test_a_signature_of_another_key_does_not_hold(bundle: Path, tmp_path: Path) -> None:
-    sign.keygen(tmp_path / "other")
+    key_files.keygen(tmp_path / "other")
     with pytest.raises(Shortfall, match="signed with another key"):
         sign.verify(bundle, tmp_path / "other.pub")
 
 
 def test_a_manifest_that_was_not_signed_does_not_hold(bundle: Path, keys: Path) -> None:
-    manifest = json.loads(bytes(_zip.read(bundle.read_bytes())["manifest.json"]))
+    manifest = json.loads(bytes(archive.read(bundle.read_bytes())["manifest.json"]))
     rewrite(bundle, manifest=json.dumps({**manifest, "name": "other"}).encode())
     with pytest.raises(Shortfall, match="the signature does not hold"):
         sign.verify(bundle, public(keys))
 
 
 def test_a_member_that_was_exchanged_is_found(bundle: Path, keys: Path) -> None:
-    found = {name: bytes(view) for name, view in _zip.read(bundle.read_bytes()).items()}
+    found = {name: bytes(view) for name, view in archive.read(bundle.read_bytes()).items()}
     found["labels.txt"] = found["labels.txt"].replace(b"0", b"7")
-    bundle.write_bytes(_zip.canonical(found))
+    bundle.write_bytes(archive.canonical(found))
     with pytest.raises(Shortfall, match=r"labels\.txt"):
         sign.verify(bundle, public(keys))
 

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit import device as device_file
-from edgekit.device import Device
+from edgekit.device import file as device_file
+from edgekit.device.file import Device
 from edgekit.errors import InputError, Shortfall
 from edgekit.measurements import Failure, Profile
 from edgekit.profile import _fleet
 from edgekit.profile.run import profile
-from edgekit.reach import _remote, ssh
+from edgekit.reach import remote
+from edgekit.reach.ways import ssh
 from tests.sshd import Board, Start, board, boards
 from tests.test_profile import QUIET, SHORT, Recorder, artifact, host, save_chain
 
@@ -116,14 +117,14 @@ def test_more_processes_at_once_than_sessions_in_a_connection(boards: Start) -> 
 
 def test_send_sends_an_unchanged_file_once(board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
-    write = _remote.Call.write
+    write = remote.Call.write
 
-    def spy(self: _remote.Call, data: Any) -> None:
+    def spy(self: remote.Call, data: Any) -> None:
         sent.append(len(data.read()))
         data.seek(-sent[-1], os.SEEK_CUR)
         write(self, data)
 
-    monkeypatch.setattr(_remote.Call, "write", spy)
+    monkeypatch.setattr(remote.Call, "write", spy)
     file = tmp_path / "model.onnx"
     file.write_bytes(os.urandom(300_000))
     there = ssh.send(file, board.device())
@@ -141,10 +142,10 @@ def test_send_goes_on_where_a_broken_transfer_ended(
 ) -> None:
     file = tmp_path / "model.tflite"
     file.write_bytes(os.urandom(6_000_000))
-    write = _remote.Call.write
+    write = remote.Call.write
     offsets: list[int] = []
 
-    def broken(self: _remote.Call, data: Any) -> None:
+    def broken(self: remote.Call, data: Any) -> None:
         offsets.append(data.tell())
         if len(offsets) == 1:
             head = data.read(2_000_000)
@@ -155,7 +156,7 @@ def test_send_goes_on_where_a_broken_transfer_ended(
             board.cut()
         write(self, data)
 
-    monkeypatch.setattr(_remote.Call, "write", broken)
+    monkeypatch.setattr(remote.Call, "write", broken)
     there = ssh.send(file, board.device())
     assert Path(there).read_bytes() == file.read_bytes()
     assert len(offsets) == 2
@@ -173,7 +174,7 @@ def wait_for(condition: Any, seconds: float = 10) -> Any:
 
 
 def test_only_the_latest_files_stay(board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_remote, "_AGENT", _remote._AGENT.replace("KEPT = 64", "KEPT = 2"))
+    monkeypatch.setattr(remote, "_AGENT", remote._AGENT.replace("KEPT = 64", "KEPT = 2"))
     names = []
     for number in (0, 1, 0, 2):
         file = tmp_path / f"{number}.onnx"
@@ -432,7 +433,7 @@ def test_a_program_whose_input_has_ended_goes_on(board: Board) -> None:
     ],
 )
 def test_garbage_in_what_a_device_says(folder: Path, said: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgekit.reach import local
+    from edgekit.reach.ways import local
 
     start = local.start
 

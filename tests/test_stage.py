@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from edgekit.disk.run_directory import RunDirectory
 from edgekit.errors import Busy, InputError, Shortfall
-from edgekit.stage import RunDirectory
 from tests.support import environment
 
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
@@ -244,7 +244,7 @@ def test_stage_leaves_nothing_but_what_can_go_on_when_the_input_is_wrong(
 
 def test_locked_refuses_a_second_process_until_the_first_is_killed(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib, time; from edgekit.stage import RunDirectory\n"
+        "import sys, pathlib, time; from edgekit.disk.run_directory import RunDirectory\n"
         "with RunDirectory(pathlib.Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.measurements import Timing
-from edgekit.profile import _stats
 from edgekit.runtime import _steady
+from edgekit.verdict import stats as stats_module
 from tests.report_sample import timing
 
 TRIES = 100
@@ -44,7 +44,7 @@ def simulate(
         row[:] = level * np.exp(offset + np.abs(shock))
         row *= np.where(generator.random(size) < spikes, generator.uniform(1.5, 5, size), 1)
     flat = tuple(map(float, samples.ravel()))
-    figures: dict[str, Any] = _stats.summary(flat)
+    figures: dict[str, Any] = stats_module.summary(flat)
     return replace(timing("tflite-int8", "litert", 1.0), samples=flat, round_sizes=(size,) * rounds, **figures)
 
 
@@ -62,7 +62,7 @@ def simulate(
 def test_two_profiles_of_one_process_agree_in_95_of_100_tries(process: dict[str, float]) -> None:
     generator = np.random.default_rng(5)
     pairs = [(simulate(generator, **process), simulate(generator, **process)) for _ in range(TRIES)]  # type: ignore[arg-type]
-    assert sum(not _stats.different(a, b) for a, b in pairs) >= 0.95 * TRIES
+    assert sum(not stats_module.different(a, b) for a, b in pairs) >= 0.95 * TRIES
 
 
 @pytest.mark.parametrize("alike", [0.3, 0.5])
@@ -77,17 +77,17 @@ def test_profiles_agree_on_a_machine_that_is_disturbed_for_seconds(alike: float)
         return simulate(generator, levels=levels, rounds=10)
 
     pairs = [(disturbed(), disturbed()) for _ in range(2 * TRIES)]
-    assert sum(not _stats.different(a, b) for a, b in pairs) >= 0.95 * 2 * TRIES
+    assert sum(not stats_module.different(a, b) for a, b in pairs) >= 0.95 * 2 * TRIES
 
 
 def test_agreement_is_not_bought_with_wide_intervals() -> None:
     """Ten rounds of a quiet process find 3 % nearly always, and not 0.3 %."""
     generator = np.random.default_rng(6)
     pairs = [(simulate(generator, 1.03, rounds=10), simulate(generator, rounds=10)) for _ in range(40)]
-    found = [_stats.ratio(a, b) for a, b in pairs]
+    found = [stats_module.ratio(a, b) for a, b in pairs]
     assert sum(each.differs for each in found) >= 38
     assert median(np.ptp(each.ci) for each in found) < 0.03  # type: ignore[arg-type]
-    near = [_stats.different(simulate(generator, 1.003, rounds=10), b) for _, b in pairs]
+    near = [stats_module.different(simulate(generator, 1.003, rounds=10), b) for _, b in pairs]
     assert sum(near) <= 8
 
 
@@ -98,8 +98,8 @@ def test_rounds_that_took_turns_cancel_what_the_machine_did() -> None:
     for _ in range(30):
         levels = generator.normal(0, 0.05, 5)
         a, b = simulate(generator, 1.03, levels=levels), simulate(generator, levels=levels)
-        together += _stats.different(a, b, interleaved=True)
-        apart += _stats.different(a, b)
+        together += stats_module.different(a, b, interleaved=True)
+        apart += stats_module.different(a, b)
     assert together >= 28
     assert apart <= 5
 
@@ -112,7 +112,7 @@ def test_intervals_cover_the_truth_and_narrow_with_more_rounds() -> None:
     held = dict.fromkeys(wanted, 0)
     for _ in range(TRIES):
         one = simulate(generator, autocorrelation=0, spikes=0, rounds=8)
-        found = _stats.intervals(one.samples, one.round_sizes)
+        found = stats_module.intervals(one.samples, one.round_sizes)
         for name, value in wanted.items():
             low, high = found[name]
             held[name] += low <= value <= high
@@ -120,7 +120,7 @@ def test_intervals_cover_the_truth_and_narrow_with_more_rounds() -> None:
     widths = {}
     for rounds in (5, 20):
         many = [simulate(generator, rounds=rounds) for _ in range(9)]
-        found_ = [_stats.intervals(one.samples, one.round_sizes)["p50_ci"] for one in many]
+        found_ = [stats_module.intervals(one.samples, one.round_sizes)["p50_ci"] for one in many]
         assert all(low <= one.p50_ms <= high for one, (low, high) in zip(many, found_, strict=True))
         widths[rounds] = median(high - low for low, high in found_)
     assert widths[20] < 0.6 * widths[5]
@@ -129,35 +129,35 @@ def test_intervals_cover_the_truth_and_narrow_with_more_rounds() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 19, 1000])
 def test_few_samples_or_unknown_rounds_have_an_interval_or_none(count: int) -> None:
     samples = np.random.default_rng(0).lognormal(0, 0.1, count)
-    found = _stats.intervals(samples)  # type: ignore[arg-type]
+    found = stats_module.intervals(samples)  # type: ignore[arg-type]
     if count == 1:
         assert (found["p50_ci"], found["p99_ci"]) == (None, None)
     else:
         assert all(low <= high and np.isfinite(high) for low, high in (found["p50_ci"], found["p99_ci"]))
-    assert found == _stats.intervals(samples)  # type: ignore[arg-type]
+    assert found == stats_module.intervals(samples)  # type: ignore[arg-type]
 
 
 def test_intervals_refuse_rounds_that_do_not_add_up() -> None:
     with pytest.raises(ValueError, match="rounds of 5 samples in all, but 3"):
-        _stats.intervals([1.0, 2.0, 3.0], [2, 3])
+        stats_module.intervals([1.0, 2.0, 3.0], [2, 3])
 
 
 def test_equal_times_have_a_point_for_an_interval() -> None:
     same = replace(timing("tflite-int8", "litert", 2.0), samples=(2.0,) * 50, round_sizes=(10,) * 5)
-    assert _stats.intervals(same.samples, same.round_sizes)["p50_ci"] == pytest.approx((2.0, 2.0))
-    assert not _stats.different(same, same)
-    assert _stats.outliers(same.samples) == 0
+    assert stats_module.intervals(same.samples, same.round_sizes)["p50_ci"] == pytest.approx((2.0, 2.0))
+    assert not stats_module.different(same, same)
+    assert stats_module.outliers(same.samples) == 0
 
 
 def test_outliers_are_counted_by_hand() -> None:
     """Median 10, MAD 1, so more than 3 * 1.4826 away: 20 and 100."""
-    assert _stats.outliers([9, 9, 9, 10, 11, 11, 11, 20, 100, 10, 8]) == pytest.approx(2 / 11)
+    assert stats_module.outliers([9, 9, 9, 10, 11, 11, 11, 20, 100, 10, 8]) == pytest.approx(2 / 11)
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 9, 19, 100])
 def test_t_quantile_agrees_with_scipy(degrees: int) -> None:
     expected = pytest.importorskip("scipy.stats").t.ppf(0.975, degrees)
-    assert _stats.t_quantile(0.975, degrees) == pytest.approx(expected, rel=0.01)
+    assert stats_module.t_quantile(0.975, degrees) == pytest.approx(expected, rel=0.01)
 
 
 # when warm-up ends

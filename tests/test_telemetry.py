@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.device import Device
-from edgekit.reach import local, ssh
+from edgekit.device.file import Device
+from edgekit.reach.ways import local, ssh
 from tests.sshd import Board, board, boards
 from tests.test_choose import chain
 
@@ -18,9 +18,9 @@ __all__ = ["board", "boards"]
 VARIABLE = "ORT_DISABLE_TELEMETRY"
 CODE = f"""
 import os, sys
-from edgekit.runtime import _menu
+from edgekit.runtime import engine_menu
 before = os.environ.get({VARIABLE!r})
-module = _menu.engine("onnxruntime")
+module = engine_menu.engine("onnxruntime")
 idle = len(os.listdir("/proc/self/task"))
 session = module.load(sys.argv[1])
 session.run(__import__("numpy").zeros(session.input.shape, "float32"))

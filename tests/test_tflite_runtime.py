@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgekit.runtime import _port
+from edgekit.runtime import port
 from edgekit.runtime.engines import litert
 from tests import interpreters, nets
 from tests.support import environment
@@ -60,7 +60,7 @@ def test_exported_files_load_and_agree_in_tflite_runtime(
     artifact = every.artifacts[f"tflite-{precision}"]
     path = every.folder / artifact.path
     session = litert.load(str(path))
-    images = _port.quantize(nets.images(24, seed=31).numpy().transpose(0, 2, 3, 1), session.input)
+    images = port.quantize(nets.images(24, seed=31).numpy().transpose(0, 2, 3, 1), session.input)
     said, got = outputs(python, path, images, tmp_path)
     wanted = np.stack([session.run(np.ascontiguousarray(image[None]))[0] for image in images])
     if precision == "fp32":

@@ -25,10 +25,10 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 from torch import nn
 
 from edgekit import models
+from edgekit.config.recipe import Recipe, TrainSection
 from edgekit.console import Console
-from edgekit.data._transforms import evaluate
+from edgekit.data.transforms import evaluate
 from edgekit.errors import InputError, Shortfall
-from edgekit.recipe import Recipe, TrainSection
 from edgekit.train import _head
 from edgekit.train._state import LAST
 from edgekit.train.loop import _patience_is_over, train

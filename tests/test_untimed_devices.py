@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from edgekit import _json, verdict
-from edgekit.device import Device, LimitsSection
+from edgekit.config.recipe import ExportSection, PruneSection
+from edgekit.device.file import Device, LimitsSection
+from edgekit.disk import json_file
 from edgekit.errors import InputError, Shortfall
-from edgekit.lower import _choose, _trial
-from edgekit.prune import _latency
-from edgekit.recipe import ExportSection, PruneSection
-from edgekit.report import _results
-from edgekit.report import csv as csv_report
-from edgekit.stages import lower, prune
+from edgekit.pipeline.stages import lower, prune
+from edgekit.report import results
+from edgekit.report.formats import csv as csv_report
+from edgekit.search import prune_latency, rewrites, trial_files
 from edgekit.types import InputSpec, Rewrite, Sample
+from edgekit.verdict import rule as verdict
 from tests import nets, report_sample
 from tests.test_choose import HOST, QUIET, chain
 
@@ -41,10 +41,10 @@ def down() -> dict[str, Device]:
     return {"pi": Device.model_validate({"name": "pi", "reach": reach, "run": {"engines": ["onnxruntime"]}})}
 
 
-def timed(folder: Path, devices: Mapping[str, Device]) -> tuple[_trial.Trials, Rewrite]:
+def timed(folder: Path, devices: Mapping[str, Device]) -> tuple[trial_files.Trials, Rewrite]:
     files = {"without": chain(folder / "a.onnx", 60), "with": chain(folder / "b.onnx", 2)}
-    trials = _trial.time_files(files, devices, QUIET, seconds=0.05)
-    return trials, _choose._timed("silu", "graph", trials, PAIR)
+    trials = trial_files.time_files(files, devices, QUIET, seconds=0.05)
+    return trials, rewrites._timed("silu", "graph", trials, PAIR)
 
 
 def test_a_device_that_is_down_has_no_say(tmp_path: Path, down: dict[str, Device]) -> None:
@@ -72,7 +72,7 @@ def test_a_device_that_was_lost_is_asked_another_time(tmp_path: Path) -> None:
     rows = [Rewrite("silu", "graph", True, "not measured: pi: cannot be reached", lost=True)]
 
     def where(count: int) -> int:
-        _json.save(tmp_path / "rewrites.json", rows[:count])
+        json_file.save(tmp_path / "rewrites.json", rows[:count])
         found = SimpleNamespace(path=tmp_path, inputs={"where": {"lost": 4}})
         recipe = SimpleNamespace(lower=SimpleNamespace(rewrites=None, measure=True))
         state: Any = SimpleNamespace(
@@ -97,7 +97,7 @@ def test_what_an_estimate_does_not_tell_is_empty() -> None:
     unknown = ("p90_ms", "p99_ms", "min_ms", "mean_ms", "first_ms", "load_ms", "rss_bytes", "rounds")
     assert {cells[name] for name in unknown} == {""}
     assert (cells["p50_ms"], cells["p50_low_ms"], cells["p50_high_ms"]) == ("40.0", "30.0", "50.0")
-    page = _results.measurements(shown)
+    page = results.measurements(shown)
     columns = re.findall(r"<th[^>]*>([^<]*)</th>", page.partition("</thead>")[0])
     (body,) = re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
     values = dict(zip(columns, re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", body, re.DOTALL), strict=True))
@@ -142,7 +142,7 @@ def test_pruning_to_a_latency_needs_a_clock(tmp_path: Path) -> None:
 
 
 def test_pruning_measures_on_the_first_device_with_a_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_latency, "SECONDS", 0.1)
+    monkeypatch.setattr(prune_latency, "SECONDS", 0.1)
     clock, where = stopwatch({**EMULATED, **HOST}, tmp_path, latency=True)
     assert where.endswith(", 1 thread, on host")
     before, after = clock(nets.settled(nets.Net(lambda net, x: net.head(x), head=nets.head(3))))

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.device import LimitsSection
+from edgekit.device.file import LimitsSection
 from edgekit.measurements import Kind, Timing, Verdict
 from edgekit.types import Accuracy, Artifact
-from edgekit.verdict import decide
+from edgekit.verdict.rule import decide
 from tests.report_sample import ARTIFACTS, accuracy, report, timing
 
 TORCH = accuracy("torch-fp32", "torch", 0.90)

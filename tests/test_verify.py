@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from edgekit import verify
+from edgekit.config.recipe import VerifySection
 from edgekit.console import Console
 from edgekit.errors import MissingPackage, Shortfall
-from edgekit.export._tflite_table import Table
-from edgekit.quantize import _graph, _integer
-from edgekit.recipe import VerifySection
-from edgekit.runtime import _port
-from edgekit.runtime._port import Port
+from edgekit.graph import exported_program, integer_arithmetic
+from edgekit.graph.tflite_table import Table
+from edgekit.runtime import port as port_module
+from edgekit.runtime.port import Port
 from edgekit.types import Accuracy
+from edgekit.verify import files as verify
 from tests import nets
 
 LABELS = [f"class {number}" for number in range(10)]
@@ -65,10 +65,10 @@ def pictures(made: nets.Compressed, seed: int = 20) -> Pictures:
 
 
 def references(made: nets.Compressed) -> tuple[verify.Reference, verify.Reference]:
-    integer = _integer.integer_graph(made.graph)
+    integer = integer_arithmetic.integer_graph(made.graph)
     return (
         verify.Reference("torch-fp32", made.module),
-        verify.Reference("torch-int8", integer, _graph.output_scale(made.graph)),
+        verify.Reference("torch-int8", integer, exported_program.output_scale(made.graph)),
     )
 
 
@@ -88,16 +88,16 @@ PORT = Port("x", (1,), "int8", 0.5, 3)
 @given(st.integers(-128, 127), st.integers(-128, 127), st.floats(0.0001, 10))
 def test_quantize_undoes_dequantize(value: int, zero: int, scale: float) -> None:
     port = Port("x", (1,), "int8", scale, zero)
-    real = _port.dequantize(np.array([value], np.int8), port)
+    real = port_module.dequantize(np.array([value], np.int8), port)
     assert real.dtype == np.float32
     assert float(real[0]) == pytest.approx(scale * (value - zero), rel=1e-6)
-    np.testing.assert_array_equal(_port.quantize(real, port), np.array([value], np.int8))
+    np.testing.assert_array_equal(port_module.quantize(real, port), np.array([value], np.int8))
 
 
 @given(st.floats(-1e6, 1e6, width=32), st.sampled_from(["int8", "uint8"]))
 def test_quantize_rounds_to_the_nearest_step_and_saturates(value: float, dtype: str) -> None:
     port = Port("x", (1,), dtype, 0.25, 3)
-    (got,) = _port.quantize(np.array([value], np.float32), port)
+    (got,) = port_module.quantize(np.array([value], np.float32), port)
     limits = np.iinfo(dtype)
     assert got.dtype == dtype
     assert got == min(max(round(value / 0.25) + 3, limits.min), limits.max)
@@ -105,14 +105,14 @@ def test_quantize_rounds_to_the_nearest_step_and_saturates(value: float, dtype: 
 
 def test_quantize_rounds_halves_to_even() -> None:
     values = np.array([0.25, 0.75, 1.25, -0.25, -0.75, 1e9, -1e9], np.float32)
-    np.testing.assert_array_equal(_port.quantize(values, PORT), [3, 5, 5, 3, 1, 127, -128])
+    np.testing.assert_array_equal(port_module.quantize(values, PORT), [3, 5, 5, 3, 1, 127, -128])
 
 
 def test_ports_without_a_scale_pass_values_through() -> None:
     values = np.array([0.1, -7.5], np.float32)
     port = Port("x", (2,), "float32")
-    assert _port.quantize(values, port) is values
-    np.testing.assert_array_equal(_port.dequantize(values, port), values)
+    assert port_module.quantize(values, port) is values
+    np.testing.assert_array_equal(port_module.dequantize(values, port), values)
 
 
 # --- scores
@@ -278,7 +278,7 @@ def test_verify_fails_a_file_that_gives_nan(tmp_path: Path) -> None:
     broken = nets.settled(nn.Sequential(nets.conv(3, 4), nets.head(4)))
     with torch.no_grad():
         broken[1][2].bias[3] = torch.nan  # type: ignore[index]
-    from edgekit.export import onnx as to_onnx
+    from edgekit.export.formats import onnx as to_onnx
 
     artifact = to_onnx.export(broken, nets.SIZE, "fp32", tmp_path)
     made = nets.Compressed(module, torch.fx.symbolic_trace(nn.Identity()), tmp_path, {artifact.id: artifact})

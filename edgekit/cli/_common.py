@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from edgekit.errors import EdgekitError, need
-from edgekit.runtime._errors import RuntimeFault
+from edgekit.runtime.errors import RuntimeFault
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 debugged = click.option("--debug", is_flag=True, help="Show tracebacks.")
@@ -68,7 +68,7 @@ def print_list(kind: Any, as_json: bool) -> None:
     """The files of that kind that come with edgekit."""
     import tomllib
 
-    from edgekit import shipped
+    from edgekit.config import shipped
 
     rows = [
         {"name": name, "path": str(path), "description": _about(tomllib.loads(path.read_text(encoding="utf-8")))}

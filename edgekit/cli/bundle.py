@@ -45,9 +45,9 @@ def pack(
     """
 
     def work() -> None:
-        from edgekit import bundle
+        from edgekit.deploy import bundle
         from edgekit.errors import InputError
-        from edgekit.runtime._bundle import open_bundle
+        from edgekit.runtime.bundle import open_bundle
 
         if source.suffix == ".json" and not source.is_dir():
             if device or ids:
@@ -87,9 +87,9 @@ def keygen(out: Path, as_json: bool, debug: bool) -> None:
     """
 
     def work() -> None:
-        from edgekit import sign
+        from edgekit.deploy import keys
 
-        public = sign.keygen(out)
+        public = keys.keygen(out)
         text = f"{out}.key: private, keep it to yourself\n{out}.pub: public, {public}"
         _say(as_json, text, private=f"{out}.key", public=f"{out}.pub", key=public)
 
@@ -110,7 +110,7 @@ def sign(bundle: Path, key: Path, as_json: bool, debug: bool) -> None:
     """
 
     def work() -> None:
-        from edgekit import sign
+        from edgekit.deploy import sign
 
         signer = sign.sign(bundle, key)
         _say(as_json, f"{bundle}: signed with {signer}", bundle=str(bundle), signed_by=signer)
@@ -134,7 +134,7 @@ def verify_signature(bundle: Path, key: Path, as_json: bool, debug: bool) -> Non
     """
 
     def work() -> None:
-        from edgekit import sign
+        from edgekit.deploy import sign
 
         signer = sign.verify(bundle, key)
         _say(as_json, f"{bundle}: signed with {signer}", bundle=str(bundle), signed_by=signer)
@@ -158,7 +158,7 @@ def runtime_zip(out: Path, as_json: bool, debug: bool) -> None:
     """
 
     def work() -> None:
-        from edgekit import runtime_zip
+        from edgekit.reach import runtime_zip
 
         size = runtime_zip.write(out)
         _say(as_json, f"{out}: {size / 1000:.0f} kB", file=str(out), bytes=size)

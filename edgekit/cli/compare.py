@@ -45,15 +45,15 @@ def compare(old: Path, new: Path, fail_on: float | None, as_json: bool, as_markd
         if as_json and as_markdown:
             raise InputError("--json and --markdown exclude each other")
         need("pydantic", extra="compress", purpose="reading reports")
-        from edgekit.report import _compare, _compared, _read
+        from edgekit.report import comparison, comparison_text, reader
 
-        found = _compare.compare(_read.results(old), _read.results(new))
+        found = comparison.compare(reader.results(old), reader.results(new))
         if as_json:
-            click.echo(json.dumps(_compare.as_dict(found, fail_on), indent=2))
+            click.echo(json.dumps(comparison.as_dict(found, fail_on), indent=2))
         else:
-            click.echo((_compared.markdown if as_markdown else _compared.plain)(found, fail_on))
+            click.echo((comparison_text.markdown if as_markdown else comparison_text.plain)(found, fail_on))
         if fail_on is not None and found.regressions(fail_on):
-            raise Shortfall(_compared.verdict(found, fail_on))
+            raise Shortfall(comparison_text.verdict(found, fail_on))
 
     guarded(work, debug)
 

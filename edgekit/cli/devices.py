@@ -12,7 +12,7 @@ import click
 from edgekit.cli._common import Group, as_json, debugged, guarded, print_list, print_schema
 
 if TYPE_CHECKING:
-    from edgekit.device import Device
+    from edgekit.device.file import Device
 
 _port = click.option("--port", type=click.IntRange(1, 65535), help="[what the ssh config says, else 22]")
 _config = click.option("--config", metavar="FILE", help="Another ssh client config than ~/.ssh/config.")
@@ -58,7 +58,7 @@ def check(name: str, as_json: bool, debug: bool) -> None:
     """
 
     def work() -> None:
-        from edgekit import probe
+        from edgekit.device import probe
         from edgekit.errors import Shortfall
 
         _, device = _load(name)
@@ -92,13 +92,13 @@ def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
     def work() -> None:
         from edgekit.console import Console
         from edgekit.errors import InputError
-        from edgekit.reach import _debian, _sysroot
+        from edgekit.reach import debian, sysroot
 
         path, device = _load(name)
         if device.reach.by != "qemu" or device.reach.cpu is None:
             raise InputError(f'{path}: reach.by = "{device.reach.by}" needs no setup; devices reached by "qemu" do')
-        record = _sysroot.setup(device.reach.cpu, Console(as_json), mirror or _debian.MIRROR)
-        click.echo(json.dumps(record, indent=2) if as_json else f"{device.name}: ready in {_sysroot.folder()}")
+        record = sysroot.setup(device.reach.cpu, Console(as_json), mirror or debian.MIRROR)
+        click.echo(json.dumps(record, indent=2) if as_json else f"{device.name}: ready in {sysroot.folder()}")
 
     guarded(work, debug)
 
@@ -125,7 +125,7 @@ def probe(host: str | None, name: str | None, out: Path | None, force: bool, as_
     """
 
     def work() -> None:
-        from edgekit import probe as probing
+        from edgekit.device import probe as probing
         from edgekit.errors import Shortfall
 
         reach = _reach(host, words)
@@ -177,7 +177,7 @@ def add(
     """
 
     def work() -> None:
-        from edgekit import probe as probing
+        from edgekit.device import probe as probing
 
         given = {"engines": list(engines), "threads": list(threads)}
         run = {key: value for key, value in given.items() if value}
@@ -206,7 +206,7 @@ def clean(name: str, as_json: bool, debug: bool) -> None:
         from edgekit.errors import Shortfall
 
         _, device = _load(name)
-        reach = choices.pick("edgekit.reach", device.reach.by, "reach.by")
+        reach = choices.pick("edgekit.reach.ways", device.reach.by, "reach.by")
         try:
             if hasattr(reach, "clean"):
                 reach.clean(device)
@@ -219,10 +219,11 @@ def clean(name: str, as_json: bool, debug: bool) -> None:
 
 
 def _load(name: str) -> tuple[Path, Device]:
-    from edgekit import device, shipped
+    from edgekit.config import shipped
+    from edgekit.device import file as device_file
 
     path = shipped.find("devices", name)
-    return path, device.load(path)
+    return path, device_file.load(path)
 
 
 def _reach(host: str | None, words: dict[str, Any]) -> dict[str, Any]:
@@ -235,15 +236,15 @@ def _reach(host: str | None, words: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(name: str, reach: dict[str, Any], run: dict[str, Any] | None = None) -> Device:
-    from edgekit._toml import validate
-    from edgekit.device import Device
+    from edgekit.config.toml import validate
+    from edgekit.device.file import Device
 
     return validate(Device, {"name": name, "reach": reach, "run": run or {}}, Path("the command line"))
 
 
 def _write(path: Path, text: str, force: bool) -> Path:
+    from edgekit.disk.atomic import write_text
     from edgekit.errors import InputError
-    from edgekit.stage import write_text
 
     if path.exists() and not force:
         raise InputError(f"{path}: is there already; give --out another file, or --force")
@@ -305,7 +306,7 @@ def devices_schema() -> None:
     Example:
       edgekit devices schema > device.schema.json
     """
-    guarded(lambda: print_schema("edgekit.device"), debug=False)
+    guarded(lambda: print_schema("edgekit.device.file"), debug=False)
 
 
 for _command in (show, check, probe, add, clean, setup):

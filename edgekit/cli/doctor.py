@@ -18,7 +18,7 @@ def doctor(as_json: bool) -> None:
     Example:
       edgekit doctor --json
     """
-    from edgekit import doctor as checks
+    from edgekit.device import doctor as checks
 
     found = checks.report()
     click.echo(json.dumps(found, indent=2) if as_json else checks.render(found))

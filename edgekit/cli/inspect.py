@@ -26,14 +26,15 @@ def inspect(file: Path, as_json: bool, debug: bool) -> None:
     """
 
     def work() -> None:
-        from edgekit.inspect import _file, _report, bundle
+        from edgekit.inspect import dispatch, file_report
+        from edgekit.inspect.readers import bundle
 
-        if bundle.matches(_file.content(file)):
+        if bundle.matches(dispatch.content(file)):
             whole = bundle.inspect(file)
-            click.echo(json.dumps(_report.as_dict(whole), indent=2) if as_json else bundle.text(whole))
+            click.echo(json.dumps(file_report.as_dict(whole), indent=2) if as_json else bundle.text(whole))
         else:
-            report = _file.model(file)
-            click.echo(json.dumps(_report.as_dict(report), indent=2) if as_json else _report.text(report))
+            report = dispatch.model(file)
+            click.echo(json.dumps(file_report.as_dict(report), indent=2) if as_json else file_report.text(report))
 
     guarded(work, debug)
 
@@ -59,10 +60,10 @@ def export_c(source: Path, out: Path, artifact: str | None, force: bool, as_json
     def work() -> None:
         from dataclasses import asdict
 
-        from edgekit import export_c
+        from edgekit.deploy import c_arrays
 
-        done = export_c.export(source, out, artifact, force)
-        click.echo(json.dumps(asdict(done), indent=2) if as_json else export_c.text(done))
+        done = c_arrays.export(source, out, artifact, force)
+        click.echo(json.dumps(asdict(done), indent=2) if as_json else c_arrays.text(done))
 
     guarded(work, debug)
 

@@ -42,7 +42,7 @@ def recipes_schema() -> None:
     Example:
       edgekit recipes schema > recipe.schema.json
     """
-    _common.guarded(lambda: _common.print_schema("edgekit.recipe"), debug=False)
+    _common.guarded(lambda: _common.print_schema("edgekit.config.recipe"), debug=False)
 
 
 COMMANDS = (recipes,)

@@ -15,11 +15,11 @@ from edgekit.cli._common import guarded
 from edgekit.errors import InputError, Shortfall, need
 
 if TYPE_CHECKING:
+    from edgekit.config.recipe import ProfileSection
     from edgekit.console import Console
-    from edgekit.device import Device
+    from edgekit.device.file import Device
     from edgekit.measurements import Failure
-    from edgekit.pipeline import Job, Outcome
-    from edgekit.recipe import ProfileSection
+    from edgekit.pipeline.run import Job, Outcome
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,7 +28,7 @@ def _complete(kind: Literal["recipes", "devices"]) -> Callable[..., list[Complet
     """Shell completion: the names of what is shipped, else files."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from edgekit import shipped
+        from edgekit.config import shipped
 
         names = [name for name in shipped.files(kind) if name.startswith(incomplete)]
         return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
@@ -158,9 +158,9 @@ def _go(
 ) -> None:
     def work() -> None:
         need("pydantic", extra="compress", purpose="reading recipes")
-        from edgekit import pipeline
         from edgekit.console import Console
-        from edgekit.profile import bundled
+        from edgekit.pipeline import bundled
+        from edgekit.pipeline import run as pipeline
 
         if last == "profile" and bundled.matches(target):
             outcome = _profiled(target, overrides, out, devices, Console(quiet))
@@ -174,7 +174,8 @@ def _go(
 
 
 def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...]) -> Job:
-    from edgekit import pipeline, recipe, shipped
+    from edgekit.config import recipe, shipped
+    from edgekit.pipeline import run as pipeline
 
     folder = Path(target)
     if folder.suffix == ".edgekit" and not folder.is_dir():
@@ -197,12 +198,13 @@ def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple
 
 def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
     """The devices of a [profile] section, whose files start from `base`, by name."""
-    from edgekit import device, shipped
+    from edgekit.config import shipped
+    from edgekit.device import file as device_file
 
     found: dict[str, Device] = {}
     for name in section.devices:
         path = shipped.find("devices", name, base)
-        each = device.load(path)
+        each = device_file.load(path)
         if each.name in found:
             raise InputError(f'{path}: a device called "{each.name}" is already in this run; give each its own name')
         if section.sustained is not None:
@@ -215,8 +217,8 @@ def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
 def _profiled(
     target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...], console: Console
 ) -> Outcome:
-    from edgekit import recipe
-    from edgekit.profile import bundled
+    from edgekit.config import recipe
+    from edgekit.pipeline import bundled
 
     section = recipe.profile_section(overrides, ("operators", "sustained"), "the models of a bundle are made")
     section = section.model_copy(update={"devices": list(names) or section.devices})

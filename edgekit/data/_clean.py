@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, get_args
 
+from edgekit.config.recipe import CleanSection
 from edgekit.console import Console
-from edgekit.data._listing import Item, Listing, Scan
-from edgekit.data._transforms import decode, strict_pillow
+from edgekit.data.listing import Item, Listing, Scan
+from edgekit.data.transforms import decode, strict_pillow
 from edgekit.errors import InputError
-from edgekit.recipe import CleanSection
 from edgekit.types import Finding
 
 Kind = Literal["unreadable", "mode", "orientation", "conflict", "leak", "duplicate"]

@@ -7,12 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from edgekit.inspect._report import Use
-from edgekit.runtime import _menu
-from edgekit.runtime._errors import RuntimeFault, first_line
-from edgekit.runtime.engines import _litert_gpu
+from edgekit.inspect.file_report import Use
+from edgekit.runtime import engine_menu, litert_gpu
+from edgekit.runtime.errors import RuntimeFault, first_line
 
-SKIPPED = {"AzureExecutionProvider", *_litert_gpu.PROVIDERS}
+SKIPPED = {"AzureExecutionProvider", *litert_gpu.PROVIDERS}
 """Execution providers that run nothing here, or that an interpreter does not know."""
 
 
@@ -23,7 +22,7 @@ def uses(name: str, path: str) -> list[Use]:
         name: a module of ``edgekit/runtime/engines``.
         path: the file.
     """
-    engine = _menu.engine(name)
+    engine = engine_menu.engine(name)
     try:
         version = engine.version()
     except RuntimeFault as fault:

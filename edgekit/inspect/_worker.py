@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _read(kind: str, path: str, file: str) -> dict[str, Any]:
-    from edgekit.inspect import _report
+    from edgekit.inspect import file_report
 
     data = Path(path).read_bytes()
     with contextlib.suppress(ImportError, OSError, ValueError):  # not on every system
@@ -95,13 +95,13 @@ def _read(kind: str, path: str, file: str) -> dict[str, Any]:
 
         room = MEMORY + 20 * len(data)
         resource.setrlimit(resource.RLIMIT_AS, (room, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    return _report.as_dict(choices.pick("edgekit.inspect", kind, "kind").inspect(data, file))
+    return file_report.as_dict(choices.pick("edgekit.inspect.readers", kind, "kind").inspect(data, file))
 
 
 def _run(engine: str, path: str) -> list[dict[str, Any]]:
-    from edgekit.inspect import _engines, _report
+    from edgekit.inspect import _engines, file_report
 
-    return [_report.as_dict(use) for use in _engines.uses(engine, path)]
+    return [file_report.as_dict(use) for use in _engines.uses(engine, path)]
 
 
 if __name__ == "__main__":

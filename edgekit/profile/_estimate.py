@@ -27,8 +27,8 @@ from edgekit.measurements import Timing
 from edgekit.types import Artifact
 
 if TYPE_CHECKING:
-    from edgekit.device import Device, EstimateSection, Published
-    from edgekit.reach.qemu import Counts
+    from edgekit.device.file import Device, EstimateSection, Published
+    from edgekit.reach.ways.qemu import Counts
 
 FAR = 2.0
 """Beyond the smallest and largest published time by this factor, an estimate is far from what is known."""
@@ -116,7 +116,7 @@ def estimate(artifact: Artifact, folder: Path, engine: str, threads: int, device
     Raises:
         Shortfall: the emulation is not set up, there is nothing to estimate from, or the file does not run.
     """
-    from edgekit.reach import qemu
+    from edgekit.reach.ways import qemu
 
     section = device.estimate
     if section is None:

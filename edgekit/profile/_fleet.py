@@ -14,10 +14,10 @@ from edgekit import choices
 from edgekit.console import Advance, Console
 from edgekit.errors import Shortfall
 from edgekit.measurements import Failure, Timing
-from edgekit.profile._worker import Worker, WorkerFault
+from edgekit.reach.worker import Worker, WorkerFault
 
 if TYPE_CHECKING:
-    from edgekit.device import Device
+    from edgekit.device.file import Device
 
 Row = TypeVar("Row")
 
@@ -120,7 +120,7 @@ class Fleet:
             failed[timing.device].append(failure)
 
         def visit(name: str, device: Device, advance: Advance) -> None:
-            reach, left = choices.pick("edgekit.reach", device.reach.by, f"{name}: reach.by"), list(wanted[name])
+            reach, left = choices.pick("edgekit.reach.ways", device.reach.by, f"{name}: reach.by"), list(wanted[name])
             try:
                 with self.machine(name, reach, device, console) as facts:
                     while left:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgekit.profile.operators import layer
-from edgekit.runtime._cut import Graph
+from edgekit.graph.names import layer
+from edgekit.runtime.cut import Graph
 from edgekit.types import Artifact
 
 TOLERANCE = 1e-3
@@ -146,7 +146,7 @@ def _onnx(data: bytes, int8: bool) -> Sequence[Prefix]:
 
 
 def _tflite(data: bytes, int8: bool) -> Sequence[Prefix]:
-    from edgekit.export._tflite_table import MOVING, Table
+    from edgekit.graph.tflite_table import MOVING, Table
 
     table, graph = Table(data), Graph(data)
     found = []

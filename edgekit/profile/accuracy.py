@@ -18,14 +18,14 @@ import numpy.typing as npt
 
 from edgekit import choices
 from edgekit.console import Advance, Console
-from edgekit.device import Device, format_of
+from edgekit.device.file import Device, format_of
 from edgekit.errors import Shortfall
 from edgekit.measurements import Failure
 from edgekit.profile import _prefixes
 from edgekit.profile._fleet import Fleet
-from edgekit.profile._keep import Keep
-from edgekit.profile._worker import WorkerFault
-from edgekit.reach import local
+from edgekit.profile._result_cache import Keep
+from edgekit.reach.ways import local
+from edgekit.reach.worker import WorkerFault
 from edgekit.types import Accuracy, Artifact, InputSpec, Split
 
 ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
@@ -154,7 +154,7 @@ def _used(artifact: Artifact, pairs: Mapping[str, Sequence[tuple[Artifact, str]]
 
 
 def _reach(name: str, device: Device) -> ModuleType:
-    return choices.pick("edgekit.reach", device.reach.by, f"{name}: reach.by")
+    return choices.pick("edgekit.reach.ways", device.reach.by, f"{name}: reach.by")
 
 
 def _failure(name: str, artifact: Artifact, engine: str, reason: str, lost: bool) -> Failure:
@@ -192,7 +192,7 @@ def _ask(
         "mean": images.spec.mean,
         "std": images.spec.std,
     }
-    with fleet.worker(reach, ["-m", "edgekit.runtime._outputs"], device) as worker:
+    with fleet.worker(reach, ["-m", "edgekit.runtime.outputs"], device) as worker:
         return _decoded(worker.ask(request, TIMEOUT + len(images.pixels)), len(images.pixels))
 
 

@@ -13,20 +13,20 @@ from typing_extensions import TypedDict
 
 from edgekit import __version__, choices
 from edgekit.console import Console
-from edgekit.device import Device
+from edgekit.device.file import Device
 from edgekit.measurements import Failure, Profile, Replay, Timing
 from edgekit.profile._fleet import Fleet
-from edgekit.profile._keep import Keep
-from edgekit.profile._worker import WorkerFault
+from edgekit.profile._result_cache import Keep
+from edgekit.reach.worker import WorkerFault
 
-ARGV = ("-m", "edgekit.runtime._replay")
+ARGV = ("-m", "edgekit.runtime.replay")
 TIMEOUT = 600.0
 """Seconds for the vectors of one file: emulators are slow."""
 _Count = Annotated[int, Field(ge=0)]
 
 
 class _Answer(TypedDict):
-    """What `edgekit.runtime._replay` says."""
+    """What `edgekit.runtime.replay` says."""
 
     version: str
     provider: str
@@ -73,7 +73,7 @@ def replay(
         }
         row = kept.find(key, Replay)
         if row is None:
-            reach = choices.pick("edgekit.reach", device.reach.by, f"{timing.device}: reach.by")
+            reach = choices.pick("edgekit.reach.ways", device.reach.by, f"{timing.device}: reach.by")
             request = {
                 "bundle": fleet.send(reach, bundle, device),
                 "artifact": timing.artifact,

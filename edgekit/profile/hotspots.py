@@ -7,14 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgekit import __version__, choices, verdict
+from edgekit import __version__, choices
 from edgekit.console import Console
-from edgekit.device import Device
+from edgekit.device.file import Device
 from edgekit.measurements import Failure, OperatorProfile, Profile, Timing
 from edgekit.profile import operators
 from edgekit.profile._fleet import Fleet
-from edgekit.profile._keep import Keep
+from edgekit.profile._result_cache import Keep
 from edgekit.types import Artifact
+from edgekit.verdict import rule as verdict
 
 
 def find(
@@ -25,7 +26,7 @@ def find(
     console: Console,
     keep: Path | None = None,
 ) -> tuple[list[OperatorProfile], list[Failure]]:
-    """Profile the operators of `edgekit.verdict.contenders` on each device, all devices at once, each under its lock.
+    """Profile the operators of `edgekit.verdict.rule.contenders`, all devices at once, each under its own lock.
 
     A device that is not timed (emulated), or was not reached before, is left out.
 
@@ -54,7 +55,7 @@ def find(
         }
         profile = kept.find(key, OperatorProfile)
         if profile is None:
-            reach = choices.pick("edgekit.reach", device.reach.by, f"{timing.device}: reach.by")
+            reach = choices.pick("edgekit.reach.ways", device.reach.by, f"{timing.device}: reach.by")
             file = fleet.send(reach, folder / artifact.path, device)
             with fleet.worker(reach, operators.ARGV, device) as worker:
                 run = timing.engine, timing.threads, device.run.seconds, timing.device, provider

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import Shortfall
+from edgekit.graph.names import layer
 from edgekit.measurements import OperatorProfile, OperatorRow
-from edgekit.profile._worker import Worker, WorkerFault
+from edgekit.reach.worker import Worker, WorkerFault
 
-ARGV = ("-m", "edgekit.runtime._trace")
+ARGV = ("-m", "edgekit.runtime.trace")
 TIMEOUT = 600.0
 """Seconds, beyond what was asked for: loading a file some dozen times on a slow device."""
 FAMILIES = {
@@ -116,12 +116,6 @@ def _time(value: Any) -> float:
     return float(value)
 
 
-def layer(name: str) -> str:
-    """Torch layer in an operator's name as our exporters write it, ``layer/Operator``; else the name itself."""
-    match = re.fullmatch(r"([\w.]+)/[\w+]+(#\d+)?(_\w+)?", name)
-    return match[1] if match else name
-
-
 def shown(name: str) -> str:
     """A layer's name as a sentence can bear it: the end of a long one, as other exporters write them."""
     return name if len(name) <= LONGEST else f"…{name.partition(';')[0][1 - LONGEST :]}"
@@ -188,7 +182,7 @@ def because(before: OperatorProfile, after: OperatorProfile, same: bool = False)
     Args:
         before: what is compared with.
         after: what the sentence is about.
-        same: their times cannot be told apart (`edgekit.verdict.equal`), so neither is called faster.
+        same: their times cannot be told apart (`edgekit.verdict.rule.equal`), so neither is called faster.
     """
     pair = _title(before, after), _title(after, before)
     ratio = before.total_ms / after.total_ms
@@ -242,7 +236,7 @@ def _differences(before: dict[str, float], after: dict[str, float]) -> tuple[Dif
 
 
 def _here(argv: Sequence[str]) -> subprocess.Popen[str]:
-    from edgekit.device import Device
-    from edgekit.reach import local
+    from edgekit.device.file import Device
+    from edgekit.reach.ways import local
 
     return local.start(argv, Device(name="host"))

@@ -23,16 +23,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from edgekit import __version__, choices
 from edgekit.console import Advance, Console
-from edgekit.device import Device, format_of
+from edgekit.device.file import Device, format_of
 from edgekit.errors import InputError, Shortfall, Unreached
 from edgekit.measurements import Failure, Machine, Profile, Timing
 from edgekit.profile import _estimate, protocol
 from edgekit.profile._fleet import Fleet
-from edgekit.profile._job import MINUTE, Golden, Job
-from edgekit.profile._keep import Keep
-from edgekit.profile._reference import ABSENT, Reference
-from edgekit.profile._worker import Worker
-from edgekit.reach._remote import Refused
+from edgekit.profile._result_cache import Keep
+from edgekit.profile.job import MINUTE, Golden, Job
+from edgekit.profile.torch_reference import ABSENT, Reference
+from edgekit.reach.remote import Refused
+from edgekit.reach.worker import Worker
 from edgekit.types import Artifact
 
 SEED = 0
@@ -88,7 +88,7 @@ def profile(
             is not measured again; what is measured is added; anything else is removed.
         bundle: whose golden images are predicted end to end; None leaves that out.
         minute: seconds of each row of a sustained measurement.
-        reference: the float network as an exported program (`edgekit.profile._reference`), for devices with the
+        reference: the float network as an exported program (`edgekit.profile.torch_reference`), for devices with the
             engine ``torch_cuda``. It is a row as the artifacts are, marked so that nobody ships it.
 
     Returns:
@@ -104,7 +104,7 @@ def profile(
     torch = Reference(str(reference.resolve()) if reference else "")
     plan = _Plan((*artifacts, torch), folder, kept, fleet, golden, minute)
     targets = [
-        _Target(name, device, choices.pick("edgekit.reach", device.reach.by, f"{name}: reach.by"))
+        _Target(name, device, choices.pick("edgekit.reach.ways", device.reach.by, f"{name}: reach.by"))
         for name, device in devices.items()
     ]
     for target in targets:

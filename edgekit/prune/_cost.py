@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgekit.prune._groups import Group
+from edgekit.prune.groups import Group
 
 
 @dataclass

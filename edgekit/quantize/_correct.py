@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from edgekit.ops import WEIGHTED, constant
-from edgekit.quantize._kernels import kernels
+from edgekit.graph.kernels import kernels
+from edgekit.graph.ops import WEIGHTED, constant
 from edgekit.quantize._rounding import Moments, vectors
 
 

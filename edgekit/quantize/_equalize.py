@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.ops import WEIGHTED, aten, constant
+from edgekit.graph.ops import WEIGHTED, aten, constant
 from edgekit.quantize._replay import Replay
 
 SMALLEST = 1 / 32

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekit import choices
+from edgekit.config.recipe import QuantizeSection
 from edgekit.errors import InputError
-from edgekit.ops import CLAMPS, MOVING, scopes
-from edgekit.quantize import minmax
-from edgekit.quantize._histogram import Cost, Histogram, Range, grid
+from edgekit.graph.ops import CLAMPS, MOVING, scopes
 from edgekit.quantize._replay import Replay, first_tensor
-from edgekit.recipe import QuantizeSection
+from edgekit.quantize.histogram import Cost, Histogram, Range, grid
+from edgekit.quantize.ranges import minmax
 
 TRIALS = 4
 """Images on which `auto` measures."""
@@ -85,7 +85,7 @@ def decide(prepared: GraphModule, section: QuantizeSection, pixels: Tensor, imag
 
 
 def _rule(name: str, where: str) -> ModuleType:
-    return choices.pick("edgekit.quantize", name, where)
+    return choices.pick("edgekit.quantize.ranges", name, where)
 
 
 def _kernel(source: Node) -> Node:

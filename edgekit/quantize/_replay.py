@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torchao.quantization.pt2e import ObserverBase
 
-from edgekit.ops import scopes
+from edgekit.graph.ops import scopes
 
 Values = dict[Node, Any]
 

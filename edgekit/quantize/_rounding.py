@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
-from edgekit.ops import aten, constant, scopes
-from edgekit.quantize._kernels import kernels, on_grid
+from edgekit.graph.kernels import kernels, on_grid
+from edgekit.graph.ops import aten, constant, scopes
 
 DAMPING = 0.01
 """Share of the mean variance that is added to each: directions which the images leave out still cost something."""

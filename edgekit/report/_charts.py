@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgekit.report import _svg
-from edgekit.report._markup import Markup, join, tag
-from edgekit.report._svg import chart, line, linear, path, text, ticks
+from edgekit.report import svg
+from edgekit.report.markup import Markup, join, tag
+from edgekit.report.svg import chart, line, linear, path, text, ticks
 from edgekit.types import Epoch
 
 WIDTH = 460
@@ -106,7 +106,7 @@ def scatter(
 
 
 def _mark(point: Point, x: float, y: float) -> str:
-    title = tag("title", f"{point.label}: {_svg.ms(point.ms)} ms, top-1 {100 * point.top1:.2f} %")
+    title = tag("title", f"{point.label}: {svg.ms(point.ms)} ms, top-1 {100 * point.top1:.2f} %")
     r = 0.9 * point.radius if point.mark == "square" else point.radius
     ring = tag("circle", cx=x, cy=y, r=point.radius + 5, class_="ring") if point.ship else ""
     if point.mark == "square":
@@ -145,7 +145,7 @@ def _place(
 
 
 def _axes(
-    x: _svg.Scale, y: _svg.Scale, xs: list[float], ys: list[float], left: float, right: float, bottom: float
+    x: svg.Scale, y: svg.Scale, xs: list[float], ys: list[float], left: float, right: float, bottom: float
 ) -> list[str]:
     parts = []
     for value in ys:
@@ -244,7 +244,7 @@ def curves(history: Sequence[Epoch], quantity: str, summary: str) -> Markup:
     return chart(WIDTH, height, summary, *parts)
 
 
-def _phases(history: Sequence[Epoch], x: _svg.Scale, left: float, right: float, top: float, bottom: float) -> list[str]:
+def _phases(history: Sequence[Epoch], x: svg.Scale, left: float, right: float, top: float, bottom: float) -> list[str]:
     heads = [epoch.epoch for epoch in history if epoch.phase == "head"]
     if not heads or len(heads) == len(history):
         return []

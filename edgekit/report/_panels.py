@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from edgekit.measurements import Kind, Timing
 from edgekit.report._charts import MARKS, tone
-from edgekit.report._markup import Markup, badge, tag
-from edgekit.report._report import Report
-from edgekit.report._svg import ms, threads
-from edgekit.verdict import KINDS
+from edgekit.report.contents import Report
+from edgekit.report.markup import Markup, badge, tag
+from edgekit.report.svg import ms, threads
+from edgekit.verdict.rule import KINDS
 
 EMPTY = Markup("")
 DASH = "\N{EN DASH}"

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edgekit.report._charts import LETTER, WIDTH, _axes
-from edgekit.report._markup import Markup, tag
-from edgekit.report._svg import chart, line, linear, ms, path, text, ticks
+from edgekit.report.markup import Markup, tag
+from edgekit.report.svg import chart, line, linear, ms, path, text, ticks
 
 BINS = 64
 STYLES = 8

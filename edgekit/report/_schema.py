@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from edgekit import measurements, types
-from edgekit.report import _report
+from edgekit.report import contents
 
 
 def schema() -> dict[str, Any]:
@@ -18,10 +18,10 @@ def schema() -> dict[str, Any]:
     Additional keys are allowed: a reader of version 1 must ignore what it does not know. The version rises when a key
     is removed or changes its meaning.
     """
-    found = TypeAdapter(_report.Report).json_schema(mode="serialization")
+    found = TypeAdapter(contents.Report).json_schema(mode="serialization")
     found["title"] = "edgekit report"
     for title, described in {**found["$defs"], "Report": found}.items():
-        homes = [home for home in (_report, measurements, types) if hasattr(home, title)]
+        homes = [home for home in (contents, measurements, types) if hasattr(home, title)]
         _describe(described, getattr(homes[0], title))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
 

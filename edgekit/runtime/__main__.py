@@ -17,11 +17,11 @@ from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, Any
 
 from edgekit import __version__
-from edgekit.runtime._errors import RuntimeFault, first_line
+from edgekit.runtime.errors import RuntimeFault, first_line
 
 if TYPE_CHECKING:
-    from edgekit.runtime._bundle import Bundle
     from edgekit.runtime._model import Result
+    from edgekit.runtime.bundle import Bundle
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff", ".webp")
 """Files of a folder that are taken for inputs; those named on the command line are whatever their name."""
@@ -248,7 +248,7 @@ def _bench(options: argparse.Namespace, out: IO[str]) -> int:
 
 
 def _selftest(options: argparse.Namespace, out: IO[str]) -> int:
-    from edgekit.runtime import _load, _menu
+    from edgekit.runtime import _load, engine_menu
 
     failed = False
 
@@ -273,8 +273,8 @@ def _selftest(options: argparse.Namespace, out: IO[str]) -> int:
     for entry in bundle.manifest["artifacts"]:
         if options.artifact not in (None, entry["id"]):
             continue
-        for name in _menu.engines() if options.engine == "auto" else [options.engine]:
-            module = _menu.engine(name)
+        for name in engine_menu.engines() if options.engine == "auto" else [options.engine]:
+            module = engine_menu.engine(name)
             if entry["format"] != module.FORMAT or (options.engine == "auto" and not _load.installed(module)):
                 continue
             ran = True
@@ -340,7 +340,7 @@ def _info(options: argparse.Namespace, out: IO[str]) -> int:
 
 
 def _opened(options: argparse.Namespace, verify: str) -> Bundle:
-    from edgekit.runtime._bundle import open_bundle
+    from edgekit.runtime.bundle import open_bundle
 
     return open_bundle(options.bundle, verify, options.key, options.require_signature)
 

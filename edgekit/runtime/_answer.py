@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from edgekit.runtime._errors import RuntimeFault, first_line
+from edgekit.runtime.errors import RuntimeFault, first_line
 
 
 def main(work: Callable[..., dict[str, Any]]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Union
 
-from edgekit.runtime._errors import RuntimeFault
+from edgekit.runtime.errors import RuntimeFault
 
 # Fields of each table in order: bytes of a scalar; minus the bytes of one value of a vector or string; the name of a
 # table; in a tuple that of a vector of tables. "any" has fields that are not looked at. Source: TensorFlow, schema.fbs.

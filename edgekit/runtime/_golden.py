@@ -7,14 +7,14 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime import machine
-from edgekit.runtime._errors import RuntimeFault, first_line
+from edgekit.runtime.errors import RuntimeFault, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy.typing as npt
 
-    from edgekit.runtime._bundle import Bundle
+    from edgekit.runtime.bundle import Bundle
 
 BUILTIN = "builtin"
 """Provider whose tolerance is ``tolerance_builtin``: TFLite's own kernels, which round twice."""

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from edgekit.runtime import _image, _menu
-from edgekit.runtime._bundle import Bundle, begin
-from edgekit.runtime._errors import RuntimeFault, first_line
+from edgekit.runtime import engine_menu, preprocess
 from edgekit.runtime._model import Model
+from edgekit.runtime.bundle import Bundle, begin
+from edgekit.runtime.errors import RuntimeFault, first_line
 
 if TYPE_CHECKING:
-    from edgekit.runtime._port import Engine, Session
+    from edgekit.runtime.port import Engine, Session
 
 _PREFERENCE = ("litert", "onnxruntime", "tflite_runtime", "tensorflow")
 
@@ -56,7 +56,7 @@ def load(
     try:
         chosen, name = choose(bundle, engine, artifact)
         threads = threads or shipped_threads(bundle.manifest, chosen["id"], name)
-        module = _menu.engine(name)
+        module = engine_menu.engine(name)
         version = module.version()
     finally:
         wait()
@@ -107,7 +107,7 @@ def replay(model: Model, bundle: Bundle, artifact: dict[str, Any]) -> float | No
     where = f"{model.info['engine']} {model.info['version']}"
     spec = model._spec
     if spec and find_spec("PIL"):
-        _golden.check_images(bundle, lambda file: _image.pixels(file, spec))
+        _golden.check_images(bundle, lambda file: preprocess.pixels(file, spec))
     return _golden.replay(
         bundle, artifact, lambda x: model._session.run(model._tensor(x)), model._session.provider, where
     )
@@ -120,9 +120,9 @@ def choose(bundle: Bundle, engine: str = "auto", artifact: str | None = None) ->
         RuntimeFault: there is no such engine or artifact, the engine does not run it, or none that does is installed.
     """
     if engine != "auto":
-        return bundle.artifact(artifact, (_menu.engine(engine).FORMAT,)), engine
-    names = sorted(_menu.engines(), key=lambda name: (*_PREFERENCE, name).index(name))
-    modules = {name: _menu.engine(name) for name in names}
+        return bundle.artifact(artifact, (engine_menu.engine(engine).FORMAT,)), engine
+    names = sorted(engine_menu.engines(), key=lambda name: (*_PREFERENCE, name).index(name))
+    modules = {name: engine_menu.engine(name) for name in names}
     artifacts = bundle.manifest["artifacts"] if artifact is None else [bundle.artifact(artifact)]
     for entry in artifacts:
         for name, module in modules.items():

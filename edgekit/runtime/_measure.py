@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.runtime import _energy, _thermal
-from edgekit.runtime._errors import first_line
 from edgekit.runtime._steady import BATCHES, WINDOW, steady
+from edgekit.runtime.errors import first_line
 
 if TYPE_CHECKING:
-    from edgekit.runtime._bundle import Bundle
     from edgekit.runtime._model import Model
+    from edgekit.runtime.bundle import Bundle
 
 MS = 1e6  # nanoseconds
 SPAN = 0.1

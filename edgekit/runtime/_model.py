@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.runtime import _image
-from edgekit.runtime._errors import RuntimeFault, first_line
-from edgekit.runtime._port import Port, dequantize
+from edgekit.runtime import preprocess
 from edgekit.runtime._tensor import FromPixels, FromValues
+from edgekit.runtime.errors import RuntimeFault, first_line
+from edgekit.runtime.port import Port, dequantize
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edgekit.runtime._bundle import Bundle
-    from edgekit.runtime._port import Session
+    from edgekit.runtime.bundle import Bundle
+    from edgekit.runtime.port import Session
 
 _MS = 1e6  # nanoseconds
 
@@ -78,7 +78,7 @@ class Model:
         self._output = _agreed(artifact["output"], session.output, f"{where}: output")
         self._activation = _ACTIVATIONS[bundle.manifest["postprocessing"]["activation"]]
         preprocessing = bundle.manifest["preprocessing"]
-        self._spec = _image.Preprocessing.of(preprocessing) if preprocessing["kind"] == "image" else None
+        self._spec = preprocess.Preprocessing.of(preprocessing) if preprocessing["kind"] == "image" else None
         self.takes_images = self._spec is not None
         self._tensor: FromPixels | FromValues = FromValues(self._input)
         if self._spec:
@@ -199,7 +199,7 @@ class Model:
     def _prepare(self, image: Any) -> npt.NDArray[Any]:
         try:
             if self._spec:
-                image = _image.pixels(image, self._spec)
+                image = preprocess.pixels(image, self._spec)
             return self._tensor(image)
         except MemoryError as error:
             raise RuntimeFault(f"{self._path}: input: {first_line(error)}") from error
@@ -217,10 +217,10 @@ class Model:
         clock = perf_counter_ns
         try:
             start = clock()
-            with _image.strict_pillow():
-                image = _image.upright(file, self._spec)
+            with preprocess.strict_pillow():
+                image = preprocess.upright(file, self._spec)
                 decoded = clock()
-                tensor = self._tensor(_image.from_image(image, self._spec))
+                tensor = self._tensor(preprocess.from_image(image, self._spec))
             prepared = clock()
         except RuntimeFault:
             raise

@@ -8,7 +8,7 @@ import operator
 import re
 from typing import Any
 
-from edgekit.runtime._errors import RuntimeFault, first_line
+from edgekit.runtime.errors import RuntimeFault, first_line
 
 LARGEST = 16 * 2**20
 """Bytes of a manifest at most."""

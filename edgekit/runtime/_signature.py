@@ -7,8 +7,8 @@ import binascii
 import os
 from typing import TYPE_CHECKING
 
-from edgekit.runtime import _ed25519, _schema, _source, _zip
-from edgekit.runtime._errors import RuntimeFault
+from edgekit.runtime import _schema, _source, archive, ed25519
+from edgekit.runtime.errors import RuntimeFault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,17 +68,17 @@ def signer(data: bytes, manifest: bytes, path: str) -> bytes:
     Raises:
         RuntimeFault: the signature is not one of these bytes by the key that it names.
     """
-    stated = _schema.parse(data, f"{path}: {_zip.SIGNATURE}")
+    stated = _schema.parse(data, f"{path}: {archive.SIGNATURE}")
     if not isinstance(stated, dict) or stated.keys() != {"algorithm", "key", "signature"}:
-        raise _zip.unsound(path, f"{_zip.SIGNATURE} must hold algorithm, key and signature, and nothing else")
+        raise archive.unsound(path, f"{archive.SIGNATURE} must hold algorithm, key and signature, and nothing else")
     if stated["algorithm"] != "ed25519":
         algorithm = _schema.shown(stated["algorithm"])
         raise RuntimeFault(f"{path}: signed with {algorithm}, this runtime verifies ed25519: update edgekit here")
     key, signature = _exactly(stated["key"], 32), _exactly(stated["signature"], 64)
     if key is None or signature is None:
-        raise _zip.unsound(path, f"{_zip.SIGNATURE}: key and signature must be 32 and 64 bytes in base64")
-    if not _ed25519.verify(key, signature, manifest):
-        raise _zip.unsound(path, f"its signature is not one of {base64.b64encode(key).decode()}")
+        raise archive.unsound(path, f"{archive.SIGNATURE}: key and signature must be 32 and 64 bytes in base64")
+    if not ed25519.verify(key, signature, manifest):
+        raise archive.unsound(path, f"its signature is not one of {base64.b64encode(key).decode()}")
     return key
 
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from edgekit.runtime import _manifest, _schema, _zip
-from edgekit.runtime._errors import RuntimeFault, first_line
+from edgekit.runtime import _schema, archive, manifest_file
+from edgekit.runtime.errors import RuntimeFault, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,11 +34,11 @@ class File:
         with _opened(path) as file:
             self._identity = _identity(file)
             size = os.fstat(file.fileno()).st_size
-            self._entries = {entry.name: entry for entry in _zip.layout(size, partial(_fetch, file, path), path)}
-        if _zip.MANIFEST not in self._entries:
-            raise _zip.unsound(path, f"{_zip.MANIFEST} is missing")
+            self._entries = {entry.name: entry for entry in archive.layout(size, partial(_fetch, file, path), path)}
+        if archive.MANIFEST not in self._entries:
+            raise archive.unsound(path, f"{archive.MANIFEST} is missing")
         self._locks = {name: threading.Lock() for name in self._entries}
-        self._crc(self._entries[_zip.MANIFEST])
+        self._crc(self._entries[archive.MANIFEST])
 
     def names(self) -> tuple[str, ...]:
         """In the order of the file."""
@@ -69,12 +69,12 @@ class File:
         listed = manifest.get("members")
         if listed is None:
             raise RuntimeFault(f'{self.path}: the manifest: "members" is missing; pack the bundle again')
-        members = {name: e for name, e in self._entries.items() if name not in (_zip.MANIFEST, _zip.SIGNATURE)}
+        members = {name: e for name, e in self._entries.items() if name not in (archive.MANIFEST, archive.SIGNATURE)}
         for name in sorted(members.keys() ^ listed.keys()):
-            raise _zip.unsound(self.path, f"{name} is {'not listed' if name in members else 'missing'}")
+            raise archive.unsound(self.path, f"{name} is {'not listed' if name in members else 'missing'}")
         for name, entry in members.items():
             if entry.size != listed[name]["bytes"]:
-                raise _zip.unsound(self.path, f"{name} has {entry.size} bytes, listed are {listed[name]['bytes']}")
+                raise archive.unsound(self.path, f"{name} has {entry.size} bytes, listed are {listed[name]['bytes']}")
         jobs: list[_Job] = []
         if contents:
             jobs += [(entry.size, partial(self._crc, entry)) for entry in self._entries.values()]
@@ -84,13 +84,13 @@ class File:
             ]
         return _started(jobs)
 
-    def _crc(self, entry: _zip.Entry) -> None:
+    def _crc(self, entry: archive.Entry) -> None:
         if zlib.crc32(self.read(entry.name)) != entry.crc:
-            raise _zip.unsound(self.path, f"{entry.name} was changed (CRC-32)")
+            raise archive.unsound(self.path, f"{entry.name} was changed (CRC-32)")
 
-    def _sha256(self, entry: _zip.Entry, wanted: str) -> None:
+    def _sha256(self, entry: archive.Entry, wanted: str) -> None:
         if hashlib.sha256(self.read(entry.name)).hexdigest() != wanted:
-            raise _zip.unsound(self.path, f"{entry.name} was changed (SHA-256)")
+            raise archive.unsound(self.path, f"{entry.name} was changed (SHA-256)")
 
 
 class Folder:
@@ -105,11 +105,11 @@ class Folder:
 
     def names(self) -> tuple[str, ...]:
         """The manifest, and the members that it speaks of."""
-        return (_zip.MANIFEST, *sorted(self._members))
+        return (archive.MANIFEST, *sorted(self._members))
 
     def read(self, name: str) -> bytes:
         """Content of a member; RuntimeFault where there is none, or it is not what the manifest lists."""
-        if name == _zip.MANIFEST:
+        if name == archive.MANIFEST:
             return self._manifest
         if name not in self._members:
             raise RuntimeFault(f"{self.path}: no member {name!a} (there are: {', '.join(self.names())})")
@@ -126,8 +126,8 @@ class Folder:
 
     def check(self, manifest: dict[str, Any], contents: bool) -> Wait:
         """As of `File.check`, at once; what the manifest does not list is only looked for."""
-        self._members = {**dict.fromkeys(manifest.get("members", ()), "members"), **_manifest.named(manifest)}
-        for reserved in {_zip.MANIFEST, _zip.SIGNATURE} & self._members.keys():
+        self._members = {**dict.fromkeys(manifest.get("members", ()), "members"), **manifest_file.named(manifest)}
+        for reserved in {archive.MANIFEST, archive.SIGNATURE} & self._members.keys():
             raise RuntimeFault(f"{self.path}: {self._members[reserved]}: {reserved} is no name for a member; rename it")
         self._listed = manifest.get("members", {}) if contents else {}
         for name, place in self._members.items():
@@ -138,7 +138,7 @@ class Folder:
         return _started([])
 
 
-def contents(path: str, limit: int = _zip.LIMIT) -> bytes:
+def contents(path: str, limit: int = archive.LIMIT) -> bytes:
     """A file's bytes, of `limit` at most.
 
     Raises:
@@ -149,7 +149,7 @@ def contents(path: str, limit: int = _zip.LIMIT) -> bytes:
 
 
 @contextmanager
-def _opened(path: str, limit: int = _zip.LIMIT) -> Iterator[FileIO]:
+def _opened(path: str, limit: int = archive.LIMIT) -> Iterator[FileIO]:
     """A file to be read; what goes wrong while it is open is a RuntimeFault."""
     try:
         status = os.stat(path)
@@ -175,7 +175,7 @@ def _identity(file: FileIO) -> tuple[int, ...]:
 def _fetch(file: FileIO, path: str, offset: int, count: int) -> bytes:
     data = os.pread(file.fileno(), count, offset)
     if len(data) != count:
-        raise _zip.unsound(path, "it became shorter while it was read")
+        raise archive.unsound(path, "it became shorter while it was read")
     return data
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.runtime._errors import RuntimeFault
-from edgekit.runtime._image import Preprocessing, levels, normalise
-from edgekit.runtime._port import Port, quantize
+from edgekit.runtime.errors import RuntimeFault
+from edgekit.runtime.port import Port, quantize
+from edgekit.runtime.preprocess import Preprocessing, levels, normalise
 
 if TYPE_CHECKING:
     import numpy.typing as npt

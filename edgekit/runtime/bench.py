@@ -27,7 +27,7 @@ model, engine and thread count, so that load time and peak memory belong to that
 importing the engine; "cached" says whether the model's file was in the page cache before. "model_bytes" is what loading
 and the first inference have added to the resident set. `_measure` does the rest.
 
-A time is that of a call that returns with the output in the host's memory (`edgekit.runtime._port.Session.run`). On a
+A time is that of a call that returns with the output in the host's memory (`edgekit.runtime.port.Session.run`). On a
 GPU it so ends when the GPU has finished, and includes copying in and out.
 
 The input is one fixed random tensor. The time of convolution and matrix kernels does not depend on the values, float
@@ -46,14 +46,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.runtime import _measure, _menu, _thermal, machine
-from edgekit.runtime._bundle import open_bundle
-from edgekit.runtime._errors import RuntimeFault, first_line
+from edgekit.runtime import _measure, _thermal, engine_menu, machine
+from edgekit.runtime.bundle import open_bundle
+from edgekit.runtime.errors import RuntimeFault, first_line
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edgekit.runtime._port import Port, Session
+    from edgekit.runtime.port import Port, Session
 
 
 def random_input(port: Port, seed: int) -> npt.NDArray[Any]:
@@ -131,7 +131,7 @@ def open_session(
     Raises:
         RuntimeFault: the bundle, the model or the engine cannot be used, or the file has another batch.
     """
-    module = _menu.engine(engine)
+    module = engine_menu.engine(engine)
     content: str | bytes = model
     version = module.version()
     import_module(module.MODULE)  # where `version` has not done it: loading is timed alone

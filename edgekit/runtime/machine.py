@@ -70,9 +70,9 @@ def probe() -> dict[str, Any]:
         (version or None), ``managed`` (whether pip may not install into this Python, PEP 668), ``executable`` (the
         Python that runs this) and ``disk_free_bytes`` (of the home folder).
     """
-    from edgekit.runtime import _menu
+    from edgekit.runtime import engine_menu
 
-    packages = {name: _menu.engine(name).PACKAGE for name in _menu.engines()}
+    packages = {name: engine_menu.engine(name).PACKAGE for name in engine_menu.engines()}
     installed = _installed()
     home = os.path.expanduser("~")
     return {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgekit.data._dataset import ImageSet, batches
+from edgekit.data.dataset import ImageSet, batches
 from edgekit.models import head
 
 # On standardised features; between 0.01 and 0.1 the validation loss of a MobileNetV2 head barely moves.

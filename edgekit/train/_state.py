@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from edgekit import models
-from edgekit.recipe import Recipe
+from edgekit.config.recipe import Recipe
 from edgekit.types import Epoch, Index
 
 LAST = "last.pt"

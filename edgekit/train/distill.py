@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from edgekit.config.recipe import PruneSection, Recipe, TrainSection
 from edgekit.console import Console
-from edgekit.data._dataset import ImageSet, batches
+from edgekit.data.dataset import ImageSet, batches
 from edgekit.errors import Shortfall
-from edgekit.recipe import PruneSection, Recipe, TrainSection
 from edgekit.train import loop
 from edgekit.train._state import LAST, fingerprint
 from edgekit.types import Epoch, Index, InputSpec

@@ -18,10 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgekit import models
+from edgekit.config.recipe import Recipe, TrainSection
 from edgekit.console import Console
-from edgekit.data._dataset import ImageSet, batches
+from edgekit.data.dataset import ImageSet, batches
 from edgekit.errors import InputError, Shortfall
-from edgekit.recipe import Recipe, TrainSection
 from edgekit.train import _head
 from edgekit.train._state import LAST, State, fingerprint
 from edgekit.train.metrics import predict, score

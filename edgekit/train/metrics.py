@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from edgekit.data._dataset import ImageSet, batches
+from edgekit.data.dataset import ImageSet, batches
 from edgekit.types import ClassScore, Metrics, Split
 
 

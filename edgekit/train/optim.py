@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgekit.config.recipe import TrainSection
 from edgekit.models import head
-from edgekit.recipe import TrainSection
 
 
 def optimizer(module: nn.Module, section: TrainSection) -> torch.optim.Optimizer:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgekit.runtime._errors import RuntimeFault
-from edgekit.runtime._placed import asked
-from edgekit.runtime.engines import _litert_gpu, _tflite
+from edgekit.runtime import litert_gpu, tflite
+from edgekit.runtime.errors import RuntimeFault
+from edgekit.runtime.placement import asked
 
 if TYPE_CHECKING:
-    from edgekit.runtime._port import Session
+    from edgekit.runtime.port import Session
 
 FORMAT = "tflite"
 PACKAGE = "ai-edge-litert"
 MODULE = "ai_edge_litert"
 CPU = "cpu"
-WORDS = (CPU, *_tflite.PROVIDERS, *_litert_gpu.PROVIDERS)
+WORDS = (CPU, *tflite.PROVIDERS, *litert_gpu.PROVIDERS)
 """What `load` takes as provider; the first one leaves the choice to LiteRT."""
 
 
@@ -30,18 +30,18 @@ def version() -> str:
 def providers() -> tuple[str, ...]:
     """XNNPACK and the interpreter's own kernels; a GPU, where the package has an accelerator for it."""
     _package()
-    return (*_tflite.PROVIDERS, *_litert_gpu.providers())
+    return (*tflite.PROVIDERS, *litert_gpu.providers())
 
 
 def load(model: str | bytes, threads: int = 1, provider: str | None = None, name: str | None = None) -> Session:
-    """Open a .tflite file; see `edgekit.runtime._port.Engine`."""
+    """Open a .tflite file; see `edgekit.runtime.port.Engine`."""
     package = _package()
     word, fallback = asked(provider or CPU)
-    if word in _litert_gpu.PROVIDERS:
-        return _litert_gpu.open_session(package, model, threads, word, fallback, name)
+    if word in litert_gpu.PROVIDERS:
+        return litert_gpu.open_session(package, model, threads, word, fallback, name)
     if word not in WORDS:
         raise RuntimeFault(f'"{word}": no such provider of this engine (choices: {", ".join(WORDS)})')
-    return _tflite.open_session(package, model, threads, None if word == CPU else word, name)
+    return tflite.open_session(package, model, threads, None if word == CPU else word, name)
 
 
 def _package() -> Any:

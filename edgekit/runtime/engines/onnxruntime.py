@@ -10,14 +10,14 @@ from io import StringIO
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from edgekit.runtime._errors import RuntimeFault, first_line
-from edgekit.runtime._placed import FALLBACK, Placement, Watch, asked, in_words, overheard
-from edgekit.runtime._port import Port
+from edgekit.runtime.errors import RuntimeFault, first_line
+from edgekit.runtime.placement import FALLBACK, Placement, Watch, asked, in_words, overheard
+from edgekit.runtime.port import Port
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edgekit.runtime._port import Session
+    from edgekit.runtime.port import Session
 
 FORMAT = "onnx"
 PACKAGE = MODULE = "onnxruntime"
@@ -60,7 +60,7 @@ class OrtSession:
         self._lock = threading.Lock()
 
     def run(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """One inference; see `edgekit.runtime._port.Session`."""
+        """One inference; see `edgekit.runtime.port.Session`."""
         if self._guard is None:
             return self._infer(x)
         with self._lock:  # the first one shows what runs where
@@ -148,12 +148,12 @@ def providers() -> tuple[str, ...]:
 
 
 def load(model: str | bytes, threads: int = 1, provider: str | None = None, name: str | None = None) -> Session:
-    """Open an .onnx file; see `edgekit.runtime._port.Engine`.
+    """Open an .onnx file; see `edgekit.runtime.port.Engine`.
 
     All graph optimisations, `threads` intra-op threads, sequential execution; spinning as ONNX Runtime has it.
     With a provider other than the CPU, the first inference is profiled to see what ran where: operators that the
     provider did not run are a fault of that inference, unless "+cpu" behind its name accepts them. Which ones are
-    work, see `edgekit.runtime._placed.strays`. Reading that back takes a part of that inference's time.
+    work, see `edgekit.runtime.placement.strays`. Reading that back takes a part of that inference's time.
     """
     ort = _package()
     name = name or (model if isinstance(model, str) else "model")

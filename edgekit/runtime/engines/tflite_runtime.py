@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgekit.runtime._errors import RuntimeFault
-from edgekit.runtime.engines import _tflite
+from edgekit.runtime import tflite
+from edgekit.runtime.errors import RuntimeFault
 
 if TYPE_CHECKING:
-    from edgekit.runtime._port import Session
+    from edgekit.runtime.port import Session
 
 FORMAT = "tflite"
 PACKAGE = "tflite-runtime"
@@ -29,12 +29,12 @@ def version() -> str:
 def providers() -> tuple[str, ...]:
     """XNNPACK, and the interpreter's own kernels."""
     _package()
-    return _tflite.PROVIDERS
+    return tflite.PROVIDERS
 
 
 def load(model: str | bytes, threads: int = 1, provider: str | None = None, name: str | None = None) -> Session:
-    """Open a .tflite file; see `edgekit.runtime._port.Engine`."""
-    return _tflite.open_session(_package(), model, threads, provider, name)
+    """Open a .tflite file; see `edgekit.runtime.port.Engine`."""
+    return tflite.open_session(_package(), model, threads, provider, name)
 
 
 def _package() -> Any:

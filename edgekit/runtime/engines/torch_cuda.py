@@ -14,13 +14,13 @@ from io import BytesIO
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from edgekit.runtime._errors import RuntimeFault, first_line
-from edgekit.runtime._port import Port
+from edgekit.runtime.errors import RuntimeFault, first_line
+from edgekit.runtime.port import Port
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edgekit.runtime._port import Session
+    from edgekit.runtime.port import Session
 
 FORMAT = "pt2"
 PACKAGE = MODULE = "torch"
@@ -40,7 +40,7 @@ class ProgramSession:
         self._lock = threading.Lock()
 
     def run(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """One inference; see `edgekit.runtime._port.Session`."""
+        """One inference; see `edgekit.runtime.port.Session`."""
         return self._run(x)[0]
 
     def steps(self, x: npt.NDArray[Any]) -> tuple[int, int, int]:
@@ -100,7 +100,7 @@ def providers() -> tuple[str, ...]:
 
 
 def load(model: str | bytes, threads: int = 1, provider: str | None = None, name: str | None = None) -> Session:
-    """Open a .pt2 file with one float32 input and one output; see `edgekit.runtime._port.Engine`.
+    """Open a .pt2 file with one float32 input and one output; see `edgekit.runtime.port.Engine`.
 
     A program runs on one device or not at all, so there is nothing to fall back to. None is the GPU. `threads` is set
     for the whole process.

@@ -1,0 +1,328 @@
+"""A recipe: one TOML file that says what to train, compress, verify and measure.
+
+Each section is one stage; a section that is missing is a stage that is skipped. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from edgekit import choices
+from edgekit.config.toml import Duration, Section, parse, validate
+from edgekit.errors import InputError
+
+
+def menu(folder: str) -> Callable[[str], str]:
+    """Validator: the word must name a public module of `folder`."""
+
+    def check(word: str) -> str:
+        allowed = choices.names(folder)
+        if word not in allowed:
+            raise ValueError(choices.no_such(word, allowed))
+        return word
+
+    return check
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Mean = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class ModelSection(Section):
+    """The network, its weights, and the preprocessing those weights expect."""
+
+    name: str = Field(description='timm name, "torchvision/<name>", or "file.py:function"')
+    weights: str = Field("pretrained", description='"pretrained", "none", or a .safetensors or .pth file')
+    options: dict[str, Any] = Field({}, description="keyword arguments of the model's constructor")
+    mean: Mean | None = Field(None, description="RGB mean on the 0..1 scale; default: what the weights expect")
+    std: Mean | None = Field(None, description="RGB standard deviation; default: what the weights expect")
+    crop: float | None = Field(None, gt=0, le=1, description="centre crop share; default: what the weights expect")
+    interpolation: Literal["bilinear", "bicubic"] | None = Field(None, description="default: what the weights expect")
+
+
+class CleanSection(Section):
+    """What to do with each kind of flaw that the scan finds."""
+
+    unreadable: Literal["error", "drop"] = Field("error", description="files that do not decode as images")
+    mode: Literal["error", "drop", "keep"] = Field("keep", description="palette, grey, CMYK, alpha (kept: as RGB)")
+    orientation: Literal["error", "drop", "keep"] = Field("keep", description="EXIF-rotated (kept: turned upright)")
+    duplicate: Literal["error", "drop", "keep"] = Field("drop", description="same pixels, same class, same split")
+    conflict: Literal["error", "drop", "keep"] = Field("error", description="same pixels under two labels")
+    leak: Literal["error", "drop", "keep"] = Field("drop", description="same pixels in two splits (train loses)")
+
+
+class DataSection(Section):
+    """Where the images come from and how they are split."""
+
+    source: Annotated[str, AfterValidator(menu("edgekit.data.sources"))] = Field(
+        description="a module of edgekit/data/sources"
+    )
+    path: str | None = Field(None, description="folder or CSV file from the recipe's folder; ${VAR:-default}")
+    name: str | None = Field(None, description="torchvision data set, e.g. Flowers102")
+    labels: str | None = Field(None, description="text file, one class name a line (default: found in the data)")
+    label_offset: int = Field(0, description="added to each label of a CSV file")
+    input: int = Field(224, ge=8, le=1024, description="side of the square input in pixels")
+    split: Literal["stratified", "strided"] = Field(
+        "stratified", description="strided: deterministic stride over the sorted list, classes not balanced"
+    )
+    val: Share = Field(0.15, description="share of the data for validation where it has no split of its own")
+    test: Share = Field(0.15, description="share of the data for the test split, likewise")
+    seed: int = Field(0, ge=0)
+    clean: CleanSection = Field(default_factory=CleanSection)
+
+    @model_validator(mode="after")
+    def _leaves_training_data(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val + test = {self.val + self.test:g} leaves nothing to train on")
+        return self
+
+
+class TrainSection(Section):
+    """Transfer learning: head first on frozen features, then all layers."""
+
+    epochs: int = Field(10, ge=1, description="epochs over all layers, after the frozen ones")
+    frozen: int = Field(0, ge=0, description="iterations on the head alone first, over cached features (L-BFGS)")
+    batch: int = Field(32, ge=1)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of the backbone")
+    head_lr: float | None = Field(None, gt=0, description="peak learning rate of the head (default: lr)")
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a linearly rising rate, then cosine")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    augment: list[Literal["random_crop", "flip", "vertical_flip", "color_jitter", "trivial_augment"]] = Field([])
+    batch_norm: Literal["train", "frozen"] = Field("train", description="frozen: keep the running statistics")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of an exponential moving average of the weights")
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better validation loss")
+    seed: int = Field(0, ge=0)
+
+
+class PruneSection(Section):
+    """Structured pruning: whole channels go, until one target is met."""
+
+    score: Annotated[str, AfterValidator(menu("edgekit.prune.scores"))] = Field(
+        "taylor", description="a module of edgekit/prune/scores"
+    )
+    scope: Literal["global", "local"] = Field("global", description="rank channels over all layers, or in each")
+    macs: float | None = Field(None, gt=0, lt=1, description="share of the multiply-adds to keep")
+    parameters: float | None = Field(None, gt=0, lt=1, description="share of the parameters to keep")
+    latency: float | None = Field(None, gt=0, lt=1, description="share of the measured int8 latency to keep")
+    round_to: int = Field(8, ge=1, le=64, description="channels stay a multiple of this")
+    steps: int = Field(5, ge=1, description="scores are computed anew so many times on the way")
+    keep: list[str] = Field([], description="layers whose outputs are not pruned")
+    plan: str | None = Field(None, description="replay this plan (a prune.json) in place of deciding")
+    recover: int = Field(8, ge=0, description="epochs of recovery, distilled from the unpruned net")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of the recovery")
+    distill: float = Field(0.7, ge=0, le=1, description="weight of the teacher against the labels")
+    temperature: float = Field(2.0, gt=0, description="of the softened logits")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _has_one_target(self) -> Self:
+        given = [name for name in ("macs", "parameters", "latency", "plan") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of macs, parameters, latency and plan, not {len(given)}")
+        return self
+
+
+class LowerSection(Section):
+    """Graph rewrites: by default those go that make files slower on the devices of the run."""
+
+    rewrites: list[Annotated[str, AfterValidator(menu("edgekit.lower.rewrites"))]] | None = Field(
+        None, description="pin: apply exactly these modules of edgekit/lower/rewrites, where they match"
+    )
+    measure: bool = Field(True, description="time each rewrite on the devices; false: apply all of them")
+
+
+class QatSection(Section):
+    """Quantization-aware training, distilled from the float net, in the same graph."""
+
+    epochs: int = Field(3, ge=1)
+    batch: int = Field(32, ge=1)
+    lr: float = Field(1e-4, gt=0, description="peak learning rate")
+    distill: float = Field(0.9, ge=0, le=1, description="weight of the teacher against the labels")
+    temperature: float = Field(2.0, gt=0, description="of the softened logits")
+    freeze: float = Field(0.6, ge=0, le=1, description="share of the epochs after which ranges and batch norm stand")
+    batch_norm: Literal["train", "frozen"] | None = Field(
+        None, description="frozen: keep the running statistics throughout; default: as [train], frozen without it"
+    )
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of an exponential moving average of the weights")
+
+
+Rungs = Literal["range", "corrections", "rounding", "keep_float", "qat"]
+
+
+class QuantizeSection(Section):
+    """One int8 decision for every format."""
+
+    method: Literal["ptq", "qat"] = Field("ptq", description="qat: train in the quantized graph at once")
+    range: Annotated[str, AfterValidator(menu("edgekit.quantize.ranges"))] = Field(
+        "minmax", description="a module of edgekit/quantize/ranges"
+    )
+    ranges: dict[str, Annotated[str, AfterValidator(menu("edgekit.quantize.ranges"))]] = Field(
+        {}, description="another module of edgekit/quantize/ranges for the outputs of single layers"
+    )
+    calibration: int = Field(128, ge=1, description="images of the training split")
+    equalize: bool = Field(False, description="even out the channels of neighbouring layers first")
+    bias_correction: bool = Field(True, description="take back what weight rounding shifts on average")
+    rounding: Literal["nearest", "adaptive"] = Field("nearest", description="adaptive: learned per weight (AdaRound)")
+    max_drop: float = Field(1.0, ge=0, description="points of top-1 that int8 may lose against float")
+    rescue: list[Rungs] = Field(
+        ["range", "corrections", "rounding", "keep_float", "qat"],
+        description="what may be tried, in this order, where int8 loses more than max_drop on the validation split",
+    )
+    keep_float: list[str] = Field([], description="layers of the torch model to leave in float")
+    sensitivity: bool = Field(True, description="measure what each layer costs")
+    qat: QatSection = Field(default_factory=QatSection)
+    seed: int = Field(0, ge=0)
+
+
+class ExportSection(Section):
+    """Which files to write."""
+
+    formats: list[Literal["onnx", "tflite"]] = Field(["onnx", "tflite"], min_length=1)
+    precisions: list[Literal["fp32", "fp16", "int8", "dynamic", "weight_only", "int16x8"]] = Field(
+        ["fp32", "int8"], min_length=1, description="int8 where the recipe quantizes; int16x8 is TFLite's alone"
+    )
+    on_failure: Literal["stop", "skip"] = Field("stop", description="skip: leave out a file that a converter refuses")
+
+    @model_validator(mode="after")
+    def _has_a_format_for_int16(self) -> Self:
+        if "int16x8" in self.precisions and "tflite" not in self.formats:
+            raise ValueError('precisions: "int16x8" needs "tflite" in formats: ONNX has no such kernels')
+        return self
+
+
+class VerifySection(Section):
+    """How far an exported file may be from torch."""
+
+    images: int = Field(0, ge=0, description="test images to run; 0 is all of them")
+    agreement: float = Field(0.995, ge=0, le=1, description="share of top-1 classes equal to torch's, same precision")
+    within_one_step: float = Field(0.999, ge=0, le=1, description="share of int8 outputs at most one step from torch's")
+    tolerance: float = Field(1e-3, gt=0, description="fp32: largest difference relative to the largest logit")
+
+
+class ProfileSection(Section):
+    """Which devices to measure on."""
+
+    devices: list[str] = Field(["host"], min_length=1, description="names or files of devices")
+    accuracy_images: int = Field(
+        32, ge=0, description="test images, by data.seed, that run on each device other than this machine; 0: none"
+    )
+    operators: bool = Field(
+        True,
+        description="time the operators of the fastest quantized and the fastest float file of each device that is "
+        "timed: about three times the device's run.seconds",
+    )
+    sustained: Duration | None = Field(
+        None, description='how long each file runs without a break, e.g. "10m"; default: what the device file says'
+    )
+
+
+class _Profiled(Section):
+    """As much of a recipe as profiling a bundle needs."""
+
+    profile: ProfileSection = Field(default_factory=ProfileSection)
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    name: str = Field("", pattern="^[^/]*$", description="of the run directory; default: the file's name")
+    description: str = ""
+    model: ModelSection
+    data: DataSection
+    train: TrainSection | None = None
+    prune: PruneSection | None = None
+    lower: LowerSection = Field(default_factory=LowerSection)
+    quantize: QuantizeSection | None = None
+    export: ExportSection | None = None
+    verify: VerifySection | None = None
+    profile: ProfileSection | None = None
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe file.
+
+    Args:
+        path: the TOML file. Relative paths in it start from its folder.
+        overrides: ``section.key=value`` strings; the value is TOML, or else a plain string.
+
+    Raises:
+        InputError: unreadable file, bad TOML (line and column), unknown key, wrong type or value.
+    """
+    return validate(Recipe, _settle(parse(path), path, overrides), path, _keys(overrides))
+
+
+def profile_section(overrides: Sequence[str], allowed: Sequence[str], why: str) -> ProfileSection:
+    """The [profile] section where there is no recipe: defaults, and what the command line says.
+
+    Args:
+        overrides: as of `load`.
+        allowed: its keys that mean something there.
+        why: no other ones do, in words.
+
+    Raises:
+        InputError: another key, or a wrong type or value.
+    """
+    raw: dict[str, Any] = {}
+    keys = [f"profile.{key}" for key in allowed]
+    for override in overrides:
+        if (key := override.partition("=")[0].strip()) not in keys:
+            raise InputError(f"--set {key}: {why}: only {' and '.join(keys)} can be set")
+        _set(raw, override)
+    return validate(_Profiled, raw, Path("--set"), keys).profile
+
+
+def resume(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:
+    """Read the ``recipe.json`` of a run directory: the recipe as it ran, and the folder its paths start from.
+
+    Raises:
+        InputError: as `load`.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        raw, base = dict(record["recipe"]), Path(record["base"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not as edgekit wrote it: {error}; start again from the recipe") from error
+    return validate(Recipe, _settle(raw, path, overrides), path, _keys(overrides)), base
+
+
+def _settle(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    for override in overrides:
+        _set(raw, override)
+    raw.setdefault("name", path.stem)
+    return raw
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [override.partition("=")[0].strip() for override in overrides]
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *sections, leaf = key.strip().split(".")
+    if not equals or not leaf:
+        raise InputError(f'--set "{override}": expected section.key=value, e.g. --set train.epochs=2')
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = raw
+    for section in sections:
+        if table.get(section) is None:
+            table[section] = {}
+        table = table[section]
+        if not isinstance(table, dict):
+            raise InputError(f'--set "{override}": "{section}" is a value, not a section')
+    table[leaf] = value
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a recipe, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}

@@ -1,0 +1,46 @@
+"""Recipes and devices that come with edgekit, and how a word on the command line finds one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from edgekit import choices
+from edgekit.errors import InputError
+
+Folder = Literal["recipes", "devices"]
+
+
+def folder(kind: Folder) -> Path:
+    """Where the shipped files lie: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "_shipped" / kind
+    return installed if installed.is_dir() else package.parent / kind
+
+
+def files(kind: Folder) -> dict[str, Path]:
+    """Shipped files by name."""
+    return {path.stem: path for path in sorted(folder(kind).glob("*.toml"))}
+
+
+def is_path(word: str) -> bool:
+    """Whether a word means a file, not the name of a shipped one."""
+    return word.endswith(".toml") or "/" in word
+
+
+def find(kind: Folder, word: str, base: Path | None = None) -> Path:
+    """The file that a word stands for: a path (from `base`), or the name of a shipped one.
+
+    Raises:
+        InputError: neither; near names are given.
+    """
+    noun = kind[:-1]
+    if is_path(word):
+        path = (base or Path()) / word
+        if path.is_file():
+            return path
+        raise InputError(f"{path}: no such {noun} file")
+    known = files(kind)
+    if word not in known:
+        raise InputError(choices.no_such(word, known, noun) + "; or give the path of a .toml file")
+    return known[word]

@@ -1,0 +1,84 @@
+"""A CSV file that names each image and its class."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from edgekit import choices
+from edgekit.config.recipe import DataSection
+from edgekit.data.listing import SPLIT_WORDS, Item, Listing, label_numbers, read_labels, source_path
+from edgekit.errors import InputError
+from edgekit.types import Split
+
+
+def listing(data: DataSection, base: Path, work: Path) -> Listing:
+    """List the images of a CSV file with the columns ``file``, ``class`` (or ``label``) and perhaps ``split``.
+
+    File paths start from the CSV file's folder. Where every class is an integer, ``data.label_offset`` is added
+    and the result is the row (from 0) in ``data.labels``; without that file the numbers are the names. Otherwise
+    classes are names: numbered in the order of ``data.labels``, or sorted.
+
+    Args:
+        data: `path` is the CSV file.
+        base: the recipe's folder.
+        work: not used.
+
+    Raises:
+        InputError: missing file or column, an empty table, a row with a missing image, a class out of range, an
+            unknown split or a file listed twice; the message names the row as an editor numbers its lines.
+    """
+    file = source_path(data.path, base, "csv_labels").resolve()
+    rows = _read(file)
+    given = read_labels(data.labels, base) if data.labels else None
+    try:
+        numbers = [int(label) for _, label, _, _ in rows]
+    except ValueError:
+        labels, by_name = label_numbers({label for _, label, _, _ in rows}, given)
+        if data.label_offset:
+            raise InputError(f"data.label_offset = {data.label_offset}: {file} has names for classes") from None
+        numbers = [by_name[label] for _, label, _, _ in rows]
+    else:
+        numbers = [number + data.label_offset for number in numbers]
+        labels = given or tuple(str(number) for number in range(max(numbers) + 1))
+    for number, (_, label, _, line) in zip(numbers, rows, strict=True):
+        if not 0 <= number < len(labels):
+            offset = f" + data.label_offset {data.label_offset}" if data.label_offset else ""
+            where = f'data.labels = "{data.labels}" names' if given else "the classes are"
+            raise InputError(f"{file}: row {line}: class {label}{offset} is out of range; {where} 0..{len(labels) - 1}")
+    items = [Item(path, number, split) for number, (path, _, split, _) in zip(numbers, rows, strict=True)]
+    return Listing(file.parent, labels, tuple(sorted(items, key=lambda item: item.path)))
+
+
+def _read(file: Path) -> list[tuple[str, str, Split | None, int]]:
+    """(path, class, split, line) of each row."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            table = [({key: value or "" for key, value in row.items() if key}, reader.line_num) for row in reader]
+            columns = list(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file}: cannot be read as CSV: {error}") from None
+    class_column = next((name for name in ("class", "label") if name in columns), "class")
+    for column in ("file", class_column):
+        if column not in columns:
+            raise InputError(f"{file}: {choices.no_such(column, columns, 'column')}")
+    if not table:
+        raise InputError(f"{file}: no rows below the header")
+    lines: dict[str, int] = {}
+    rows: list[tuple[str, str, Split | None, int]] = []
+    for row, line in table:
+        path = row["file"].strip().replace("\\", "/")
+        label = row[class_column].strip()
+        if not path or not label:
+            raise InputError(f'{file}: row {line}: "file" and "{class_column}" must not be empty')
+        if path in lines:
+            raise InputError(f"{file}: row {line}: {path} is listed before, in row {lines[path]}")
+        if not (file.parent / path).is_file():
+            raise InputError(f"{file}: row {line}: no such file {path}")
+        word = row["split"].strip() if "split" in columns else None
+        if word is not None and word not in SPLIT_WORDS:
+            raise InputError(f"{file}: row {line}: {choices.no_such(word, SPLIT_WORDS, 'split')}")
+        lines[path] = line
+        rows.append((path, label, SPLIT_WORDS[word] if word else None, line))
+    return rows

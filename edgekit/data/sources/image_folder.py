@@ -1,0 +1,68 @@
+"""A folder with one subfolder of images per class, with or without ready splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit.config.recipe import DataSection
+from edgekit.data.listing import (
+    SPLIT_WORDS,
+    Item,
+    Listing,
+    image_files,
+    label_numbers,
+    read_labels,
+    source_path,
+    subfolders,
+)
+from edgekit.errors import InputError
+from edgekit.types import Split
+
+
+def listing(data: DataSection, base: Path, work: Path) -> Listing:
+    """List ``path/<split>/<class>/*`` where ``path/train`` holds folders, else ``path/<class>/*``.
+
+    Split folders are train, val (or valid, validation) and test; images may lie deeper inside their class
+    folder. Labels are the class folders' names, sorted, or the order of the file ``data.labels``.
+
+    Args:
+        data: `path` is the folder.
+        base: the recipe's folder.
+        work: not used.
+
+    Raises:
+        InputError: no such folder, no class folders, a class without images, a folder beside the splits that is
+            none, two folders for one split.
+    """
+    root = source_path(data.path, base, "image_folder").resolve()
+    if not root.is_dir():
+        raise InputError(f'data.path = "{data.path}": a folder of images is expected, this is a file ({root})')
+    found: list[tuple[str, str, Split | None]] = []
+    for folder, split in _split_folders(root):
+        prefix = f"{folder.name}/" if split else ""
+        for label in subfolders(folder):
+            paths = [f"{prefix}{label}/{path}" for path in image_files(folder / label)]
+            if not paths:
+                raise InputError(f"{folder / label}: this class has no images; add some, or remove the folder")
+            found += [(path, label, split) for path in paths]
+        if not any(entry[2] == split for entry in found):
+            raise InputError(f"{folder}: no class folders with images in it; expected {prefix}<class>/<image>")
+    given = read_labels(data.labels, base) if data.labels else None
+    labels, numbers = label_numbers({label for _, label, _ in found}, given)
+    return Listing(root, labels, tuple(Item(path, numbers[label], split) for path, label, split in sorted(found)))
+
+
+def _split_folders(root: Path) -> list[tuple[Path, Split | None]]:
+    names = subfolders(root)
+    # A class may be called "train" (bus, car, train): then it holds images, not class folders.
+    if "train" not in names or not subfolders(root / "train"):
+        return [(root, None)]
+    strange = [name for name in names if name not in SPLIT_WORDS]
+    if strange:
+        raise InputError(
+            f"{root}: {strange[0]}/ lies beside train/ and is no split (train, val, test); move it out of this folder"
+        )
+    splits = [SPLIT_WORDS[name] for name in names]
+    if len(set(splits)) < len(splits):
+        raise InputError(f"{root}: more than one folder for the validation split ({', '.join(names)}); keep one")
+    return [(root / name, split) for name, split in zip(names, splits, strict=True)]

@@ -1,0 +1,253 @@
+"""A .tflite model and its labels as C arrays, for microcontroller firmware.
+
+The files are C99 and C++11: ``<name>_model.h``, ``<name>_model.c``, and with labels ``<name>_labels.h``,
+``<name>_labels.c``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.deploy import micro_arena
+from edgekit.deploy.micro_arena import Micro
+from edgekit.disk.atomic import disk_full
+from edgekit.errors import InputError
+from edgekit.inspect import dispatch
+from edgekit.inspect.file_report import FileReport, Port
+from edgekit.inspect.model_graph import Value
+from edgekit.inspect.readers import bundle, tflite
+from edgekit.runtime.errors import RuntimeFault
+
+MARK = "/* Written by edgekit export-c"
+"""How each file begins; one that begins otherwise is not overwritten."""
+ALIGNMENT = 16
+"""Bytes; TensorFlow Lite for Microcontrollers reads the model in place."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    files: tuple[str, ...]
+    artifact: str | None
+    """Its id in the bundle; None for a bare file."""
+    sha256: str
+    """Of the model."""
+    model_bytes: int
+    labels: int
+    micro: Micro
+
+
+@dataclass(frozen=True)
+class _Source:
+    name: str
+    artifact: str | None
+    data: bytes
+    labels: tuple[str, ...]
+
+
+def export(source: Path, out: Path, artifact: str | None = None, force: bool = False) -> Exported:
+    """Write the C files.
+
+    Args:
+        source: a bundle or a .tflite file.
+        out: folder, made where it is missing.
+        artifact: id of a .tflite file of the bundle; None is the first one in the manifest.
+        force: overwrite files that did not come from here.
+
+    Raises:
+        InputError: not a sound file, no such artifact, or files in the way.
+        DiskFull: no room for the files.
+    """
+    chosen = _open(source, artifact)
+    stem = identifier(chosen.name)
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / f"{stem}.tflite"
+        model.write_bytes(chosen.data)
+        report = dispatch.model(model, str(source), engines=False)
+        texts = {f"{stem}_model.h": model_header(stem, report), f"{stem}_model.c": model_source(stem, chosen.data)}
+        if chosen.labels:
+            texts |= {
+                f"{stem}_labels.h": labels_header(stem, len(chosen.labels)),
+                f"{stem}_labels.c": labels_source(stem, chosen.labels),
+            }
+        paths = _write(out, texts, force)
+        micro = micro_arena.run(model)
+    return Exported(paths, chosen.artifact, report.sha256, len(chosen.data), len(chosen.labels), micro)
+
+
+def _open(source: Path, artifact: str | None) -> _Source:
+    data = dispatch.content(source)
+    if tflite.matches(data):
+        if artifact is not None:
+            raise InputError(f"{source}: is a single model; --artifact is for bundles")
+        return _Source(source.stem, None, data, ())
+    if not bundle.matches(data):
+        raise InputError(f"{source}: neither a bundle of edgekit nor a .tflite file, by its content")
+    from edgekit.runtime.bundle import open_bundle
+
+    try:
+        opened = open_bundle(str(source), verify="hash")
+        entry = opened.artifact(artifact, ["tflite"])
+        return _Source(opened.manifest["name"], entry["id"], opened.read(entry["file"]), opened.labels)
+    except RuntimeFault as fault:
+        raise InputError(str(fault)) from fault
+
+
+def identifier(name: str) -> str:
+    """A name that C takes: lower case letters, digits and underscores, no digit first."""
+    word = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "model"
+    return f"m_{word}" if word[0].isdigit() else word
+
+
+def model_header(stem: str, report: FileReport) -> str:
+    """The header of the model: its size, and shape, type, scale and zero point of inputs and outputs."""
+    upper = stem.upper()
+    sides = [("INPUT", report.inputs), ("OUTPUT", report.outputs)]
+    lines = [line for side, ports in sides for line in _ports(f"{upper}_MODEL_{side}", ports)]
+    body = [
+        f"#define {upper}_MODEL_BYTES {report.bytes}u",
+        f"#define {upper}_MODEL_ALIGNMENT {ALIGNMENT}",
+        *lines,
+        "",
+        f"/* A .tflite flatbuffer, aligned to {ALIGNMENT} bytes. SHA-256 {report.sha256} */",
+        f"extern const unsigned char {stem}_model[{upper}_MODEL_BYTES];",
+        f"extern const size_t {stem}_model_bytes;",
+    ]
+    return _header(f"{upper}_MODEL_H", body)
+
+
+def model_source(stem: str, data: bytes) -> str:
+    """The array that holds the model."""
+    rows = ("0x" + data[at : at + 16].hex(",").replace(",", ",0x") for at in range(0, len(data), 16))
+    return "\n".join(
+        [
+            f"{MARK}: a .tflite model. SHA-256 {hashlib.sha256(data).hexdigest()} */",
+            f'#include "{stem}_model.h"',
+            "",
+            "#if defined(__cplusplus) && __cplusplus >= 201103L",
+            f"#define {stem.upper()}_ALIGN alignas({ALIGNMENT})",
+            "#elif defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L",
+            f"#define {stem.upper()}_ALIGN _Alignas({ALIGNMENT})",
+            "#elif defined(__GNUC__) || defined(__clang__)",
+            f"#define {stem.upper()}_ALIGN __attribute__((aligned({ALIGNMENT})))",
+            "#elif defined(_MSC_VER)",
+            f"#define {stem.upper()}_ALIGN __declspec(align({ALIGNMENT}))",
+            "#else",
+            f'#error "say here how this compiler aligns an array to {ALIGNMENT} bytes"',
+            "#endif",
+            "",
+            f"{stem.upper()}_ALIGN const unsigned char {stem}_model[{stem.upper()}_MODEL_BYTES] = {{",
+            ",\n".join(rows),
+            "};",
+            f"const size_t {stem}_model_bytes = sizeof({stem}_model);",
+            "",
+        ]
+    )
+
+
+def labels_header(stem: str, count: int) -> str:
+    """The header of the labels."""
+    upper = stem.upper()
+    body = [
+        f"#define {upper}_LABELS_COUNT {count}",
+        "",
+        "/* UTF-8, in the order of the outputs */",
+        f"extern const char *const {stem}_labels[{upper}_LABELS_COUNT];",
+    ]
+    return _header(f"{upper}_LABELS_H", body)
+
+
+def labels_source(stem: str, labels: Sequence[str]) -> str:
+    """The array of labels."""
+    rows = [f"  {literal(label)}," for label in labels]
+    head = [f"{MARK}: labels. */", f'#include "{stem}_labels.h"', ""]
+    return "\n".join([*head, f"const char *const {stem}_labels[{stem.upper()}_LABELS_COUNT] = {{", *rows, "};", ""])
+
+
+def literal(text: str) -> str:
+    """A C string literal whose bytes are the text in UTF-8.
+
+    Escapes are octal, of three digits: hexadecimal ones would swallow digits after them. A question mark may begin a
+    trigraph.
+    """
+    plain = {ord(" "), *range(ord("0"), ord("9") + 1), *range(ord("A"), ord("Z") + 1), *range(ord("a"), ord("z") + 1)}
+    plain |= set(b"!#$%&'()*+,-./:;<=>@[]^_`{|}~")
+    return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'
+
+
+def _header(guard: str, body: Sequence[str]) -> str:
+    head = [f"{MARK}. */", f"#ifndef {guard}", f"#define {guard}", "", "#include <stddef.h>", ""]
+    opening = ["#ifdef __cplusplus", 'extern "C" {', "#endif", ""]
+    closing = ["", "#ifdef __cplusplus", "}", "#endif", "", f"#endif  /* {guard} */", ""]
+    return "\n".join([*head, *opening, *body, *closing])
+
+
+def _ports(prefix: str, ports: Sequence[Port]) -> Iterator[str]:
+    """Of a single port without a number: NAME_MODEL_INPUT_SHAPE; of more: NAME_MODEL_INPUT0_SHAPE."""
+    for index, port in enumerate(ports):
+        word = prefix if len(ports) == 1 else f"{prefix}{index}"
+        yield f"#define {word}_DTYPE {literal(port.dtype)}"
+        yield f"#define {word}_BYTES {Value(port.shape, port.dtype).bytes}"
+        yield f"#define {word}_RANK {len(port.shape)}"
+        if port.shape:
+            yield f"#define {word}_SHAPE {{{', '.join(map(str, port.shape))}}}"
+        if port.scale is not None:
+            yield f"#define {word}_SCALE {_float(port.scale)}"
+            yield f"#define {word}_ZERO_POINT ({port.zero_point})"
+
+
+def _float(value: float) -> str:
+    """Nine digits give a float32 back exactly."""
+    digits = f"{value:.9g}"
+    return (digits if set(digits) & set(".e") else f"{digits}.0") + "f"
+
+
+def _write(out: Path, texts: Mapping[str, str], force: bool) -> tuple[str, ...]:
+    """Write all files beside, then rename them: a failure leaves what was there."""
+    paths = {out / name: text for name, text in texts.items()}
+    for path in paths:
+        if path.is_dir() or (not force and path.exists() and not _ours(path)):
+            raise InputError(
+                f"{path}: is there, and edgekit did not write it; give another --out, or --force for a file"
+            )
+    beside = {path: path.with_name(f".{path.name}.new") for path in paths}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for path, text in paths.items():
+            beside[path].write_text(text, encoding="ascii")
+        for path in paths:
+            beside[path].replace(path)
+    except OSError as error:
+        full = disk_full(error, out) if out.is_dir() else None
+        raise full or InputError(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        for path in beside.values():
+            if out.is_dir():
+                path.unlink(missing_ok=True)
+    return tuple(map(str, paths))
+
+
+def _ours(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MARK)) == MARK.encode()
+    except OSError:
+        return False
+
+
+def text(done: Exported) -> str:
+    """For people."""
+    head = f"{done.artifact}: " if done.artifact else ""
+    lines = [f"{head}{done.model_bytes} bytes, {done.labels or 'no'} labels", *done.files]
+    micro = done.micro
+    if micro.arena_bytes is not None:
+        lines.append(f"tflite-micro {micro.version}: arena {micro.arena_bytes} bytes (64-bit; 32-bit chips need less)")
+    if micro.trouble is not None:
+        lines.append(micro.trouble if micro.version is None else f"tflite-micro {micro.version}: {micro.trouble}")
+    return "\n".join(lines)

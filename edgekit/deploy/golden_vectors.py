@@ -1,0 +1,151 @@
+"""Golden vectors: real inputs, and what each file answers to them here, for a device to repeat."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekit.data.transforms import decode, fit, normalise, strict_pillow
+from edgekit.errors import Shortfall
+from edgekit.runtime import engine_menu
+from edgekit.runtime.errors import RuntimeFault
+from edgekit.types import Accuracy, Artifact, InputSpec, Sample
+from edgekit.verify import files as verify
+
+COUNT = 8
+LARGEST = 256 << 10
+"""Bytes of an image file above which its shrunk pixels are kept instead."""
+SUFFIXES = {"JPEG": "jpg", "PNG": "png"}
+BUILTIN = 16
+"""Steps that TFLite's built-in kernels may be away from XNNPACK's: they round twice a kernel. Up to 10 were seen on
+MobileNetV2 by ``benchmarks/tflite_runtime_agreement.py``."""
+FLOAT_LAYERS = 4
+"""Steps for an int8 file that keeps layers in float: a sum in another order tips a rounding over now and then."""
+FLOOR = {"fp16": 1e-2}
+"""Least tolerance of a float file by precision, a share of the largest output. fp16: some CPUs also compute in half
+precision, whose unit roundoff is 5e-4 an operation (IEEE 754), where others compute in single."""
+USUAL_FLOOR = 1e-3
+"""That of the others: 1000 times what two orders of summation in single precision make, and far below any mistake."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The inputs."""
+
+    images: dict[str, bytes]
+    """Encoded images by member name, in order."""
+    pixels: npt.NDArray[np.uint8]
+    """(n, height, width, 3): what they are after resizing and cropping."""
+
+
+def choose(samples: Sequence[Sample], seed: int, count: int = COUNT) -> list[Sample]:
+    """Some of the samples, spread over the classes: one of each class in turn, in an order that the seed decides."""
+
+    def place(word: str) -> str:
+        return hashlib.sha256(f"{seed}/{word}".encode()).hexdigest()
+
+    by_class: dict[int, list[Sample]] = {}
+    for sample in sorted(samples, key=lambda sample: (place(sample.sha256), sample.path)):
+        by_class.setdefault(sample.label, []).append(sample)
+    ranked = [
+        (turn, place(str(label)), sample) for label, row in by_class.items() for turn, sample in enumerate(row[:count])
+    ]
+    return [sample for *_, sample in sorted(ranked, key=lambda item: item[:2])[:count]]
+
+
+def inputs(samples: Sequence[Sample], root: Path, spec: InputSpec) -> Golden:
+    """Read the samples. JPEG and PNG files are taken as they are, large ones and other kinds as `_framed`."""
+    from PIL import Image
+
+    images: dict[str, bytes] = {}
+    pixels = []
+    with strict_pillow():
+        for number, sample in enumerate(samples):
+            file = (root / sample.path).read_bytes()
+            fitted = np.asarray(fit(decode(file).image, spec))
+            with Image.open(io.BytesIO(file)) as image:
+                suffix = SUFFIXES.get(image.format or "", "")
+            if not suffix or len(file) > LARGEST:
+                suffix, file = "png", _framed(fitted, spec)
+            images[f"golden/{number}.{suffix}"] = file
+            pixels.append(fitted)
+    return Golden(images, np.stack(pixels))
+
+
+def _framed(fitted: npt.NDArray[np.uint8], spec: InputSpec) -> bytes:
+    """A PNG of the size that is cropped and not resized, so that fitting it gives the very same pixels."""
+    from PIL import Image
+
+    side = round(spec.size / spec.crop)
+    start = round((side - spec.size) / 2)
+    canvas = np.zeros((side, side, 3), np.uint8)
+    canvas[start : start + spec.size, start : start + spec.size] = fitted
+    file = io.BytesIO()
+    Image.fromarray(canvas).save(file, "PNG")
+    return file.getvalue()
+
+
+def answers(golden: Golden, spec: InputSpec, artifact: Artifact, folder: Path) -> tuple[str, npt.NDArray[Any]]:
+    """What a file gives in the engine that verified it.
+
+    Returns:
+        The engine, and its raw outputs, shape (n, classes), in the file's own dtype.
+
+    Raises:
+        Shortfall: the engine cannot run the file.
+    """
+    name = verify.ENGINES[artifact.format]
+    try:
+        session = engine_menu.engine(name).load(str(folder / artifact.path), threads=1)
+        values = [normalise(pixels, spec)[None] for pixels in golden.pixels]
+        rows = [session.run(verify.feed(artifact, session, each)) for each in values]
+        session.close()
+    except RuntimeFault as fault:
+        raise Shortfall(f"bundle: {artifact.id}: {fault}") from fault
+    return name, np.stack([row.reshape(-1) for row in rows])
+
+
+def tolerance(
+    artifact: Artifact, rows: Sequence[Accuracy], outputs: npt.NDArray[Any], step: float | None, bound: float
+) -> float:
+    """How far a device's outputs may be from `answers`, in the manifest's unit.
+
+    Steps for integer outputs, else a share of the largest absolute output. An int8 file is allowed the steps that it
+    was away from torch in verification, one at least, as each of the two may be right.
+
+    Args:
+        artifact: the file.
+        rows: its verification.
+        outputs: its golden outputs.
+        step: real value of one step of an int8 file's output, None where that is float.
+        bound: what verification allowed a float file, a share of the largest output.
+    """
+    integers = np.issubdtype(outputs.dtype, np.integer)
+    if artifact.precision == "int8":
+        steps = float(
+            max(1, math.ceil(max(row.max_steps or 0 for row in rows)), FLOAT_LAYERS if artifact.float_ops else 0)
+        )
+        if integers:
+            return steps
+        largest = float(np.abs(outputs).max()) or 1.0
+        return (steps + 0.5) * (step or 2 * largest / 255) / largest  # half a step is float noise
+    share = max(bound, FLOOR.get(artifact.precision, USUAL_FLOOR))
+    if integers:
+        zero = artifact.output.zero_point or 0
+        return float(max(1, math.ceil(share * float(np.abs(outputs.astype(np.int64) - zero).max()))))
+    return share
+
+
+def npy(array: npt.NDArray[Any]) -> bytes:
+    """The bytes of a ``.npy`` file."""
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+    return file.getvalue()

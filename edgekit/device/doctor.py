@@ -1,0 +1,134 @@
+"""What is installed here, what this machine can do, and what is missing for what."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import re
+import shutil
+import sys
+from importlib import metadata
+from typing import Any
+
+from edgekit import __version__
+from edgekit.runtime import engine_menu, machine
+from edgekit.runtime.errors import RuntimeFault
+
+# What each extra of pyproject.toml is for.
+_PURPOSE = {
+    "compress": "training, quantizing, exporting and verifying models",
+    "onnx": "running ONNX files",
+    "litert": "running TFLite files",
+    "tflite": "running TFLite files where LiteRT does not install (Python 3.11, an environment of its own)",
+}
+_STAND_IN = {"litert": "tflite"}  # either of the two runs TFLite files; only the first is worth recommending
+_SECTION = re.compile(r"""extra\s*==\s*["']([\w-]+)["']""")
+_REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*([^;]*)")
+
+
+def report() -> dict[str, Any]:
+    """Everything `render` shows, ready for JSON.
+
+    Returns:
+        ``edgekit`` and ``python`` (versions), ``executable``, ``machine`` (fields of `edgekit.measurements.Machine`),
+        ``disk_free_bytes`` (of the working directory), ``extras``: name -> {purpose, complete, packages: [{name,
+        wanted, installed, fits}]}, ``engines``: [{name, format, package, version, providers, problem}], ``missing``:
+        [{what, install}].
+    """
+    extras = _extras()
+    return {
+        "edgekit": __version__,
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "machine": machine.facts(),
+        "disk_free_bytes": shutil.disk_usage(".").free,
+        "extras": extras,
+        "engines": [_engine(name) for name in engine_menu.engines()],
+        "missing": _missing(extras),
+    }
+
+
+def render(found: dict[str, Any]) -> str:
+    """The report as text for a terminal."""
+    host = found["machine"]
+    lines = [
+        f"edgekit {found['edgekit']}, Python {found['python']} ({found['executable']})",
+        "",
+        "Machine",
+        f"  {host['cpu']}, {host['cores']} cores, {host['arch']}, {host['memory_bytes'] / 1e9:.1f} GB memory, "
+        f"{found['disk_free_bytes'] / 1e9:.1f} GB free on disk",
+        f"  {host['os']}" + (f", governor {host['governor']}" if host["governor"] else ""),
+        f"  SIMD: {' '.join(host['features']) or 'unknown'}",
+        "",
+        "Engines",
+    ]
+    for engine in found["engines"]:
+        state = f"{engine['version']}: {', '.join(engine['providers'])}" if engine["version"] else engine["problem"]
+        lines.append(f"  {engine['name']:<15} {engine['format']:<7} {state}")
+    for name, extra in found["extras"].items():
+        lines += ["", f"edgekit[{name}]: {extra['purpose']}"]
+        for package in extra["packages"]:
+            note = "" if package["fits"] or not package["installed"] else "  outside the range"
+            lines.append(
+                f"  {package['name']:<20} {package['installed'] or 'not installed':<14} {package['wanted']}{note}"
+            )
+    lines += ["", "Missing, or outside the range" if found["missing"] else "Nothing is missing."]
+    lines += [f"  for {gap['what']}: {gap['install']}" for gap in found["missing"]]
+    return "\n".join(lines)
+
+
+def _extras() -> dict[str, dict[str, Any]]:
+    """What the installed edgekit says it needs, by extra; empty where it runs without being installed."""
+    extras: dict[str, dict[str, Any]] = {
+        name: {"purpose": purpose, "complete": False, "packages": []} for name, purpose in _PURPOSE.items()
+    }
+    try:
+        requirements = metadata.requires("edgekit") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    for requirement in requirements:
+        section, parts = _SECTION.search(requirement), _REQUIREMENT.match(requirement)
+        if section and parts and section[1] in extras:
+            extras[section[1]]["packages"].append(_package(parts[1], parts[2].strip()))
+    for extra in extras.values():
+        extra["complete"] = bool(extra["packages"]) and all(package["fits"] for package in extra["packages"])
+    return extras
+
+
+def _missing(extras: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    if not extras:
+        return [
+            {"what": "telling what the extras need: edgekit itself is not installed", "install": "pip install edgekit"}
+        ]
+    return [
+        {"what": extra["purpose"], "install": f"pip install 'edgekit[{name}]'"}
+        for name, extra in extras.items()
+        if name not in _STAND_IN.values()
+        and not extra["complete"]
+        and not extras.get(_STAND_IN.get(name, ""), extra)["complete"]
+    ]
+
+
+def _package(name: str, wanted: str) -> dict[str, Any]:
+    try:
+        installed = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return {"name": name, "wanted": wanted, "installed": None, "fits": False}
+    fits = True
+    if importlib.util.find_spec("packaging"):  # comes with most of the stack, but not with edgekit alone
+        from packaging.specifiers import SpecifierSet
+
+        fits = SpecifierSet(wanted).contains(installed, prereleases=True)
+    return {"name": name, "wanted": wanted, "installed": installed, "fits": fits}
+
+
+def _engine(name: str) -> dict[str, Any]:
+    engine = engine_menu.engine(name)
+    found: dict[str, Any] = {"name": name, "format": engine.FORMAT, "package": engine.PACKAGE}
+    try:
+        return {**found, "version": engine.version(), "providers": list(engine.providers()), "problem": None}
+    except RuntimeFault as fault:
+        problem = str(fault)
+    except Exception as error:  # a broken installation is what a doctor is for
+        problem = f"{type(error).__name__}: {error}"
+    return {**found, "version": None, "providers": [], "problem": problem}

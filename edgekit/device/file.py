@@ -1,0 +1,235 @@
+"""A device: one TOML file of facts and limits, and how to reach it. Never results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    TypeAdapter,
+    WithJsonSchema,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+
+from edgekit.config.recipe import menu
+from edgekit.config.toml import Duration, Section, parse, validate
+from edgekit.device import providers as providers_module
+from edgekit.reach import benchmark_model
+from edgekit.runtime import engine_menu
+from edgekit.runtime.engines import torch_cuda
+
+_KEYS = {
+    "ssh": ("host", "port", "config", "python"),
+    "adb": ("host", "python", "benchmark", "flags"),
+    "qemu": ("cpu",),
+}
+"""Which keys of [reach] each way makes use of."""
+TORCH = "torch_cuda"
+"""The engine that the others are compared with: it runs the float network in PyTorch, on this machine only."""
+
+
+class ReachSection(Section):
+    """How commands get to the device."""
+
+    by: Annotated[str, AfterValidator(menu("edgekit.reach.ways"))] = Field(
+        "local", description="a module of edgekit/reach/ways"
+    )
+    host: str | None = Field(
+        None, min_length=1, description="ssh: [user@]host, or a Host of the ssh config; adb: serial number"
+    )
+    port: int | None = Field(None, ge=1, le=65535, description="ssh; default: what the ssh config says, else 22")
+    config: str | None = Field(None, description="ssh: another client config than ~/.ssh/config")
+    python: str = Field("python3", min_length=1, description="Python 3.9 or later on the device")
+    timeout: float = Field(15.0, gt=0, le=3600, description="seconds to wait for a connection")
+    cpu: Literal["cortex-a72", "cortex-a76"] | None = Field(None, description="qemu: the core that is emulated")
+    benchmark: str | None = Field(
+        None,
+        min_length=1,
+        description="adb: TFLite's program benchmark_model instead of Python: a file here, which is sent (a relative "
+        'path starts from the device file), or one on the phone, e.g. "phone:/data/local/tmp/benchmark_model"; '
+        'goes with run.engines = ["benchmark_model"]',
+    )
+    flags: list[str] = Field([], description='adb: more flags of benchmark_model, e.g. ["--use_gpu=true"]')
+
+    @field_validator("host")
+    @classmethod
+    def _is_no_option(cls, host: str | None) -> str | None:
+        if host is not None and (host.startswith("-") or any(c.isspace() or not c.isprintable() for c in host)):
+            raise ValueError("a host neither starts with a dash nor holds blanks")
+        return host
+
+    @model_validator(mode="after")
+    def _says_where(self) -> Self:
+        given = {key for key, about in type(self).model_fields.items() if getattr(self, key) != about.default}
+        strange = sorted(given - {"by", "timeout", *_KEYS.get(self.by, ())})
+        if strange:
+            raise ValueError(f'by = "{self.by}" makes no use of {", ".join(strange)}')
+        if self.by == "ssh" and self.host is None:
+            raise ValueError('by = "ssh" needs host = "user@address"')
+        if self.by == "qemu" and self.cpu is None:
+            raise ValueError('by = "qemu" needs cpu = "cortex-a72" or "cortex-a76"')
+        if self.flags and self.benchmark is None:
+            raise ValueError("flags are those of benchmark, which is not set")
+        benchmark_model.checked(self.flags)
+        return self
+
+
+_Counts = Annotated[list[Annotated[int, Field(ge=1, le=256)]], Field(min_length=1)]
+Threads = Annotated[
+    list[int],
+    WrapValidator(lambda value, _: [] if value == "all" else TypeAdapter(_Counts).validate_python(value, strict=True)),
+    WithJsonSchema({"anyOf": [TypeAdapter(_Counts).json_schema(), {"const": "all"}]}),
+]
+
+
+class RunSection(Section):
+    """What is measured there, and for how long."""
+
+    engines: list[Literal["onnxruntime", "litert", "tflite_runtime", "benchmark_model", "torch_cuda"]] = Field(
+        ["litert", "onnxruntime"],
+        min_length=1,
+        description="what runs the files; torch_cuda runs the float network in PyTorch beside them, as a reference",
+    )
+    providers: dict[str, str] = Field(
+        {}, description='what an engine runs on, e.g. onnxruntime = "cuda"; default: cpu, of torch_cuda: cuda'
+    )
+    allow_fallback: bool = Field(
+        False, description="the CPU may run operators that these providers do not take; else that is an error"
+    )
+    threads: Threads = Field([1], description='of one inference; "all" (kept as []): 1, 2, 4, ... and all the cores')
+    batch: list[Annotated[int, Field(ge=1, le=4096)]] = Field(
+        [1], min_length=1, description="images of one inference; others than 1 only for ONNX files that leave it open"
+    )
+    warmup: int = Field(
+        10, ge=0, description="least before each round; before the first until times are steady, for at most `seconds`"
+    )
+    seconds: float = Field(3.0, gt=0, description="measured time of each artifact x engine x threads")
+    rounds: int = Field(5, ge=1, description="the time is cut into so many rounds, interleaved over all artifacts")
+    fresh: bool = Field(
+        False, description="a new process for each round: takes longer, and what a process changes is in the intervals"
+    )
+    cooldown: float = Field(0.0, ge=0, description="seconds of rest before each round")
+    sustained: Duration = Field(
+        0.0, description='then each runs so long without a break, told minute by minute, e.g. "10m"; 0: not at all'
+    )
+
+    @model_validator(mode="after")
+    def _has_such_providers(self) -> Self:
+        if benchmark_model.NAME in self.providers:
+            raise ValueError(f'providers: {benchmark_model.NAME} takes reach.flags, e.g. ["--use_gpu=true"]')
+        providers_module.checked(self.providers, list(self.engines))
+        return self
+
+    @property
+    def file_engines(self) -> list[str]:
+        """Those of `engines` that run exported files, to which what a file is made for may look."""
+        return [engine for engine in self.engines if engine != TORCH]
+
+    def thread_counts(self, cores: int) -> list[int]:
+        """What `threads` stands for on a machine with so many cores."""
+        return self.threads or sorted({2**power for power in range(cores.bit_length())} | {cores})
+
+    def provider(self, engine: str) -> str | None:
+        """What an engine's `load` is told to run on; None is its choice for the CPU."""
+        if engine == TORCH:  # a program runs on one device or not at all
+            return self.providers.get(TORCH, torch_cuda.CUDA)
+        return providers_module.asked(self.providers.get(engine), self.allow_fallback)
+
+
+class LimitsSection(Section):
+    """What a model must hold to be shipped on this device."""
+
+    p90_ms: float | None = Field(None, gt=0)
+    size_mb: float | None = Field(None, gt=0, description="file size in 1e6 bytes")
+    rss_mb: float | None = Field(None, gt=0, description="peak resident set in 1e6 bytes")
+
+
+class FactsSection(Section):
+    """What the device was when ``edgekit devices probe`` read it. For people; nothing is decided by it."""
+
+    cpu: str = ""
+    cores: int | None = Field(None, ge=1)
+    memory_mb: int | None = Field(None, ge=0, description="in 1e6 bytes")
+    features: list[str] = Field([], description="SIMD features that matter to the engines")
+    governor: str | None = Field(None, description="of the CPU's clock")
+    thermal_zones: list[str] = Field([])
+    engines: dict[str, str] = Field({}, description="versions")
+    os: str = ""
+    python: str = ""
+
+
+class Published(Section):
+    """A time that somebody measured on the real board, and what an emulated one counts for the same net."""
+
+    net: str
+    engine: str = Field(description="what ran it")
+    ms: float = Field(gt=0)
+    source: str = Field(min_length=1)
+    fit: bool = Field(description="false keeps it out of the fit: it shows what the estimate is worth")
+    instructions: int = Field(gt=0, description="of one inference, one thread, counted under emulation")
+    loaded: int = Field(gt=0, description="bytes")
+    stored: int = Field(gt=0, description="bytes")
+
+
+class EstimateSection(Section):
+    """How latency is estimated from what an emulated device counts (`edgekit.profile._estimate`)."""
+
+    threads: int = Field(ge=1, description="of the published times: there is no estimate for another number")
+    engines: list[str] = Field(min_length=1, description="whose kernels the published times are of")
+    published: list[Published] = Field(min_length=2)
+
+
+class Device(Section):
+    """A whole device file."""
+
+    name: str
+    arch: Literal["x86_64", "aarch64", "any"] = "any"
+    soc: str = ""
+    facts: FactsSection = Field(default_factory=FactsSection)
+    reach: ReachSection = Field(default_factory=ReachSection)
+    run: RunSection = Field(default_factory=RunSection)
+    limits: LimitsSection = Field(default_factory=LimitsSection)
+    estimate: EstimateSection | None = Field(None, description="emulated devices only")
+
+    @model_validator(mode="after")
+    def _has_what_measures(self) -> Self:
+        name = benchmark_model.NAME
+        if self.reach.benchmark is not None and self.run.engines != [name]:
+            raise ValueError(f'reach.benchmark needs run.engines = ["{name}"], and nothing else')
+        if self.reach.benchmark is None and name in self.run.engines:
+            raise ValueError(f'run.engines: {name} needs reach.by = "adb" and reach.benchmark, the program\'s path')
+        if TORCH in self.run.engines and self.reach.by != "local":
+            raise ValueError(f'run.engines: {TORCH} runs on this machine only, and reach.by is "{self.reach.by}"')
+        if set(self.run.engines) == {TORCH}:
+            raise ValueError(f"run.engines: {TORCH} is only a reference; name an engine that runs exported files, too")
+        return self
+
+
+def load(path: Path) -> Device:
+    """Read and check a device file. Relative `reach.config` and `reach.benchmark` start from the file's folder.
+
+    Raises:
+        InputError: unreadable file, bad TOML, unknown key, wrong type or value.
+    """
+    loaded, folder = validate(Device, parse(path), path), path.resolve().parent
+    given = {"config": loaded.reach.config, "benchmark": loaded.reach.benchmark}
+    known = {
+        key: str(folder / Path(value).expanduser())
+        for key, value in given.items()
+        if value is not None and not value.startswith(benchmark_model.THERE)
+    }
+    return loaded.model_copy(update={"reach": loaded.reach.model_copy(update=known)}) if known else loaded
+
+
+def format_of(engine: str) -> str:
+    """The files that one of `RunSection.engines` runs: ``onnx``, ``tflite``, or ``pt2``, which is never exported."""
+    return "tflite" if engine == benchmark_model.NAME else engine_menu.engine(engine).FORMAT
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a device file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Device.model_json_schema()}

@@ -1,0 +1,153 @@
+"""What a device says about itself: is it usable, and what would its file be."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgekit import choices
+from edgekit.device.file import Device
+from edgekit.errors import Shortfall
+from edgekit.reach.worker import Worker, WorkerFault
+from edgekit.runtime import engine_menu
+
+TIMEOUT = 120.0
+"""Seconds for the answer, once it is connected."""
+VENV = "~/edgekit"
+"""Where a Python goes on a device whose own may not be changed."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether a device can be measured on."""
+
+    device: str
+    reached: bool
+    facts: dict[str, Any]
+    """`edgekit.runtime.machine.probe` there; empty where it was not reached."""
+    problems: tuple[str, ...]
+    """One line each, with what to do; empty for a device that is ready."""
+
+
+def facts(device: Device) -> dict[str, Any]:
+    """`edgekit.runtime.machine.probe`, run on the device.
+
+    Raises:
+        Shortfall: it cannot be reached, or what it says makes no sense.
+    """
+    found = _answer(device, ["-m", "edgekit.runtime.machine", "--probe"])
+    if not isinstance(found.get("engines"), dict):
+        raise Shortfall(f"it answered {str(found)[:80]}")
+    return found
+
+
+def _answer(device: Device, argv: Sequence[str]) -> dict[str, Any]:
+    """The line of JSON that Python on the device prints."""
+    reach = choices.pick("edgekit.reach.ways", device.reach.by, f"{device.name}: reach.by")
+    explain = getattr(reach, "explain", None)
+    why = None if explain is None else lambda status, said: explain(status, said, device)
+    with Worker(reach.start(argv, device), why) as worker:
+        try:
+            return worker.listen(TIMEOUT)
+        except WorkerFault as fault:
+            raise Shortfall(str(fault)) from None
+
+
+def _providers(device: Device, engine: str) -> list[str]:
+    """What an engine there can run on."""
+    ask = f"print(json.dumps({{'is': engine_menu.engine({engine!r}).providers()}}))"
+    code = f"import json; from edgekit.runtime import engine_menu; {ask}"
+    return list(_answer(device, ["-c", code])["is"])
+
+
+def check(device: Device) -> Check:
+    """Reach a device, and compare what is there with what its file asks for."""
+    try:
+        found = facts(device)
+    except Shortfall as trouble:
+        return Check(device.name, False, {}, (f"cannot be reached by {device.reach.by}: {trouble}",))
+    problems = []
+    if device.arch not in ("any", found["arch"]):
+        problems.append(f'it is {found["arch"]}, its file says arch = "{device.arch}"')
+    wanted = [*(["numpy"] if not found["numpy"] else [])]
+    if found.get("trouble"):
+        problems.append(str(found["trouble"]))
+        wanted.clear()
+    else:
+        wanted += [found["packages"].get(name, name) for name in device.run.engines if not found["engines"].get(name)]
+    if wanted:
+        problems.append(f"{', '.join(wanted)} not installed: {install(device, found, wanted)}")
+    for engine, provider in device.run.providers.items():
+        words = getattr(engine_menu.engine(engine), "WORDS", ())
+        name = words.get(provider, provider) if isinstance(words, dict) else provider
+        if found["engines"].get(engine) and provider != "cpu" and name not in (offered := _providers(device, engine)):
+            problems.append(f"{engine} {found['engines'][engine]} there offers {', '.join(offered)}, not {provider}")
+    threads = max(device.run.thread_counts(found["cores"]))
+    if threads > found["cores"] and device.reach.by != "qemu":  # whose times are estimated
+        problems.append(f"{threads} threads asked for, but only {found['cores']} cores can be used")
+    return Check(device.name, True, found, tuple(problems))
+
+
+def install(device: Device, found: Mapping[str, Any], packages: list[str]) -> str:
+    """The command that installs packages on a device."""
+    reach = device.reach
+    if reach.by == "qemu":
+        return f"edgekit devices setup {device.name}"
+    line = shlex.join([found["executable"], "-m", "pip", "install", *packages])
+    if found["managed"]:
+        python = shlex.quote(found["executable"])
+        line = f"{python} -m venv {VENV} && {VENV}/bin/pip install {shlex.join(packages)}"
+    if reach.by == "ssh":
+        port = ["-p", str(reach.port)] if reach.port else []
+        config = ["-F", reach.config] if reach.config else []
+        line = f"{shlex.join(['ssh', *config, *port, str(reach.host)])} {shlex.quote(line)}"
+    return line + (f', then reach.python = "{VENV}/bin/python"' if found["managed"] else "")
+
+
+def toml(name: str, reach: Mapping[str, Any], found: Mapping[str, Any] | None, run: Mapping[str, Any]) -> str:
+    """The text of a device file.
+
+    Args:
+        name: what results carry.
+        reach: keys of its [reach] section.
+        found: what `facts` gave; None for a device nobody has reached yet.
+        run: keys of its [run] section.
+    """
+    top: dict[str, Any] = {"name": name}
+    sections: dict[str, Mapping[str, Any]] = {"reach": reach}
+    if found is not None:
+        if found["arch"] in ("x86_64", "aarch64"):
+            top["arch"] = found["arch"]
+        board = found["board"]
+        top["soc"] = found["cpu"] if not board or board in found["cpu"] else f"{board}, {found['cpu']}"
+        sections["facts"] = {
+            **{key: found[key] for key in ("cpu", "cores", "features", "governor", "os", "python")},
+            "memory_mb": round(found["memory_bytes"] / 1e6),
+            "thermal_zones": list(found["thermal_zones"]),
+            "engines": {engine: version for engine, version in found["engines"].items() if version},
+        }
+    sections["run"] = run
+    lines = _lines(top)
+    for title, section in sections.items():
+        if section:
+            lines += ["", f"[{title}]", *_lines(section)]
+    lines += ["", "# [limits]", "# p90_ms = 20", "# size_mb = 5", "# rss_mb = 200", ""]
+    text = "\n".join(lines)
+    Device.model_validate(tomllib.loads(text))  # what is written can be read
+    return text
+
+
+def _lines(section: Mapping[str, Any]) -> list[str]:
+    return [f"{key} = {_value(value)}" for key, value in section.items() if value is not None]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_value(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's strings are JSON's

@@ -1,0 +1,91 @@
+"""int8 has no float operators that nobody asked for: which there are, and which layers they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.fx import GraphModule, Node
+
+from edgekit.errors import Shortfall
+from edgekit.graph.ops import CLAMPS, COMPUTING, DEQUANTIZE, MOVING, QUANTIZE, WEIGHT_DEQUANTIZE, WEIGHTED, scopes
+
+
+def check(file: str, graph: GraphModule, found: Sequence[str], keep_float: Sequence[str]) -> None:
+    """Raise where a quantized file computes in float what nobody asked to keep in float.
+
+    Weighted layers stay float only where they are told to; with them whatever lies in the modules of `keep_float`.
+
+    Args:
+        file: artifact id, for the message.
+        graph: what the file was made of.
+        found: float operators of the file, "TYPE name" each.
+        keep_float: qualified names of the modules that may compute in float.
+
+    Raises:
+        Shortfall: naming type and layer of each such operator.
+    """
+    floats = float_nodes(graph)
+    kept = {*keep_float, *(_layer(node) for node in floats if node.target in WEIGHTED)}
+    unasked = [f"{_kind(node)} in {_layer(node)}" for node in floats if not kept & {*scopes(node), _layer(node)}]
+    if unasked or (found and not floats):
+        names = unasked or list(found)
+        layers = sorted({_layer(node) for node in floats if not kept & {*scopes(node), _layer(node)}})
+        ways = f"add {', '.join(layers)} to quantize.keep_float, or" if layers else "keep layers near them in float, or"
+        raise Shortfall(
+            f"{file}: {len(names)} operator{'s' * (len(names) > 1)} would compute in float in an integer file: "
+            f"{', '.join(names)}; {ways} replace them in the network"
+        )
+
+
+def float_nodes(graph: GraphModule) -> list[Node]:
+    """Nodes of a quantized graph that compute in float; a clamp counts as part of the operator before it."""
+    found: list[Node] = []
+    for node in graph.graph.nodes:
+        if _computes(node) and not _is_integer(node):
+            absorbed = node.target in CLAMPS and _computes(node.all_input_nodes[0])
+            if not absorbed:
+                found.append(node)
+    return found
+
+
+def _computes(node: Node) -> bool:
+    value = node.meta.get("val")
+    return (
+        node.op == "call_function"
+        and isinstance(value, torch.Tensor)
+        and value.is_floating_point()
+        and node.target not in MOVING
+        and "quantized_decomposed" not in str(node.target)
+    )
+
+
+def _is_integer(node: Node) -> bool:
+    """Whether the operator lies between dequantize and quantize nodes, moves and clamps between them or not."""
+    if node.target in WEIGHTED:
+        sources = [each for each in node.args[:2] if isinstance(each, Node)]
+    elif node.target in COMPUTING | CLAMPS:
+        sources = node.all_input_nodes
+    else:
+        return False
+    return all(_arrives(source) for source in sources) and _leaves(node)
+
+
+def _arrives(node: Node) -> bool:
+    if node.target in MOVING | CLAMPS:
+        return all(_arrives(source) for source in node.all_input_nodes)
+    return node.target in (DEQUANTIZE, WEIGHT_DEQUANTIZE)
+
+
+def _leaves(node: Node) -> bool:
+    return bool(node.users) and all(
+        user.target is QUANTIZE or (user.target in MOVING | CLAMPS and _leaves(user)) for user in node.users
+    )
+
+
+def _kind(node: Node) -> str:
+    return str(node.target).removeprefix("aten.").split(".")[0]
+
+
+def _layer(node: Node) -> str:
+    return (scopes(node) or (node.name,))[-1]

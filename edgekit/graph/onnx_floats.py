@@ -1,0 +1,74 @@
+"""Which operators of an .onnx file an engine has to compute in float. No torch here: `edgekit inspect` uses it too."""
+
+from __future__ import annotations
+
+import functools
+
+import onnx
+
+GUARD = "keep_float_"
+"""Starts the names of the nodes that `edgekit.export.onnx_weights.keep_float` adds."""
+MOVING = {"Reshape", "Flatten", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Shape", "Gather", "Concat", "Slice"}
+"""Operators that move values and compute nothing."""
+INTEGER = {
+    "Add",
+    "AveragePool",
+    "Concat",
+    "Conv",
+    "Gemm",
+    "GlobalAveragePool",
+    "MatMul",
+    "MaxPool",
+    "Mul",
+    "Pad",
+    "Sigmoid",
+}
+"""Operators that ONNX Runtime computes in integers between a DequantizeLinear and a QuantizeLinear."""
+FUSED = {"Clip", "Relu"}
+"""Activations an integer kernel absorbs when they stand between it and its QuantizeLinear."""
+
+
+def float_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Nodes that an engine has to compute in float: not between DequantizeLinear and QuantizeLinear.
+
+    A clamp counts as part of the operator before it.
+    """
+    producer = {output: node for node in graph.node for output in node.output}
+    constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+
+    @functools.cache
+    def starts_dequantized(name: str) -> bool:
+        source = producer.get(name)
+        if source is None:
+            return bool(constants.get(name, onnx.TensorProto.FLOAT) != onnx.TensorProto.FLOAT)
+        kind: str = source.op_type
+        return starts_dequantized(source.input[0]) if kind in MOVING | FUSED else kind == "DequantizeLinear"
+
+    @functools.cache
+    def ends_quantized(name: str) -> bool:
+        following = users.get(name, [])
+        return bool(following) and all(
+            user.op_type == "QuantizeLinear" or (user.op_type in MOVING | FUSED and ends_quantized(user.output[0]))
+            for user in following
+        )
+
+    found = []
+    for node in graph.node:
+        if node.op_type in MOVING or node.op_type in ("QuantizeLinear", "DequantizeLinear", "Constant"):
+            continue
+        source = producer.get(node.input[0]) if node.input else None
+        if node.name.startswith(GUARD):
+            continue
+        if source is not None and source.op_type == "QuantizeLinear":  # works on the integers themselves
+            continue
+        if node.op_type in FUSED and source is not None and source.op_type not in ("DequantizeLinear", *MOVING):
+            continue
+        operands = node.input[:2]  # the third is a bias, which may be float
+        integer = node.op_type in INTEGER and all(starts_dequantized(name) for name in operands)
+        if not (integer and ends_quantized(node.output[0])):
+            found.append(node)
+    return found

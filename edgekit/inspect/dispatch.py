@@ -1,0 +1,65 @@
+"""From a path to a report: which format it is, by content, and who reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from edgekit.errors import InputError
+from edgekit.inspect import file_report
+from edgekit.inspect._worker import WorkerFault, ask
+from edgekit.inspect.file_report import FileReport, Use
+from edgekit.inspect.readers import onnx, tflite
+from edgekit.runtime import engine_menu
+
+FORMATS = {"tflite": tflite, "onnx": onnx}
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        InputError: it is not there, or empty.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if not data:
+        raise InputError(f"{path}: is empty; give an .edgekit, .onnx or .tflite file")
+    return data
+
+
+def model(path: Path, name: str | None = None, engines: bool = True) -> FileReport:
+    """Read a bare model file.
+
+    Args:
+        path: the file.
+        name: what to call it; its path otherwise.
+        engines: also load it with each installed engine of its format.
+
+    Raises:
+        InputError: not an ONNX or TFLite file, or damaged.
+        MissingPackage: a package that reads it is not installed.
+    """
+    name = str(path) if name is None else name
+    data = content(path)
+    kind = next((kind for kind, module in FORMATS.items() if module.matches(data)), None)
+    if kind is None:
+        raise InputError(f"{name}: neither a bundle of edgekit nor an .onnx or .tflite file, by its content")
+    try:
+        report = file_report.from_dict(ask("read", kind=kind, path=str(path), file=name))
+    except WorkerFault as fault:
+        raise InputError(f"{name}: damaged, or not a .{kind} file: {fault}") from fault
+    return replace(report, engines=tuple(_uses(FORMATS[kind].ENGINES, path))) if engines else report
+
+
+def _uses(names: Sequence[str], path: Path) -> list[Use]:
+    found = []
+    for name in (name for name in names if name in engine_menu.engines()):
+        try:
+            found += [Use(**use) for use in ask("run", engine=name, path=str(path.resolve()))]
+        except WorkerFault as fault:
+            found.append(Use(name, None, trouble=f"while loading this file it {fault}"))
+    return found

@@ -1,0 +1,148 @@
+"""One spelling for what torch can say in many ways, before rewrites and quantizer look at a graph. No value changes.
+
+- What only concerns memory (``contiguous``) goes.
+- A split or chunk becomes slices, which both formats move in integers.
+- A number beside a tensor becomes a constant tensor, which gets a grid of its own; a division by it a multiplication.
+- A hard-sigmoid written as ``relu6(x + 3) / 6`` becomes the operator, and that times x a hard-swish.
+- A sigmoid that is concatenated is multiplied by one first: TFLite prescribes its grid and wants one grid for all
+  parts of a concatenation, and a requantization without an operator in it would be dropped by the converter.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from edgekit.graph.ops import CLAMPS, MOVING, SIGMOIDS, aten, bounds
+
+ADDS = {aten.add.Tensor, aten.add_.Tensor}
+MULS = {aten.mul.Tensor, aten.mul_.Tensor}
+DIVS = {aten.div.Tensor, aten.div_.Tensor}
+SUBS = {aten.sub.Tensor, aten.sub_.Tensor}
+NOTHING = {aten.contiguous.default, aten.clone.default, aten.detach.default, aten.alias.default}
+SPLITS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default}
+
+
+def apply(graph: GraphModule) -> None:
+    """Rewrite an exported float graph in place."""
+    for node in list(graph.graph.nodes):
+        if node.target in NOTHING:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+        elif node.target is aten.view.default:
+            node.target = aten.reshape.default  # works without what was dropped above
+        elif node.target in SPLITS:
+            _slices(graph, node)
+        elif node.target in DIVS | MULS and _is_hard_sigmoid(node):
+            _replace(graph, node, aten.hardsigmoid.default, node.args[0].args[0].args[0])
+    for node in list(graph.graph.nodes):
+        if node.target in MULS:
+            _hard_swish(graph, node)
+    for node in list(graph.graph.nodes):
+        if node.target in ADDS | MULS | DIVS | SUBS:
+            _number(graph, node)
+        elif node.target is aten.cat.default:
+            for source in dict.fromkeys(node.all_input_nodes):
+                if len(node.all_input_nodes) > 1 and _origin(source).target in SIGMOIDS:
+                    _times_one(graph, source, node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def constant(graph: GraphModule, before: Node, value: float) -> Node:
+    """A new float32 constant of one element in front of a node, of the rank of that node's result.
+
+    LiteRT's converter keeps an operator channel-last only where all its operands have four dimensions: a constant of
+    shape (1,) costs a transpose on either side of the operator.
+    """
+    name = f"constant_{sum(name.startswith('constant_') for name, _ in graph.named_buffers())}"
+    filled = torch.full([1] * before.meta["val"].dim(), value)
+    graph.register_buffer(name, filled)
+    with graph.graph.inserting_before(before):
+        node = graph.graph.get_attr(name)
+    node.meta["val"] = filled
+    return node
+
+
+def _slices(graph: GraphModule, split: Node) -> None:
+    """Each part that is used becomes a slice; torch has computed where they start."""
+    source: Any = split.args[0]
+    axis: Any = split.args[2] if len(split.args) > 2 else split.kwargs.get("dim", 0)
+    widths = [int(part.shape[axis]) for part in split.meta["val"]]
+    for user in list(split.users):
+        assert user.target is operator.getitem
+        place: Any = user.args[1]
+        start = sum(widths[: place % len(widths)])
+        _replace(graph, user, aten.slice.Tensor, source, axis, start, start + widths[place])
+
+
+def _replace(graph: GraphModule, node: Node, target: Any, *arguments: Any) -> Node:
+    with graph.graph.inserting_before(node):
+        new = graph.graph.call_function(target, arguments)
+    new.meta.update(node.meta)
+    node.replace_all_uses_with(new)
+    graph.graph.erase_node(node)
+    return new
+
+
+def _is_hard_sigmoid(node: Node) -> bool:
+    """``clamp(x + 3, 0, 6) / 6``, nothing else using what is in between."""
+    clamp, factor = _operands(node)
+    factor = 1 / factor if factor and node.target in DIVS else factor
+    if factor is None or abs(factor - 1 / 6) > 1e-6 or clamp.target not in CLAMPS or bounds(clamp) != (0.0, 6.0):
+        return False
+    shifted: Any = clamp.args[0]
+    return (
+        shifted.target in ADDS
+        and _operands(shifted)[1] == 3.0
+        and len(clamp.users) == 1
+        and len(shifted.users) == 1
+        and node.args[0] is clamp
+        and isinstance(shifted.args[0], Node)
+    )
+
+
+def _operands(node: Node) -> tuple[Any, float | None]:
+    """The first operand, and the second if it is a number (add's `alpha` is one here)."""
+    first, second = node.args[0], node.args[1]
+    number = isinstance(second, int | float) and not node.kwargs
+    return first, float(second) if number else None  # type: ignore[arg-type]
+
+
+def _hard_swish(graph: GraphModule, node: Node) -> None:
+    for x, gate in (node.args, node.args[::-1]):
+        if (
+            isinstance(gate, Node)
+            and gate.target in (aten.hardsigmoid.default, aten.hardsigmoid_.default)
+            and gate.args[0] is x
+            and len(gate.users) == 1
+        ):
+            _replace(graph, node, aten.hardswish.default, x)
+            return
+
+
+def _number(graph: GraphModule, node: Node) -> None:
+    value = _operands(node)[1]
+    if value is None or not isinstance(node.args[0], Node):
+        return
+    multiplies = node.target in MULS | DIVS
+    value = 1 / value if node.target in DIVS and value else -value if node.target in SUBS else value
+    target = aten.mul.Tensor if multiplies else aten.add.Tensor
+    _replace(graph, node, target, node.args[0], constant(graph, node, value))
+
+
+def _origin(node: Node) -> Node:
+    while node.target in (MOVING | CLAMPS) - {aten.cat.default}:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _times_one(graph: GraphModule, source: Node, cat: Node) -> None:
+    one = constant(graph, cat, 1.0)
+    with graph.graph.inserting_before(cat):
+        same = graph.graph.call_function(aten.mul.Tensor, (source, one))
+    same.meta.update(source.meta)
+    cat.replace_input_with(source, same)

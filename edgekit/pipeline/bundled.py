@@ -1,0 +1,299 @@
+"""``edgekit profile BUNDLE``: what one file does on each device, and which of its models to run there.
+
+Nothing here needs what trained or exported the models: the bundle says what they are and how they scored, the engines
+run in processes of their own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from edgekit import __version__
+from edgekit.console import Console
+from edgekit.deploy import bundle
+from edgekit.device.file import Device
+from edgekit.disk import json_file
+from edgekit.disk.atomic import write_bytes
+from edgekit.disk.run_directory import RunDirectory
+from edgekit.errors import InputError
+from edgekit.measurements import Failure, Profile, Replay, Verdict
+from edgekit.pipeline.run import Outcome
+from edgekit.profile import golden, hotspots, run
+from edgekit.report import files
+from edgekit.report.contents import Provenance, Report, Source, Stage, gather
+from edgekit.runtime.bundle import Bundle, open_bundle
+from edgekit.runtime.errors import RuntimeFault
+from edgekit.types import Accuracy, Artifact, Split, TensorSpec
+from edgekit.verdict import rule as verdict
+
+OWN = "measured"
+"""Folder beside the reports: the models, and what was measured, for another call."""
+
+
+def matches(target: str) -> bool:
+    """Whether a word of the command line means a bundle or a manifest (or a bare model, which is refused)."""
+    path = Path(target)
+    if path.suffix in (bundle.SUFFIX, ".json", ".onnx", ".tflite"):
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\3\4"
+    except OSError:
+        return False
+
+
+def profile(
+    path: Path, devices: Mapping[str, Device], console: Console, out: Path | None = None, operators: bool = True
+) -> Outcome:
+    """Measure every model of a bundle on every device, replay its golden vectors there, and write the reports.
+
+    What was measured before is taken from the folder, as in `edgekit.profile.run.profile`.
+
+    Args:
+        path: a bundle, or a hand-written manifest (which is packed first).
+        devices: by the name that results carry.
+        console: progress.
+        out: folder of the reports; None is ``profiles/<name of the bundle>``.
+        operators: also time the operators of what is fastest.
+
+    Returns:
+        As of a run; `Outcome.lost` is what the same call measures another time.
+
+    Raises:
+        InputError: no bundle, a damaged one, or nothing can be written to the folder.
+        Shortfall: nothing at all could be measured.
+    """
+    start = time.perf_counter()
+    name = _opened(path).manifest["name"]
+    out = out or Path("profiles") / name
+    if (out / "recipe.json").exists():
+        raise InputError(f"{out}: a run directory; give --out another folder for the profile of a bundle")
+    with RunDirectory(out).locked():
+        if path.suffix == ".json":
+            packed = out / f"{name}{bundle.SUFFIX}"
+            bundle.write(packed, bundle.from_manifest(path))
+            path = packed
+        opened = _opened(path)
+        artifacts = [_artifact(opened, entry) for entry in opened.manifest["artifacts"]]
+        _unpack(opened, out / OWN / "models")
+        stages = [Stage("bundle", time.perf_counter() - start, reason=f"models, scores and vectors are of {path.name}")]
+        for line in (claims := _claims(opened.manifest)).notes:
+            console.say(f"{path.name}: {line}")
+        console.say("profile ...")
+        start = time.perf_counter()
+        found = _measured(path, artifacts, devices, console, out / OWN, operators)
+        stages.append(Stage("profile", time.perf_counter() - start))
+        verdicts = [_verdict(name, device, artifacts, claims, found) for name, device in devices.items()]
+        files.write(_report(opened, artifacts, claims, stages, found, devices, verdicts), out)
+        json_file.save(out / "verdict.json", verdicts)
+    lost = tuple(failure for failure in found.failures if failure.lost)
+    return Outcome(out, tuple(stages), tuple(verdicts), out, path, lost)
+
+
+def _opened(path: Path) -> Bundle:
+    if path.suffix in (".onnx", ".tflite"):
+        raise InputError(f"{path}: a bare model; give a bundle, or a manifest (.json) that lies beside it and names it")
+    try:
+        return open_bundle(path, verify="hash")
+    except RuntimeFault as fault:
+        raise InputError(str(fault)) from fault
+
+
+def _unpack(opened: Bundle, folder: Path) -> None:
+    """Only the models: the devices take all else out of the bundle itself."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    for entry in opened.manifest["artifacts"]:
+        file = folder / entry["file"]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, opened.read(entry["file"]))
+
+
+def _artifact(opened: Bundle, entry: Mapping[str, Any]) -> Artifact:
+    member = opened.manifest["members"][entry["file"]]
+    return Artifact(
+        id=entry["id"],
+        format=entry["format"],
+        precision=entry.get("precision", "unknown"),
+        path=entry["file"],
+        sha256=member["sha256"],
+        bytes=member["bytes"],
+        float_ops=entry.get("float_ops", -1),
+        float_op_names=(),
+        input=_tensor(entry["input"]),
+        output=_tensor(entry["output"]),
+        lowered=tuple(entry.get("lowered", ())),
+    )
+
+
+def _tensor(port: Mapping[str, Any]) -> TensorSpec:
+    shape, layout = tuple(port["shape"]), port.get("layout", "")
+    return TensorSpec(port.get("name", ""), shape, port["dtype"], layout, port.get("scale"), port.get("zero_point"))
+
+
+def _measured(
+    path: Path,
+    artifacts: Sequence[Artifact],
+    devices: Mapping[str, Device],
+    console: Console,
+    own: Path,
+    operators: bool,
+) -> Profile:
+    models = own / "models"
+    found = run.profile(artifacts, models, devices, console, own / "timings", path)
+    replayed, failures = golden.replay(path, devices, found, console, own / "golden")
+    found = replace(found, golden=tuple(replayed), failures=(*found.failures, *failures))
+    if operators:
+        timed, failures = hotspots.find(artifacts, models, devices, found, console, own / "operators")
+        found = replace(found, operators=tuple(timed), failures=(*found.failures, *failures))
+    return found
+
+
+# What the bundle claims ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Claims:
+    """How the models scored where the bundle was packed."""
+
+    accuracy: tuple[Accuracy, ...]
+    max_drop: float | None
+    """Of the recipe, where the score of torch fp32 is known, too."""
+    notes: tuple[str, ...]
+    """What is missing, and what is taken in its place."""
+
+
+def _claims(manifest: Mapping[str, Any]) -> _Claims:
+    rows: list[Accuracy] = []
+    notes: list[str] = []
+    for entry in manifest["artifacts"]:
+        for said in entry.get("accuracy", ()):
+            if said.get("split") in get_args(Split):
+                rows.append(_score(entry["id"], said))
+            else:
+                notes.append(f"the score of {entry['id']} on {said['engine']} is of no known split: it does not count")
+    wanted = _max_drop(manifest)
+    if not rows:
+        notes.append("nobody has scored its files: what they lose against float is not known")
+        return _Claims((), None, tuple(notes))
+    reference = _stated(manifest)
+    if reference is None:
+        same = next((row for row in rows if row.agreement == 1 and row.split == "test"), None)
+        if same is not None:
+            notes.append(f"torch fp32 scored as {same.artifact}, which agrees with it on all {same.images} test images")
+            reference = replace(same, artifact=verdict.REFERENCE, engine="torch", engine_version="")
+        elif wanted is not None:
+            notes.append(f"how torch fp32 scored is not in it: max_drop = {wanted:g} of its recipe cannot be checked")
+            wanted = None
+    return _Claims((*([reference] if reference else []), *rows), wanted, tuple(notes))
+
+
+def _score(artifact: str, said: Mapping[str, Any]) -> Accuracy:
+    return Accuracy(
+        artifact=artifact,
+        engine=said["engine"],
+        engine_version=said.get("engine_version", ""),
+        device=f"{said.get('device', 'unknown')}, when packed",  # its "host" is not the one that this runs on
+        split=said["split"],
+        images=said["images"],
+        top1=float(said["top1"]),
+        agreement=float(said["agreement"]),
+        passed=said.get("passed", True),
+        problem="" if said.get("passed", True) else "as the bundle says",
+    )
+
+
+def _stated(manifest: Mapping[str, Any]) -> Accuracy | None:
+    """The score of torch fp32, where the bundle has it."""
+    stated = manifest.get("provenance", {}).get("reference")
+    if not isinstance(stated, Mapping):
+        return None
+    row = {**stated, "artifact": verdict.REFERENCE, "agreement": 1.0, "device": f"{stated.get('device')}, when packed"}
+    try:
+        found = TypeAdapter(Accuracy).validate_python(row)
+    except ValidationError:  # of another edgekit: what the files tell will do
+        return None
+    return found if 0 <= found.top1 <= 1 and found.images > 0 else None
+
+
+def _max_drop(manifest: Mapping[str, Any]) -> float | None:
+    section = (manifest.get("recipe") or {}).get("quantize") or {}
+    value = section.get("max_drop") if isinstance(section, Mapping) else section
+    if value is not None and not isinstance(value, int | float):
+        raise InputError(f"{manifest['name']}: recipe.quantize.max_drop of the manifest is no number; pack it again")
+    return None if value is None else float(value)
+
+
+# What follows --------------------------------------------------------------------------------------
+
+
+def _verdict(name: str, device: Device, artifacts: Sequence[Artifact], claims: _Claims, found: Profile) -> Verdict:
+    """As of a run; and what does not give the golden vectors here is not shipped here."""
+    replayed = {(row.artifact, row.engine): row for row in found.golden if row.device == name}
+    refused = {key: f"its golden vectors do not hold: {row.problem}" for key, row in replayed.items() if row.problem}
+    decided = verdict.decide(
+        name, artifacts, claims.accuracy or None, found.timings, device.limits, claims.max_drop, refused
+    )
+    if decided.artifact is None or decided.engine is None:
+        return decided
+    words = _caution(replayed.get((decided.artifact, decided.engine)), decided, found.failures)
+    return replace(decided, reason=decided.reason + words)
+
+
+def _caution(row: Replay | None, decided: Verdict, failures: Sequence[Failure]) -> str:
+    if row is not None:
+        return "" if row.held else "; the bundle has no golden vectors for it"
+    here = (decided.device, decided.artifact, decided.engine)
+    why = [f.reason for f in failures if (f.device, f.artifact, f.engine) == here and f.reason.startswith("golden: ")]
+    return f"; its golden vectors were not replayed there: {why[0].removeprefix('golden: ')}" if why else ""
+
+
+def _report(
+    opened: Bundle,
+    artifacts: Sequence[Artifact],
+    claims: _Claims,
+    stages: Sequence[Stage],
+    found: Profile,
+    devices: Mapping[str, Device],
+    verdicts: Sequence[Verdict],
+) -> Report:
+    manifest = opened.manifest
+    recipe = dict(manifest.get("recipe") or {})
+    if "description" in manifest:
+        recipe["description"] = manifest["description"]
+    return gather(
+        name=manifest["name"],
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        edgekit_version=__version__,
+        recipe=recipe,
+        stages=stages,
+        provenance=_provenance(opened, claims),
+        artifacts=artifacts,
+        accuracy=claims.accuracy,
+        profile=found,
+        limits={name: device.limits.model_dump() for name, device in devices.items()},
+        verdict=verdicts,
+    )
+
+
+def _provenance(opened: Bundle, claims: _Claims) -> Provenance:
+    """What the bundle says, as far as it is of the usual form: the schema leaves it open."""
+    said = opened.manifest.get("provenance", {})
+
+    def table(key: str, kind: type) -> dict[str, Any]:
+        rows = said.get(key)
+        return {k: v for k, v in rows.items() if type(v) is kind} if isinstance(rows, Mapping) else {}
+
+    def word(key: str) -> str | None:
+        return said[key] if isinstance(said.get(key), str) else None
+
+    source = Source(Path(opened.path).name, opened.digest, opened.signed_by, word("edgekit"), claims.notes)
+    return Provenance(table("packages", str), table("seeds", int), table("hashes", str), word("git_commit"), source)

@@ -1,0 +1,97 @@
+"""The stages in order: data, train, prune, lower, quantize, export, verify, bundle, profile, report.
+
+Each stage (`edgekit.pipeline.stages`) reads the files of those before it and writes its own; nothing else passes
+between them. A hash of its inputs decides whether a stage runs, so that heavy packages are imported only by stages
+that really run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from edgekit import choices
+from edgekit.console import Console
+from edgekit.disk import json_file
+from edgekit.disk.run_directory import ORDER, Done, RunDirectory
+from edgekit.errors import Shortfall, missing
+from edgekit.measurements import Failure, Profile, Verdict
+from edgekit.pipeline.state import Job, Run
+from edgekit.report.contents import Stage
+
+__all__ = ["Job", "Outcome", "run"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind."""
+
+    out: Path
+    stages: tuple[Stage, ...]
+    verdict: tuple[Verdict, ...]
+    report: Path | None
+    """Folder of the reports, None when the run stopped before."""
+    bundle: Path | None = None
+    """The one file to ship, None where there is none."""
+    lost: tuple[Failure, ...] = ()
+    """What was not measured because a device was not reached, or was lost on the way."""
+
+
+def run(job: Job, console: Console, last: str = "report") -> Outcome:
+    """Run every stage that the recipe names, up to `last`; unchanged ones are skipped.
+
+    Raises:
+        InputError: something in the recipe, the data or the environment cannot be used.
+        Shortfall: the model or a device fell short; what was made stays for inspection.
+    """
+    directory = RunDirectory(job.out)
+    with directory.locked():
+        json_file.save(
+            job.out / "recipe.json", {"base": str(job.base.resolve()), "recipe": job.recipe.model_dump(mode="json")}
+        )
+        state = Run(job, directory, console)
+        for name in ORDER[: ORDER.index(last) + 1]:
+            _do(name, choices.pick("edgekit.pipeline.stages", name, "stage"), state)
+    report = state.done.get("report")
+    verdicts = state.read("report", "verdict.json", list[Verdict]) or []
+    profile: Profile | None = state.read("profile", "profile.json", Profile)
+    lost = tuple(failure for failure in profile.failures if failure.lost) if profile else ()
+    return Outcome(job.out, tuple(state.rows), tuple(verdicts), report.path if report else None, state.bundle, lost)
+
+
+def _do(name: str, stage: ModuleType, state: Run) -> None:
+    """One stage: skipped, taken from before, or run."""
+    reason = stage.skip(state)
+    if reason:
+        state.rows.append(Stage(name, 0.0, skipped=True, reason=reason))
+        state.console.say(f"{name}: skipped, {reason}")
+        return
+    try:
+        done = _stage(name, stage, state)
+    except ModuleNotFoundError as error:
+        raise missing(error, extra="compress", purpose=f"the {name} stage") from error
+    except Shortfall as trouble:
+        if hasattr(stage, "failed"):
+            stage.failed(state, trouble)
+        raise
+    state.done[name] = done
+    if hasattr(stage, "after"):
+        stage.after(state)
+    reason = "nothing it depends on has changed" if done.cached else ""
+    if name == "train" and state.recipe.train is None:
+        reason = "the recipe has no [train] section: the weights are taken as they are"
+    if hasattr(stage, "remark"):
+        reason = "; ".join(filter(None, (reason, stage.remark(state))))
+    state.rows.append(Stage(name, done.seconds, cached=done.cached, reason=reason))
+    state.console.say(f"{name}: {'unchanged' if done.cached else f'{done.seconds:.1f} s'}")
+
+
+def _stage(name: str, stage: ModuleType, state: Run) -> Done:
+    return state.directory.stage(
+        name,
+        stage.inputs(state),
+        lambda work: stage.build(state, work),
+        before=lambda: state.console.say(f"{name} ..."),
+        resumable=getattr(stage, "RESUMABLE", False),
+    )

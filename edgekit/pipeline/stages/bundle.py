@@ -1,0 +1,185 @@
+"""Put all verified files into the one file that devices run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgekit import __version__
+from edgekit.disk import json_file
+from edgekit.errors import InputError, Shortfall
+from edgekit.pipeline.provenance import git_commit
+from edgekit.pipeline.state import Run
+from edgekit.types import Accuracy, Artifact, Checkpoint, InputSpec, Quantization
+from edgekit.verdict.rule import REFERENCE
+
+
+def skip(run: Run) -> str:
+    """Where no file was verified: nothing else may be shipped."""
+    if "export" not in run.done:
+        return "there are no exported files"
+    return "" if "verify" in run.done else "the exported files were not verified"
+
+
+def inputs(run: Run) -> dict[str, Any]:
+    """The recipe, the files, their scores, and what is said about where they come from."""
+    return {
+        "recipe": _recipe(run),
+        "data": run.digest("data"),
+        "network": run.network.digest,
+        "quantize": run.digest("quantize"),
+        "export": run.digest("export"),
+        "verify": run.digest("verify"),
+        "packages": run.packages,
+        "git_commit": git_commit(run.job.base),
+    }
+
+
+def build(run: Run, work: Path) -> None:
+    """Write ``<name>.edgekit``."""
+    from edgekit.deploy import bundle
+
+    name = _name(run)
+    manifest, members = _contents(run, name)
+    bundle.write(work / f"{name}.edgekit", bundle.Contents(manifest, members), replay=True)
+
+
+def _recipe(run: Run) -> dict[str, Any]:
+    """All but where to measure: that does not change the files."""
+    return run.recipe.model_dump(mode="json", exclude={"profile"})
+
+
+def _name(run: Run) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.recipe.name).lstrip("._-")[:100] or "bundle"
+    if name != run.recipe.name:
+        run.console.say(f'bundle: called "{name}": its name is of letters, digits and ._- alone')
+    return name
+
+
+def _contents(run: Run, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The manifest without hashes, and all other members."""
+    from edgekit.data import index_file
+    from edgekit.deploy import golden_vectors
+
+    checkpoint = json_file.load(run.network.path / "checkpoint.json", Checkpoint)
+    index = index_file.load(run.done["data"].path)
+    scores: list[Accuracy] = run.read("verify", "accuracy.json", list[Accuracy])
+    rows = {artifact.id: [row for row in scores if row.artifact == artifact.id] for artifact in run.artifacts}
+    artifacts = [each for each in run.artifacts if rows[each.id] and all(row.passed for row in rows[each.id])]
+    samples = golden_vectors.choose(index.split(scores[0].split), run.recipe.data.seed)
+    golden = golden_vectors.inputs(samples, index_file.root_of(index, run.done["data"].path), checkpoint.input)
+    members = {"labels.txt": _labels(checkpoint.labels), "golden/inputs.npy": golden_vectors.npy(golden.pixels)}
+    members |= golden.images
+    entries = []
+    folder = run.done["export"].path
+    for artifact in sorted(artifacts, key=lambda artifact: artifact.precision != "int8"):  # int8 first
+        data = (folder / artifact.path).read_bytes()
+        if hashlib.sha256(data).hexdigest() != artifact.sha256:
+            raise Shortfall(f"bundle: {folder / artifact.path}: not the file that was verified; run the command again")
+        engine, outputs = golden_vectors.answers(golden, checkpoint.input, artifact, folder)
+        members[f"models/{artifact.path}"] = data
+        members[f"golden/{artifact.id}.npy"] = golden_vectors.npy(outputs)
+        vectors: dict[str, Any] = {
+            "outputs": f"golden/{artifact.id}.npy",
+            "engine": engine,
+            "tolerance": golden_vectors.tolerance(artifact, rows[artifact.id], outputs, *_grid(run, artifact)),
+        }
+        if artifact.format == "tflite" and artifact.precision == "int8":
+            vectors["tolerance_builtin"] = max(golden_vectors.BUILTIN, vectors["tolerance"])
+        entries.append(_entry(artifact, rows[artifact.id], vectors))
+    manifest = {
+        "format": "edgekit-bundle",
+        "version": "1.0",
+        "name": name,
+        "task": "classification",
+        "labels": "labels.txt",
+        "preprocessing": _preprocessing(checkpoint.input),
+        "postprocessing": {"activation": "softmax"},
+        "artifacts": entries,
+        "golden": {"inputs": "golden/inputs.npy", "images": list(golden.images)},
+        "ship": [],
+        "recipe": _recipe(run),
+        "provenance": _provenance(run, checkpoint, scores),
+    }
+    if run.recipe.description:
+        manifest["description"] = run.recipe.description
+    return manifest, members
+
+
+def _labels(labels: tuple[str, ...]) -> bytes:
+    for label in labels:
+        if label.splitlines() != [label]:
+            raise InputError(f"bundle: the class name {label!r} is empty or of several lines; rename it")
+    return "".join(f"{label}\n" for label in labels).encode()
+
+
+def _preprocessing(spec: InputSpec) -> dict[str, Any]:
+    return {
+        "kind": "image",
+        "color": "rgb",
+        "height": spec.size,
+        "width": spec.size,
+        "resize": "short_side",
+        "crop": spec.crop,
+        "interpolation": spec.interpolation,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+    }
+
+
+def _grid(run: Run, artifact: Artifact) -> tuple[float | None, float]:
+    """Real value of one step of an int8 file's output; and what verification allowed a float file."""
+    from edgekit.export import sources
+    from edgekit.graph import exported_program
+
+    section = run.recipe.verify
+    assert section is not None
+    bound, _ = sources.BOUNDS.get(artifact.precision, (section.tolerance, None))
+    if artifact.precision != "int8" or artifact.output.scale:
+        return artifact.output.scale, bound
+    return exported_program.output_scale(exported_program.load(run.done["quantize"].path / "quantized.pt2")), bound
+
+
+def _entry(artifact: Artifact, rows: list[Accuracy], golden: dict[str, Any]) -> dict[str, Any]:
+    keys = ("engine", "engine_version", "device", "split", "images", "top1", "agreement", "passed")
+    return {
+        "id": artifact.id,
+        "format": artifact.format,
+        "precision": artifact.precision,
+        "file": f"models/{artifact.path}",
+        "input": asdict(artifact.input),
+        "output": asdict(artifact.output),
+        "float_ops": artifact.float_ops,
+        "lowered": list(artifact.lowered),
+        "devices": [],
+        "accuracy": [{key: getattr(row, key) for key in keys} for row in rows],
+        "golden": golden,
+    }
+
+
+def _provenance(run: Run, checkpoint: Checkpoint, scores: list[Accuracy]) -> dict[str, Any]:
+    """Hashes are of contents alone, so that a run from scratch says the same."""
+    from edgekit.data import index_file
+
+    samples = [asdict(sample) for sample in index_file.load(run.done["data"].path).samples]
+    hashes = {
+        "data": hashlib.sha256(json.dumps(samples, sort_keys=True).encode()).hexdigest(),
+        "weights": hashlib.sha256((run.network.path / checkpoint.weights).read_bytes()).hexdigest(),
+    }
+    quantization = run.read("quantize", "quantization.json", Quantization)
+    if quantization:
+        hashes["calibration images"] = quantization.calibration_sha256
+    keys = ("engine", "engine_version", "device", "split", "images", "top1")
+    reference = (row for row in scores if row.artifact == REFERENCE)
+    return {
+        "reference": next(({key: getattr(row, key) for key in keys} for row in reference), None),
+        "edgekit": __version__,
+        "packages": run.packages,
+        "seeds": run.seeds,
+        "hashes": hashes,
+        "git_commit": git_commit(run.job.base),
+    }

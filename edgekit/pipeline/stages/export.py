@@ -1,0 +1,121 @@
+"""Write the files that devices run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgekit import choices
+from edgekit.config.recipe import QuantizeSection
+from edgekit.disk import json_file
+from edgekit.errors import Shortfall
+from edgekit.pipeline.provenance import versions
+from edgekit.pipeline.stages import lower
+from edgekit.pipeline.state import Run
+from edgekit.types import Artifact, InputSpec, Quantization, Rewrite, Sample, Skipped
+
+INT16X8 = "int16x8.pt2"
+"""The graph that the int16x8 file was made of, for the verify stage."""
+
+
+def skip(run: Run) -> str:
+    """Where the recipe does not ask for it."""
+    return "" if run.recipe.export else "the recipe has no [export] section"
+
+
+def inputs(run: Run) -> dict[str, Any]:
+    """The section and the graphs."""
+    section = run.recipe.export
+    assert section is not None
+    return {
+        "section": section.model_dump(),
+        "network": run.network.digest,
+        "quantize": run.digest("quantize"),
+        "rewrites": run.recipe.lower.rewrites,
+        "where": lower.where(run, "export"),
+        "versions": versions("torch", "onnx", "onnxscript", "litert-torch", "ai-edge-quantizer"),
+    }
+
+
+def build(run: Run, work: Path) -> None:
+    """Write a file a precision and format, and ``artifacts.json``, ``rewrites.json``, ``skipped.json``."""
+    section = run.recipe.export
+    assert section is not None
+    artifacts: list[Artifact] = []
+    rows: list[Rewrite] = []
+    skipped: list[Skipped] = []
+    keep_float = run.recipe.quantize.keep_float if run.recipe.quantize else []
+    precisions = [word for word in dict.fromkeys(section.precisions) if word != "int8" or "quantize" in run.done]
+    with run.console.bar("export", len(precisions) * len(section.formats)) as advance:
+        for precision in precisions:
+            graph, size = _source(run, precision, work)
+            for name in dict.fromkeys(section.formats):
+                file = f"{name}-{precision}"
+                exporter = choices.pick("edgekit.export.formats", name, "export.formats")
+                refusal = exporter.REFUSED.get(precision, "")
+                try:
+                    if not refusal:
+                        rewrites = lower.for_file(run, exporter, file, work, rows)
+                        artifacts.append(exporter.export(graph, size, precision, work, rewrites, keep_float))
+                except Shortfall as trouble:
+                    if section.on_failure == "stop":
+                        raise Shortfall(f'{trouble}; export.on_failure = "skip" goes on without this file') from trouble
+                    refusal = str(trouble).removeprefix(f"{file}: ")
+                if refusal:
+                    skipped.append(Skipped(file, refusal))
+                advance(1, file)
+    if not artifacts:
+        raise Shortfall("export: no file was written: " + "; ".join(f"{one.artifact}: {one.reason}" for one in skipped))
+    made: Quantization | None = run.read("quantize", "quantization.json", Quantization)
+    if made:
+        artifacts = [_calibrated(artifact, made) for artifact in artifacts]
+    json_file.save(work / "artifacts.json", artifacts)
+    written = {artifact.id for artifact in artifacts}
+    json_file.save(work / "rewrites.json", [row for row in rows if row.artifact in written])
+    json_file.save(work / "skipped.json", skipped)
+
+
+def _calibrated(artifact: Artifact, made: Quantization) -> Artifact:
+    """With the hash of the images that decided its ranges."""
+    if artifact.precision not in ("int8", "int16x8"):
+        return artifact
+    return replace(artifact, calibration_sha256=made.calibration_sha256)
+
+
+def remark(run: Run) -> str:
+    """Which files are missing, and why."""
+    skipped: list[Skipped] = run.read("export", "skipped.json", list[Skipped]) or []
+    return "; ".join(f"without {one.artifact}: {one.reason}" for one in skipped)
+
+
+def _source(run: Run, precision: str, work: Path) -> tuple[Any, int]:
+    """The torch graph that the files of a precision carry, and the side of its input."""
+    from edgekit import models
+    from edgekit.export import sources
+    from edgekit.graph import exported_program
+
+    module, checkpoint = models.load(run.network.path)
+    size = checkpoint.input.size
+    if precision == "int8":
+        return exported_program.load(run.done["quantize"].path / "quantized.pt2"), size
+    if precision == "int16x8":
+        program = sources.int16x8(module, size, _calibration(run, checkpoint.input))
+        exported_program.save(program, work / INT16X8)
+        return program.module(), size
+    return (module if precision == "fp32" else sources.rounded(module, size, precision)), size
+
+
+def _calibration(run: Run, spec: InputSpec) -> Iterable[Any]:
+    """The images that calibrated int8; without int8, those that would have, or all there are."""
+    from edgekit.data import index_file, split
+    from edgekit.quantize.calibration_images import Images
+
+    index = index_file.load(run.done["data"].path)
+    samples: list[Sample] | None = run.read("quantize", "calibration.json", list[Sample])
+    if samples is None:
+        usual = QuantizeSection()
+        count = min(usual.calibration, len(index.split("train")))
+        samples = list(split.calibration(index, count, usual.seed))
+    return Images(index_file.root_of(index, run.done["data"].path), samples, spec)

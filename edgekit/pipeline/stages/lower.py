@@ -1,0 +1,140 @@
+"""Choose the graph rewrites that make int8 fast on the devices of this run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+from edgekit.data import index_file
+from edgekit.disk import json_file
+from edgekit.pipeline.provenance import versions
+from edgekit.pipeline.state import Run
+from edgekit.runtime import machine
+from edgekit.types import Rewrite
+
+IMAGES = 2
+"""Calibrate the graphs that are timed: they must run, not be right."""
+
+
+def skip(run: Run) -> str:
+    """Where nothing is to be chosen, or nowhere to measure."""
+    for name in ("quantize", "export"):
+        if getattr(run.recipe, name) is None:
+            return f"the recipe has no [{name}] section"
+    return why_not_timed(run)
+
+
+def inputs(run: Run) -> dict[str, Any]:
+    """The network, what its int8 files are made with, and what times them."""
+    quantize, export = run.recipe.quantize, run.recipe.export
+    assert quantize is not None
+    assert export is not None
+    return {
+        "network": run.network.digest,
+        "keep_float": quantize.keep_float,
+        "formats": export.formats,
+        "where": where(run, "lower"),
+        "versions": versions("torch", "torchao", "onnx", "onnxscript", "litert-torch"),
+    }
+
+
+def build(run: Run, work: Path) -> None:
+    """Write ``rewrites.json``."""
+    import torch
+
+    from edgekit import models
+    from edgekit.data.split import calibration
+    from edgekit.data.transforms import levels
+    from edgekit.quantize.calibration_images import Images
+    from edgekit.search import rewrites
+
+    quantize, export = run.recipe.quantize, run.recipe.export
+    assert quantize is not None
+    assert export is not None
+    module, checkpoint = models.load(run.network.path)
+    index = index_file.load(run.done["data"].path)
+    root = index_file.root_of(index, run.done["data"].path)
+    samples = calibration(index, quantize.calibration, quantize.seed)[:IMAGES]
+    with TemporaryDirectory(dir=work) as scratch:
+        rows = rewrites.choose_graph(
+            module,
+            checkpoint.input.size,
+            Images(root, samples, checkpoint.input),
+            torch.from_numpy(levels(checkpoint.input)),
+            quantize,
+            export.formats,
+            run.job.devices,
+            Path(scratch),
+            run.console,
+        )
+    json_file.save(work / "rewrites.json", rows)
+
+
+def why_not_timed(run: Run) -> str:
+    """Why this run applies rewrites without timing them; empty where it times them."""
+    section = run.recipe.lower
+    if section.rewrites is not None:
+        return "the recipe pins the rewrites"
+    if not section.measure:
+        return "not measured: lower.measure is false, so every rewrite is applied"
+    return "" if run.job.devices else "not measured: no device was given, so every rewrite is applied"
+
+
+def where(run: Run, stage: str = "lower") -> dict[str, Any]:
+    """What the times of files depend on, besides the files; and how often a device was not reached, to ask it again."""
+    if why_not_timed(run):
+        return {}
+    before = run.directory.find(stage)
+    rows = json_file.load(file, list[Rewrite]) if before and (file := before.path / "rewrites.json").is_file() else []
+    facts = machine.facts()
+    devices = run.job.devices.items()
+    return {
+        "devices": {
+            name: [device.arch, device.reach.model_dump(), device.run.file_engines] for name, device in devices
+        },
+        "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
+        "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime"),
+        "lost": before.inputs.get("where", {}).get("lost", 0) + any(row.lost for row in rows) if before else 0,
+    }
+
+
+def allowed(run: Run) -> list[str] | None:
+    """Names of the rewrites that may change the graph: pinned, or not found wanting here; None allows all."""
+    if run.recipe.lower.rewrites is not None:
+        return sorted(run.recipe.lower.rewrites)
+    rows: list[Rewrite] = run.read("lower", "rewrites.json", list[Rewrite]) or []
+    kept = [row.name for row in rows if row.applied or row.device is None]
+    return kept if len(kept) < len(rows) else None
+
+
+def for_file(
+    run: Run, exporter: ModuleType, artifact: str, work: Path, rows: list[Rewrite]
+) -> Callable[[bytes], list[str]]:
+    """What ``exporter.export`` takes as `rewrites`: chooses those of one converted file, and adds them to `rows`."""
+
+    def choose(data: bytes) -> list[str]:
+        from edgekit.export import sources
+        from edgekit.search import rewrites
+
+        form, _, precision = artifact.partition("-")
+        matching = exporter.lowered(data)[1]
+        why, pinned = why_not_timed(run), run.recipe.lower.rewrites
+        float32 = {row.name: row for row in rows if row.artifact == f"{form}-fp32"}
+        if why:
+            found = [Rewrite(name, form, pinned is None or name in pinned, why, artifact=artifact) for name in matching]
+        elif precision in sources.FLOAT and set(matching) <= set(float32):  # the same operators at the same speed
+            found = [
+                replace(float32[name], artifact=artifact, reason=f"as for {form}-fp32: {float32[name].reason}")
+                for name in matching
+            ]
+        else:
+            with TemporaryDirectory(dir=work) as scratch:
+                found = rewrites.choose_file(exporter, data, artifact, run.job.devices, Path(scratch), run.console)
+        rows.extend(found)
+        return [row.name for row in found if row.applied]
+
+    return choose

@@ -1,0 +1,168 @@
+"""Measure every exported file on every device, and run some test images there.
+
+What is fastest on a device is also timed operator by operator. Each result is kept by itself, so that another call
+measures only what is missing or has changed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.config.recipe import VerifySection
+from edgekit.data import index_file
+from edgekit.device.file import TORCH, Device
+from edgekit.disk import json_file
+from edgekit.errors import InputError
+from edgekit.measurements import Failure, Profile
+from edgekit.pipeline.provenance import versions
+from edgekit.pipeline.state import Run
+from edgekit.runtime import machine
+from edgekit.types import Accuracy, Split
+
+if TYPE_CHECKING:
+    from edgekit.profile.job import Golden
+
+RESUMABLE = True
+RAW = "raw"
+ACCURACY = "raw-accuracy"
+OPERATORS = "raw-operators"
+
+
+def skip(run: Run) -> str:
+    """Where there is nothing to measure, or nowhere."""
+    if "export" not in run.done:
+        return "there are no exported files"
+    return "" if run.job.devices else "the recipe has no [profile] section and no --device was given"
+
+
+def inputs(run: Run) -> dict[str, Any]:
+    """The devices, this machine, the files and the engines; and how often a device was lost, to try it again."""
+    from edgekit.profile import protocol
+
+    facts, golden = machine.facts(), _golden(run)
+    before = run.directory.find("profile")
+    return {
+        "devices": {name: device.model_dump(exclude={"facts", "limits"}) for name, device in run.job.devices.items()},
+        "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
+        "export": run.digest("export"),
+        "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime"),
+        "reference": [run.network.digest, versions("torch", "torchao")] if _compared(run) else None,
+        "operators": _explained(run),
+        "accuracy": [_wanted(run), run.digest("data"), run.network.digest] if _wanted(run) else None,
+        "protocol": protocol.VERSION,
+        "golden": golden and golden.key,
+        "lost": before.inputs.get("lost", 0) + _lost(before.path / "profile.json") if before else 0,
+    }
+
+
+def build(run: Run, work: Path) -> None:
+    """Write ``profile.json``, and ``accuracy.json`` of the devices other than this machine."""
+    from edgekit.profile.run import profile
+
+    for name in (RAW, ACCURACY, OPERATORS):
+        before = run.directory.folder("profile") / name
+        if before.is_dir() and not (work / name).exists():
+            shutil.copytree(before, work / name)
+    found = profile(
+        run.artifacts,
+        run.done["export"].path,
+        run.job.devices,
+        run.console,
+        work / RAW,
+        run.bundle,
+        reference=_reference(run, work) if _compared(run) else None,
+    )
+    rows: list[Accuracy] = []
+    if _wanted(run):
+        rows, failures = _accuracy(run, {name: run.job.devices[name] for name in found.machines}, work / ACCURACY)
+        found = replace(found, failures=(*found.failures, *failures))
+    if _explained(run):
+        from edgekit.profile import hotspots
+
+        profiles, failures = hotspots.find(
+            run.artifacts, run.done["export"].path, run.job.devices, found, run.console, work / OPERATORS
+        )
+        found = replace(found, operators=tuple(profiles), failures=(*found.failures, *failures))
+    json_file.save(work / "accuracy.json", rows)
+    json_file.save(work / "profile.json", found)
+
+
+def _explained(run: Run) -> bool:
+    """Whether operators are timed, too."""
+    return run.recipe.profile is None or run.recipe.profile.operators
+
+
+def _compared(run: Run) -> bool:
+    """Whether a device runs the float network in PyTorch, too."""
+    return any(TORCH in device.run.engines for device in run.job.devices.values())
+
+
+def _reference(run: Run, work: Path) -> Path:
+    """What it runs there: no output of the export stage, and never in a bundle."""
+    from edgekit import models
+    from edgekit.profile import torch_reference
+
+    module, checkpoint = models.load(run.network.path)
+    path = work / torch_reference.FILE
+    torch_reference.write(module, checkpoint.input.size, path)
+    return path
+
+
+def _golden(run: Run) -> Golden | None:
+    """What is predicted end to end."""
+    from edgekit.profile.job import Golden
+
+    return Golden.of(run.bundle) if run.bundle else None
+
+
+def _wanted(run: Run) -> int:
+    """Images that run on the devices; 0 where verification has done all there is to do."""
+    section = run.recipe.profile
+    elsewhere = any(
+        device.reach.by != "local" or set(device.run.providers) - {TORCH} for device in run.job.devices.values()
+    )
+    return section.accuracy_images if section and elsewhere else 0
+
+
+def _accuracy(run: Run, devices: Mapping[str, Device], keep: Path) -> tuple[list[Accuracy], list[Failure]]:
+    import numpy as np
+    import torch
+
+    from edgekit import models
+    from edgekit.data.dataset import ImageSet
+    from edgekit.data.transforms import fit, open_rgb
+    from edgekit.profile import accuracy
+
+    module, checkpoint = models.load(run.network.path)
+    index = index_file.load(run.done["data"].path)
+    root = index_file.root_of(index, run.done["data"].path)
+    split: Split = "test" if index.split("test") else "val"
+    every = ImageSet(index, root, split, checkpoint.input)
+    places = accuracy.choose(len(every), _wanted(run), run.recipe.data.seed)
+    if not places:
+        return [], []
+    with torch.no_grad():
+        exact = [int(module(every[place][0].unsqueeze(0)).argmax()) for place in places]
+    chosen = [every.samples[place] for place in places]
+    images = accuracy.TestImages(
+        split,
+        np.stack([np.asarray(fit(open_rgb(root / sample.path), checkpoint.input)) for sample in chosen]),
+        np.array([sample.label for sample in chosen]),
+        np.array(exact),
+        checkpoint.input,
+    )
+    tidy = set(devices) == set(run.job.devices)
+    least = (run.recipe.verify or VerifySection()).agreement
+    return accuracy.score(run.artifacts, run.done["export"].path, devices, images, least, run.console, keep, tidy)
+
+
+def _lost(file: Path) -> bool:
+    """Whether a device was not reached, or was lost on the way."""
+    try:
+        return any(failure.lost for failure in json_file.load(file, Profile).failures)
+    except InputError:
+        return False

@@ -1,0 +1,139 @@
+"""Decide the int8 graph that every format carries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from edgekit.config.recipe import QuantizeSection
+from edgekit.data import index_file
+from edgekit.disk import json_file
+from edgekit.errors import InputError, Shortfall
+from edgekit.pipeline.provenance import versions
+from edgekit.pipeline.stages import lower
+from edgekit.pipeline.state import Run
+from edgekit.types import Index, Quantization, Sample
+
+if TYPE_CHECKING:
+    from edgekit.search.ladder import Material
+
+
+def skip(run: Run) -> str:
+    """Where the recipe does not ask for it."""
+    return "" if run.recipe.quantize else "the recipe has no [quantize] section"
+
+
+def inputs(run: Run) -> dict[str, Any]:
+    """The section, the float network and the images. Without a ladder `max_drop` decides nothing here."""
+    section = settled(run)
+    return {
+        "section": section.model_dump(exclude=None if section.rescue else {"max_drop"}),
+        "augment": run.recipe.train.augment if run.recipe.train else [],
+        "network": run.network.digest,
+        "data": run.digest("data"),
+        "rewrites": lower.allowed(run),
+        "versions": versions("torch", "torchao"),
+    }
+
+
+def build(run: Run, work: Path) -> None:
+    """Write ``quantized.pt2``, ``plan.json``, ``calibration.json`` and ``quantization.json``.
+
+    Where more is lost than the recipe allows, the best graph is written before Shortfall is raised.
+    """
+    from edgekit.graph import exported_program
+    from edgekit.quantize.calibration_images import digest
+    from edgekit.search import ladder
+
+    with TemporaryDirectory(dir=work) as scratch:
+        given = material(run, Path(scratch))
+        note = _one_class(index_file.load(run.done["data"].path), given.images.samples)
+        climb = ladder.climb(given, settled(run))
+    samples = given.images.samples
+    json_file.save(work / "calibration.json", samples)
+    exported_program.save(climb.result.program, work / "quantized.pt2")
+    json_file.save(
+        work / "plan.json",
+        exported_program.Plan(climb.result.lowered, exported_program.plan(climb.result.program.module())),
+    )
+    json_file.save(
+        work / "quantization.json",
+        Quantization(
+            images=len(samples),
+            calibration_sha256=digest(samples),
+            ranges=climb.result.ranges,
+            open_ends=climb.result.open_ends,
+            gains=climb.gains,
+            sensitivity=climb.sensitivity,
+            rungs=climb.rungs,
+            note="; ".join(filter(None, (climb.note, note, *climb.result.notes))),
+        ),
+    )
+    if climb.shortfall:
+        raise Shortfall(climb.shortfall)
+
+
+def settled(run: Run) -> QuantizeSection:
+    """The section with what it takes from [train] filled in."""
+    section, train = run.recipe.quantize, run.recipe.train
+    assert section is not None
+    if section.qat.batch_norm is not None:
+        return section
+    kept = {"batch_norm": train.batch_norm if train else "frozen"}
+    return section.model_copy(update={"qat": section.qat.model_copy(update=kept)})
+
+
+def material(run: Run, scratch: Path) -> Material:
+    """What a quantized graph is made from: the network and the images of a run.
+
+    Args:
+        run: with the stages before this one done.
+        scratch: an empty folder for files that are timed.
+    """
+    import torch
+
+    from edgekit import models
+    from edgekit.data.dataset import ImageSet
+    from edgekit.data.split import calibration
+    from edgekit.data.transforms import levels
+    from edgekit.quantize import gains
+    from edgekit.quantize.calibration_images import Images
+    from edgekit.search.ladder import Material
+
+    recipe, section = run.recipe, run.recipe.quantize
+    assert section is not None
+    module, checkpoint = models.load(run.network.path)
+    index = index_file.load(run.done["data"].path)
+    root, spec = index_file.root_of(index, run.done["data"].path), checkpoint.input
+    samples = calibration(index, section.calibration, section.seed)
+    more = min(len(samples) + gains.IMAGES, len(index.split("train")))
+    held_out = calibration(index, more, section.seed)[len(samples) :]  # a longer list begins with the shorter one
+    return Material(
+        module=module,
+        size=spec.size,
+        images=Images(root, samples, spec),
+        pixels=torch.from_numpy(levels(spec)),
+        train=ImageSet(index, root, "train", spec, recipe.train.augment if recipe.train else [], section.seed),
+        val=ImageSet(index, root, "val", spec) if index.split("val") else None,
+        rewrites=lower.allowed(run),
+        formats=recipe.export.formats if recipe.export else [],
+        folder=scratch,
+        console=run.console,
+        held_out=Images(root, held_out, spec),
+    )
+
+
+def _one_class(index: Index, samples: Sequence[Sample]) -> str:
+    """What to say of images that calibrate and are all of one class where the data has several; "" of others."""
+    found = {sample.label for sample in samples}
+    if len(found) > 1 or len(index.labels) < 2:
+        return ""
+    label = index.labels[samples[0].label]
+    if len({sample.label for sample in index.split("train")}) == 1:
+        raise InputError(
+            f'quantize.calibration: all training images are of class "{label}", the data has {len(index.labels)} '
+            "classes: ranges would fit that one alone; add training images of the others"
+        )
+    return f'calibrated on images of class "{label}" alone'

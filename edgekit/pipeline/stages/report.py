@@ -1,0 +1,91 @@
+"""Choose what to ship on each device, and write it all down."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edgekit import __version__
+from edgekit.data import index_file
+from edgekit.disk import json_file
+from edgekit.measurements import Profile
+from edgekit.pipeline.provenance import git_commit
+from edgekit.pipeline.state import Run
+from edgekit.report import files
+from edgekit.report.contents import Provenance, gather
+from edgekit.types import Accuracy, Checkpoint, Pruning, Quantization, Rewrite
+from edgekit.verdict import rule as verdict
+
+
+def skip(run: Run) -> str:
+    """Never."""
+    return ""
+
+
+def inputs(run: Run) -> dict[str, Any]:
+    """The recipe, the devices' limits and every stage before."""
+    return {
+        "recipe": run.recipe.model_dump(mode="json"),
+        "limits": _limits(run),
+        "stages": {name: done.digest for name, done in run.done.items()},
+    }
+
+
+def build(run: Run, work: Path) -> None:
+    """Write the reports and ``verdict.json``."""
+    artifacts = run.artifacts
+    accuracy = run.read("verify", "accuracy.json", list[Accuracy]) or []
+    on_devices = run.read("profile", "accuracy.json", list[Accuracy]) or []
+    profile = run.read("profile", "profile.json", Profile)
+    quantize = run.recipe.quantize
+    verdicts = [
+        verdict.decide(
+            name,
+            artifacts,
+            # On a device a part of the images ran: enough to refuse a file there, not to score it.
+            [*accuracy, *(row for row in on_devices if not row.passed)],
+            profile.timings if profile else (),
+            device.limits,
+            quantize.max_drop if quantize else None,
+        )
+        for name, device in run.job.devices.items()
+    ]
+    report = gather(
+        name=run.recipe.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        edgekit_version=__version__,
+        recipe=run.recipe.model_dump(mode="json"),
+        stages=run.rows,
+        provenance=_provenance(run),
+        checkpoint=json_file.load(run.network.path / "checkpoint.json", Checkpoint),
+        index=index_file.load(run.done["data"].path),
+        artifacts=artifacts,
+        accuracy=[*accuracy, *on_devices],
+        profile=profile,
+        limits=_limits(run),
+        verdict=verdicts,
+        pruning=run.read("prune", "pruning.json", Pruning),
+        rewrites=_rewrites(run),
+        quantization=run.read("quantize", "quantization.json", Quantization),
+    )
+    json_file.save(work / "verdict.json", verdicts)
+    files.write(report, work)
+
+
+def _rewrites(run: Run) -> list[Rewrite]:
+    """Those of the graph, then those of the files."""
+    return [row for stage in ("lower", "export") for row in run.read(stage, "rewrites.json", list[Rewrite]) or []]
+
+
+def _limits(run: Run) -> dict[str, dict[str, float | None]]:
+    return {name: device.limits.model_dump() for name, device in run.job.devices.items()}
+
+
+def _provenance(run: Run) -> Provenance:
+    hashes = {f"stage {name}": done.digest for name, done in run.done.items()}
+    quantization = run.read("quantize", "quantization.json", Quantization)
+    if quantization:
+        hashes["calibration images"] = quantization.calibration_sha256
+    hashes |= {artifact.path: artifact.sha256 for artifact in run.artifacts}
+    return Provenance(run.packages, run.seeds, hashes, git_commit(run.job.base))

@@ -1,0 +1,53 @@
+"""Transfer learning; without a [train] section the given weights are scored and taken as they are."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from edgekit.config.recipe import Recipe
+from edgekit.data import index_file
+from edgekit.data.listing import expand
+from edgekit.pipeline.provenance import versions
+from edgekit.pipeline.state import Run
+
+RESUMABLE = True
+
+
+def skip(run: Run) -> str:
+    """Never."""
+    return ""
+
+
+def inputs(run: Run) -> dict[str, Any]:
+    """The network, its files, the section and the data."""
+    recipe = run.recipe
+    return {
+        "model": recipe.model.model_dump(),
+        "files": _model_files(recipe, run.job.base),
+        "train": recipe.train.model_dump() if recipe.train else None,
+        "input": recipe.data.input,
+        "data": run.digest("data"),
+        "versions": versions("torch", "torchvision", "timm", "numpy"),
+    }
+
+
+def build(run: Run, work: Path) -> None:
+    """Write a checkpoint."""
+    from edgekit.train import loop
+
+    folder = run.done["data"].path
+    index = index_file.load(folder)
+    loop.train(run.recipe, index, index_file.root_of(index, folder), run.job.base, work, run.console)
+
+
+def _model_files(recipe: Recipe, base: Path) -> dict[str, str]:
+    """SHA-256 of the user's own files behind the model: weights, and the file that builds it."""
+    files = []
+    if recipe.model.weights not in ("pretrained", "none"):
+        files.append(expand(recipe.model.weights, base))
+    name, colon, _ = recipe.model.name.rpartition(":")
+    if colon:
+        files.append(expand(name, base))
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()}

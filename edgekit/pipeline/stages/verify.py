@@ -1,0 +1,104 @@
+"""Compare every exported file with torch on real images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgekit.data import index_file
+from edgekit.disk import json_file
+from edgekit.disk.atomic import write_text
+from edgekit.disk.run_directory import UNVERIFIED
+from edgekit.errors import InputError, Shortfall
+from edgekit.pipeline.provenance import versions
+from edgekit.pipeline.state import Run
+from edgekit.types import Split
+
+
+def skip(run: Run) -> str:
+    """Where there is nothing to verify, or the recipe does not ask for it."""
+    if run.recipe.verify is None:
+        return "the recipe has no [verify] section"
+    return "" if "export" in run.done else "there are no exported files"
+
+
+def inputs(run: Run) -> dict[str, Any]:
+    """The section, the files and the engines."""
+    section = run.recipe.verify
+    assert section is not None
+    return {
+        "section": section.model_dump(),
+        "export": run.digest("export"),
+        "versions": versions("onnxruntime", "ai-edge-litert"),
+    }
+
+
+def build(run: Run, work: Path) -> None:
+    """Write ``accuracy.json``."""
+    _score(run, work)
+
+
+def failed(run: Run, trouble: Shortfall) -> None:
+    """Mark the files that fell short where they lie."""
+    write_text(run.done["export"].path / UNVERIFIED, f"{trouble}\n")
+
+
+def after(run: Run) -> None:
+    """The files hold: take the mark of an earlier failure away."""
+    (run.done["export"].path / UNVERIFIED).unlink(missing_ok=True)
+
+
+def _score(run: Run, work: Path) -> None:
+    from edgekit import models
+    from edgekit.data.dataset import ImageSet
+    from edgekit.graph import exported_program, integer_arithmetic
+    from edgekit.verify import files as verify
+
+    section = run.recipe.verify
+    assert section is not None
+    module, checkpoint = models.load(run.network.path)
+    index = index_file.load(run.done["data"].path)
+    split: Split = "test" if index.split("test") else "val"
+    if not index.split(split):
+        raise InputError("verify: the data has neither a test nor a validation split; set data.test")
+    images = ImageSet(index, index_file.root_of(index, run.done["data"].path), split, checkpoint.input)
+    quantized = None
+    if "quantize" in run.done:
+        graph = exported_program.load(run.done["quantize"].path / "quantized.pt2")
+        quantized = verify.Reference(
+            "torch-int8", integer_arithmetic.integer_graph(graph), exported_program.output_scale(graph)
+        )
+    rows = verify.verify(
+        images,
+        split,
+        checkpoint.labels,
+        verify.Reference("torch-fp32", module),
+        quantized,
+        run.artifacts,
+        run.done["export"].path,
+        section,
+        run.console,
+        _others(run, module, checkpoint.input.size),
+    )
+    json_file.save(work / "accuracy.json", rows)
+    verify.check(rows)
+
+
+def _others(run: Run, module: Any, size: int) -> dict[str, Any]:
+    """What the files of the other precisions are compared with."""
+    from edgekit.export import sources
+    from edgekit.graph import exported_program
+    from edgekit.pipeline.stages.export import INT16X8
+    from edgekit.verify import files as verify
+
+    found: dict[str, Any] = {}
+    for precision in dict.fromkeys(artifact.precision for artifact in run.artifacts):
+        if precision in sources.FLOAT:
+            graph = sources.reference(module, size, precision)
+            found[precision] = verify.Reference(
+                f"torch-{precision}", graph, None, *sources.BOUNDS.get(precision, (None, None))
+            )
+        elif precision == "int16x8":
+            graph = exported_program.load(run.done["export"].path / INT16X8)
+            found[precision] = verify.Reference(f"torch-{precision}", graph)
+    return found

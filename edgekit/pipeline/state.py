@@ -1,0 +1,82 @@
+"""What every stage is given: the job, the results of the stages before it, and a place to say things."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit.config.recipe import Recipe
+from edgekit.console import Console
+from edgekit.device.file import Device
+from edgekit.disk import json_file
+from edgekit.disk.run_directory import Done, RunDirectory
+from edgekit.pipeline.provenance import PACKAGES, versions
+from edgekit.report.contents import Stage
+from edgekit.runtime import machine
+from edgekit.types import Artifact
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to run, from where, into where."""
+
+    recipe: Recipe
+    base: Path
+    """Folder that the recipe's relative paths start from."""
+    out: Path
+    devices: Mapping[str, Device]
+    """By name; empty skips the profile."""
+
+
+@dataclass
+class Run:
+    """One pass over the stages; `done` holds those that have results."""
+
+    job: Job
+    directory: RunDirectory
+    console: Console
+    done: dict[str, Done] = field(default_factory=dict)
+    rows: list[Stage] = field(default_factory=list)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as it runs."""
+        return self.job.recipe
+
+    @property
+    def network(self) -> Done:
+        """The stage that holds the float network: the last one that wrote a checkpoint."""
+        return self.done.get("prune") or self.done["train"]
+
+    def digest(self, stage: str) -> str | None:
+        """What a stage's results hash to; None where it did not run."""
+        return self.done[stage].digest if stage in self.done else None
+
+    def read(self, stage: str, file: str, kind: Any) -> Any:
+        """A JSON file of a stage; None where it did not run or wrote none."""
+        path = self.done[stage].path / file if stage in self.done else None
+        return json_file.load(path, kind) if path is not None and path.is_file() else None
+
+    @property
+    def bundle(self) -> Path | None:
+        """The one file to ship; None where there is none."""
+        done = self.done.get("bundle")
+        return next(done.path.glob("*.edgekit"), None) if done else None
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Versions of what made the files, python included."""
+        return {"python": str(machine.facts()["python"]), **versions(*PACKAGES)}
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """By use: split, train, prune, calibration."""
+        sections = {"train": self.recipe.train, "prune": self.recipe.prune, "calibration": self.recipe.quantize}
+        return {"split": self.recipe.data.seed, **{use: each.seed for use, each in sections.items() if each}}
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """The exported files; empty before there are any."""
+        return self.read("export", "artifacts.json", list[Artifact]) or []

@@ -1,0 +1,55 @@
+"""The float network in PyTorch: exported files are compared with it where a device lists the engine ``torch_cuda``."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.runtime.engines import torch_cuda
+from edgekit.verdict.rule import REFERENCE
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FILE = f"{REFERENCE}.{torch_cuda.FORMAT}"
+ABSENT = "there is no torch network to run (a bundle holds none); profile the run that made it"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A program of torch.export. It is measured as an `edgekit.types.Artifact` is, but is none: it is never shipped."""
+
+    path: str
+    """Absolute; empty where there is none."""
+    id: str = REFERENCE
+    format: str = torch_cuda.FORMAT
+
+
+def write(module: nn.Module, size: int, path: Path) -> None:
+    """Export a network as torch would run it: batch norm folded, float32, one image.
+
+    Args:
+        module: in eval mode; it is not changed.
+        size: side of the square input.
+        path: the ``.pt2`` file.
+
+    Raises:
+        InputError: torch.export cannot take the network.
+    """
+    import torch
+    from torchao.quantization.pt2e.utils import _fuse_conv_bn_
+
+    from edgekit.graph import exported_program
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
+        graph: Any = exported_program.trace(copy.deepcopy(module), size).module()
+        _fuse_conv_bn_(graph)
+        graph.recompile()
+    program = exported_program.trace(graph, size)
+    for node in program.graph.nodes:
+        node.meta.pop("from_node", None)  # memory addresses: equal networks give equal files
+    exported_program.save(program, path)

@@ -1,0 +1,122 @@
+"""Replay a plan: take the channels it does not keep out of a network."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.choices import no_such
+from edgekit.errors import InputError, Shortfall
+from edgekit.prune.groups import Graph, quiet
+from edgekit.types import PrunePlan
+
+TOLERANCE = 1e-3
+"""Largest difference, relative to the largest logit, that the order of float sums explains."""
+
+
+def apply(module: nn.Module, plan: PrunePlan, size: int) -> None:
+    """Take channels out, in place; weights and batch-norm statistics of the others stay as they are.
+
+    Args:
+        module: the network the plan was made for, unpruned, with any weights.
+        plan: what to keep.
+        size: side of the square input.
+
+    Raises:
+        InputError: the plan is of another network.
+    """
+    fit(module, plan)
+    graph = Graph(module, size)
+    for head, kept in plan.kept.items():
+        group = graph.group(head)
+        if group is None:
+            raise InputError(f"prune plan: {head} heads no group that can be pruned; the plan is of another network")
+        if group.channels != plan.of[head]:
+            raise InputError(f"prune plan: {head} goes with another layer of the plan; name one of them")
+        stay = set(kept)
+        gone = [channel for channel in range(plan.of[head]) if channel not in stay]
+        if gone:
+            items = graph.items(head, gone)
+            with quiet():
+                items.prune()
+    for parameter in module.parameters():
+        parameter.grad = None
+
+
+def fit(module: nn.Module, plan: PrunePlan) -> None:
+    """Check that the plan's layers are there and as wide as it says.
+
+    Raises:
+        InputError: one is not.
+    """
+    layers = {name: child for name, child in module.named_modules() if isinstance(child, nn.Conv2d | nn.Linear)}
+    for head, kept in plan.kept.items():
+        if head not in layers:
+            raise InputError(f"prune plan: {no_such(head, layers, 'layer')}: the plan is of another network")
+        rows = layers[head].weight.shape[0]
+        if plan.of.get(head) != rows:
+            raise InputError(
+                f"prune plan: {head} has {rows} output channels, the plan's {plan.of.get(head)}: "
+                "it is of another network"
+            )
+        if not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= rows:
+            raise InputError(f"prune plan: {head}: kept must be ascending channels within 0..{rows - 1}, one at least")
+
+
+def ignored(module: nn.Module, plan: PrunePlan, size: int) -> nn.Module:
+    """A copy that still has every channel, but in which nothing reads those that the plan drops.
+
+    What the pruned network computes, by other means: no shape changes, weights are set to zero.
+
+    Args:
+        module: the unpruned network.
+        plan: what to keep.
+        size: side of the square input.
+    """
+    blind = copy.deepcopy(module)
+    graph = Graph(module, size)
+    for head, kept in plan.kept.items():
+        group = graph.group(head)
+        assert group is not None
+        gone = torch.ones(group.channels, dtype=torch.bool)
+        gone[list(kept)] = False
+        for member in group.members:
+            if member.role == "reads":
+                weight = blind.get_submodule(member.layer).weight
+                assert isinstance(weight, Tensor)
+                with torch.no_grad():
+                    weight[:, member.places[gone[member.channels]]] = 0
+    return blind
+
+
+def check(whole: nn.Module, pruned: nn.Module, plan: PrunePlan, size: int) -> None:
+    """The pruned network must compute what the whole one does when nothing reads the dropped channels.
+
+    Args:
+        whole: the network before.
+        pruned: and after, in eval mode both.
+        plan: what was kept.
+        size: side of the square input.
+
+    Raises:
+        Shortfall: it does not: the dependency graph misread how channels run through this network.
+    """
+    blind = ignored(whole, plan, size)
+    image = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    image = image.to(next(whole.parameters()).device)
+    with torch.no_grad():
+        try:
+            got = pruned.eval()(image)
+        except RuntimeError as error:
+            raise Shortfall(f"prune: the pruned network does not run: {str(error).splitlines()[0]}") from error
+        expected = blind.eval()(image)
+    scale = float(expected.abs().max())
+    difference = float((got - expected).abs().max())
+    if not difference <= TOLERANCE * max(scale, 1e-6):
+        raise Shortfall(
+            f"prune: the pruned network computes something else than the whole one without these channels (outputs "
+            f"differ by {difference:.3g} of {scale:.3g}): channels run through it in a way that is not understood; "
+            "name the layers in prune.keep"
+        )

@@ -1,0 +1,188 @@
+"""Decide which channels stay."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgekit import choices
+from edgekit.config.recipe import PruneSection
+from edgekit.errors import InputError, Shortfall
+from edgekit.prune._cost import Cost
+from edgekit.prune.apply import apply
+from edgekit.prune.groups import Graph, Group, followed_by, parts
+from edgekit.types import PrunePlan
+
+FLOOR = 0.25
+"""Share of its channels below which no group goes while another can give."""
+
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Training images and labels, the same each time it is called."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Channels of a group that go in one go, so that what stays is a multiple of ``round_to``."""
+
+    order: tuple[float, ...]
+    """Smaller goes first."""
+    group: str
+    channels: tuple[int, ...]
+
+
+def decide(module: nn.Module, size: int, section: PruneSection, batches: Batches, kind: str, share: float) -> PrunePlan:
+    """Take the least important channels until the network costs no more than `share` of what it did.
+
+    The scores of a group are divided by their mean, so that no layer goes because its numbers are small. Over all
+    groups the least important channels go first ("global"), or each group loses the same share ("local").
+    `PruneSection.steps` times the scores are computed anew, on the network pruned so far.
+
+    Args:
+        module: the whole network; it stays as it is.
+        size: side of the square input.
+        section: the recipe's choices.
+        batches: images and labels for scores that need gradients.
+        kind: what is counted, "macs" or "parameters".
+        share: the part of it to keep, 0..1.
+
+    Raises:
+        InputError: `keep` names no layer; nothing can be pruned; the share is out of reach.
+        Shortfall: the loss has no finite gradient.
+    """
+    groups = _free(module, size, section)
+    cost = Cost(module, groups, size)
+    whole = cost(kind, {})
+    least = cost(kind, {group.head: group.channels - _least(group.channels, section.round_to) for group in groups})
+    if least > share * whole:
+        raise InputError(
+            f"prune.{kind} = {share:g}: out of reach without emptying a group of channels; the least is "
+            f"{least / whole:.3f} (at least round_to = {section.round_to} channels stay in each group"
+            + (f", {len(section.keep)} layers are kept)" if section.keep else ")")
+        )
+    criterion = choices.pick("edgekit.prune.scores", section.score, "prune.score")
+    generator = torch.Generator().manual_seed(section.seed)
+    kept = {group.head: torch.arange(group.channels) for group in groups}
+    for step in range(1, section.steps + 1):
+        narrow = _narrow(module, size, PrunePlan(_lists(kept, groups), {g.head: g.channels for g in groups}))
+        aim = whole * (1 - (1 - share) * step / section.steps)
+        scores = _scores(narrow, size, groups, criterion, batches, generator)
+        if not scores:
+            raise InputError(f'prune.score = "{section.score}": it applies to no group of channels of this network')
+        blocks = [
+            block for group in groups if group.head in scores for block in _blocks(group, scores[group.head], section)
+        ]
+        gone = {group.head: group.channels - len(kept[group.head]) for group in groups}
+        drop: dict[str, set[int]] = {}
+        for block in sorted(blocks, key=lambda block: block.order):
+            if cost(kind, gone) <= aim:
+                break
+            gone[block.group] += len(block.channels)
+            drop.setdefault(block.group, set()).update(block.channels)
+        for head, places in drop.items():
+            stays = [place for place in range(len(kept[head])) if place not in places]
+            kept[head] = kept[head][stays]
+    if cost(kind, gone) > share * whole:  # groups without a score
+        raise InputError(
+            f"prune.{kind} = {share:g}: out of reach; the least is {cost(kind, gone) / whole:.3f}, as "
+            f'"{section.score}" applies to {len(scores)} of {len(groups)} groups of channels'
+        )
+    changed = [group for group in groups if gone[group.head]]
+    return PrunePlan(_lists(kept, changed), {group.head: group.channels for group in changed})
+
+
+def _free(module: nn.Module, size: int, section: PruneSection) -> list[Group]:
+    """The groups that the recipe lets go."""
+    names = [name for name, _ in module.named_modules() if name]
+    for name in section.keep:
+        if name not in names:
+            raise InputError(f"prune.keep = {choices.no_such(name, names, 'layer')}")
+    kept = tuple(f"{name}." for name in section.keep)
+    groups = [
+        group
+        for group in Graph(module, size).groups()
+        if group.channels > section.round_to
+        and not any(f"{member.layer}.".startswith(kept) for member in group.members if member.role == "writes" and kept)
+    ]
+    if not groups:
+        raise InputError(
+            f"prune: no group of channels can be pruned (more than round_to = {section.round_to} channels, no grouped "
+            "or split ones, not in prune.keep)"
+        )
+    return groups
+
+
+def _least(channels: int, round_to: int) -> int:
+    return min(channels, round_to)
+
+
+def _narrow(module: nn.Module, size: int, plan: PrunePlan) -> nn.Module:
+    narrow = copy.deepcopy(module)
+    apply(narrow, plan, size)
+    return narrow
+
+
+def _lists(kept: dict[str, Tensor], groups: Sequence[Group]) -> dict[str, tuple[int, ...]]:
+    return {group.head: tuple(kept[group.head].tolist()) for group in groups}
+
+
+def _scores(
+    module: nn.Module,
+    size: int,
+    groups: Sequence[Group],
+    criterion: ModuleType,
+    batches: Batches,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Scores of each group's channels in the network as it is now; groups the criterion says nothing of are absent."""
+    graph, norms = Graph(module, size), followed_by(module, size)
+    now = [graph.group(group.head) for group in groups]
+    sums: dict[str, Tensor] = {}
+
+    def add(gradients: bool) -> None:
+        for group in now:
+            assert group is not None
+            found = criterion.scores(parts(module, group, norms, gradients), generator)
+            if found is not None:
+                sums[group.head] = sums.get(group.head, 0) + found
+
+    if not getattr(criterion, "GRADIENTS", False):
+        add(gradients=False)
+        return sums
+    seen = 0
+    for values, labels in batches():
+        module.zero_grad()
+        with torch.enable_grad():
+            torch.autograd.backward(functional.cross_entropy(module.eval()(values), labels))
+        add(gradients=True)
+        seen += 1
+    if not seen:
+        raise InputError(f'prune.score = "{criterion.__name__.rpartition(".")[2]}": needs images to train on')
+    if not all(bool(score.isfinite().all()) for score in sums.values()):
+        raise Shortfall("prune: the gradients are NaN or infinite; check the checkpoint and model.mean / model.std")
+    return sums
+
+
+def _blocks(group: Group, scores: Tensor, section: PruneSection) -> list[_Block]:
+    """What a group gives, least important channels first; at least ``round_to`` channels stay."""
+    order = torch.argsort(scores, stable=True).tolist()
+    width, step = len(order), section.round_to
+    made = []
+    start, stop = 0, width % step or step
+    while width - stop >= step:
+        chosen = tuple(order[start:stop])
+        left = width - stop
+        beyond = float(left < FLOOR * group.channels)
+        if section.scope == "local":
+            rank: tuple[float, ...] = (-left / group.channels,)
+        else:
+            mean = float(scores[list(chosen)].mean() / scores.mean().clamp_min(1e-30))
+            rank = (beyond, mean)
+        made.append(_Block((*rank, start), group.head, chosen))
+        start, stop = stop, stop + step
+    return made

@@ -1,0 +1,159 @@
+"""Where the Q/DQ pairs go: the torchao PT2E quantizer behind every int8 file.
+
+int8, affine per tensor for activations, symmetric per output channel for weights, as TFLite's quantization
+specification asks (https://ai.google.dev/edge/litert/models/quantization_spec) and ONNX Runtime can run. One decision
+serves both formats: the scales travel inside the graph.
+
+A tensor gets one Q/DQ pair where an integer kernel ends. A convolution and the clamp behind it are one kernel, so
+nothing stands between them; ops that only move data share the scale of their input, and so does a clamp by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e.quantizer import (
+    FixedQParamsQuantizationSpec,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    QuantizationSpecBase,
+    Quantizer,
+    SharedQuantizationSpec,
+)
+
+from edgekit.graph.ops import BATCH_NORM, CLAMPS, COMPUTING, MOVING, SIGMOIDS, WEIGHTED, aten, scopes
+
+SIGMOID = FixedQParamsQuantizationSpec(
+    dtype=torch.int8, scale=1 / 256, zero_point=-128, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine
+)
+"""What TFLite's specification prescribes for the output of LOGISTIC."""
+
+Observer = Callable[..., Any]
+
+
+class Int8Quantizer(Quantizer):  # type: ignore[misc]
+    """Annotates an exported float graph for static int8.
+
+    Args:
+        activation: observer of activations (decides ranges during calibration).
+        weight: observer of weights, per channel.
+        keep_float: qualified module names (``"blocks.3.0.conv_dw"``) whose ops stay in float.
+    """
+
+    def __init__(self, activation: Observer, weight: Observer, keep_float: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.activation = QuantizationSpec(
+            dtype=torch.int8,
+            observer_or_fake_quant_ctr=activation,
+            quant_min=-128,
+            quant_max=127,
+            qscheme=torch.per_tensor_affine,
+        )
+        self.weight = QuantizationSpec(
+            dtype=torch.int8,
+            observer_or_fake_quant_ctr=weight,
+            quant_min=-127,
+            quant_max=127,
+            qscheme=torch.per_channel_symmetric,
+            ch_axis=0,
+        )
+        self.sigmoid = SIGMOID
+        self.keep_float = frozenset(keep_float)
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        """Write a `QuantizationAnnotation` on every node of an integer kernel."""
+        for node in model.graph.nodes:
+            if node.op != "call_function" or self._stays_float(node):
+                continue
+            if node.target in WEIGHTED:
+                self._annotate(node, {_input(node, 0): self._arriving(_input(node, 0)), _input(node, 1): self.weight})
+            elif node.target in COMPUTING:
+                self._annotate(node, {source: self._arriving(source) for source in _tensor_inputs(node)})
+            elif node.target in MOVING or (node.target in CLAMPS and not _fuses_into_producer(node)):
+                self._share(node)
+        return model
+
+    def validate(self, model: GraphModule) -> None:
+        """Nothing to check: `annotate` only touches ops it knows."""
+
+    def _annotate(self, node: Node, inputs: dict[Node, QuantizationSpecBase | None]) -> None:
+        last = _end_of_kernel(node)
+        output = self.sigmoid if node.target in SIGMOIDS else self.activation
+        node.meta["quantization_annotation"] = QuantizationAnnotation(
+            input_qspec_map=inputs,
+            output_qspec=output if last is node else None,
+            _annotated=True,
+        )
+        if last is not node:
+            last.meta["quantization_annotation"] = QuantizationAnnotation(output_qspec=output, _annotated=True)
+
+    def _share(self, node: Node) -> None:
+        """One scale for all inputs and the output, taken from the first input."""
+        sources = _tensor_inputs(node)
+        if not any(_is_quantized(source) for source in sources):
+            return
+        shared = SharedQuantizationSpec((sources[0], node))
+        inputs: dict[Node, QuantizationSpecBase | None] = dict.fromkeys(sources, shared)
+        inputs[sources[0]] = self._arriving(sources[0])
+        node.meta["quantization_annotation"] = QuantizationAnnotation(
+            input_qspec_map=inputs, output_qspec=shared, _annotated=True
+        )
+
+    def _arriving(self, source: Node) -> QuantizationSpecBase:
+        """The grid on which a tensor arrives: the one its producer has prescribed, if any."""
+        while source.target in MOVING | CLAMPS:
+            source = source.all_input_nodes[0]
+        return self.sigmoid if source.target in SIGMOIDS else self.activation
+
+    def _stays_float(self, node: Node) -> bool:
+        return any(name in self.keep_float for name in scopes(node))
+
+
+def _input(node: Node, position: int) -> Node:
+    source = node.args[position]
+    assert isinstance(source, Node)
+    return source
+
+
+def _tensor_inputs(node: Node) -> list[Node]:
+    return [source for source in node.all_input_nodes if _is_float(source)]
+
+
+def _is_float(node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def _is_quantized(node: Node) -> bool:
+    if node.op == "placeholder":
+        return True
+    annotation = node.meta.get("quantization_annotation")
+    return annotation is not None and annotation.output_qspec is not None
+
+
+def _sole_user(node: Node) -> Node | None:
+    users = list(node.users)
+    return users[0] if len(users) == 1 else None
+
+
+def _end_of_kernel(node: Node) -> Node:
+    """Last node of the kernel that starts at `node`: [batch norm] [clamp], while each is the only user."""
+    last = node
+    user = _sole_user(last)
+    if node.target in WEIGHTED and user is not None and user.target in BATCH_NORM:
+        last = user
+        user = _sole_user(last)
+    if node.target in FUSING and user is not None and user.target in CLAMPS:
+        last = user
+    return last
+
+
+def _fuses_into_producer(clamp: Node) -> bool:
+    return "quantization_annotation" in clamp.meta
+
+
+FUSING = WEIGHTED | {aten.add.Tensor, aten.add_.Tensor}
+"""Kernels of both engines that take a clamp."""

@@ -1,0 +1,68 @@
+"""What each choice of the recipe bought: the same network without it, on images that nothing was decided on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgekit.config.recipe import QuantizeSection
+from edgekit.graph import integer_arithmetic
+from edgekit.quantize import ptq
+from edgekit.types import Gain
+
+IMAGES = 32
+"""Held-out images of the training split, at most."""
+WITHOUT: dict[str, dict[str, Any]] = {
+    "range": {"range": "minmax", "ranges": {}},
+    "equalize": {"equalize": False},
+    "rounding": {"rounding": "nearest"},
+    "bias_correction": {"bias_correction": False},
+}
+"""What stands in place of a choice where it is left out."""
+
+
+def gains(
+    module: torch.nn.Module,
+    section: QuantizeSection,
+    result: ptq.Result,
+    make: Callable[[QuantizeSection], ptq.Result],
+    images: Iterable[Tensor],
+) -> tuple[Gain, ...]:
+    """Leave out one choice at a time, and compare the logits with the float network's.
+
+    Args:
+        module: the float network, in eval mode.
+        section: the choices that made `result`.
+        result: the quantized network.
+        make: quantizes the same network with other choices.
+        images: held-out float32 (3, size, size); without any, nothing is compared.
+
+    Returns:
+        One for each choice of `WITHOUT` that `section` makes. With another range rule that is against min-max.
+    """
+    images = list(images)
+    if not images:
+        return ()
+    with torch.no_grad():
+        exact = torch.cat([module(image.unsqueeze(0)) for image in images])
+    full = _score(result, images, exact)
+    found = []
+    for choice, settings in WITHOUT.items():
+        other = section.model_copy(update=settings)
+        if other != section:
+            sqnr, agreement = _score(make(other), images, exact)
+            found.append(Gain(choice, (sqnr, full[0]), (agreement, full[1])))
+    return tuple(found)
+
+
+def _score(result: ptq.Result, images: list[Tensor], exact: Tensor) -> tuple[float, float]:
+    """SQNR of the logits in dB, and agreement of the top-1 class."""
+    integer = integer_arithmetic.integer_graph(result.program.module())
+    with torch.no_grad():
+        got = torch.cat([integer(image.unsqueeze(0)) for image in images])
+    noise = (got - exact).double().square().sum().clamp(min=1e-30)
+    sqnr = 10 * torch.log10(exact.double().square().sum().clamp(min=1e-30) / noise)
+    return float(sqnr), float((got.argmax(1) == exact.argmax(1)).float().mean())

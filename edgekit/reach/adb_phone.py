@@ -1,0 +1,197 @@
+"""A phone without Python: files in ``/data/local/tmp/edgekit`` under the name of their contents, and its facts."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import struct
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import InputError, Shortfall
+from edgekit.reach import adb_shell
+from edgekit.reach.adb_shell import Hung, Lost
+from edgekit.reach.benchmark_model import NAME, THERE, WHERE, printable
+from edgekit.reach.remote import SUFFIX, Refused
+from edgekit.runtime import machine
+
+FOLDER = "/data/local/tmp/edgekit"
+"""Where Android lets ``adb shell`` write and execute."""
+KEPT = 64
+"""Files that stay; beyond that those go that were asked for longest ago."""
+TRANSFER = 600.0
+"""Seconds for one file."""
+_ELF = {3: ("x86", "x86"), 40: ("32-bit ARM", "armeabi-v7a"), 62: ("x86-64", "x86_64"), 183: ("AArch64", "arm64-v8a")}
+"""Processors by e_machine: a name, and Android's word. Source: ELF specification, Android NDK ABIs."""
+_ABIS = {"aarch64": "arm64-v8a", "x86_64": "x86_64", "armv7l": "armeabi-v7a", "armv8l": "armeabi-v7a", "i686": "x86"}
+_FACTS = """
+for p in ro.product.manufacturer ro.product.model ro.soc.model ro.board.platform ro.build.version.release \
+ro.product.cpu.abilist; do echo "$p=$(getprop $p 2>/dev/null)"; done
+echo "arch=$(uname -m)"; echo "kernel=$(uname -sr)"; echo "node=$(uname -n)"; echo "cores=$(nproc)"
+echo "governor=$(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null)"
+echo "free=$(df -k FOLDER 2>/dev/null | tail -n 1)"
+cat /proc/meminfo /proc/cpuinfo 2>/dev/null
+""".replace("FOLDER", "/data/local/tmp")
+
+
+def send(file: Path, serial: str | None, mode: str = "644") -> str:
+    """Have a file on the phone; one that is there already is not sent again. A transfer cut short starts afresh.
+
+    Returns:
+        Its path there.
+
+    Raises:
+        Refused: the phone has no room for it, or does not let it be written.
+        Shortfall: the phone cannot be reached.
+    """
+    with file.open("rb") as data:
+        digest, size = hashlib.file_digest(data, "sha256").hexdigest(), data.tell()
+    suffix = file.suffix if SUFFIX.fullmatch(file.suffix) else ""
+    final = f"{FOLDER}/{digest}{suffix}"
+    part, what = f"{final}.part", f"{file.name} ({size / 1e6:.1f} MB) cannot be sent"
+    try:
+        status, said = adb_shell.script(serial, f"mkdir -p {FOLDER} && touch -c {final} && wc -c < {final}")
+        if status == 0 and said.split() == [str(size)]:
+            return final
+        command = [*adb_shell.adb(serial), "push", str(file.resolve()), part]
+        pushed = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TRANSFER, check=False, errors="replace"
+        )
+        if pushed.returncode:
+            told = f"{pushed.stdout}\n{pushed.stderr}"
+            why = next((line for line in told.splitlines() if "failed to" in line or "couldn't" in line), "")
+            adb_shell.script(serial, f"rm -f {part}")  # raises Lost where that is the trouble
+            raise Refused(f"{what}: {printable(why.rpartition(': ')[2]) or adb_shell.trouble(told)}")
+        status, said = adb_shell.script(
+            serial,
+            f"sha256sum {part} && chmod {mode} {part} && mv {part} {final} && cd {FOLDER} && "
+            f'ls -t | tail -n +{KEPT + 1} | while read -r f; do rm -f "$f"; done',
+            TRANSFER,
+        )
+    except Lost as lost:
+        raise Shortfall(str(lost)) from None
+    except (Hung, subprocess.TimeoutExpired):
+        raise Shortfall(f"{what}: nothing moves") from None
+    if status or said.split()[:1] != [digest]:
+        with suppress(Lost, Hung):
+            adb_shell.script(serial, f"rm -f {part} {final}")
+        raise Refused(f"{what}: {printable(' '.join(said.split())) or 'its SHA-256 cannot be read there'}")
+    return final
+
+
+def clean(serial: str | None) -> None:
+    """Remove every file that was sent there.
+
+    Raises:
+        Shortfall: the phone cannot be reached.
+    """
+    try:
+        adb_shell.script(serial, f"rm -rf {FOLDER}")
+    except (Lost, Hung) as lost:
+        raise Shortfall(str(lost)) from None
+
+
+def program(given: str, serial: str | None) -> tuple[str, str]:
+    """Have `reach.benchmark` on the phone.
+
+    Args:
+        given: the path of a file here, or `THERE` and a path on the phone.
+        serial: of the phone.
+
+    Returns:
+        Its path there, and its version: as no version is printed, the start of the file's SHA-256.
+
+    Raises:
+        InputError: there is no such file here, or it is no program.
+        Shortfall: it is built for another processor, or the phone cannot be reached or has no room.
+    """
+    if given.startswith(THERE):
+        path = given.removeprefix(THERE)
+        try:
+            status, said = adb_shell.script(serial, f"sha256sum {shlex.quote(path)}")
+        except (Lost, Hung) as lost:
+            raise Shortfall(str(lost)) from None
+        if status or not re.match(r"[0-9a-f]{64}\b", said):
+            last = printable(" ".join(said.split()))
+            raise Shortfall(f"there is no {path} on the phone that can be read ({last}). {WHERE}")
+        return path, f"sha256 {said[:12]}"
+    file = Path(given)
+    try:
+        head = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"reach.benchmark: {file}: cannot be read: {error.strerror}. {WHERE}") from None
+    if not head.startswith((b"\x7fELF", b"#!")):
+        raise InputError(f"reach.benchmark: {file}: is not a program for Android (no ELF file). {WHERE}")
+    if head.startswith(b"\x7fELF") and len(head) > 20:
+        _suits(struct.unpack_from("<H", head, 18)[0], file, serial)
+    return send(file, serial, "755"), f"sha256 {hashlib.sha256(head).hexdigest()[:12]}"
+
+
+def _suits(machine_number: int, file: Path, serial: str | None) -> None:
+    name, abi = _ELF.get(machine_number, (f"processor {machine_number}", ""))
+    try:
+        _, said = adb_shell.script(serial, "getprop ro.product.cpu.abilist 2>/dev/null; uname -m")
+    except (Lost, Hung) as lost:
+        raise Shortfall(str(lost)) from None
+    *listed, arch = said.split() or [""]
+    known = listed[0].split(",") if listed else [_ABIS.get(arch, abi)]
+    if abi not in known:
+        raise Shortfall(f"{file} is built for {name}, the phone runs {', '.join(known)}. {WHERE}")
+
+
+def facts(serial: str | None) -> dict[str, Any]:
+    """What `edgekit.runtime.machine.probe` tells of a device with Python, as far as Android's shell can.
+
+    Raises:
+        Lost, Hung: the phone cannot be reached.
+    """
+    _, said = adb_shell.script(serial, _FACTS)
+    found: dict[str, str] = {}
+    parts, told = [], said.splitlines()
+    for line in told:
+        key, mark, value = line.partition("=") if re.match(r"[\w.]+=", line) else line.partition(":")
+        found.setdefault(key.strip(), value.strip() if mark else "")
+        if mark and key.strip() == "CPU part" and value.strip() not in parts:
+            parts.append(value.strip())
+    arch = found.get("arch", "")
+    flags = found.get("Features", found.get("flags", "")).split()
+    cores = " + ".join(machine._ARM_PARTS.get(part, part) for part in parts)
+    chip = found.get("ro.soc.model") or found.get("ro.board.platform") or found.get("Hardware", "")
+    cpu = f"{chip} ({cores})" if chip and cores else chip or cores or found.get("model name", "")
+    android = found.get("ro.build.version.release")
+    board = " ".join(filter(None, (found.get("ro.product.manufacturer"), found.get("ro.product.model"))))
+    free = found.get("free", "").split()
+    return {
+        "hostname": found.get("ro.product.model") or found.get("node", ""),
+        "arch": arch,
+        "cpu": cpu,
+        "cores": _whole(found.get("cores", "")) or sum(line.startswith("processor") for line in told) or 1,
+        "memory_bytes": 1024 * _whole(found.get("MemTotal", "")),
+        "features": [name for name in machine._FEATURES.get(arch, ()) if name in flags],
+        "os": f"Android {android}" if android else found.get("kernel", ""),
+        "python": "not used",
+        "governor": found.get("governor") or None,
+        "board": board,
+        "thermal_zones": {},
+        "engines": {},
+        "packages": {},
+        "numpy": "not needed",
+        "managed": False,
+        "executable": f"{NAME} needs none",
+        "disk_free_bytes": 1024 * _whole(free[3]) if len(free) > 3 else 0,
+    }
+
+
+def load_average(serial: str | None) -> float | None:
+    """Of the last minute; None where it is not told."""
+    _, said = adb_shell.script(serial, "cat /proc/loadavg")
+    match = re.match(r"\d+\.\d+", said)
+    return float(match[0]) if match else None
+
+
+def _whole(text: str) -> int:
+    match = re.match(r"\d+", text)
+    return int(match[0]) if match else 0

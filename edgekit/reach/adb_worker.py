@@ -1,0 +1,268 @@
+"""A process on this machine that measures on a phone by ``benchmark_model``, and speaks as `edgekit.runtime.bench`.
+
+``python -m edgekit.reach.adb_worker SETTINGS -m MODULE ...``: SETTINGS is JSON with the keys of `Settings`; MODULE is
+what would run on a device with Python, and is answered as far as can be.
+
+One round is `RUNS` runs of the program, each of which loads the model, warms up, and is told to go on for its share of
+the round's time. Each run gives one sample: the median of its inferences where it prints one (and that is not too
+short for whole microseconds), else their mean. Answers to "run" have, besides the keys of `edgekit.runtime.bench`,
+"runs": [{"count", "of", "mean_ms", "min_ms", "max_ms", "p95_ms"}].
+
+Exit status 3 and a line on stderr: the phone was lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from edgekit.reach import adb_phone, adb_shell, benchmark_model
+from edgekit.reach.adb_shell import Hung, Lost
+from edgekit.reach.benchmark_model import NAME, Fault, Said, Spread
+from edgekit.runtime import machine
+from edgekit.runtime.cut import Graph
+
+RUNS = 3
+"""Of the program in each round."""
+LEAST = 3
+"""Inferences of each, however slow."""
+SETTLE = 1.0
+"""Most seconds of the first warm-up: what it warms is the phone, as each run is a process of its own."""
+OPEN = 80.0
+"""Seconds for each of the two runs that load the model first; `edgekit.profile` waits for both together."""
+PATIENCE = 45.0
+"""Seconds for an answer beyond what is expected; less than `edgekit.profile` waits."""
+CHECK = 5
+"""Milliseconds between two looks at the memory."""
+IMPOSSIBLE = f"not possible: {NAME} only tells how long random tensors take; this needs Python on the phone (Termux)"
+"""What else edgekit does on devices: accuracy, golden vectors, operators, end to end."""
+LOST = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the process is told."""
+
+    serial: str | None
+    binary: str
+    """Path on the phone."""
+    version: str
+    flags: tuple[str, ...]
+    allow_fallback: bool
+    files: dict[str, str]
+    """Models: paths here by paths on the phone."""
+
+
+class Bench:
+    """One model at one number of threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._model = ""
+        self._threads = 1
+        self._first_ms = 0.0
+        self._rss = 0
+        self._of = ""
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """To one line of the protocol.
+
+        Raises:
+            Fault: it cannot be measured.
+            Lost: the phone is gone.
+        """
+        if "model" in request:
+            return self._open(request["model"], request["threads"], request.get("batch"))
+        if "warm_up" in request:
+            least, seconds = request["warm_up"]["least"], request["warm_up"]["seconds"]
+            limit = self._limit(least, seconds)
+            said, _ = self._run(limit, warmup=least, warmup_seconds=min(seconds, SETTLE))
+            return {"used": said.warmup, "stable": None}
+        if "run" in request:
+            return self._round(**request["run"])
+        if "minute" in request:
+            return self._minute(request["minute"]["seconds"])
+        if "energy" in request:
+            return {"mj": None, "of": f"not measured: {NAME} has no counter"}
+        if "steps" in request:
+            return {"steps": None}
+        if "end_to_end" in request:
+            return {"end_to_end": None, "of": f"not measured: {IMPOSSIBLE}"}
+        return {"rss_bytes": self._rss}
+
+    def _open(self, model: str, threads: int, batch: int | None) -> dict[str, Any]:
+        self._model, self._threads = model, threads
+        own = self._batch()
+        if batch not in (None, own):
+            raise Fault(f"{model}: a batch of {batch} was asked for, the file's is fixed at {own}")
+        said, text = self._run(OPEN)
+        provider = benchmark_model.provider(text, self._settings.flags, self._settings.allow_fallback)
+        peak = self._peak()
+        self._rss = 0 if peak is None else round(peak * 2**20)
+        self._first_ms = said.first_us / 1000
+        return {
+            "version": self._settings.version,
+            "provider": provider,
+            "placement": {},
+            "batch": own,
+            "load_ms": said.init_us / 1000,
+            "cached": None,
+            "first_ms": self._first_ms,
+            "model_bytes": None if said.footprint_mb is None else round(said.footprint_mb * 2**20),
+            "rss_bytes": self._rss,
+            "available_bytes": None,  # nothing stays in memory between two runs
+            "temperature_c": None,
+        }
+
+    def _batch(self) -> int:
+        here = self._settings.files.get(self._model, self._model)
+        try:
+            graph = Graph(Path(here).read_bytes())
+            shape = graph.shape(graph.inputs[0])
+        except (OSError, ValueError, IndexError) as error:
+            raise Fault(f"{here}: cannot be read as a .tflite file: {error}") from None
+        return shape[0] if shape else 1
+
+    def _peak(self) -> float | None:
+        """MiB, in a run of its own, as looking takes time; None where this version cannot tell."""
+        look = ("--report_peak_memory_footprint=true", f"--memory_footprint_check_interval_ms={CHECK}")
+        try:
+            return self._run(OPEN, extra=look)[0].peak_mb
+        except Fault:
+            return None
+
+    def _round(self, warmup: int, seconds: float, min_samples: int) -> dict[str, Any]:
+        end = monotonic() + self._limit(warmup + LEAST + min_samples, seconds)
+        runs = []
+        for _ in range(RUNS):
+            said, _ = self._run(max(1.0, end - monotonic()), warmup=warmup, runs=LEAST, seconds=seconds / RUNS)
+            runs.append(said.times)
+        found = [self._sample(times) for times in runs]
+        load = adb_phone.load_average(self._settings.serial)
+        return {
+            "ms": [ms for ms, _ in found],
+            "load_average": load,
+            "rss_bytes": self._rss,
+            "runs": [r for _, r in found],
+        }
+
+    def _minute(self, seconds: float) -> dict[str, Any]:
+        said, _ = self._run(self._limit(LEAST, seconds), warmup=0, runs=LEAST, seconds=seconds)
+        ms, _ = self._sample(said.times)
+        unknown = dict.fromkeys(("p90_ms", "temperature_c", "clock_mhz", "throttled"))
+        return {"p50_ms": ms, **unknown}
+
+    def _sample(self, times: Spread) -> tuple[float, dict[str, Any]]:
+        if not self._of:
+            fine = times.median is not None and times.median >= benchmark_model.FINE
+            self._of = "median" if fine else "mean"
+        value = times.median if self._of == "median" and times.median else times.mean
+        if not (times.count and value > 0):
+            raise Fault(f"{NAME} tells {times.count} inferences of {value:g} microseconds: too short for its clock")
+        return value / 1000, {
+            "count": times.count,
+            "of": self._of,
+            "mean_ms": times.mean / 1000,
+            "min_ms": times.min / 1000,
+            "max_ms": times.max / 1000,
+            "p95_ms": None if times.p95 is None else times.p95 / 1000,
+        }
+
+    def _limit(self, count: int, seconds: float) -> float:
+        return PATIENCE + 2 * seconds + 8 * count * self._first_ms / 1000
+
+    def _run(
+        self,
+        limit: float,
+        *,
+        warmup: int = 1,
+        warmup_seconds: float = 0.0,
+        runs: int = 1,
+        seconds: float = 0.0,
+        extra: tuple[str, ...] = (),
+    ) -> tuple[Said, str]:
+        asked = self._settings
+        argv = [
+            asked.binary,
+            f"--graph={self._model}",
+            f"--num_threads={self._threads}",
+            f"--warmup_runs={warmup}",
+            f"--warmup_min_secs={warmup_seconds:.3f}",
+            f"--num_runs={runs}",
+            f"--min_secs={seconds:.3f}",
+            *asked.flags,
+            *extra,
+        ]
+        try:
+            status, text = adb_shell.run(asked.serial, argv, limit)
+        except Hung as hung:
+            raise Fault(f"{NAME}: {hung}") from None
+        if status:
+            raise Fault(benchmark_model.failure(status, text, asked.binary))
+        return benchmark_model.read(text), text
+
+
+def check(settings: Settings) -> str:
+    """What is wrong with the program on the phone; empty where it answers."""
+    try:
+        status, text = adb_shell.run(settings.serial, [settings.binary, "--help"], adb_shell.SHORT)
+    except Hung as hung:
+        return f"{settings.binary} --help: {hung}"
+    if "--graph" in text:  # its status is 1 even where all is well
+        return ""
+    if status:
+        return benchmark_model.failure(status, text, settings.binary)
+    return f"{settings.binary} is no {NAME}: --help does not name --graph"
+
+
+def _facts(settings: Settings, ask: str) -> None:
+    if ask == "--hold":
+        # One phone, one cable: whoever else measures on it does so from this machine.
+        base = os.environ.get("EDGEKIT_LOCK") or os.path.join(tempfile.gettempdir(), "edgekit.lock")
+        os.environ["EDGEKIT_LOCK"] = f"{base}-{re.sub(r'[^A-Za-z0-9]', '-', settings.serial or 'adb')}"
+        lock = machine.hold()
+    found = adb_phone.facts(settings.serial)
+    trouble = check(settings) if ask == "--probe" else ""
+    _say({**found, "engines": {NAME: None if trouble else settings.version}, "trouble": trouble})
+    if ask == "--hold":
+        sys.stdin.read()
+        if lock is not None:
+            lock.close()
+
+
+def _say(fields: dict[str, Any]) -> None:
+    print(json.dumps(fields), flush=True)
+
+
+def _main(settings: Settings, kind: str, module: str, ask: str = "") -> int:
+    try:
+        if kind == "-m" and module == "edgekit.runtime.machine":
+            _facts(settings, ask)
+            return 0
+        if kind != "-m" or module != "edgekit.runtime.bench":
+            sys.stdin.readline()  # the request: who asks is still writing it
+            raise Fault(IMPOSSIBLE)
+        bench = Bench(settings)
+        for line in sys.stdin:
+            _say(bench.answer(json.loads(line)))
+    except Lost as lost:
+        print(lost, file=sys.stderr)
+        return LOST
+    except (Fault, Hung) as fault:
+        _say({"error": str(fault)})
+        return 1
+    except (KeyboardInterrupt, BrokenPipeError):
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    sys.exit(_main(Settings(**{**given, "flags": tuple(given["flags"])}), *sys.argv[2:]))

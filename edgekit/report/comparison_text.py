@@ -1,0 +1,93 @@
+"""A comparison of two reports as text for a terminal and as Markdown for a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edgekit.report.comparison import Change, Comparison, Row
+from edgekit.report.formats.markdown import table, text
+from edgekit.report.svg import megabytes, ms, percent, threads
+
+_HEADS = ("device", "artifact", "engine", "threads", "kind", "p50 ms", "change (95 % interval)", "top-1", "size", "")
+
+
+def plain(found: Comparison, above: float | None) -> str:
+    """Lines for a terminal."""
+    lines = [f"old: {found.old}", f"new: {found.new}"]
+    for row in found.rows:
+        cells = [
+            f"{c.quantity} {_values(c)} {_percent(c)}" for c in row.changes if c.quantity == "p50" or c.new != c.old
+        ]
+        lines.append(f"{_mark(row):<10} {_name(row)}: {'; '.join(cells)}")
+        lines += [f"{'':<10} warning: {words}" for words in row.differs]
+    lines += [f"not compared: {words}" for words in found.not_compared]
+    lines += [f"only in old: {words}" for words in found.only_old]
+    lines += [f"only in new: {words}" for words in found.only_new]
+    return "\n".join([*lines, verdict(found, above)])
+
+
+def markdown(found: Comparison, above: float | None) -> str:
+    """GitHub-flavoured Markdown; what came from outside is escaped."""
+    rows = []
+    for row in found.rows:
+        by = {c.quantity: c for c in row.changes}
+        p50 = by["p50"]
+        head = (text(row.device), text(row.artifact), text(row.engine), str(row.threads), row.kind)
+        rest = (_cell(by.get("top-1")), _cell(by.get("size")), _mark(row))
+        rows.append((*head, _values(p50), _percent(p50), *rest))
+    warnings = [f"- {text(_name(row))}: {text(words)}" for row in found.rows for words in row.differs]
+    one_sided = [f"- not compared: {text(words)}" for words in found.not_compared]
+    one_sided += [f"- only in old: {text(words)}" for words in found.only_old]
+    one_sided += [f"- only in new: {text(words)}" for words in found.only_new]
+    blocks = [
+        "## edgekit: what changed",
+        f"old: {text(found.old)}  \nnew: {text(found.new)}",
+        f"**{text(verdict(found, above))}**",
+        table(_HEADS, rows, words=3) if rows else "No row is in both reports.",
+        "\n".join(("**Not like for like**", "", *warnings)) if warnings else "",
+        "\n".join(one_sided),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def verdict(found: Comparison, above: float | None) -> str:
+    """One line: how many rows got significantly worse."""
+    worse = found.regressions(above or 0.0)
+    limit = f" of more than {100 * above:g} %" if above else ""
+    left_out = sum(not row.counts for row in found.rows)
+    words = f"{len(worse)} significant regression{'' if len(worse) == 1 else 's'}{limit} in {len(found.rows)} rows"
+    words += f"; {left_out} under other conditions do not count" if left_out else ""
+    chance = 0.025 * sum(row.counts for row in found.rows)
+    return words + (f"; chance alone marks about {chance:.0f}" if chance >= 1 and not above else "")
+
+
+def _mark(row: Row) -> str:
+    states = {change.state for change in row.changes}
+    word = "worse" if "worse" in states else "better" if "better" in states else "same"
+    return word if row.counts or word == "same" else f"({word})"
+
+
+def _name(row: Row) -> str:
+    return f"{row.artifact} on {row.engine}, {threads(row.threads)}, {row.device} ({row.kind})"
+
+
+def _values(change: Change) -> str:
+    formats: dict[str, Callable[[float], str]] = {
+        "p50": ms,
+        "top-1": percent,
+        "size": megabytes,
+        "instructions": "{:,.0f}".format,
+    }
+    show = formats[change.quantity]
+    return f"{show(change.old)} → {show(change.new)}" if change.old != change.new else show(change.new)
+
+
+def _percent(change: Change) -> str:
+    words = f"{100 * change.relative:+.1f} %"
+    return words + (f" ({100 * change.ci[0]:+.1f} to {100 * change.ci[1]:+.1f})" if change.ci else "")
+
+
+def _cell(change: Change | None) -> str:
+    if change is None:
+        return "—"
+    return _values(change) + (f" ({change.state})" if change.state != "same" else "")

@@ -1,0 +1,141 @@
+"""Sections of the HTML report on what was done to the network: pruning, rewrites, quantization."""
+
+from __future__ import annotations
+
+from edgekit.report import _charts
+from edgekit.report._charts import Bar
+from edgekit.report.contents import Report
+from edgekit.report.markup import Markup, badge, details, figure, section, table, tag
+from edgekit.report.svg import ms, number, percent
+from edgekit.types import Pruning, Quantization, Rung, Sensitivity
+
+EMPTY = Markup("")
+ARROW = " → "
+SHOWN = 15
+"""Layers in the sensitivity chart; the table behind it has them all."""
+
+
+def pruning(report: Report) -> Markup:
+    """What went, what that cost and what it bought."""
+    found = report.pruning
+    if found is None:
+        return EMPTY
+    rows = [
+        ("parameters", f"{found.parameters[0]:,}", f"{found.parameters[1]:,}", _share(found.parameters)),
+        ("multiply-adds", f"{found.macs[0]:,}", f"{found.macs[1]:,}", _share(found.macs)),
+    ]
+    if found.latency_ms is not None:
+        rows.append(("p50, ms", ms(found.latency_ms[0]), ms(found.latency_ms[1]), _share(found.latency_ms)))
+    whole, pruned, recovered = found.accuracy
+    rows.append(("validation top-1", percent(whole), percent(recovered), ""))
+    words = f"score {found.score}, target {found.target}. "
+    words += f"Right after pruning, before recovery: {percent(pruned)} validation top-1. " if pruned is not None else ""
+    words += f"Latency: {found.latency_where}."
+    return section(
+        "pruning",
+        "Pruning",
+        table(("", "before", "after", "kept"), rows, "The network before and after pruning"),
+        details("Channels by layer", _channels(found)),
+        lead=words,
+    )
+
+
+def _channels(found: Pruning) -> Markup:
+    rows = [(layer, str(before), str(after)) for layer, (before, after) in found.channels.items()]
+    return table(("layer", "channels", "kept"), rows, "Output channels of each layer")
+
+
+def _share(pair: tuple[float, float]) -> str:
+    return f"{pair[1] / pair[0]:.0%}".replace("%", " %") if pair[0] else "—"
+
+
+def rewrites(report: Report) -> Markup:
+    """Which graph rewrites were applied, and what they were measured to do."""
+    if not report.rewrites:
+        return EMPTY
+    rows = []
+    for each in report.rewrites:
+        times = "; ".join(f"{engine} {ms(a)}{ARROW}{ms(b)}" for engine, (a, b) in each.ms.items())
+        applied = badge("applied" if each.applied else "left out")
+        rows.append((each.name, each.artifact or each.scope, applied, each.reason, times or "—"))
+    heads = ("rewrite", "scope", "", "why", "p50 in ms, without → with it")
+    return section(
+        "rewrites",
+        "Rewrites",
+        table(heads, rows, "Graph rewrites", words=5),
+        lead="Those of the graph keep the float function; those of a file change how the same integers are computed.",
+    )
+
+
+def quantization(report: Report) -> Markup:
+    """Calibration, what each correction bought, the rescue ladder and the layers that hurt most."""
+    found = report.quantization
+    if found is None:
+        return EMPTY
+    lead = f"{found.images} calibration images, SHA-256 {found.calibration_sha256[:12]}…"
+    parts = [tag("p", found.note, class_="muted")] if found.note else []
+    if found.open_ends:
+        plural = "s" if found.open_ends > 1 else ""
+        parts.append(tag("p", f"{found.open_ends} kernel{plural} may round to a neighbouring step in another engine."))
+    parts += [part for part in (_gains(found), _ladder(report, found), _sensitivity(found.sensitivity)) if part]
+    if found.ranges:
+        rows = list(found.ranges.items())
+        parts.append(details("Range rule by tensor", table(("tensor", "rule"), rows, "Range rules", words=2)))
+    return section("quantization", "Quantization", *parts, lead=lead)
+
+
+def _gains(found: Quantization) -> Markup:
+    if not found.gains:
+        return EMPTY
+    rows = [(g.choice, *(number(v) for v in g.sqnr_db), *(percent(v, 1) for v in g.agreement)) for g in found.gains]
+    heads = ("choice", "SQNR dB without", "with", "agreement without", "with")
+    return table(heads, rows, "What each correction bought, on training images that did not calibrate")
+
+
+def _ladder(report: Report, found: Quantization) -> Markup:
+    if not found.rungs:
+        return EMPTY
+    engines = tuple(dict.fromkeys(name for rung in found.rungs for name in rung.latency_ms))
+    rows = []
+    for rung in found.rungs:
+        state = badge("chosen") if rung.chosen else badge("holds" if rung.holds else "falls short")
+        rows.append(
+            (
+                rung.name,
+                tag("code", rung.settings) if rung.settings else "—",
+                badge("failed") if rung.problem else state,
+                percent(rung.accuracy),
+                percent(rung.agreement),
+                "—" if rung.drop is None else f"{rung.drop:.2f}",
+                *(_timed(rung, name) for name in engines),
+                f"{rung.seconds:.0f}",
+            )
+        )
+    heads = ("rung", "sets", "", "top-1", "agrees with fp32", "points lost", *(f"{e}, ms" for e in engines), "seconds")
+    bound = "" if report.max_drop is None else f", max_drop {report.max_drop:g}"
+    chosen = [i for i, rung in enumerate(found.rungs) if rung.chosen]
+    problems = [tag("p", tag("strong", f"{r.name}: "), r.problem, class_="alarm") for r in found.rungs if r.problem]
+    caption = f"The rescue ladder on the validation split{bound}"
+    return tag("div", table(heads, rows, caption, words=3, ship=chosen), *problems)
+
+
+def _timed(rung: Rung, engine: str) -> str:
+    if engine not in rung.latency_ms:
+        return "—"
+    return ms(rung.latency_ms[engine]) + (f" (as {rung.latency_of})" if rung.latency_of else "")
+
+
+def _sensitivity(layers: tuple[Sensitivity, ...]) -> Markup:
+    if not layers:
+        return EMPTY
+    worst = layers[:SHOWN]
+    rows = [
+        Bar(s.layer, max(s.sqnr_db, 0.0), f"{s.sqnr_db:.1f} dB, {percent(s.agreement, 1)}", "tone-int8") for s in worst
+    ]
+    summary = "Most sensitive layers: " + "; ".join(f"{bar.label} {bar.shown}" for bar in rows)
+    listed = [(s.layer, number(s.sqnr_db), percent(s.agreement, 1)) for s in layers]
+    return figure(
+        f"What quantizing one layer alone costs: SQNR of the logits, agreement ({len(worst)} most sensitive layers)",
+        _charts.bars(rows, summary),
+        details("All layers", table(("layer", "SQNR dB", "agreement"), listed, "Sensitivity of every layer")),
+    )

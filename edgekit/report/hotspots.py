@@ -1,0 +1,45 @@
+"""What the operator profiles of one device say, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgekit.measurements import OperatorProfile
+from edgekit.profile import operators
+from edgekit.report.contents import Report
+from edgekit.verdict.rule import FLOAT, equal
+
+
+def found(report: Report, device: str) -> list[OperatorProfile]:
+    """Those of one device that hold something."""
+    return [each for each in report.operators if each.device == device and each.rows]
+
+
+def reasons(report: Report, device: str) -> list[str]:
+    """Why each quantized file is faster or slower there than the first float file, a sentence each."""
+    profiles = found(report, device)
+    floats = [each for each in profiles if _precision(report, each) in FLOAT]
+    others = [each for each in profiles if _precision(report, each) not in FLOAT]
+    return [f"{operators.because(floats[0], each, _same(report, floats[0], each))}." for each in others if floats]
+
+
+def cautions(profiles: Sequence[OperatorProfile]) -> list[str]:
+    """What to keep in mind about them."""
+    return [f"Caution: {text}." for each in profiles if (text := operators.rough(each))]
+
+
+def _same(report: Report, one: OperatorProfile, other: OperatorProfile) -> bool:
+    """Whether what was timed cannot be told apart."""
+    found = [
+        t
+        for each in (one, other)
+        for t in report.latency
+        if (t.artifact, t.engine, t.device, t.threads, t.batch)
+        == (each.artifact, each.engine, each.device, each.threads, 1)
+    ]
+    return len(found) == 2 and equal(*found)
+
+
+def _precision(report: Report, profile: OperatorProfile) -> str:
+    artifact = report.artifact(profile.artifact)
+    return artifact.precision if artifact else ""

@@ -1,0 +1,80 @@
+"""Inline SVG from Python: shapes, scales and number formats. Colours come from ``_style.css`` through classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from edgekit.report.markup import Markup, tag
+
+Scale = Callable[[float], float]
+
+
+def text(x: float, y: float, words: str, **attributes: object) -> Markup:
+    """A line of text with its baseline at (x, y)."""
+    return tag("text", words, x=x, y=y, **attributes)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
+    """A straight line."""
+    return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+
+
+def path(points: Iterable[tuple[float, float]], class_: str) -> Markup:
+    """An open polyline."""
+    return tag("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), class_=class_)
+
+
+def chart(width: float, height: float, summary: str, *children: str, class_: str = "chart") -> Markup:
+    """A whole picture; `summary` is what a screen reader says."""
+    box = f"0 0 {width:g} {height:g}"
+    return tag("svg", *children, viewBox=box, role="img", aria_label=summary, class_=class_)
+
+
+def linear(domain: tuple[float, float], to: tuple[float, float]) -> Scale:
+    """Map `domain` onto `to`; an empty domain maps to the middle."""
+    low, high = domain
+    if high == low:
+        return lambda value: (to[0] + to[1]) / 2
+    return lambda value: to[0] + (value - low) / (high - low) * (to[1] - to[0])
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers (1, 2, 2.5 or 5 times a power of ten) within [low, high], about so many."""
+    if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
+        return [low]
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(k * step, 12) for k in range(first, last + 1)]
+
+
+def ms(value: float) -> str:
+    """Milliseconds with three significant digits: 0.0421, 1.32, 96.2, 205."""
+    return f"{value:#.3g}".rstrip(".") if value < 1000 else f"{value:,.0f}"
+
+
+def megabytes(count: float) -> str:
+    """Bytes as 1e6 bytes: 2.41 MB, or 84 kB below 0.1 MB."""
+    return (
+        f"{count / 1e3:.0f} kB" if count < 1e5 else f"{count / 1e6:.2f} MB" if count < 1e8 else f"{count / 1e6:.0f} MB"
+    )
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """A share 0..1 as a percentage; a dash for None."""
+    return "—" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A few significant digits; a dash for None, the sign for infinity."""
+    if value is None or math.isnan(value):
+        return "—"
+    return "∞" if math.isinf(value) else f"{value:.{digits}g}"
+
+
+def threads(count: int) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{count} thread{'' if count == 1 else 's'}"

@@ -1,0 +1,294 @@
+"""Where the time of one inference goes, operator by operator, on the machine that runs this.
+
+``python -m edgekit.runtime.trace`` reads one line of JSON and answers with one::
+
+    -> {"model": path, "engine": name, "threads": n, "provider": name or null, "seconds": s, "seed": n}
+    <- {"version", "provider", "method", "total_ms", "raw_ms", "rows": [row, ...]}
+       a row: {"op", "name", "ms", "where", "dtype"}
+
+or {"error": "one line"} and exit status 1. `total_ms` is that of whole inferences without any profiling, taken in turns
+with the others; all times are means of the fastest quarter. Rows are in order of execution. `name` is the engine's name
+for the operator (ONNX Runtime) or the file's for its result (TFLite), `dtype` that of its result.
+
+ONNX Runtime has a profiler of its own (method ``engine profiler``). It slows every operator down by about the same
+time, so what its times add up to beyond `total_ms` is taken off them in equal parts.
+
+The TFLite packages offer no profiler, so parts of the file are timed (method ``prefix differences``): all operators up
+to the end of one window after the other, run in turns, give the windows' times, with caches as in a whole inference.
+Within a window, its first operator, its first two, its first three, ... give shares, which are scaled to the window's
+time. A PAD that the delegate may fuse with the operator behind it is counted with it, as ``PAD + CONV_2D``.
+
+`raw_ms` is what the operators' times added up to before they were brought to `total_ms` in these ways.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from time import perf_counter_ns
+from typing import IO, Any
+
+import numpy as np
+
+from edgekit.runtime import engine_menu
+from edgekit.runtime.bench import random_input
+from edgekit.runtime.cut import Graph
+from edgekit.runtime.errors import RuntimeFault, first_line
+from edgekit.runtime.port import Port
+from edgekit.runtime.tflite import PROVIDERS
+
+PROFILER, DIFFERENCES = "engine profiler", "prefix differences"
+BUILTIN = "builtin"
+FUSED = ("PAD", "PADV2")
+TURN = 10
+"""Inferences in a row; the first one finds the caches full of something else and does not count."""
+MIN_TURNS, MAX_TURNS = 3, 60
+WINDOWS, WINDOW = 12, 8
+"""So many windows at most, as each holds a model in memory, and so many operators in one at least."""
+_TYPES = {"float": "float32", "double": "float64"}
+
+
+def trace(
+    model: str, engine: str, threads: int = 1, provider: str | None = None, seconds: float = 10.0, seed: int = 0
+) -> dict[str, Any]:
+    """The answer described above, for a model with one input.
+
+    Args:
+        model: the file.
+        engine: a module of ``edgekit/runtime/engines``.
+        threads: of one inference.
+        provider: as `edgekit.runtime.port.Engine.load` takes it.
+        seconds: about how long to measure, without loading; `MIN_TURNS` are taken however long they last.
+        seed: of the input's values.
+
+    Raises:
+        RuntimeFault: the engine or the file cannot be used.
+    """
+    module: Any = engine_menu.engine(engine)
+    version = module.version()
+    session = module.load(model, threads, provider)
+    used = session.provider
+    if module.FORMAT == "onnx":
+        answer = _onnxruntime(module._package(), model, threads, session, seconds, seed)
+    else:
+        session.close()
+        if used not in PROVIDERS:
+            raise RuntimeFault(f"operators that run on {used} cannot be timed one by one")
+        answer = _interpreter(module._package(), model, threads, used, seconds, seed)
+    return {"version": version, "provider": used, **answer}
+
+
+# --- ONNX Runtime
+
+
+def _onnxruntime(ort: Any, model: str, threads: int, session: Any, seconds: float, seed: int) -> dict[str, Any]:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.enable_profiling = True
+    feed = {session.input.name: random_input(session.input, seed)}
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        profiled = ort.InferenceSession(model, options, providers=[session.provider])
+        total, _ = _turns([lambda: session.run(feed[session.input.name]), lambda: profiled.run(None, feed)], seconds)
+        events = json.loads(Path(profiled.end_profiling()).read_text("utf-8"))
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    taken: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
+            continue
+        about = event["args"]
+        key = event["name"], str(about.get("node_index"))
+        taken.setdefault(key, []).append(event["dur"] / 1000)
+        kinds = [kind for each in about.get("output_type_shape", ()) for kind in each]
+        rows[key] = {
+            "op": about["op_name"],
+            "name": re.sub(r"(_token_\d+)?(_nchwc)?_kernel_time$", "", event["name"]),
+            "where": about["provider"],
+            "dtype": _TYPES.get(kinds[0], kinds[0]) if kinds else "",
+        }
+    spent = [_quick([time for place, time in enumerate(times) if place % TURN]) for times in taken.values()]
+    overhead = _surplus(spent, total)
+    return {
+        "method": PROFILER,
+        "total_ms": total,
+        "raw_ms": sum(spent),
+        "rows": [{**row, "ms": max(ms - overhead, 0.0)} for row, ms in _pairs(rows.values(), spent)],
+    }
+
+
+def _surplus(times: Sequence[float], total: float) -> float:
+    """What to take off each of the times, where there is so much, so that they add up to no more than `total`."""
+    low, high = 0.0, max(times, default=0.0)
+    if sum(times) <= total:
+        return 0.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if sum(max(time - middle, 0.0) for time in times) > total:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+# --- TFLite
+
+
+def _interpreter(package: Any, model: str, threads: int, provider: str, seconds: float, seed: int) -> dict[str, Any]:
+    data = Path(model).read_bytes()
+    try:
+        graph = Graph(data)
+    except ValueError as error:
+        raise RuntimeFault(f"{model}: cannot be cut into parts: {error}") from None
+    kinds = package.OpResolverType
+    resolver = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES if provider == BUILTIN else kinds.AUTO
+
+    def part(first: int, last: int) -> _Part:
+        return _Part(package, graph.cut(first, last), threads, resolver, seed)
+
+    whole = _Part(package, data, threads, resolver, seed)
+    where = whole.partitions(graph)
+    ends = [place for place in range(len(where)) if not _fuses(place, whole.operators, where)]
+    width = max(WINDOW, -(-len(ends) // WINDOWS))
+    windows = [ends[place : place + width] for place in range(0, len(ends), width)]
+    through = _turns([*(part(0, window[-1]).run for window in windows[:-1]), whole.run], seconds / 2)
+    for number in reversed(range(len(windows) - 1)):
+        through[number] = min(through[number], through[number + 1])  # no part takes longer than the whole
+    spent: list[float] = []
+    raw = 0.0
+    for number, window in enumerate(windows):
+        # One operator more in front: the time of any run, and of reading what comes from outside, drops out.
+        start = number * width
+        first = ends[start - 2] + 1 if start > 1 else 0
+        lasts = [*ends[max(start - 1, 0) : start], *window]
+        inner = _turns([part(first, last).run for last in lasts], seconds / 2 / len(windows))
+        inner = inner if number else [0.0, *inner]
+        alone = [max(inner[place + 1] - inner[place], 0.0) for place in range(len(window))]
+        whole_window = through[number] - (through[number - 1] if number else 0.0)
+        raw += sum(alone)
+        spent += [ms * whole_window / (sum(alone) or 1.0) for ms in alone]
+    rows = []
+    for place, ms in enumerate(spent):
+        end, first = ends[place], ends[place - 1] + 1 if place else 0
+        name, dtype = whole.result(graph.writes[end][0])
+        op = " + ".join(whole.operators[first : end + 1])
+        rows.append({"op": op, "name": name, "ms": ms, "where": where[end], "dtype": dtype})
+    return {"method": DIFFERENCES, "total_ms": through[-1], "raw_ms": raw, "rows": rows}
+
+
+def _fuses(place: int, operators: Sequence[str], where: Sequence[str]) -> bool:
+    """Whether the delegate may compute an operator together with the next one."""
+    behind = where[place + 1 : place + 2]
+    return operators[place] in FUSED and where[place] != BUILTIN and behind == where[place : place + 1]
+
+
+class _Part:
+    """A .tflite file in memory, its inputs filled."""
+
+    def __init__(self, package: Any, data: bytes, threads: int, resolver: Any, seed: int) -> None:
+        self._interpreter = package.Interpreter(
+            model_content=data, num_threads=threads, experimental_op_resolver_type=resolver
+        )
+        self._interpreter.allocate_tensors()
+        for source in self._interpreter.get_input_details():
+            port = Port(source["name"], tuple(source["shape"]), np.dtype(source["dtype"]).name)
+            self._interpreter.set_tensor(source["index"], random_input(port, seed))
+        nodes = self._interpreter._get_ops_details()
+        self.operators = [node["op_name"] for node in nodes if not _delegates(node)]
+        self._delegates = [node for node in nodes if _delegates(node)]
+
+    def run(self) -> None:
+        """One inference."""
+        self._interpreter.invoke()
+
+    def result(self, tensor: int) -> tuple[str, str]:
+        """Name and dtype of a tensor."""
+        found = next(each for each in self._interpreter.get_tensor_details() if each["index"] == tensor)
+        return found["name"], np.dtype(found["dtype"]).name
+
+    def partitions(self, graph: Graph) -> list[str]:
+        """What runs each operator: a partition of the delegate, by its number, or the interpreter itself."""
+        made = {tensor: place for place, writes in enumerate(graph.writes) for tensor in writes}
+        found = [BUILTIN] * len(graph.writes)
+        for number, delegate in enumerate(self._delegates, 1):
+            outside = {int(tensor) for tensor in delegate["inputs"]}
+            waiting = [int(tensor) for tensor in delegate["outputs"]]
+            while waiting:
+                tensor = waiting.pop()
+                place = made.get(tensor)
+                if place is not None and tensor not in outside and found[place] == BUILTIN:
+                    found[place] = f"XNNPACK {number}"
+                    waiting += graph.reads[place]
+        return found
+
+
+def _delegates(node: dict[str, Any]) -> bool:
+    return "DELEGATE" in node["op_name"].upper()
+
+
+# --- both
+
+
+def _turns(runs: Sequence[Any], seconds: float) -> list[float]:
+    """Time of each, in milliseconds (`_quick`); they take turns of `TURN` calls."""
+    taken: list[list[float]] = [[] for _ in runs]
+    end = perf_counter_ns() + int(seconds * 1e9)
+    turns = 0
+    while turns < MIN_TURNS or (turns < MAX_TURNS and perf_counter_ns() < end):
+        for run, times in _pairs(runs, taken):
+            times += _time(run)[1:]
+        turns += 1
+    return [_quick(times) for times in taken]
+
+
+def _quick(times: Sequence[float]) -> float:
+    """Mean of the fastest quarter: what else the machine does only ever adds; of more than one, as clocks tick."""
+    return mean(sorted(times)[: -(-len(times) // 4)])
+
+
+def _time(run: Any) -> list[float]:
+    taken = []
+    for _ in range(TURN):
+        start = perf_counter_ns()
+        run()
+        taken.append((perf_counter_ns() - start) / 1e6)
+    return taken
+
+
+def _pairs(one: Any, other: Any) -> Any:
+    return zip(one, other)  # noqa: B905 - Python 3.9 has no strict
+
+
+def serve(requests: IO[str], answers: IO[str]) -> int:
+    """Answer one request; returns the exit status."""
+    gc.disable()
+    status = 0
+    try:
+        answer = trace(**json.loads(requests.readline()))
+    except RuntimeFault as fault:
+        status, answer = 1, {"error": str(fault)}
+    except Exception as error:  # whatever it is, the host shows it in one line
+        status, answer = 1, {"error": f"{type(error).__name__}: {first_line(error)}"}
+    answers.write(json.dumps(answer) + "\n")
+    answers.flush()
+    return status
+
+
+def _main() -> int:
+    # Engines print to file descriptor 1 as they like: keep the real one aside for the answer.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,407 @@
+"""The rescue ladder: from the recipe's own choices to dearer ones, up to the first that loses no more than `max_drop`.
+
+What a rung loses is measured on the validation split with the graph's exact integer arithmetic. Each rung starts from
+the best one so far, so that what helped stays; quantization-aware training alone starts from the float network, with
+the best ranges.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekit import choices
+from edgekit.config.recipe import QuantizeSection, VerifySection
+from edgekit.console import Console
+from edgekit.data.dataset import ImageSet
+from edgekit.device.file import Device
+from edgekit.errors import Shortfall
+from edgekit.graph import integer_arithmetic
+from edgekit.graph.exported_program import output_scale
+from edgekit.graph.kernels import float_layers
+from edgekit.profile.run import profile
+from edgekit.quantize import ptq
+from edgekit.quantize.calibration_images import Images
+from edgekit.quantize.gains import gains
+from edgekit.quantize.sensitivity import sensitivity
+from edgekit.train import qat
+from edgekit.types import Artifact, Gain, Rung, Sensitivity
+from edgekit.verify import files as verify
+
+IMAGES = 500
+"""Validation images that judge a rung, at most."""
+RANGES = ("mse", "auto")
+"""Rules that the rung `range` tries."""
+KEPT = (1, 2, 4, 8)
+"""How many layers the rung `keep_float` leaves in float."""
+PROBES = 16
+"""Calibration images that rank layers by their sensitivity."""
+FILES = 32
+"""Validation images on which files with float layers are compared with their graph."""
+SECONDS = 1.0
+"""Measured time of each exported file and engine."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every rung is made from."""
+
+    module: nn.Module
+    """The float network, in eval mode."""
+    size: int
+    images: Images
+    """That calibrate."""
+    pixels: Tensor
+    """Every value that the input can take."""
+    train: ImageSet
+    """For quantization-aware training, augmented as wished."""
+    val: ImageSet | None
+    rewrites: Collection[str] | None
+    """Which modules of ``edgekit/lower/rewrites`` may change the graph; None allows all."""
+    formats: Sequence[str]
+    """That the graph has to be exported to; rungs are timed in these."""
+    folder: Path
+    """For exported files that are timed; empty at first."""
+    console: Console
+    held_out: Iterable[Tensor] = ()
+    """Of the training split, float32 (3, H, W), to measure on what single choices bought."""
+
+
+@dataclass(frozen=True)
+class Climb:
+    """Where the climb ended."""
+
+    result: ptq.Result
+    section: QuantizeSection
+    """The settings that made it."""
+    rungs: tuple[Rung, ...]
+    """In the order they were tried; empty where nothing was judged."""
+    sensitivity: tuple[Sensitivity, ...]
+    """Of the layers with these settings, the one that hurts most first; empty where the recipe does not ask for it."""
+    note: str = ""
+    """On what the rungs were judged, or why none was."""
+    shortfall: str = ""
+    """Where no rung holds: by how much, which layer hurts most, and the next move."""
+    gains: tuple[Gain, ...] = ()
+    """What single choices bought, on `Material.held_out`."""
+
+
+def climb(material: Material, section: QuantizeSection) -> Climb:
+    """Quantize as the recipe says, and go on as it allows while more than `max_drop` is lost.
+
+    Raises:
+        InputError: as `ptq.quantize` and `qat.train`.
+        Shortfall: the recipe's own choices cannot be carried out; that of a later rung is its `Rung.problem`.
+    """
+    workshop = _Workshop(material)
+    if not section.rescue or material.val is None:
+        why = "the data has no validation split" if material.val is None else "quantize.rescue is empty"
+        note = f"{why}: max_drop was not judged here"
+        result = workshop.make(section)
+        found = _gains(workshop, section, result)
+        return Climb(result, section, (), _layers(workshop, section), note, gains=found)
+    judge = _Judge(material.module, material.val)
+    name = "qat" if section.method == "qat" else "plain"
+    began = time.perf_counter()
+    first = _Tried(name, section, workshop.make(section))
+    tried = [first.judged(judge, section, began, material.console)]
+    for name in section.rescue if section.method == "ptq" else ():
+        for settings in _settings(name, section, tried, workshop):
+            if any(one.rung.holds for one in tried):
+                break
+            tried.append(_try(name, settings, section, workshop, judge, tried))
+    return _close(material, section, workshop, judge, tried)
+
+
+@dataclass
+class _Tried:
+    """One rung, what it gave, and the files that it was timed in."""
+
+    name: str
+    section: QuantizeSection
+    result: ptq.Result | None
+    rung: Rung = field(default_factory=lambda: Rung("", "", None, None, None, 0.0, False, False))
+    artifacts: tuple[Artifact, ...] = ()
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """More is better; below all others where it could not be finished."""
+        if self.rung.problem or self.rung.accuracy is None or self.rung.agreement is None:
+            return -1.0, -1.0
+        return self.rung.accuracy, self.rung.agreement
+
+    @property
+    def floats(self) -> list[str]:
+        """Layers that stay float: files differ in their operators only by these."""
+        return float_layers(self.result.program.module()) if self.result else []
+
+    def judged(self, judge: _Judge, recipe: QuantizeSection, began: float, console: Console) -> _Tried:
+        """With its rung filled in."""
+        assert self.result is not None
+        accuracy, agreement = judge.score(self.result)
+        drop = 100 * (judge.accuracy - accuracy)
+        holds = drop <= recipe.max_drop + 1e-9
+        seconds = round(time.perf_counter() - began, 3)
+        settings = _toml(self.section, recipe)
+        self.rung = Rung(self.name, settings, accuracy, agreement, drop, seconds, holds, False)
+        console.say(
+            f"  {self.name:<11} top-1 {accuracy:.1%} (float {judge.accuracy:.1%}), agrees with float {agreement:.1%}"
+            f"{', holds' if holds else ''}  {seconds:.0f} s" + (f"  {_line(settings)}" if settings else "")
+        )
+        return self
+
+
+class _Workshop:
+    """Makes quantized graphs; what calibration saw is kept for rungs that see the same."""
+
+    def __init__(self, material: Material) -> None:
+        self.material = material
+        self._observed: dict[Any, ptq.Observed] = {}
+        self._rankings: dict[str, tuple[Sensitivity, ...]] = {}
+
+    def make(self, section: QuantizeSection) -> ptq.Result:
+        """The graph that these settings give, whatever was made before."""
+        if section.method == "ptq":
+            return ptq.decide(self.observed(section), section)
+        plain = section.model_copy(update={"method": "ptq", "equalize": False, "rounding": "nearest"})
+        given = self.material
+        return qat.train(
+            given.module,
+            given.size,
+            self.make(plain).program.module(),
+            given.train,
+            given.val,
+            given.pixels,
+            section,
+            given.console,
+            given.rewrites,
+        )
+
+    def observed(self, section: QuantizeSection) -> ptq.Observed:
+        """What calibration sees with these settings."""
+        key = (tuple(section.keep_float), section.equalize, section.rounding)
+        wide = (*key[:2], "adaptive")  # has seen all that "nearest" asks for
+        if wide in self._observed:
+            return self._observed[wide]
+        if key not in self._observed:
+            given = self.material
+            with given.console.bar("calibrate", len(given.images)) as advance:
+                images = Images(given.images.root, given.images.samples, given.images.spec, advance)
+                self._observed[key] = ptq.observe(
+                    given.module, given.size, images, given.pixels, section, given.rewrites
+                )
+        return self._observed[key]
+
+    def ranking(self, section: QuantizeSection) -> tuple[Sensitivity, ...]:
+        """The layers, the one that hurts most first, each quantized alone and rounded to nearest."""
+        plain = section.model_copy(update={"method": "ptq", "rounding": "nearest"})
+        key = plain.model_dump_json()
+        if key not in self._rankings:
+            observed = self.observed(plain)
+            quantized = ptq.decide(observed, plain).program.module()
+            self._rankings[key] = sensitivity(observed.prepared, quantized, list(islice(self.material.images, PROBES)))
+        return self._rankings[key]
+
+
+class _Judge:
+    """The float network's answers on the validation split, to compare a quantized graph with."""
+
+    def __init__(self, module: nn.Module, val: ImageSet) -> None:
+        val.preload()
+        count = min(len(val), IMAGES)
+        self.val = val
+        self.places = [place * len(val) // count for place in range(count)]
+        self.labels = torch.tensor([val.samples[place].label for place in self.places])
+        self.wanted = self._classes(module)
+        self.accuracy = _share(self.wanted, self.labels)
+        self.said = f"{count} validation images" if count == len(val) else f"{count} of {len(val)} validation images"
+
+    def score(self, result: ptq.Result) -> tuple[float, float]:
+        """Accuracy, and agreement with the float network, in exact integer arithmetic."""
+        got = self._classes(integer_arithmetic.integer_graph(result.program.module()))
+        return _share(got, self.labels), _share(got, self.wanted)
+
+    def _classes(self, module: nn.Module) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([module(self.val[place][0].unsqueeze(0)).argmax(1) for place in self.places])
+
+
+def _share(a: Tensor, b: Tensor) -> float:
+    return (a == b).double().mean().item()
+
+
+def _settings(
+    name: str, recipe: QuantizeSection, tried: Sequence[_Tried], workshop: _Workshop
+) -> Iterator[dict[str, Any]]:
+    """What a rung changes in the best settings so far, cheapest first; nothing where they have it already."""
+    base = max(tried, key=lambda one: one.rank).section
+    if name == "range":
+        yield from ({"range": rule} for rule in RANGES if rule != base.range)
+    elif name == "corrections" and not (base.equalize and base.bias_correction):
+        yield {"equalize": True, "bias_correction": True}
+    elif name == "rounding" and base.rounding != "adaptive":
+        yield {"rounding": "adaptive"}
+    elif name == "keep_float":
+        known = {layer for layer, _ in workshop.material.module.named_modules()}  # others have no name in a recipe
+        worst = [row.layer for row in workshop.ranking(base) if row.layer in known]
+        yield from ({"keep_float": [*base.keep_float, *worst[:count]]} for count in KEPT if count <= len(worst))
+    elif name == "qat":  # whole: what float layers saved in accuracy, training saves without their cost
+        yield {"method": "qat", "keep_float": recipe.keep_float, "equalize": False, "rounding": "nearest"}
+
+
+def _try(
+    name: str,
+    settings: dict[str, Any],
+    recipe: QuantizeSection,
+    workshop: _Workshop,
+    judge: _Judge,
+    tried: Sequence[_Tried],
+) -> _Tried:
+    """One rung; where something stands in its way, that is written down and the climb goes on."""
+    began, given = time.perf_counter(), workshop.material
+    best = max(tried, key=lambda one: one.rank)
+    one = _Tried(name, best.section.model_copy(update=settings), None)
+    try:
+        one.result = workshop.make(one.section)
+        one.judged(judge, recipe, began, given.console)
+        if one.rank > best.rank and one.floats != tried[0].floats:
+            one.artifacts = _export(one, given, len(tried))
+            _agree(one, given)
+    except Shortfall as trouble:
+        seconds = round(time.perf_counter() - began, 3)
+        one.rung = replace(
+            one.rung,
+            name=name,
+            settings=_toml(one.section, recipe),
+            seconds=seconds,
+            holds=False,
+            problem=str(trouble).splitlines()[0],
+        )
+        given.console.say(f"  {name:<11} {one.rung.problem}")
+    return one
+
+
+def _toml(section: QuantizeSection, recipe: QuantizeSection) -> str:
+    """The keys in which a section differs from the recipe's, as lines of TOML."""
+    new, old = section.model_dump(), recipe.model_dump()
+    return "\n".join(f"{key} = {_value(value)}" for key, value in new.items() if value != old[key])
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value).replace("'", '"') if isinstance(value, list) else f'"{value}"'
+
+
+def _line(settings: str) -> str:
+    return settings.replace("\n", ", ")
+
+
+# The end of the climb ------------------------------------------------------------------------------
+
+
+def _close(
+    material: Material, recipe: QuantizeSection, workshop: _Workshop, judge: _Judge, tried: list[_Tried]
+) -> Climb:
+    held = [one for one in tried if one.rung.holds]
+    best = held[0] if held else max(tried, key=lambda one: one.rank)
+    best.rung = replace(best.rung, chosen=True)
+    note = f"judged on {judge.said}; float top-1 {judge.accuracy:.2%}"
+    if len(tried) > 1 and material.formats:
+        note += _time(tried, material)
+    assert best.result is not None
+    rungs = tuple(one.rung for one in tried)
+    shortfall = "" if held else _shortfall(best, recipe, workshop, judge, len(tried))
+    found = _gains(workshop, best.section, best.result)
+    return Climb(best.result, best.section, rungs, _layers(workshop, best.section), note, shortfall, found)
+
+
+def _gains(workshop: _Workshop, section: QuantizeSection, result: ptq.Result) -> tuple[Gain, ...]:
+    material = workshop.material
+    if section.method == "qat":  # its ranges and weights are trained
+        return ()
+    return gains(material.module, section, result, workshop.make, material.held_out)
+
+
+def _layers(workshop: _Workshop, section: QuantizeSection) -> tuple[Sensitivity, ...]:
+    return workshop.ranking(section) if section.sensitivity else ()
+
+
+def _shortfall(best: _Tried, recipe: QuantizeSection, workshop: _Workshop, judge: _Judge, count: int) -> str:
+    rung = best.rung
+    worst = workshop.ranking(best.section)[0]
+    left = [name for name in ("range", "corrections", "rounding", "keep_float", "qat") if name not in recipe.rescue]
+    if recipe.method == "qat" or not left:
+        move = "train longer with quantize.qat.epochs, or raise quantize.max_drop"
+    else:
+        move = f"add {left[-1]!r} to quantize.rescue, or raise quantize.max_drop".replace("'", '"')
+    settings = f" ({_line(rung.settings)})" if rung.settings else ""
+    return (
+        f"quantize: int8 loses {rung.drop:.2f} points of top-1 on {judge.said}, quantize.max_drop allows "
+        f"{recipe.max_drop:g}; the best of {count} rungs is kept: {rung.name}{settings}; layer {worst.layer} hurts "
+        f"most ({worst.sqnr_db:.1f} dB with it alone quantized); {move}"
+    )
+
+
+def _export(one: _Tried, material: Material, place: int) -> tuple[Artifact, ...]:
+    """The graph in each format, which is also the proof that the converters take it."""
+    assert one.result is not None
+    folder = material.folder / str(place)
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for name in material.formats:
+        exporter = choices.pick("edgekit.export.formats", name, "export.formats")
+        artifact = exporter.export(one.result.program.module(), material.size, "int8", folder)
+        made.append(replace(artifact, id=f"{place} {name}", path=f"{place}/{artifact.path}"))
+    return tuple(made)
+
+
+def _agree(one: _Tried, material: Material) -> None:
+    """Float layers round otherwise in each engine: files that the verify stage would refuse must not be chosen.
+
+    Raises:
+        Shortfall: they differ from the graph by more than that stage allows by default.
+    """
+    assert one.result is not None
+    assert material.val is not None
+    graph = one.result.program.module()
+    reference = verify.Reference("torch-int8", integer_arithmetic.integer_graph(graph), output_scale(graph))
+    exact = verify.Reference("torch-fp32", material.module)
+    section = VerifySection(images=FILES)
+    with torch.no_grad():
+        classes = material.module(material.val[0][0].unsqueeze(0)).shape[1]
+    names = [str(number) for number in range(classes)]
+    rows = verify.verify(
+        material.val, "val", names, exact, reference, one.artifacts, material.folder, section, material.console
+    )
+    verify.check(rows)
+
+
+def _time(tried: list[_Tried], material: Material) -> str:
+    """Measure the files of the first rung and of those with other float layers, interleaved; says why not, if not."""
+    first = tried[0]
+    try:
+        first.artifacts = _export(first, material, 0)
+    except Shortfall as trouble:
+        return f"; latency not measured: {str(trouble).splitlines()[0]}"
+    host = Device.model_validate({"name": "host", "run": {"seconds": SECONDS, "threads": [1]}})
+    artifacts = [artifact for one in tried for artifact in one.artifacts]
+    try:
+        timings = profile(artifacts, material.folder, {"host": host}, material.console).timings
+    except Shortfall as trouble:
+        return f"; latency not measured: {trouble}"
+    for one in tried:
+        mine = {artifact.id: artifact.format for artifact in one.artifacts}
+        latency = {f"{mine[row.artifact]} on {row.engine}": row.p50_ms for row in timings if row.artifact in mine}
+        if latency:
+            one.rung = replace(one.rung, latency_ms=latency)
+        elif one.result is not None and one.floats == first.floats:
+            one.rung = replace(one.rung, latency_ms=dict(first.rung.latency_ms), latency_of=first.name)
+    return f"; latency: p50 on {host.name}, one thread, interleaved"

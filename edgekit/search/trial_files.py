@@ -1,0 +1,158 @@
+"""Short trials of files against each other, to choose between them before anything is profiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgekit import choices
+from edgekit.config.recipe import QuantizeSection
+from edgekit.console import Console
+from edgekit.device.file import Device, RunSection, format_of
+from edgekit.errors import Unreached
+from edgekit.measurements import Machine, Timing
+from edgekit.profile.run import profile
+from edgekit.quantize import ptq
+from edgekit.types import Artifact, TensorSpec
+
+SECONDS = 0.6
+"""Measured time of each file in each engine."""
+ROUNDS = 8
+WARMUP = 3
+_NOTHING = TensorSpec("", (), "float32", "NC")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one file took in one engine of one device, one thread."""
+
+    file: str
+    """The name it was given."""
+    device: str
+    machine: Machine
+    engine: str
+    engine_version: str
+    ms: float
+    """p50 of the quietest of the rounds, which other work on the machine disturbs least."""
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What was measured, and where nothing was."""
+
+    rows: tuple[Trial, ...]
+    """In the order device, file, engine."""
+    emulated: tuple[str, ...] = ()
+    """Devices that run the files, but where time is not measured."""
+    lost: Mapping[str, str] = field(default_factory=dict)
+    """Why a device was not reached, in one line, by its name."""
+
+    @property
+    def missing(self) -> str:
+        """Devices that run the files and were not timed, in words; empty where there are none."""
+        parts = [f"{name} is emulated" for name in self.emulated]
+        return "; ".join([*parts, *self.lost.values()])
+
+
+def time_files(
+    files: Mapping[str, Path], devices: Mapping[str, Device], console: Console, seconds: float = SECONDS
+) -> Trials:
+    """Measure files in turns (`edgekit.profile.run`), one thread, with every engine of each device that runs them.
+
+    Args:
+        files: ``.onnx`` and ``.tflite`` files by names of the caller's choice.
+        devices: where; one that runs none of the formats, is emulated, or is not reached, is left out.
+        console: progress.
+        seconds: measured time of each file in each engine.
+
+    Raises:
+        InputError: a device file states another architecture than the machine has.
+        Shortfall: nothing at all could be measured on a device that was reached and has an engine for the files.
+    """
+    artifacts = [
+        Artifact(name, path.suffix[1:], "", str(path.resolve()), "", 0, 0, (), _NOTHING, _NOTHING)  # type: ignore[arg-type]
+        for name, path in files.items()
+    ]
+    found: list[Trial] = []
+    emulated, lost = [], {}
+    for name, device in devices.items():
+        engines = engines_for((path.suffix[1:] for path in files.values()), device)
+        if not engines:
+            continue
+        if not is_timed(device):
+            emulated.append(name)
+            continue
+        section = RunSection.model_validate(
+            {"engines": engines, "threads": [1], "warmup": WARMUP, "seconds": seconds, "rounds": ROUNDS}
+        )
+        try:
+            measured = profile(artifacts, Path(), {name: device.model_copy(update={"run": section})}, console)
+        except Unreached as trouble:
+            lost[name] = str(trouble)
+            console.say(f"  not timed there: {trouble}")
+            continue
+        found += [_trial(timing, measured.machines[name]) for timing in measured.timings]
+    return Trials(tuple(found), tuple(emulated), lost)
+
+
+def is_timed(device: Device) -> bool:
+    """Whether times are measured there: not on an emulated device."""
+    reach = choices.pick("edgekit.reach.ways", device.reach.by, f"{device.name}: reach.by")
+    return getattr(reach, "KIND", "measured") == "measured"
+
+
+def engines_for(formats: Iterable[str], device: Device) -> list[str]:
+    """The engines of a device that run any of the formats."""
+    wanted = set(formats)
+    return [engine for engine in device.run.engines if format_of(engine) in wanted]
+
+
+def _trial(timing: Timing, machine: Machine) -> Trial:
+    rounds = np.array_split(timing.samples, min(ROUNDS, len(timing.samples)))
+    quietest = min(float(np.median(samples)) for samples in rounds)
+    return Trial(timing.artifact, timing.device, machine, timing.engine, timing.engine_version, quietest)
+
+
+def quick_int8(
+    module: torch.nn.Module,
+    size: int,
+    images: Iterable[torch.Tensor],
+    pixels: torch.Tensor,
+    section: QuantizeSection,
+    formats: Sequence[str],
+    folder: Path,
+    rewrites: Sequence[str] | None = None,
+) -> dict[str, Artifact]:
+    """int8 files to be timed and thrown away: plain min-max ranges of a few images, nothing corrected.
+
+    They run the same kernels as the final ones, whose time does not depend on ranges.
+
+    Args:
+        module: the float network, in eval mode.
+        size: side of the square input.
+        images: float32 tensors of shape (3, size, size), preprocessed as the network expects; two are enough.
+        pixels: every value that the input can take, as `edgekit.data.transforms.levels` gives them.
+        section: the recipe's choices, of which `keep_float` counts.
+        formats: which files to write.
+        folder: where to, as ``model-int8.<format>``.
+        rewrites: rewrites of the graph to apply where they match; None is all of them.
+
+    Returns:
+        What was written, by format.
+
+    Raises:
+        Shortfall: a converter refuses the network.
+    """
+    plain = QuantizeSection(keep_float=section.keep_float, bias_correction=False, sensitivity=False)
+    graph = ptq.quantize(module, size, images, pixels, plain, rewrites).program.module()
+    folder.mkdir(parents=True, exist_ok=True)
+    return {
+        name: choices.pick("edgekit.export.formats", name, "export.formats").export(
+            graph, size, "int8", folder, keep_float=section.keep_float
+        )
+        for name in formats
+    }

@@ -1,0 +1,335 @@
+"""Quantization-aware training: the graph of post-training quantization, trained with its roundings in it.
+
+Forward passes round weights and activations as the integer graph will; gradients pass the roundings unchanged (Jacob
+et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018). The
+teacher is the float network (`edgekit.train.distill`). Ranges start where calibration left them and follow a moving
+average; they and the batch-norm statistics stand still for the last part of the training, so that the weights settle on
+the very grid that is exported. A network that was fine-tuned with the statistics of its pretraining keeps them
+throughout: those of the new images would undo the tuning.
+
+Weights are rounded before batch norm, not after it is folded in: scales are per output channel and symmetric, so that
+folding multiplies a channel's weights and its scale by the same factor and no rounded value moves. Hence the folded
+graph computes what was trained, whatever a network's ``eps`` and momentum are.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.nn import functional
+from torchao.quantization.pt2e import MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
+from torchao.quantization.pt2e.fake_quantize import FakeQuantize, FakeQuantizeBase, FixedQParamsFakeQuantize
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
+
+from edgekit.config.recipe import QatSection, QuantizeSection
+from edgekit.console import Console
+from edgekit.data.dataset import ImageSet, batches
+from edgekit.errors import InputError, Shortfall
+from edgekit.graph.integer_arithmetic import round_constants
+from edgekit.graph.ops import BATCH_NORM, CLAMPS, QUANTIZE, WEIGHTED, aten, bounds, constant
+from edgekit.lower.rewrites import saturation
+from edgekit.quantize import ptq
+from edgekit.quantize.annotate import Int8Quantizer
+from edgekit.quantize.exact_scales import settle
+from edgekit.train import distill
+from edgekit.train.schedule import factor
+
+WARMUP = 0.05
+"""Share of the steps with a rising rate."""
+FOLLOW = 0.01
+"""Weight of each new batch in the moving average of a range."""
+
+
+def train(
+    module: nn.Module,
+    size: int,
+    start: GraphModule,
+    images: ImageSet,
+    val: ImageSet | None,
+    pixels: Tensor,
+    section: QuantizeSection,
+    console: Console,
+    rewrites: Collection[str] | None = None,
+) -> ptq.Result:
+    """Train in the quantized graph; the result is what post-training quantization gives, with other numbers.
+
+    On the CPU the same seed gives the same bits (at the same number of threads).
+
+    Args:
+        module: the float network, in eval mode: student at the start, and teacher.
+        size: side of the square input.
+        start: its quantized graph, whose ranges are the first ones.
+        images: the training split, augmented as wished.
+        val: the validation split, which picks the best epoch; without it the last one is taken.
+        pixels: every value that the input can take: the 256 grey levels, preprocessed, of each channel.
+        section: `keep_float`, and `qat` for the training itself.
+        console: a line an epoch.
+        rewrites: which modules of ``edgekit/lower/rewrites`` may change the graph, as for `start`; None allows all.
+
+    Raises:
+        InputError: fewer than two training images.
+        Shortfall: the loss is not a number.
+    """
+    if len(images) < 2:
+        raise InputError(f"quantize.qat: the training split has {len(images)} images; at least 2 are needed")
+    batch = min(section.qat.batch, len(images))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
+        graph, _ = _prepare(module, size, batch, section, rewrites)
+        _take_ranges(graph, start, pixels)
+        best = _Training(graph, module, batch, section.qat).run(images, val, console)
+        final, lowered = _prepare(module, size, 1, section, rewrites)
+        final.load_state_dict(best)
+        _move(final, False)
+        with torch.no_grad():
+            _fold_batch_norms(final)
+            converted = convert_pt2e(final, fold_quantize=False)
+            if rewrites is None or saturation.NAME in rewrites:
+                lowered[saturation.NAME] = saturation.apply(converted)
+            example = torch.zeros(1, 3, size, size)
+            open_ends = settle(converted, example, pixels)
+            round_constants(converted)
+            program = torch.export.export(converted, (example,), strict=False)
+    return ptq.Result(program, {name: count for name, count in lowered.items() if count}, {}, open_ends)
+
+
+class _FakeQuantize(FakeQuantize):  # type: ignore[misc]
+    """Once its range stands, the scale that was trained with is the one that is converted, bit by bit."""
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        if self.observer_enabled[0]:
+            if not torch.isfinite(self.activation_post_process.max_val).all():
+                raise FloatingPointError
+            found: tuple[Tensor, Tensor] = self.activation_post_process.calculate_qparams()
+            return found
+        return self.scale, self.zero_point
+
+
+class _QatQuantizer(Int8Quantizer):
+    """Leaves batch norm to us: torchao's own fusion assumes one ``eps`` and divides by the channel's factor."""
+
+    def validate(self, model: GraphModule) -> None:
+        """Hide batch norm from the fusion that follows annotation."""
+        for node in model.graph.nodes:
+            if node.op == "call_function" and node.target in BATCH_NORM:
+                node.target = _batch_norm
+        model.recompile()
+
+
+def _batch_norm(*arguments: Any) -> Tensor:
+    output: Tensor = aten.batch_norm.default(*arguments)
+    return output
+
+
+def _prepare(
+    module: nn.Module, size: int, batch: int, section: QuantizeSection, rewrites: Collection[str] | None
+) -> tuple[GraphModule, dict[str, int]]:
+    """The float graph of post-training quantization with fake quantizers in place of observers, batch norm unfolded."""
+    graph, lowered = ptq.float_graph(module, size, rewrites, batch)
+    quantizer = _QatQuantizer(
+        _FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, averaging_constant=FOLLOW),
+        _FakeQuantize.with_args(observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, ch_axis=0),
+        section.keep_float,
+    )
+    return prepare_qat_pt2e(graph, quantizer), lowered
+
+
+# Ranges --------------------------------------------------------------------------------------------
+
+
+def _fake_quantizers(graph: GraphModule) -> Iterator[tuple[Node, FakeQuantizeBase]]:
+    for node in graph.graph.nodes:
+        if node.op == "call_module":
+            part = graph.get_submodule(node.target)
+            if isinstance(part, FakeQuantizeBase):
+                yield node, part
+
+
+def _take_ranges(graph: GraphModule, start: GraphModule, pixels: Tensor) -> None:
+    """Set every activation's range to that of a quantized graph of the same network; weights find their own.
+
+    The input's is that of the pixels, as the scale in `start` was already moved off their ties.
+    """
+    sinks: list[Any] = [node for node in start.graph.nodes if node.target is QUANTIZE]
+    places = list(_fake_quantizers(graph))
+    for node, part in places:
+        source: Any = node.args[0]
+        if part.is_per_channel:
+            part(constant(graph, source))
+        elif source.op == "placeholder":
+            part(pixels)
+    others = [(node, part) for node, part in places if not part.is_per_channel]
+    for (node, part), sink in zip(others, sinks, strict=True):
+        source = node.args[0]
+        if isinstance(part, FixedQParamsFakeQuantize) or source.op == "placeholder":
+            continue
+        scale, zero, low, high = float(sink.args[1]), *(int(number) for number in sink.args[2:5])
+        # Settling may have moved the range beyond a clamp's, which would keep the clamp from being implied.
+        least, most = bounds(source) if source.target in CLAMPS else (-math.inf, math.inf)
+        seen = part.activation_post_process
+        seen.min_val.fill_(max((low - zero) * scale, least))
+        seen.max_val.fill_(min((high - zero) * scale, most))
+        found, zeros = seen.calculate_qparams()
+        part.scale.copy_(found)
+        part.zero_point.copy_(zeros)
+
+
+def _move(graph: GraphModule, moving: bool, norms: bool = False) -> None:
+    """Whether ranges, and batch-norm statistics, follow what passes; those of the input and of constants never do."""
+    for node, part in _fake_quantizers(graph):
+        source: Any = node.args[0]
+        given = source.op in ("placeholder", "get_attr") and not part.is_per_channel
+        part.enable_observer(moving and not given and not isinstance(part, FixedQParamsFakeQuantize))
+    for node in _batch_norms(graph):
+        node.update_arg(5, moving and norms)
+    graph.recompile()
+
+
+def _batch_norms(graph: GraphModule) -> list[Node]:
+    """Batch norms that belong to a weighted operator."""
+    return [
+        node
+        for node in graph.graph.nodes
+        if node.target is _batch_norm and node.args[0].target in WEIGHTED and len(node.args[0].users) == 1
+    ]
+
+
+def _fold_batch_norms(graph: GraphModule) -> None:
+    """Into weights, biases and weight scales, in place: every rounded weight stays the integer that it is."""
+    for node in _batch_norms(graph):
+        arguments: Any = node.args
+        operator, *holders, _, _, eps, _ = arguments
+        gamma, beta, mean, variance = (constant(graph, holder) for holder in holders)
+        share = gamma / torch.sqrt(variance + eps)
+        rounded = operator.args[1]  # the fake quantizer of the weight, unless the layer stays float
+        held = rounded.args[0] if rounded.op == "call_module" else rounded
+        weight = constant(graph, held)
+        weight.mul_(share.view(-1, *[1] * (weight.dim() - 1)))
+        if rounded is not held:
+            part: Any = graph.get_submodule(rounded.target)
+            part.scale.mul_(share.abs()).clamp_(min=torch.finfo(torch.float32).eps)
+        given = operator.args[2] if len(operator.args) > 2 else None
+        old = constant(graph, given) if given is not None else torch.zeros_like(mean)
+        name = f"{operator.name}_folded_bias"
+        graph.register_buffer(name, (old - mean) * share + beta)
+        with graph.graph.inserting_before(operator):
+            bias = graph.graph.get_attr(name)
+        operator.args = (*operator.args[:2], bias, *operator.args[3:])
+        node.replace_all_uses_with(operator)
+        graph.graph.erase_node(node)
+    for node in graph.graph.nodes:
+        if node.target is _batch_norm:
+            node.target = aten.batch_norm.default
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+# Training ------------------------------------------------------------------------------------------
+
+
+class _Training:
+    """A graph on its way; `best` are the weights that do best on the validation split, or the last ones without it."""
+
+    def __init__(self, graph: GraphModule, teacher: nn.Module, batch: int, section: QatSection) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.graph = graph.to(self.device)
+        self.teacher = copy.deepcopy(teacher).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.batch = batch
+        self.section = section
+        self.parameters = [parameter for parameter in graph.parameters() if parameter.requires_grad]
+        self.average = [parameter.detach().clone() for parameter in self.parameters]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=section.lr, weight_decay=0.0)
+        self.best: dict[str, Tensor] = {}
+        self.rank = (-1.0, -math.inf)
+
+    def run(self, images: ImageSet, val: ImageSet | None, console: Console) -> dict[str, Tensor]:
+        """All epochs; returns `best`, on the CPU."""
+        epochs, steps = self.section.epochs, len(images) // self.batch
+        standing = round(self.section.freeze * epochs * steps)
+        for epoch in range(epochs):
+            began, total = time.perf_counter(), 0.0
+            _move(self.graph, epoch * steps < standing, self.section.batch_norm == "train")
+            with console.bar(f"qat {epoch + 1}/{epochs}", steps) as advance:
+                for step, (values, labels) in enumerate(_full(images, self.batch, epoch)):
+                    done = epoch * steps + step
+                    if done == standing:
+                        _move(self.graph, False)
+                    total += self._step(values, labels, factor(done, epochs * steps, WARMUP))
+                    if not math.isfinite(total):
+                        raise Shortfall(
+                            f"quantize.qat: the loss is not a number at epoch {epoch + 1}, step {step + 1} of {steps}; "
+                            f"lower quantize.qat.lr = {self.section.lr:g}"
+                        )
+                    advance(1, f"loss {total / (step + 1):.3f}")
+            found = self._close(val)
+            seconds = time.perf_counter() - began
+            console.say(f"  qat epoch {epoch + 1}/{epochs}  loss {total / steps:.3f}{found}  {seconds:.0f} s")
+        return self.best
+
+    def _step(self, values: Tensor, labels: Tensor, share: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.section.lr * share
+        inputs = values.to(self.device, memory_format=torch.channels_last)
+        with torch.no_grad():
+            wanted = self.teacher(inputs)
+        section = self.section
+        try:
+            logits = self.graph(inputs)
+        except FloatingPointError:
+            return math.nan
+        loss = distill.loss(logits, wanted, labels.to(self.device), section.distill, section.temperature)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        with torch.no_grad():
+            for mean, parameter in zip(self.average, self.parameters, strict=True):
+                mean.lerp_(parameter, 1 - (section.ema or 0.0))
+        return loss.item()
+
+    def _close(self, val: ImageSet | None) -> str:
+        """Remember the averaged weights if they are the best so far; says how they do."""
+        _move(self.graph, False)
+        trained = [parameter.detach().clone() for parameter in self.parameters]
+        self._put(self.average)
+        rank, said = (0.0, 0.0), ""
+        if val is not None:
+            accuracy, loss = self._validate(val)
+            rank, said = (accuracy, -loss), f"  val loss {loss:.3f} accuracy {accuracy:.1%}"
+        if val is None or rank > self.rank:
+            self.rank = rank
+            self.best = {key: value.detach().cpu().clone() for key, value in self.graph.state_dict().items()}
+        self._put(trained)
+        return said
+
+    def _put(self, values: list[Tensor]) -> None:
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, values, strict=True):
+                parameter.copy_(value)
+
+    def _validate(self, images: ImageSet) -> tuple[float, float]:
+        """Accuracy and mean loss with all roundings. The graph takes full batches only: the last one is filled up."""
+        outputs, truth = [], []
+        with torch.no_grad():
+            for values, labels in batches(images, self.batch):
+                missing = self.batch - len(values)
+                filled = torch.cat([values, values[:1].expand(missing, -1, -1, -1)]) if missing else values
+                logits = self.graph(filled.to(self.device, memory_format=torch.channels_last))
+                outputs.append(logits[: len(values)].cpu())
+                truth.append(labels)
+        logits, labels = torch.cat(outputs), torch.cat(truth)
+        return (logits.argmax(1) == labels).float().mean().item(), functional.cross_entropy(logits, labels).item()
+
+
+def _full(images: ImageSet, batch: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled batches of one size: the graph takes no other. What is left over has its turn in another epoch."""
+    for values, labels in batches(images, batch, epoch):
+        if len(values) >= batch:
+            yield values[:batch], labels[:batch]

@@ -1,0 +1,282 @@
+"""Which layer of an exported int8 file computes other integers than torch.
+
+All quantized tensors of the file are read while its engine runs one image, and matched with those of the integer graph
+by their grids and sizes in order of execution. Then the graph runs the same image, each layer on the *file's* inputs:
+a layer is judged by itself, and what an earlier one did wrong is not held against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.fx import GraphModule, Interpreter, Node
+
+from edgekit.graph.integer_arithmetic import _Integer
+from edgekit.graph.ops import QUANTIZE, WEIGHTED, scopes
+from edgekit.runtime import machine
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """real = scale * (q - zero_point), q in -128..127."""
+
+    scale: float
+    zero_point: int
+
+    def __str__(self) -> str:
+        return f"scale {self.scale:.6g}, zero point {self.zero_point}"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A quantized tensor: int8 values, whatever the file stores."""
+
+    values: npt.NDArray[np.int8]
+    grid: Grid
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The same for the tensors of two files that hold the same thing, in either layout."""
+        return float(np.float32(self.grid.scale)), self.grid.zero_point, *self.extents
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """Sizes other than 1, smallest first."""
+        return tuple(sorted(size for size in self.values.shape if size > 1))
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How one layer's output in the file differs from torch's for the same inputs."""
+
+    layer: str
+    """Module of the torch network, or "add of <module>" for an operator in a module's own code."""
+    steps: int
+    """Largest difference, in steps of the output's grid."""
+    share: float
+    """Of its outputs that differ, 0..1."""
+    grid: str = ""
+    """Where the file has another grid: both, in words."""
+
+    @property
+    def wrong(self) -> bool:
+        """More than a rounding."""
+        return self.steps > 1 or bool(self.grid)
+
+    @property
+    def amount(self) -> str:
+        """By how much, in words."""
+        grid = f"{self.grid}; " if self.grid else ""
+        return f"{grid}max {self.steps} step{'s' if self.steps != 1 else ''}, {100 * self.share:.3g} % of its outputs"
+
+
+def first(kind: str, path: Path, graph: GraphModule, pixels: torch.Tensor, fed: Array) -> str:
+    """Name the first layer of a file that computes other integers than torch, by more than a rounding.
+
+    Args:
+        kind: ``onnx`` or ``tflite``.
+        path: the file, int8.
+        graph: from `edgekit.graph.integer_arithmetic.integer_graph`.
+        pixels: one image, float32 (1, 3, H, W).
+        fed: the same image as the file takes it.
+
+    Returns:
+        ``<layer> (max <n> steps, <share> of its outputs)``, or ``none: <why>`` where no layer stands out.
+    """
+    try:
+        tensors = list(READERS[kind](path, fed))
+    except Exception as error:  # engines raise what they like, and the file is known to be bad
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"none: the file's inner tensors cannot be read: {reason}"
+    found = compare(graph, tensors, pixels)
+    if 2 * len(found) <= sum(isinstance(module, _Integer) for module in graph.modules()):
+        return "none: the file's inner tensors are not those of the quantized graph"
+    wrong = [row for row in found if row.wrong]
+    if wrong:
+        more = f"; {len(wrong) - 1} more of {len(found)}" if len(wrong) > 1 else ""
+        return f"{wrong[0].layer} ({wrong[0].amount}{more})"
+    rounded = [row for row in found if row.steps]
+    if rounded:
+        most = max(rounded, key=lambda row: row.share)
+        count = f"{len(rounded)} of {len(found)} round otherwise"
+        return f"none by more than a rounding; {count}, most {most.layer} ({most.amount})"
+    return (
+        "none: every inner tensor agrees; the output's own scale differs, or the engine fuses otherwise "
+        "while inner tensors are read"
+    )
+
+
+def compare(graph: GraphModule, tensors: list[Tensor], pixels: torch.Tensor) -> list[Divergence]:
+    """One row for each tensor of an integer graph that a file has too, in order of execution."""
+    with torch.no_grad():
+        replay = _Replay(graph)
+        replay.run(pixels)
+        replay.given = _match(replay.own, tensors)
+        replay.run(pixels)
+    return replay.found
+
+
+class _Replay(Interpreter):
+    """Runs an integer graph; where a tensor of the file is given, compares it and goes on with the file's."""
+
+    def __init__(self, graph: GraphModule) -> None:
+        super().__init__(graph)
+        self.own: dict[Node, Tensor] = {}
+        self.given: dict[Node, Tensor] = {}
+        self.found: list[Divergence] = []
+
+    def run_node(self, n: Node) -> Any:
+        """As `Interpreter`."""
+        value = super().run_node(n)
+        described = _describe(self.module, n)
+        if described is None:
+            return value
+        layer, grid = described
+        mine = Tensor(value.numpy(), grid)
+        self.own.setdefault(n, mine)
+        if n not in self.given:
+            return value
+        theirs = self.given[n]
+        values = _laid_out(theirs.values, mine.values)
+        difference = np.abs(values.astype(np.int16) - mine.values)
+        differs = theirs.key != mine.key
+        self.found.append(
+            Divergence(
+                layer,
+                int(difference.max()),
+                float((difference > 0).mean()),
+                f"the file says {theirs.grid}, torch {grid}" if differs else "",
+            )
+        )
+        return torch.from_numpy(_on(grid, values, theirs.grid) if differs else values)
+
+
+def _describe(graph: Any, node: Node) -> tuple[str, Grid] | None:
+    """Layer and grid of a node that gives an activation in integers."""
+    source: Any = node.args[0] if node.args else None
+    if node.op == "call_function" and node.target is QUANTIZE and source.op != "get_attr":
+        if source.op == "placeholder":
+            return "the input", _grid(node)
+        return _name(source), _grid(node)
+    if node.op == "call_module" and isinstance(module := graph.get_submodule(str(node.target)), _Integer):
+        kernel = module.kernel
+        return _name(kernel.node), Grid(kernel.output_scale, kernel.output_zero)
+    return None
+
+
+def _grid(node: Any) -> Grid:
+    return Grid(float(node.args[1]), int(node.args[2]))
+
+
+def _name(node: Node) -> str:
+    name = (scopes(node) or (node.name,))[-1]
+    return name if node.target in WEIGHTED else f"{str(node.target).split('.')[1]} of {name}"
+
+
+def _match(own: dict[Node, Tensor], tensors: list[Tensor]) -> dict[Node, Tensor]:
+    """Which tensor of a file is which node's: the longest runs of equal keys; between these, of equal sizes."""
+    nodes = list(own)
+    found: dict[Node, Tensor] = {}
+    ours, theirs = [own[node].key for node in nodes], [tensor.key for tensor in tensors]
+    for tag, start, stop, low, high in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
+        if tag == "equal":
+            found.update(zip(nodes[start:stop], tensors[low:high], strict=True))
+        elif tag == "replace":  # a grid that is not torch's
+            sizes = [own[node].extents for node in nodes[start:stop]], [tensor.extents for tensor in tensors[low:high]]
+            for one, other, count in SequenceMatcher(None, *sizes, autojunk=False).get_matching_blocks():
+                for place in range(count):
+                    found[nodes[start + one + place]] = tensors[low + other + place]
+    return found
+
+
+def _laid_out(values: npt.NDArray[np.int8], like: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """In the layout of `like`; where the shape leaves open which layout a file has, the one that fits better."""
+    choices = [values.reshape(like.shape)]
+    if values.ndim == like.ndim == 4 and values.transpose(0, 3, 1, 2).shape == like.shape:
+        choices.append(values.transpose(0, 3, 1, 2))
+        if values.shape != like.shape:
+            del choices[0]
+    return np.ascontiguousarray(min(choices, key=lambda v: int(np.abs(v.astype(np.int16) - like).sum(dtype=np.int64))))
+
+
+def _on(grid: Grid, values: npt.NDArray[np.int8], of: Grid) -> npt.NDArray[np.int8]:
+    real = (values.astype(np.float64) - of.zero_point) * of.scale
+    return (np.rint(real / grid.scale) + grid.zero_point).clip(-128, 127).astype(np.int8)
+
+
+def _onnx(path: Path, fed: Array) -> Iterator[Tensor]:
+    """Outputs of all QuantizeLinear nodes."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    sinks = [n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] not in constants]
+    values = run_onnx(model, [sink.output[0] for sink in sinks], fed)
+    for sink, value in zip(sinks, values, strict=True):
+        scale, zero = (numpy_helper.to_array(constants[name]).item() for name in sink.input[1:3])
+        yield _int8(value, scale, zero)
+
+
+def run_onnx(model: Any, names: list[str], fed: Array) -> list[Array]:
+    """Inner tensors of a model, run as `edgekit.runtime.engines.onnxruntime` does; they become outputs of `model`."""
+    import onnx
+    import onnxruntime as ort
+
+    there = {port.name for port in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in there)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = machine.cores()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(names, {session.get_inputs()[0].name: fed}) if names else []
+
+
+def _tflite(path: Path, fed: Array) -> Iterator[Tensor]:
+    """The input and all int8 results of operators that compute."""
+    from edgekit.graph.tflite_table import MOVING, Table
+
+    table = Table(path.read_bytes())
+    outputs = [table.graph.inputs[0]]
+    for operator in table.graph.operators:
+        tensor = table.graph.tensors[operator.outputs[0]]
+        if table.kind(operator) not in MOVING and table.types[tensor.type] == "INT8":
+            outputs.append(operator.outputs[0])
+    for index, value in zip(outputs, run_tflite(table, outputs, fed), strict=True):
+        spec = table.port(index, "NHWC")
+        if spec.scale is not None and spec.zero_point is not None:
+            yield _int8(value, spec.scale, spec.zero_point)
+
+
+def run_tflite(table: Any, outputs: list[int], fed: Array) -> list[Array]:
+    """Inner tensors of an `edgekit.graph.tflite_table.Table`, read by making them outputs of the file."""
+    import flatbuffers
+    from ai_edge_litert import interpreter as litert
+
+    table.graph.outputs = [*table.graph.outputs, *outputs]
+    table.model.signatureDefs = None
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(table.model.Pack(builder), b"TFL3")
+    session = litert.Interpreter(model_content=bytes(builder.Output()), num_threads=machine.cores())
+    session.allocate_tensors()
+    session.set_tensor(session.get_input_details()[0]["index"], fed)
+    session.invoke()
+    return [session.get_tensor(int(index)) for index in outputs]
+
+
+def _int8(values: Array, scale: float, zero_point: int) -> Tensor:
+    shift = 128 if values.dtype == np.uint8 else 0
+    return Tensor((values.astype(np.int16) - shift).astype(np.int8), Grid(float(scale), int(zero_point) - shift))
+
+
+READERS = {"onnx": _onnx, "tflite": _tflite}

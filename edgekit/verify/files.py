@@ -1,0 +1,245 @@
+"""The same test images through torch and through every exported file in its engine.
+
+The reference of a float file is the float network; that of an int8 file is the quantized graph in integer arithmetic
+(`edgekit.graph.integer_arithmetic`); that of other precisions is a graph of `edgekit.export.sources`. A difference is
+therefore the exporter's or the engine's, not the quantizer's. Where a file fails, `edgekit.verify.diverge_int8` or
+`edgekit.verify.diverge_float` names the first layer that differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.fx import GraphModule
+
+from edgekit.config.recipe import VerifySection
+from edgekit.console import Console
+from edgekit.data.dataset import ImageSet
+from edgekit.errors import MissingPackage, Shortfall
+from edgekit.runtime import engine_menu, machine
+from edgekit.runtime.errors import RuntimeFault
+from edgekit.runtime.port import Session, dequantize, quantize
+from edgekit.train import metrics
+from edgekit.types import Accuracy, Artifact, Split
+from edgekit.verify import diverge_float, diverge_int8
+
+Array = npt.NDArray[np.float32]
+ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
+"""What an artifact is verified with on the host."""
+DEVICE = "host"
+STEP = 1.5
+"""Outputs lie on one grid, so that a difference is a whole number of steps but for float noise."""
+MOST_CLASSES = 120
+"""Above this, per-class scores would be most of the report."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A torch model that exported files are compared with."""
+
+    name: str
+    """``torch-<precision>``."""
+    module: torch.nn.Module
+    step: float | None = None
+    """Real value of one output step; None for a model whose outputs are compared as floats."""
+    tolerance: float | None = None
+    """Largest difference relative to the largest logit; None for that of the recipe."""
+    agreement: float | None = None
+    """Least share of equal top-1 classes; None for that of the recipe."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One model over all images: logits of shape (images, classes)."""
+
+    artifact: str
+    engine: str
+    version: str
+    logits: Array
+
+
+def verify(
+    images: ImageSet,
+    split: Split,
+    labels: Sequence[str],
+    float_model: Reference,
+    quantized_model: Reference | None,
+    artifacts: Sequence[Artifact],
+    folder: Path,
+    section: VerifySection,
+    console: Console,
+    others: Mapping[str, Reference] | None = None,
+) -> list[Accuracy]:
+    """Score every model and compare every file with torch.
+
+    Args:
+        images: the split to run, evaluation transforms.
+        split: its name.
+        labels: class names.
+        float_model: torch fp32.
+        quantized_model: the integer graph, where there is one.
+        artifacts: exported files.
+        folder: where their paths start.
+        section: how many images, and the tolerances.
+        console: progress.
+        others: models of further precisions, by precision.
+
+    Returns:
+        A row a model, the torch references first; `passed` and `problem` say which files fell short.
+
+    Raises:
+        MissingPackage: an engine is not installed.
+        Shortfall: an engine cannot load or run a file.
+    """
+    count = min(section.images or len(images), len(images))
+    by_precision = {"int8": quantized_model, **(others or {})}
+    references = [float_model, *(reference for reference in by_precision.values() if reference)]
+    sessions = [_open(artifact, folder) for artifact in artifacts]
+    columns: list[list[Array]] = [[] for _ in (*references, *sessions)]
+    truth = []
+    with console.bar("verify", count) as advance, torch.no_grad():
+        for place in range(count):
+            image, label = images[place]
+            truth.append(label)
+            batch = image.unsqueeze(0)
+            for column, reference in zip(columns, references, strict=False):
+                column.append(reference.module(batch).numpy())
+            pixels = batch.numpy()
+            for column, artifact, session in zip(columns[len(references) :], artifacts, sessions, strict=True):
+                column.append(_infer(artifact, session, pixels))
+            advance()
+    names = [(reference.name, "torch", str(torch.__version__)) for reference in references]
+    names += [(artifact.id, ENGINES[artifact.format], _version(artifact)) for artifact in artifacts]
+    runs = [_Run(*name, np.concatenate(column)) for name, column in zip(names, columns, strict=True)]
+    for session in sessions:
+        session.close()
+    known = dict(zip((*references, *artifacts), runs, strict=True))
+    rows = [_score(run, known[float_model], np.array(truth), labels, split) for run in known.values()]
+    judged = rows[: len(references)]
+    for row, artifact, session in zip(rows[len(references) :], artifacts, sessions, strict=True):
+        like = by_precision.get(artifact.precision) or float_model
+        got, wanted = known[artifact].logits, known[like].logits
+        row = _judge(row, got, wanted, like, section)
+        if not row.passed:
+            worst = int(np.abs(got - wanted).max(1).argmax())
+            batch = images[worst][0].unsqueeze(0)
+            fed = feed(artifact, session, batch.numpy())
+            file = folder / artifact.path
+            if like is not quantized_model:
+                allowed, _ = _bound(like, "tolerance", section)
+                where = diverge_float.first(artifact.format, file, like.module, batch, fed, allowed)
+                row = replace(row, diverges=f"{where} on image {worst + 1}")
+            elif isinstance(like.module, GraphModule):
+                where = diverge_int8.first(artifact.format, file, like.module, batch, fed)
+                row = replace(row, diverges=f"{where} on image {worst + 1}")
+        judged.append(row)
+    return judged
+
+
+def check(rows: Sequence[Accuracy]) -> None:
+    """Raise Shortfall naming every file that is outside tolerance, and its first divergent layer where known."""
+    failed = [
+        f"{row.artifact} in {row.engine} {row.engine_version}: {row.problem}"
+        + (f"; first divergent layer: {row.diverges}" if row.diverges else "")
+        for row in rows
+        if not row.passed
+    ]
+    if failed:
+        raise Shortfall("verify: " + "\n  ".join(failed))
+
+
+def _open(artifact: Artifact, folder: Path) -> Session:
+    engine = engine_menu.engine(ENGINES[artifact.format])
+    try:
+        engine.version()
+    except RuntimeFault as fault:
+        raise MissingPackage(f"verify: {artifact.id}: {fault}") from fault
+    try:
+        return engine.load(str(folder / artifact.path), threads=machine.cores())
+    except RuntimeFault as fault:
+        raise Shortfall(f"verify: {artifact.id}: {fault}") from fault
+
+
+def _version(artifact: Artifact) -> str:
+    return engine_menu.engine(ENGINES[artifact.format]).version()
+
+
+def _infer(artifact: Artifact, session: Session, pixels: Array) -> Array:
+    """Logits (1, classes) in float32 for pixels (1, 3, H, W), whatever layout and dtype the file takes."""
+    try:
+        return dequantize(session.run(feed(artifact, session, pixels)), session.output)
+    except RuntimeFault as fault:
+        raise Shortfall(f"verify: {artifact.id}: {fault}") from fault
+
+
+def feed(artifact: Artifact, session: Session, pixels: Array) -> npt.NDArray[Any]:
+    """Pixels (1, 3, H, W) in the layout and on the grid that a file takes."""
+    fed = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if artifact.input.layout == "NHWC" else pixels
+    return quantize(fed, session.input)
+
+
+def _score(run: _Run, exact: _Run, truth: npt.NDArray[Any], labels: Sequence[str], split: Split) -> Accuracy:
+    predicted = run.logits.argmax(1)
+    scores = metrics.score(predicted, truth, labels, split)
+    return Accuracy(
+        artifact=run.artifact,
+        engine=run.engine,
+        engine_version=run.version,
+        device=DEVICE,
+        split=split,
+        images=len(truth),
+        top1=scores.accuracy,
+        agreement=float((predicted == exact.logits.argmax(1)).mean()),
+        metrics=scores if len(labels) <= MOST_CLASSES else None,
+        sqnr_db=None if run is exact else _sqnr(exact.logits, run.logits),
+    )
+
+
+def _judge(row: Accuracy, got: Array, wanted: Array, reference: Reference, section: VerifySection) -> Accuracy:
+    difference = np.abs(got - wanted)
+    agreement = float((got.argmax(1) == wanted.argmax(1)).mean())
+    row = replace(row, agreement_reference=agreement, max_difference=float(difference.max()))
+    if not np.isfinite(got).all():
+        return replace(row, passed=False, problem="NaN or infinite outputs")
+    problems = []
+    if reference.step is not None:
+        steps = difference / reference.step
+        within = float((steps < STEP).mean())
+        row = replace(row, max_steps=float(steps.max()), within_one_step=within)
+        if within < section.within_one_step:
+            problems.append(
+                f"{within:.2%} of outputs within one step of torch-int8, "
+                f"verify.within_one_step asks for {section.within_one_step:.2%}"
+            )
+    else:
+        relative = float(difference.max() / max(float(np.abs(wanted).max()), 1e-12))
+        allowed, rule = _bound(reference, "tolerance", section)
+        if relative > allowed:
+            problems.append(
+                f"outputs differ from {reference.name} by {relative:.1e} of the largest logit, "
+                f"{rule} allows {allowed:.1e}"
+            )
+    least, rule = _bound(reference, "agreement", section)
+    if agreement < least:
+        problems.append(f"{agreement:.2%} top-1 agreement with torch, {rule} asks for {least:.2%}")
+    return replace(row, passed=not problems, problem="; ".join(problems))
+
+
+def _bound(reference: Reference, name: str, section: VerifySection) -> tuple[float, str]:
+    """A bound of the reference, else of the recipe, and whose it is."""
+    own: float | None = getattr(reference, name)
+    if own is None:
+        return float(getattr(section, name)), f"verify.{name}"
+    return own, f"the {name} of {reference.name.removeprefix('torch-')}"
+
+
+def _sqnr(exact: Array, got: Array) -> float | None:
+    """Signal to quantization noise in dB; None where there is no noise."""
+    noise = float(np.square(exact - got, dtype=np.float64).sum())
+    return float(10 * np.log10(np.square(exact, dtype=np.float64).sum() / noise)) if noise else None
