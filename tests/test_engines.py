@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from edgekit.export import onnx_weights
 from edgekit.runtime import engine_menu
 from edgekit.runtime.bench import random_input
 from edgekit.runtime.engines import litert, onnxruntime
@@ -158,6 +159,54 @@ def test_load_names_the_providers_when_unknown(model: tuple[Any, str]) -> None:
     engine, path = model
     with pytest.raises(RuntimeFault, match=r"\(choices: .*(cpu|XNNPACK, builtin)"):
         engine.load(path, 1, "FooExecutionProvider")
+
+
+STEP = 20000.0
+
+
+def int8_net(layers: int, shared: bool) -> bytes:
+    """1x1 convolutions of 16 channels as Q/DQ pairs; weights of 100 and more, outputs in steps of `STEP`."""
+    nodes, constants = [], {"one": np.float32(1), "step": np.float32(STEP), "zero": np.uint8(0)}
+    nodes.append(helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["q"]))
+    nodes.append(helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["0"]))
+    for n in range(layers):
+        weight = np.random.default_rng(n).integers(100, 127, (16, 16, 1, 1), np.int8)
+        constants |= {f"w{n}": weight, f"zp{n}": np.int8(0)}
+        nodes += [
+            helper.make_node("DequantizeLinear", [f"w{n}", "one", "zp0" if shared else f"zp{n}"], [f"wf{n}"]),
+            helper.make_node("Conv", [f"{n}", f"wf{n}"], [f"y{n}"]),
+            helper.make_node("QuantizeLinear", [f"y{n}", "step", "zero"], [f"q{n}"]),
+            helper.make_node("DequantizeLinear", [f"q{n}", "step", "zero"], [f"{n + 1}"]),
+        ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 16, 4, 4]) for name in ("x", f"{layers}")]
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "int8", ends[:1], ends[1:], tensors)
+    made: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    ).SerializeToString()
+    return made
+
+
+def test_int8_sums_do_not_saturate_on_onnxruntime() -> None:
+    session = onnxruntime.load(int8_net(1, shared=False))
+    weight = np.random.default_rng(0).integers(100, 127, (16, 16, 1, 1), np.int8)[:, :, 0, 0].astype(np.int64)
+    sums = np.einsum("oi,nihw->nohw", weight, np.full((1, 16, 4, 4), 255))  # pairs of products beyond int16
+    assert np.array_equal(session.run(np.full((1, 16, 4, 4), 255, np.float32)), np.rint(sums / STEP) * STEP)
+
+
+def test_onnxruntime_loads_int8_weights_that_share_a_zero_point() -> None:
+    session = onnxruntime.load(int8_net(2, shared=True))
+    assert session.run(np.ones((1, 16, 4, 4), np.float32)).shape == (1, 16, 4, 4)
+
+
+def test_exported_weights_have_zero_points_of_their_own() -> None:
+    shared, own = (onnx.load_from_string(int8_net(3, shared=shared)) for shared in (True, False))
+    onnx_weights.own_zero_points(shared.graph)
+    weights = [node for node in shared.graph.node if node.op_type == "DequantizeLinear" and node.input[0][0] == "w"]
+    assert len({node.input[2] for node in weights}) == len(weights) == 3
+    x = np.random.default_rng(1).integers(0, 255, (1, 16, 4, 4)).astype(np.float32)
+    runs = [onnxruntime.load(model.SerializeToString()).run(x) for model in (shared, own)]
+    assert np.array_equal(*runs)
 
 
 def test_load_raises_when_provider_takes_no_operator(matmul: Path) -> None:

@@ -72,6 +72,25 @@ def keep_float(data: bytes) -> bytes:
     return stored
 
 
+def own_zero_points(graph: onnx.GraphProto) -> None:
+    """Give each quantized weight a zero point of its own, in place, where several share one.
+
+    On x86 without VNNI, ONNX Runtime multiplies uint8 by int8 with sums of two products saturated in int16, unless it
+    turns the weights into uint8 (``session.x64quantprecision``), and that fails where weights share a zero point.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    taken: set[str] = set()
+    for node in graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in constants or len(node.input) < 3:
+            continue
+        shared = node.input[2]
+        if shared in taken:
+            copy = onnx.TensorProto.FromString(constants[shared].SerializeToString())
+            copy.name = node.input[2] = f"{node.input[0]}_zero_point"
+            graph.initializer.append(copy)
+        taken.add(node.input[2])
+
+
 def _replace(field: Any, values: Sequence[Any]) -> None:
     """New contents of a repeated field, which may be some of its own."""
     copies = [type(value).FromString(value.SerializeToString()) for value in values]
