@@ -201,7 +201,7 @@ def test_onnxruntime_loads_int8_weights_that_share_a_zero_point() -> None:
 
 def test_exported_weights_have_zero_points_of_their_own() -> None:
     shared, own = (onnx.load_from_string(int8_net(3, shared=shared)) for shared in (True, False))
-    onnx_weights.own_zero_points(shared.graph)
+    onnx_weights.unshare_constants(shared.graph)
     weights = [node for node in shared.graph.node if node.op_type == "DequantizeLinear" and node.input[0][0] == "w"]
     assert len({node.input[2] for node in weights}) == len(weights) == 3
     x = np.random.default_rng(1).integers(0, 255, (1, 16, 4, 4)).astype(np.float32)

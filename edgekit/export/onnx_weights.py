@@ -72,23 +72,24 @@ def keep_float(data: bytes) -> bytes:
     return stored
 
 
-def own_zero_points(graph: onnx.GraphProto) -> None:
-    """Give each quantized weight a zero point of its own, in place, where several share one.
+def unshare_constants(graph: onnx.GraphProto) -> None:
+    """Give each DequantizeLinear of a constant a constant and a zero point of its own, in place.
 
-    On x86 without VNNI, ONNX Runtime multiplies uint8 by int8 with sums of two products saturated in int16, unless it
-    turns the weights into uint8 (``session.x64quantprecision``), and that fails where weights share a zero point.
+    On x86 without VNNI, ONNX Runtime adds products of uint8 and int8 in pairs that saturate in int16, unless it turns
+    weights into uint8 (``session.x64quantprecision``), and that fails for weights and zero points that are shared.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     taken: set[str] = set()
     for node in graph.node:
-        if node.op_type != "DequantizeLinear" or node.input[0] not in constants or len(node.input) < 3:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in constants:
             continue
-        shared = node.input[2]
-        if shared in taken:
-            copy = onnx.TensorProto.FromString(constants[shared].SerializeToString())
-            copy.name = node.input[2] = f"{node.input[0]}_zero_point"
-            graph.initializer.append(copy)
-        taken.add(node.input[2])
+        for place in range(0, len(node.input), 2):  # the scale may be shared
+            name = node.input[place]
+            if name in taken:
+                copy = onnx.TensorProto.FromString(constants[name].SerializeToString())
+                copy.name = node.input[place] = f"{node.output[0]}_{'zero_point' if place else 'quantized'}"
+                graph.initializer.append(copy)
+            taken.add(name)
 
 
 def _replace(field: Any, values: Sequence[Any]) -> None:

@@ -230,15 +230,12 @@ def _onnx(path: Path, fed: Array) -> Iterator[Tensor]:
 def run_onnx(model: Any, names: list[str], fed: Array) -> list[Array]:
     """Inner tensors of a model, run as `edgekit.runtime.engines.onnxruntime` does; they become outputs of `model`."""
     import onnx
-    import onnxruntime as ort
+
+    from edgekit.runtime.engines import onnxruntime
 
     there = {port.name for port in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in there)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = machine.cores()
-    options.log_severity_level = 4
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.cpu_session(model.SerializeToString(), machine.cores())
     return session.run(names, {session.get_inputs()[0].name: fed}) if names else []
 
 

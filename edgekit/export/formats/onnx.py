@@ -126,7 +126,7 @@ def lowered(data: bytes, rewrites: Sequence[str] | None = None) -> tuple[bytes, 
     model = onnx.load_from_string(data)
     chosen = [rewrite for rewrite in REWRITES if rewrites is None or rewrite.NAME in rewrites]
     applied = tuple(rewrite.NAME for rewrite in chosen if rewrite.apply(model))
-    onnx_weights.own_zero_points(model.graph)
+    onnx_weights.unshare_constants(model.graph)
     return _bytes(model), applied
 
 

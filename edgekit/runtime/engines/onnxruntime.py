@@ -164,11 +164,7 @@ def load(model: str | bytes, threads: int = 1, provider: str | None = None, name
         names = {name: word for word, name in WORDS.items()}
         allowed = ", ".join(names.get(each, each) for each in ort.get_available_providers())
         raise RuntimeFault(f'"{word}": this build of onnxruntime has no such provider (choices: {allowed})')
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # errors come back as exceptions
+    options = _options(threads)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     guard = None if wanted == _CPU else _Guard(Watch(options), wanted, fallback, name)
     # ONNX Runtime's own falling back would only print why.
@@ -178,7 +174,7 @@ def load(model: str | bytes, threads: int = 1, provider: str | None = None, name
     missing = ""
     try:
         if guard is None:
-            session = _on_cpu(ort, model, options)
+            session = cpu_session(model, threads, options)
         else:
             with overheard() as said, redirect_stdout(StringIO()):
                 session = ort.InferenceSession(model, options, providers=[wanted], **more)
@@ -197,14 +193,25 @@ def load(model: str | bytes, threads: int = 1, provider: str | None = None, name
     return OrtSession(session, source, sink, applied, guard)
 
 
-def _on_cpu(ort: Any, model: str | bytes, options: Any) -> Any:
-    """A session on the CPU whose int8 kernels are exact on x86 without VNNI, too.
+def _options(threads: int) -> Any:
+    options = _package().SessionOptions()
+    options.graph_optimization_level = _package().GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors come back as exceptions
+    return options
+
+
+def cpu_session(model: str | bytes, threads: int = 1, options: Any = None) -> Any:
+    """An InferenceSession on the CPU whose int8 kernels are exact on x86 without VNNI, too.
 
     There, products of uint8 and int8 are added in pairs that saturate in int16, unless ONNX Runtime turns the weights
     into uint8, which it does when told to. On other CPUs the setting changes nothing. The conversion fails for weights
     that share a zero point, as in files of other tools: those run with ONNX Runtime's default, and verification or
     golden vectors tell whether their results are right.
     """
+    ort = _package()
+    options = options or _options(threads)
     options.add_session_config_entry(_EXACT, "1")
     try:
         return ort.InferenceSession(model, options, providers=[_CPU])
