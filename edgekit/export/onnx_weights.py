@@ -73,22 +73,37 @@ def keep_float(data: bytes) -> bytes:
 
 
 def unshare_constants(graph: onnx.GraphProto) -> None:
-    """Give each DequantizeLinear of a constant a constant and a zero point of its own, in place.
+    """Give each use of a quantized constant a DequantizeLinear, a constant and a zero point of its own, in place.
 
     On x86 without VNNI, ONNX Runtime adds products of uint8 and int8 in pairs that saturate in int16, unless it turns
     weights into uint8 (``session.x64quantprecision``), and that fails for weights and zero points that are shared.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    taken: set[str] = set()
+    sources = {
+        node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants
+    }
+    nodes, taken = [], set[str]()
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name in sources and name in taken:
+                copy = onnx.NodeProto.FromString(sources[name].SerializeToString())
+                copy.name, copy.output[0] = (f"{word}_{len(nodes)}" for word in (copy.name, name))
+                node.input[place] = copy.output[0]
+                nodes.append(copy)
+            taken.add(name)
+        nodes.append(node)
+    if len(nodes) > len(graph.node):
+        _replace(graph.node, nodes)
+    taken = set()
     for node in graph.node:
         if node.op_type != "DequantizeLinear" or node.input[0] not in constants:
             continue
         for place in range(0, len(node.input), 2):  # the scale may be shared
             name = node.input[place]
             if name in taken:
-                copy = onnx.TensorProto.FromString(constants[name].SerializeToString())
-                copy.name = node.input[place] = f"{node.output[0]}_{'zero_point' if place else 'quantized'}"
-                graph.initializer.append(copy)
+                tensor = onnx.TensorProto.FromString(constants[name].SerializeToString())
+                tensor.name = node.input[place] = f"{node.output[0]}_{'zero_point' if place else 'quantized'}"
+                graph.initializer.append(tensor)
             taken.add(name)
 
 

@@ -40,6 +40,7 @@ import numpy as np
 from edgekit.runtime import engine_menu
 from edgekit.runtime.bench import random_input
 from edgekit.runtime.cut import Graph
+from edgekit.runtime.engines import onnxruntime
 from edgekit.runtime.errors import RuntimeFault, first_line
 from edgekit.runtime.port import Port
 from edgekit.runtime.tflite import PROVIDERS
@@ -89,16 +90,15 @@ def trace(
 
 
 def _onnxruntime(ort: Any, model: str, threads: int, session: Any, seconds: float, seed: int) -> dict[str, Any]:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
+    options = onnxruntime.session_options(threads)
     options.enable_profiling = True
     feed = {session.input.name: random_input(session.input, seed)}
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
-        profiled = ort.InferenceSession(model, options, providers=[session.provider])
+        if session.provider == onnxruntime.WORDS["cpu"]:
+            profiled = onnxruntime.cpu_session(model, threads, options)
+        else:
+            profiled = ort.InferenceSession(model, options, providers=[session.provider])
         total, _ = _turns([lambda: session.run(feed[session.input.name]), lambda: profiled.run(None, feed)], seconds)
         events = json.loads(Path(profiled.end_profiling()).read_text("utf-8"))
     rows: dict[tuple[str, str], dict[str, str]] = {}

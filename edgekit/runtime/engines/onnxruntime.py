@@ -164,7 +164,7 @@ def load(model: str | bytes, threads: int = 1, provider: str | None = None, name
         names = {name: word for word, name in WORDS.items()}
         allowed = ", ".join(names.get(each, each) for each in ort.get_available_providers())
         raise RuntimeFault(f'"{word}": this build of onnxruntime has no such provider (choices: {allowed})')
-    options = _options(threads)
+    options = session_options(threads)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     guard = None if wanted == _CPU else _Guard(Watch(options), wanted, fallback, name)
     # ONNX Runtime's own falling back would only print why.
@@ -193,7 +193,8 @@ def load(model: str | bytes, threads: int = 1, provider: str | None = None, name
     return OrtSession(session, source, sink, applied, guard)
 
 
-def _options(threads: int) -> Any:
+def session_options(threads: int) -> Any:
+    """All graph optimisations, sequential execution, errors as exceptions."""
     options = _package().SessionOptions()
     options.graph_optimization_level = _package().GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
@@ -211,7 +212,7 @@ def cpu_session(model: str | bytes, threads: int = 1, options: Any = None) -> An
     golden vectors tell whether their results are right.
     """
     ort = _package()
-    options = options or _options(threads)
+    options = options or session_options(threads)
     options.add_session_config_entry(_EXACT, "1")
     try:
         return ort.InferenceSession(model, options, providers=[_CPU])
