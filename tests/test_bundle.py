@@ -39,7 +39,7 @@ from tests.support import BUNDLE, complaint, edgekit, environment
 from tests.test_faults import MOUNTED
 from tests.test_tiny import onnx_logits
 
-SCHEMA = json.loads((Path(bundle.__file__).parent / "runtime" / "manifest.schema.json").read_text())
+SCHEMA = json.loads((Path(bundle.__file__).parents[1] / "runtime" / "manifest.schema.json").read_text())
 
 
 def members(path: Path) -> dict[str, bytes]:

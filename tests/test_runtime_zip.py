@@ -17,7 +17,7 @@ from tests.conftest import TinyRun
 from tests.interpreters import bare
 from tests.support import BUNDLE, edgekit
 
-PACKAGE = Path(runtime_zip.__file__).parent
+PACKAGE = Path(runtime_zip.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
