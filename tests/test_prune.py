@@ -482,7 +482,7 @@ def test_stage_goes_on_where_it_was_stopped(stage: Done, tmp_path: Path) -> None
         prune_stage(out, Told(stop="epoch  2/2"))
     told = Told()
     again = prune_stage(out, told)
-    assert "  going on after epoch 1" in told.lines
+    assert "  resuming after epoch 1" in told.lines
     assert (again.path / "model.safetensors").read_bytes() == (stage.path / "model.safetensors").read_bytes()
     assert not list(again.path.glob("*.pt"))
 
