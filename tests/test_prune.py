@@ -142,7 +142,7 @@ def test_check_notices_channels_that_do_not_belong_together() -> None:
     head, kept = next(iter(plan.kept.items()))
     others = sorted(set(range(plan.of[head])) - set(kept))[: len(kept)]
     wrong = PrunePlan({**plan.kept, head: tuple(sorted({*kept[len(others) :], *others}))}, plan.of)
-    with pytest.raises(Shortfall, match="computes something else"):
+    with pytest.raises(Shortfall, match="does not compute what the unpruned one does"):
         apply.check(whole, pruned(whole, plan), wrong, 32)
 
 
