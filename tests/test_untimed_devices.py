@@ -60,7 +60,7 @@ def test_the_others_decide_in_its_place(tmp_path: Path, down: dict[str, Device])
     assert {trial.device for trial in trials.rows} == {"host"}
     assert trials.emulated == ("rpi",)
     assert (row.applied, row.device, row.lost) == (True, "host", True)
-    assert "not there: pi: cannot be reached by ssh: " in row.reason
+    assert "not reached: pi: cannot be reached by ssh: " in row.reason
 
 
 def test_on_an_emulated_device_nothing_is_timed(tmp_path: Path) -> None:
