@@ -136,7 +136,7 @@ def stopwatch(devices: Mapping[str, Device], folder: Path, latency: bool) -> tup
 
 
 def test_pruning_to_a_latency_needs_a_clock(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"prune.latency needs a device where time is measured, and rpi is emulated"):
+    with pytest.raises(InputError, match=r"prune.latency needs a device where time is measured, but rpi is emulated"):
         stopwatch(EMULATED, tmp_path, latency=True)
     assert stopwatch(EMULATED, tmp_path, latency=False) == (None, "not measured: rpi is emulated")
 
