@@ -63,7 +63,7 @@ def test_observe_says_when_the_image_itself_is_not_finite() -> None:
 
 
 def test_observe_refuses_images_of_the_wrong_shape() -> None:
-    with pytest.raises(InputError, match=r"image 1 has the shape \(3, 40, 40\), the network takes \(3, 32, 32\)"):
+    with pytest.raises(InputError, match=r"image 1 has the shape \(3, 40, 40\), but the network takes \(3, 32, 32\)"):
         observe(nets.settled(nets.conv(3, 4)), nets.images(2, size=40))
 
 
