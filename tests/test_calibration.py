@@ -139,7 +139,7 @@ def test_one_class_is_refused_only_when_the_data_has_no_other() -> None:
     assert stage._one_class(several, several.samples) == ""
     assert stage._one_class(several, several.samples[:1]) == 'calibrated on images of class "a" only'
     alone = index(0, 0)
-    with pytest.raises(InputError, match='all training images are of class "a", the data has 3 classes'):
+    with pytest.raises(InputError, match='all training images are of class "a", but the data has 3 classes'):
         stage._one_class(alone, alone.samples)
     single = index(0, 0, classes=1)
     assert stage._one_class(single, single.samples) == ""
