@@ -1,4 +1,4 @@
-"""What the benchmarks share: networks with random weights of a trained net's size, and images for them."""
+"""Shared by the benchmarks: networks with random weights on the scale of a trained net's, and images for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def images(count: int, size: int, seed: int = 0) -> Tensor:
 
 
 def network(name: str, size: int, classes: int = 1000) -> nn.Module:
-    """A net of timm or torchvision in eval mode: random weights, batch-norm statistics of random images."""
+    """A net of timm or torchvision in eval mode: with random weights and batch-norm statistics of random images."""
     torch.manual_seed(0)
     module = models.build(ModelSpec(name, classes, {}), Path())
     for part in module.modules():

@@ -1,4 +1,4 @@
-"""MobileNetV2 on the emulated Raspberry Pi 4 and 5: do counts repeat, do int8 outputs agree, what are estimates worth?
+"""MobileNetV2 on the emulated Raspberry Pi 4 and 5: do counts repeat, do int8 outputs agree, how good are estimates?
 
 For each board, engine and precision, at 224 px and with random weights: the instructions and bytes of one inference,
 counted in two processes; for int8 files the largest difference, in output steps, from what this machine computes for
@@ -8,8 +8,8 @@ is timed, so a busy machine does not matter. Needs ``edgekit devices setup rpi4-
 
 Usage::
 
-    python benchmarks/emulated.py                       # makes the files first: minutes
-    python benchmarks/emulated.py --files speed         # those that int8_speed.py --keep speed has left
+    python benchmarks/emulated.py                       # makes the files first, which takes minutes
+    python benchmarks/emulated.py --files speed         # uses those of int8_speed.py --keep speed
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _show(board: Device, model: Path, precision: str) -> None:
     engine = ENGINES[model.suffix[1:]]
     first, second = (qemu.count(model, engine, board) for _ in range(2))
     apart = abs(first.instructions - second.instructions)
-    repeat = "repeats exactly" if first == second else f"repeats but for {apart} ({apart / first.instructions:.0e})"
+    repeat = "repeats exactly" if first == second else f"repeats except for {apart} ({apart / first.instructions:.0e})"
     assert board.estimate is not None
     fit = _estimate.fit(board.estimate.published)
     ms = fit.ms(first)
@@ -76,7 +76,7 @@ def _show(board: Device, model: Path, precision: str) -> None:
 
 
 def _steps(board: Device, model: Path, engine: str) -> float:
-    """Largest difference, in steps of the output where the file states them, else in distinct values."""
+    """Largest difference, in output steps if the file states them, else in distinct values."""
     session = engine_menu.engine(engine).load(str(model), 1)
     inputs = np.concatenate([random_input(session.input, seed) for seed in range(INPUTS)])
     here = np.concatenate([session.run(each[None]) for each in inputs]).astype(np.float64)

@@ -1,11 +1,11 @@
-"""How long does a fleet take, against one of its devices?
+"""How long does profiling a fleet take, compared with one of its devices?
 
     python benchmarks/fleet.py [--devices 8] [--files 4] [--seconds 5]
 
-Devices are sshd processes on loopback, each with a home folder and a lock of its own. Their ONNX Runtime is a stand-in
-that waits in place of computing, as long as a real measurement takes, so that one machine can be all of them;
-everything else, from the connection to the report's rows, is real. Printed are the wall times of profiling the first
-device alone and of profiling all of them, and their ratio.
+Devices are sshd processes on loopback, each with its own home folder and lock. Their ONNX Runtime is a stand-in that
+waits instead of computing, as long as a real measurement takes, so that one machine can play all of them; everything
+else, from the connection to the report's rows, is real. Prints the wall times of profiling the first device alone and
+of profiling all of them, and their ratio.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _board(folder: Path) -> sshd.Board:
 
 
 def _time(artifacts: list[Artifact], folder: Path, devices: dict[str, Device]) -> float:
-    """Seconds of one profile, connections, transfers and all."""
+    """Seconds of one profile, including connections and transfers."""
     ssh.close()
     start = time.perf_counter()
     result = profile(artifacts, folder, devices, Console(quiet=True))

@@ -1,12 +1,12 @@
-"""A net on every provider of every engine here that is not the CPU, beside PyTorch on the same GPU.
+"""A net on every non-CPU provider of every engine on this machine, beside PyTorch on the same GPU.
 
-Of each: whether the provider asked for ran, how many operators ran elsewhere, how far its outputs are from those of
-the CPU (as a share of the largest), and its p50, all models taking turns; copies in and out apart where the engine
-tells. ``vs torch`` is p50 of PyTorch (CUDA graph, channels last, float32) over this one's. Half precision is shown
-beside it, for what it is.
+For each: whether the requested provider ran, how many operators ran elsewhere, how far its outputs are from the CPU's
+(as a share of the largest), and its p50, with all models interleaved; copies in and out separately if the engine
+reports them. ``vs torch`` is p50 of PyTorch (CUDA graph, channels last, float32) over this one's. Half precision is
+shown beside it for comparison.
 
 NOT RUN ON A GPU SO FAR: its code was run with SwiftShader, a Vulkan device in software, and PyTorch's part on a CPU,
-both of which say nothing about speed. ``--require-gpu`` makes it fail unless an NVIDIA GPU computed, and everything
+both of which say nothing about speed. ``--require-gpu`` makes it fail unless an NVIDIA GPU computed and everything
 that ran agreed with the CPU.
 
 Usage::
@@ -14,8 +14,8 @@ Usage::
     pip install onnxruntime-gpu                                      # in place of onnxruntime
     python benchmarks/gpu.py --require-gpu
     python benchmarks/gpu.py --net mobilenetv3_small_100 --size 160
-    python benchmarks/gpu.py --onnxruntime ~/webgpu/bin/python       # the Python that has another build of it
-    python benchmarks/gpu.py --cpu                                   # torch and the others on the CPU: does it work?
+    python benchmarks/gpu.py --onnxruntime ~/webgpu/bin/python       # a Python with another build of it
+    python benchmarks/gpu.py --cpu                                   # everything on the CPU, to check that it works
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CANDIDATES = (
 ON_CPU = (("torch_cuda", "cpu"), ("onnxruntime", "cpu"), ("litert", "cpu"))
 SUFFIX = {"torch_cuda": "pt2", "onnxruntime": "onnx", "litert": "tflite"}
 TOLERANCE, HALF_TOLERANCE = 1e-3, 0.05
-"""Of the largest output."""
+"""Share of the largest output."""
 WAIT = 600.0
 """Seconds: TensorRT takes minutes to build an engine."""
 OUTPUTS = """
@@ -83,8 +83,8 @@ def main() -> None:
     parser.add_argument("--net", default="mobilenetv2_100")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=0.2, help="of each round")
-    parser.add_argument("--keep", type=Path, help="folder for the files; those that are there are not made again")
+    parser.add_argument("--seconds", type=float, default=0.2, help="seconds of each round")
+    parser.add_argument("--keep", type=Path, help="folder for the files; existing ones are reused")
     parser.add_argument("--onnxruntime", type=Path, default=Path(sys.executable), metavar="PYTHON")
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--require-gpu", action="store_true")
@@ -122,7 +122,7 @@ def _start(python: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def _open(row: Row, folder: Path, python: Path, wanted: Any, images: Any) -> None:
-    """Load the model where it is timed, and in another process compute what it says to the images."""
+    """Load the model in the process that times it, and compute its outputs in another process."""
     model = folder / f"fp32.{SUFFIX[row.engine]}"
     request = {"model": str(model), "engine": row.engine, "threads": 1, "provider": row.provider, "seed": 0}
     row.ready = row.worker.ask(request, WAIT)
@@ -137,7 +137,7 @@ def _open(row: Row, folder: Path, python: Path, wanted: Any, images: Any) -> Non
 
 
 def _show(row: Row, reference: list[float] | None) -> bool:
-    """Print the row; whether its outputs are right."""
+    """Print the row; returns whether its outputs are right."""
     steps = row.worker.ask({"steps": 50}, WAIT)["steps"]
     ratio = statistics.median(a / b for a, b in zip(reference, row.ms, strict=True)) if reference else float("nan")
     fine = row.error <= (HALF_TOLERANCE if "fp16" in row.provider else TOLERANCE)
@@ -157,7 +157,7 @@ def _show(row: Row, reference: list[float] | None) -> bool:
 
 
 def make(name: str, size: int, folder: Path) -> tuple[Any, Any]:
-    """Write the net in three formats, but those that are there; returns its outputs for some images, and these."""
+    """Write the net in three formats, except existing files; returns its outputs for some images, and the images."""
     import torch
     from _nets import images, network
 

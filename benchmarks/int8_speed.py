@@ -1,15 +1,15 @@
-"""int8 against fp32 of the same net on both engines, one thread, 224 px, beside the field's own int8 files.
+"""int8 against fp32 of the same net on both engines, one thread, 224 px, beside int8 files of the usual tools.
 
 The peers are ONNX Runtime's `quantize_static` (per channel, uint8 activations, int8 weights, after
 `quant_pre_process`) and ai-edge-quantizer (`static_wi8_ai8`), each on our fp32 file. Weights and calibration images
 are random: speed does not depend on them, accuracy is not measured here. All files of an engine are timed in one
-process, in short rounds that take turns; a ratio is the median over the rounds of fp32 over int8 within a round, so
+process, in short interleaved rounds; a ratio is the median over the rounds of fp32 over int8 within a round, so
 that a busy machine slows both.
 
 Usage::
 
     python benchmarks/int8_speed.py                                    # the nets of the table, minutes each
-    python benchmarks/int8_speed.py mobilenetv2_100 --keep speed       # keep the files: timing again is quick
+    python benchmarks/int8_speed.py mobilenetv2_100 --keep speed       # keep the files, so that timing again is quick
     python benchmarks/int8_speed.py mobilenetv2_100 --profile          # also: milliseconds by operator of our file
 """
 
@@ -45,10 +45,10 @@ Array = npt.NDArray[Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nets", nargs="*", default=NETS)
-    parser.add_argument("--keep", type=Path, help="folder for the files; those that are there are not made again")
+    parser.add_argument("--keep", type=Path, help="folder for the files; existing ones are reused")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--profile", action="store_true", help="time the operators of our int8 file")
-    parser.add_argument("--time", nargs=2, help=argparse.SUPPRESS)  # what the processes below are started with
+    parser.add_argument("--time", nargs=2, help=argparse.SUPPRESS)  # for the processes started below
     arguments = parser.parse_args()
     if arguments.time:
         engine, folder = arguments.time
@@ -137,7 +137,7 @@ def _profile(path: Path, engine: str) -> None:
 
 
 def make(name: str, folder: Path) -> None:
-    """Write the six files of a net, but those that are there."""
+    """Write the six files of a net, except existing ones."""
     wanted = [f"{kind}.{suffix}" for kind in ("fp32", "int8", "peer") for suffix in ("onnx", "tflite")]
     if all((folder / each).exists() for each in wanted):
         return

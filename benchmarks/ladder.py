@@ -1,4 +1,4 @@
-"""Climb every rung of the rescue ladder on a trained run, whatever holds: what each costs and what it gives.
+"""Climb every rung of the rescue ladder on a trained run, even after one holds: what each costs and gains.
 
 Usage::
 
@@ -6,7 +6,7 @@ Usage::
     python benchmarks/ladder.py RUN
     python benchmarks/ladder.py RUN --set quantize.qat.epochs=1 --set 'quantize.rescue=["range", "qat"]'
 
-Accuracy is that of the exact integer graph on the validation split. Latencies are of one interleaved run.
+Accuracy is that of the exact integer graph on the validation split. Latencies come from one interleaved run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where the time goes in fp32 and int8 files of a net on both engines, one thread, 224 px: what int8 gains, and where.
 
 Files are those of `int8_speed.py`. Families of operators are set side by side, then the hottest operators of the int8
-file, and what stands in the way of a higher ratio: families that gain less than the whole net.
+file, and what limits the ratio: families that gain less than the whole net.
 
 Usage::
 
@@ -30,7 +30,7 @@ ENGINES = {"onnxruntime": "onnx", "litert": "tflite"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nets", nargs="*", default=NETS)
-    parser.add_argument("--keep", type=Path, help="folder of the files; those that are there are not made again")
+    parser.add_argument("--keep", type=Path, help="folder of the files; existing ones are reused")
     parser.add_argument("--seconds", type=float, default=15.0, help="for each file on each engine")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -77,7 +77,7 @@ def show(name: str, folder: Path, engine: str, seconds: float, depthwise: set[st
 
 
 def _convolutions(profile: OperatorProfile, layers: set[str], inside: bool) -> OperatorProfile:
-    """Only its convolutions inside or outside of these layers."""
+    """Only the convolutions inside or outside of these layers."""
     rows = [row for row in profile.rows if operators.family(row.op) == "convolutions"]
     return replace(profile, rows=tuple(row for row in rows if (row.layer in layers) == inside))
 

@@ -1,6 +1,6 @@
 """Float operators in the int8 files of many nets, and how far both engines are from the integer graph in torch.
 
-Random weights, 96 px, 8 images; no float operator and 0 steps is what every row should say. "open" counts the kernels
+Random weights, 96 px, 8 images; every row should show no float operators and 0 steps. "open" counts the kernels
 whose scales could not be settled, where engines may round differently (`edgekit.quantize.exact_scales`).
 
 Usage::
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def measure(name: str, folder: Path) -> tuple[list[Artifact], list[Any], int]:
-    """The two int8 files, differences of each engine in steps, kernels that were not settled."""
+    """The two int8 files, each engine's differences in steps, and how many kernels could not be settled."""
     module = network(name, SIZE)
     result = ptq.quantize(module, SIZE, images(8, SIZE, seed=1), LEVELS, QuantizeSection())
     graph = result.program.module()

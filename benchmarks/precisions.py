@@ -1,12 +1,12 @@
 """Every precision of one net: size, latency as a ratio to fp32 on each engine, and agreement.
 
-The files take turns, one inference each, one thread, so that a busy moment of the machine hits them all; ratios are of
+Files are interleaved, one inference each, one thread, so that load on the machine affects them all; ratios are of
 minima, which noise disturbs least.
 
 Usage::
 
     python benchmarks/precisions.py                       # MobileNetV2, random weights, 224 pixels
-    python benchmarks/precisions.py efficientnet_b0 160   # another net of timm and size
+    python benchmarks/precisions.py efficientnet_b0 160   # another timm net and size
     python benchmarks/precisions.py runs/trashnet         # the files of a run
 """
 
@@ -31,11 +31,11 @@ from edgekit.verify import files as verify
 PRECISIONS = ("fp32", "fp16", "int8", "weight_only", "dynamic", "int16x8")
 SECONDS = 60.0
 MOST = 200
-"""Rounds at most."""
+"""Most rounds."""
 
 
 def main() -> None:
-    """Print one line a file."""
+    """Print one line per file."""
     first = sys.argv[1] if len(sys.argv) > 1 else "mobilenetv2_100"
     if Path(first).is_dir():
         folder = Path(first) / "6-export"

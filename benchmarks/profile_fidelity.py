@@ -3,17 +3,17 @@
     python benchmarks/profile_fidelity.py [MODEL.tflite|MODEL.onnx ...] [--turns 60] [--threads 1]
     python benchmarks/profile_fidelity.py [MODEL ...] --tries 100 [--seconds 3] [--rounds 5] [--fresh]
 
-For each model the process that the profile stage measures in (`edgekit.runtime.bench`) and a process with a loop over
-the engine's own API alone are opened, and take turns of a tenth of a second, so that what else the machine does hits
-both; the ratio of their p50 is to be within 3 %. Then the profiler's own overhead: what its loop adds to a call that
+For each model, the process in which the profile stage measures (`edgekit.runtime.bench`) and a process that only loops
+over the engine's own API take turns of a tenth of a second, so that other load on the machine affects both; the ratio
+of their p50 must be within 3 %. Then the profiler's own overhead: what its loop adds to a call that
 does nothing, and the share of a profile's wall time that is not measured inference.
 
-With --tries the profile stage measures each model twice, so many times, and `edgekit.verdict.stats.ratio` says whether
-the two p50 differ: 95 of 100 pairs are to agree on a quiet machine. The median width of the interval tells what
-difference could have been found. The machine counts as quiet where bare loops before, between and after the two were
-within 3 % of each other.
+With --tries N the profile stage measures each model twice, N times, and `edgekit.verdict.stats.ratio` says whether the
+two p50 differ: 95 of 100 pairs must agree on a quiet machine. The median width of the confidence interval shows what
+difference could be detected. The machine counts as quiet if bare loops before, between and after the two measurements
+were within 3 % of each other.
 
-Without models MobileNetV1 at 96 px with random weights is exported to both formats.
+Without models, MobileNetV1 at 96 px with random weights is exported to both formats.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ TIMEOUT = 120.0
 
 @contextmanager
 def bare(path: Path, threads: int) -> Iterator[Callable[[float], list[float]]]:
-    """Times of the engine's own API for so many seconds, in milliseconds."""
+    """Times of calls of the engine's own API, in milliseconds, measured for a given number of seconds."""
     script = LOOP.format(setup=ONNX if path.suffix == ".onnx" else TFLITE)
     argv = [sys.executable, "-c", script, str(path), str(threads), str(WARMUP)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -115,7 +115,7 @@ def bare(path: Path, threads: int) -> Iterator[Callable[[float], list[float]]]:
 
 @contextmanager
 def ours(path: Path, threads: int) -> Iterator[Callable[[float], list[float]]]:
-    """The same by the process of the profile stage."""
+    """The same, measured by the process of the profile stage."""
     engine = "onnxruntime" if path.suffix == ".onnx" else "litert"
     device = Device.model_validate({"name": "host"})
     with Worker(local.start(["-m", "edgekit.runtime.bench"], device)) as worker:
@@ -191,7 +191,7 @@ def overhead(path: Path, threads: int, seconds: float) -> None:
 
 
 def agreement(path: Path, threads: int, seconds: float, rounds: int, tries: int, fresh: bool, cooldown: float) -> None:
-    """Pairs of profiles, a bare loop before, between and after them."""
+    """Pairs of profiles, with a bare loop before, between and after them."""
     found, quiet = [], []
     with bare(path, threads) as loop:
         for _ in range(tries):

@@ -1,7 +1,7 @@
 """TrashNet's MobileNetV2 at half the multiply-adds, against the unpruned one.
 
-Accuracy of int8 against the unpruned float net; speed of int8 against the unpruned int8 files, timed in turns in one
-run, one thread. Both runs stay in the folder, and what is finished there is used.
+Accuracy of int8 against the unpruned float net; speed of int8 against the unpruned int8 files, interleaved in one
+run, one thread. Both runs stay in the folder, and finished stages are reused.
 
 Usage::
 

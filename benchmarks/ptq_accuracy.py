@@ -1,6 +1,6 @@
-"""int8 accuracy of a real MobileNetV2 without training: agreement with fp32 of ours and of the field's own files.
+"""int8 accuracy of a real MobileNetV2 without training: agreement with fp32 of our files and of the usual tools'.
 
-On the shared weights and `imagenet500`, where every fifth image calibrates and the others are scored. Agreement is the
+Uses the shared weights and `imagenet500`: every fifth image calibrates, the others are scored. Agreement is the
 share of images whose top-1 class is that of the fp32 net; SQNR compares the logits with its. Each range rule and each
 correction is scored on the integer graph in torch, which engines reproduce; the recipe's choice is exported and run by
 both engines, beside ONNX Runtime's `quantize_static` (per channel, uint8 activations, int8 weights, after
@@ -10,8 +10,8 @@ of calibration and corrections, or of the peer's whole quantization.
 Usage::
 
     python benchmarks/ptq_accuracy.py                 # all rows
-    python benchmarks/ptq_accuracy.py --every 10      # rows in torch on each tenth scored image
-    python benchmarks/ptq_accuracy.py --quick         # a look: 20 images calibrate, 40 are scored
+    python benchmarks/ptq_accuracy.py --every 10      # rows in torch on every tenth scored image
+    python benchmarks/ptq_accuracy.py --quick         # a quick look: 20 images calibrate, 40 are scored
     python benchmarks/ptq_accuracy.py --files         # only what engines run
 """
 
@@ -49,7 +49,7 @@ CORRECTIONS: tuple[dict[str, Any], ...] = (
     {"rounding": "adaptive"},
     {"rounding": "adaptive", "equalize": True},
 )
-"""Beside ``range = "mse"``, which by itself is what is exported."""
+"""Changes to ``range = "mse"``, which alone is what is exported."""
 Array = npt.NDArray[Any]
 
 
@@ -108,7 +108,7 @@ class _Field:
         self.observed: dict[tuple[bool, str], tuple[ptq.Observed, float]] = {}
 
     def decide(self, section: QuantizeSection) -> tuple[ptq.Result, float]:
-        """Quantize; calibration is shared by rows, and counted in each."""
+        """Quantize; rows share calibration, whose time counts in each."""
         key = section.equalize, section.rounding
         if key not in self.observed:
             start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Run a recipe from nothing, then again unchanged: seconds of each stage, peak memory, accuracy, agreement, latency.
+"""Run a recipe from scratch, then again unchanged: seconds of each stage, peak memory, accuracy, agreement, latency.
 
 Usage::
 

@@ -2,10 +2,10 @@
 
     python benchmarks/report_size.py [--devices 10] [--artifacts 8] [--samples 3000] [--keep FOLDER]
 
-A made-up run: every artifact on its engines at one and four threads on every device, all that can be measured filled
+A made-up run: every artifact on its engines at one and four threads on every device, with every measured field filled
 in. Prints the bytes of each format and, where a Chromium is installed, how long opening the page takes it in a new
 headless process: wall time of the whole process, less that of the same browser with an empty page, and the page's own
-``loadEventEnd`` (Navigation Timing), each the median of some rounds that take turns.
+``loadEventEnd`` (Navigation Timing), each the median of interleaved rounds.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """What each rewrite of ``edgekit/lower/rewrites`` does to the int8 files of a network, in each engine of this machine.
 
-Random weights, one thread, the files with and without a rewrite in turns. Files that compute in float without it are
-timed too, though a run of edgekit does not consider them.
+Random weights, one thread, files with and without a rewrite interleaved. Files that compute in float without it are
+also timed, though a run of edgekit does not consider them.
 
 Usage::
 
     python benchmarks/rewrites.py                              # mobilenetv3_small_100, 224 px
-    python benchmarks/rewrites.py tf_mobilenetv2_100 160 2     # network, pixels, seconds a file
+    python benchmarks/rewrites.py tf_mobilenetv2_100 160 2     # network, pixels, seconds per file
 """
 
 from __future__ import annotations

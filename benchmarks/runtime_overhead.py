@@ -6,12 +6,13 @@ Usage::
     python benchmarks/runtime_overhead.py mv2/<name>.edgekit photo.jpg
 
 Every artifact of the bundle runs on the first installed engine for it, one thread. The two sides of each comparison
-take turns in one process on one session, or in fresh processes; medians are shown. The photo is scaled to 224 px for
-"predict" (a JPEG of that size, as cameras of small devices give), and taken as it is for "stream".
+are interleaved in one process on one session, or in fresh processes; medians are shown. The photo is scaled to 224 px
+for "predict" (a JPEG of that size, as cameras of small devices deliver), and used unscaled for "stream".
 
-"load, fresh process" goes from the first line of Python to a model that can run, with the imports of NumPy, the engine
-and edgekit. "load alone" comes after these imports and has no bar: reading and hashing a file takes longer than mapping
-it, which is all that TFLite does. Both load a bundle of that artifact alone; what the given bundle takes is told, too.
+"load, fresh process" covers the time from the first line of Python to a model that can run, with the imports of NumPy,
+the engine and edgekit. "load alone" starts after these imports and has no limit: reading and hashing a file takes
+longer than mapping it, which is all that TFLite does. Both load a bundle with only that artifact; the time for the
+given bundle is also shown.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
     parser.add_argument("photo", type=Path)
-    parser.add_argument("--rounds", type=int, default=9, help="of each comparison (default: 9)")
-    parser.add_argument("--artifact", action="append", help="only this one")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of each comparison (default: 9)")
+    parser.add_argument("--artifact", action="append", help="only this artifact")
     options = parser.parse_args()
     whole = open_bundle(options.bundle, verify="hash")
     with tempfile.TemporaryDirectory() as temporary:
@@ -117,7 +118,7 @@ def _bare(model: Model) -> Callable[[Any], Any]:
 
 
 def _alternate(sides: tuple[Callable[[], Any], Callable[[], Any]], calls: int, rounds: int) -> list[list[float]]:
-    """Seconds of single calls of the two sides, one after the other, the first one changing by turns."""
+    """Seconds of single calls of the two sides, one after the other; which goes first alternates."""
     times: list[list[float]] = [[], []]
     for side in sides:
         side()
@@ -139,7 +140,7 @@ def _calls(model: Model, rounds: int) -> None:
 
 
 def _by_hand(model: Model, bundle: Bundle) -> Callable[[Path], str]:
-    """What one writes without edgekit: Pillow, NumPy, the engine."""
+    """What users write without edgekit: Pillow, NumPy, the engine."""
     bare, spec, port, out = _bare(model), bundle.manifest["preprocessing"], model._input, model._output
     size, short = spec["height"], round(spec["height"] / spec["crop"])
     resampling = Image.Resampling[spec["interpolation"].upper()]

@@ -1,9 +1,9 @@
 """Does an engine turn zeros into speed? MobileNetV2 with most weights of its 1x1 convolutions at zero.
 
-Files of each format and precision, timed in turns, one thread: dense, the same with zeros among dense tensors
-(unstructured, and 2:4), and, for TFLite fp32, the zeros left out by TFLite's sparse tensor encoding (rows compressed,
-DENSIFY), which is what XNNPACK's sparse inference asks for. It also asks for padding of one pixel at each side of the
-stem, so the network is the one with symmetric padding, and padding stays an operator of its own.
+Files of each format and precision, interleaved, one thread: dense, the same with zeros stored in dense tensors
+(unstructured, and 2:4), and, for TFLite fp32, zeros removed by TFLite's sparse tensor encoding (compressed rows,
+DENSIFY), which XNNPACK's sparse inference requires. It also requires padding of one pixel at each side of the stem, so
+the network is the one with symmetric padding, and padding stays a separate operator.
 
 Usage::
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def unstructured(module: nn.Module, share: float) -> nn.Module:
-    """The smallest weights of each 1x1 convolution at zero."""
+    """Set the smallest weights of each 1x1 convolution to zero."""
     net = copy.deepcopy(module)
     for weight in _pointwise(net):
         cut = weight.abs().flatten().kthvalue(round(share * weight.numel())).values
@@ -70,7 +70,7 @@ def unstructured(module: nn.Module, share: float) -> nn.Module:
 
 
 def two_of_four(module: nn.Module) -> nn.Module:
-    """The two smaller of each four weights along the input channels at zero."""
+    """Set the two smallest of every four weights along the input channels to zero."""
     net = copy.deepcopy(module)
     for weight in _pointwise(net):
         groups = weight.reshape(-1, 4)
@@ -94,7 +94,7 @@ def _int8(net: nn.Module, size: int, folder: Path) -> dict[str, str]:
 
 
 def encode(source: Path, target: Path) -> int:
-    """Store the weights of 1x1 convolutions as compressed rows, each with a DENSIFY in front; returns how many."""
+    """Store the weights of 1x1 convolutions as compressed rows, each with a DENSIFY before it; returns how many."""
     model: Any = schema.ModelT.InitFromPackedBuf(source.read_bytes(), 0)
     graph = model.subgraphs[0]
     codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
@@ -121,7 +121,7 @@ def encode(source: Path, target: Path) -> int:
 
 
 def _sparse(model: Any, graph: Any, operator: Any, weight: np.ndarray[Any, Any]) -> Any:
-    """Add the compressed tensor of one convolution's weights and the operator that spreads it out."""
+    """Add the compressed tensor of one convolution's weights and the operator that expands it."""
     rows = len(weight)
     dimensions = []
     for extent in (rows, 1, 1):

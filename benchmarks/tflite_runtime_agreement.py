@@ -1,13 +1,13 @@
-"""Do our TFLite files compute the same in tflite-runtime 2.14 as in LiteRT? Real MobileNetV2, real images.
+"""Do our TFLite files give the same results in tflite-runtime 2.14 as in LiteRT? Real MobileNetV2, real images.
 
 Usage::
 
-    python benchmarks/tflite_runtime_agreement.py                 # compresses, makes an environment with pip
+    python benchmarks/tflite_runtime_agreement.py                 # compresses, and makes an environment with pip
     python benchmarks/tflite_runtime_agreement.py run --images 100 --python env/bin/python
 
-`run` is a finished run directory of the recipe mobilenetv2-imagenet; the shared data folder must be there
+`run` is a finished run directory of the recipe mobilenetv2-imagenet; the shared data folder must exist
 (EDGEKIT_DATA, or ../shared beside the checkout). tflite-runtime needs Python 3.11 or older and numpy < 2. Each engine
-runs in a process of its own. int8 files run on tflite-runtime's built-in kernels, which round twice per kernel where
+runs in its own process. int8 files run on tflite-runtime's built-in kernels, which round twice per kernel where
 XNNPACK rounds once; LiteRT's built-in kernels are shown beside them.
 """
 
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", nargs="?", type=Path)
     parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--python", type=Path, help="of an environment with tflite-runtime")
+    parser.add_argument("--python", type=Path, help="Python of an environment with tflite-runtime")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

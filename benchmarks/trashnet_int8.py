@@ -1,8 +1,8 @@
 """int8 against float on TrashNet's test images, both formats: MobileNetV2, MobileNetV3-small, EfficientNet-B0.
 
-MobileNetV2 starts from ImageNet weights. For the other two there are none beside this project, so they are trained from
-nothing at 128 px: their accuracy is low, what int8 takes from it is what counts here. Runs stay in the folder, and what
-is finished there is used.
+MobileNetV2 starts from ImageNet weights. The other two have none in the shared data, so they are trained from
+scratch at 128 px: their accuracy is low, but only what int8 loses counts here. Runs stay in the folder, and finished
+stages are reused.
 
 Usage::
 
@@ -34,7 +34,7 @@ NETS: dict[str, tuple[str, ...]] = {
 MAX_DROP = 0.5
 """Points of test top-1 that int8 may lose."""
 LADDER = 1.0
-"""What the ladder climbs for on the validation split, whose 328 images are too few to tell half a point."""
+"""The ladder's target on the validation split, whose 328 images are too few to resolve half a point."""
 
 
 def main() -> None:

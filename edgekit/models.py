@@ -1,4 +1,4 @@
-"""Networks from timm, torchvision or a user's file: weights in, head swapped, checkpoints out.
+"""Networks from timm, torchvision or a user's file: load weights, swap the head, save checkpoints.
 
 A checkpoint is a folder with ``model.safetensors`` (the state dict, contiguous, on the CPU) and
 ``checkpoint.json`` (a `Checkpoint`), which together rebuild the network without the recipe.
@@ -40,7 +40,7 @@ def create(
 ) -> tuple[nn.Module, ModelSpec, InputSpec]:
     """Build the recipe's network with its weights, for the task's classes.
 
-    A classifier head that has the wrong number of classes in the weights is left at its random
+    If the weights' classifier head has another number of classes, the head keeps its random
     initialisation (torch's global generator); every other tensor must fit. Only
     ``weights = "pretrained"`` downloads anything.
 
@@ -52,8 +52,8 @@ def create(
         swap: whether a head that does not fit may be swapped.
 
     Returns:
-        The network (eval mode, CPU, float32), how to build it again, and the preprocessing that its
-        weights expect, as far as the section does not override it.
+        The network (eval mode, CPU, float32), how to rebuild it, and the preprocessing that its
+        weights expect, unless the section overrides it.
 
     Raises:
         InputError: unknown name or option, a file that is missing or does not fit, no connection.
@@ -85,7 +85,7 @@ def build(spec: ModelSpec, base: Path) -> nn.Module:
         base: folder that the relative path of a ``file.py:function`` starts from.
 
     Raises:
-        InputError: unknown name, or options that the constructor refuses.
+        InputError: unknown name, or options that the constructor rejects.
     """
     if ".py:" in spec.name:
         return _from_file(spec, base)
@@ -126,7 +126,7 @@ def save(folder: Path, module: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def load(folder: Path) -> tuple[nn.Module, Checkpoint]:
-    """Read a checkpoint folder; the network comes back on the CPU in eval mode, as narrow as it was pruned.
+    """Read a checkpoint folder; the network is on the CPU, in eval mode, and pruned as it was when saved.
 
     Raises:
         InputError: not a checkpoint, or its files do not belong together.
@@ -157,10 +157,10 @@ def state(module: nn.Module) -> dict[str, Tensor]:
 def read(path: Path) -> dict[str, Tensor]:
     """Read a state dict from a ``.safetensors`` file or a torch pickle (tensors only, nothing is executed).
 
-    Wrappers ``{"state_dict": ...}`` and ``{"model": ...}`` and the prefix ``module.`` are taken off.
+    Wrappers ``{"state_dict": ...}`` and ``{"model": ...}`` and the prefix ``module.`` are removed.
 
     Raises:
-        InputError: missing, unreadable, or no state dict.
+        InputError: missing, unreadable, or not a state dict.
     """
     if not path.is_file():
         raise InputError(f'{path}: no such weights file (or use weights = "pretrained" or "none")')
@@ -175,7 +175,7 @@ def read(path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"{path}: holds no state dict (a mapping of names to tensors)")
+        raise InputError(f"{path}: contains no state dict (a mapping of names to tensors)")
     return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
 
 
@@ -199,7 +199,7 @@ def count(module: nn.Module, size: int) -> tuple[int, int]:
 
 
 def _try_out(module: nn.Module, spec: ModelSpec, size: int) -> None:
-    """One image through the network: is the input large enough, and is there one output a class?"""
+    """Run one image through the network: is the input large enough, and is there one output per class?"""
     try:
         with torch.no_grad():
             output = module(torch.zeros(1, 3, size, size))
@@ -218,7 +218,7 @@ def _head_name(module: nn.Module) -> str:
         if not isinstance(classifier, nn.Module):
             raise InputError("model.name: networks with several classifier heads are not supported")
         return str(next(name for name, child in module.named_modules() if child is classifier))
-    for kind in (nn.Linear, nn.Conv2d):  # SqueezeNet classifies with a convolution
+    for kind in (nn.Linear, nn.Conv2d):  # SqueezeNet's classifier is a convolution
         names: list[str] = [name for name, child in module.named_modules() if isinstance(child, kind)]
         if names:
             return names[-1]
@@ -226,7 +226,7 @@ def _head_name(module: nn.Module) -> str:
 
 
 def _fit(module: nn.Module, state: Mapping[str, Tensor], source: str, swap: bool) -> None:
-    """Load `state`; the head alone may have another number of classes."""
+    """Load `state`; only the head may have another number of classes."""
     own = module.state_dict()
     name = _head_name(module)
     in_head = {key for key in own if key == name or key.startswith(f"{name}.")}
@@ -246,7 +246,7 @@ def _fit(module: nn.Module, state: Mapping[str, Tensor], source: str, swap: bool
     if swapped and not swap:
         rows = state[swapped[0]].shape[0]
         raise InputError(
-            f"{source}: its head has {rows} classes, the data {own[swapped[0]].shape[0]}: "
+            f"{source}: its head has {rows} classes, but the data has {own[swapped[0]].shape[0]}: "
             "add a [train] section, or data.labels with all of the weights' classes"
         )
     module.load_state_dict(
@@ -290,13 +290,13 @@ def _from_file(spec: ModelSpec, base: Path) -> nn.Module:
 
 @contextmanager
 def _refusals(spec: ModelSpec) -> Iterator[None]:
-    """A constructor's complaints about its arguments, as one line."""
+    """Report a constructor's errors about its arguments in one line."""
     try:
         yield
     except _CONSTRUCTOR_ERRORS as error:
         given = ", ".join(f"{key}={value!r}" for key, value in spec.options.items())
         raise InputError(
-            f"model.options: {spec.name} refuses ({given}): {type(error).__name__}: {error}".rstrip(": ")
+            f"model.options: {spec.name} rejects ({given}): {type(error).__name__}: {error}".rstrip(": ")
         ) from error
 
 
@@ -304,7 +304,7 @@ def _refusals(spec: ModelSpec) -> Iterator[None]:
 
 
 def _pretrained(spec: ModelSpec) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Download (or find in the cache) the published weights of `spec`, and how their images look."""
+    """Download (or find in the cache) the published weights of `spec`, and their preprocessing."""
     if ".py:" in spec.name:
         raise InputError(f'model.weights = "pretrained": {spec.name} has none; give a weights file or "none"')
     expected = _expected(spec)
@@ -318,7 +318,7 @@ def _pretrained(spec: ModelSpec) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if config is None or not config.has_weights:
             raise _unpublished(spec)
         if config.hf_hub_id and not isinstance(try_to_load_from_cache(config.hf_hub_id, "model.safetensors"), str):
-            HfApi().model_info(config.hf_hub_id, timeout=20)  # fails at once where the download retries for a minute
+            HfApi().model_info(config.hf_hub_id, timeout=20)  # fails at once; the download would retry for a minute
         source = timm.create_model(spec.name, pretrained=True, **spec.options)
         return dict(source.state_dict()), expected
 
@@ -334,7 +334,7 @@ def _torchvision_weights(name: str) -> Any:
 
 @contextmanager
 def _downloads(name: str) -> Iterator[None]:
-    """One line for a download that fails; the hub's own retry messages stay away."""
+    """Report a failed download in one line; suppress the hub's own retry messages."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -342,7 +342,7 @@ def _downloads(name: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # the hub's, urllib's, httpx's: each has a family of its own
+    except Exception as error:  # the hub, urllib and httpx each have their own exceptions
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"model.weights: the pretrained weights of {name} could not be downloaded ({reason}): "
@@ -353,12 +353,12 @@ def _downloads(name: str) -> Iterator[None]:
 
 
 def _plain() -> dict[str, Any]:
-    """Preprocessing where no weights expect one: [0, 1] to [-1, 1]."""
+    """Preprocessing if no weights expect a particular one: [0, 1] to [-1, 1]."""
     return {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
 def _expected(spec: ModelSpec) -> dict[str, Any]:
-    """Preprocessing of the weights that are published under this name; [0, 1] -> [-1, 1] for a user's file."""
+    """Preprocessing of the weights published under this name; [0, 1] to [-1, 1] for a user's file."""
     if ".py:" in spec.name:
         return _plain()
     if spec.name.startswith(_TORCHVISION):

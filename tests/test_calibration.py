@@ -63,7 +63,7 @@ def test_observe_says_when_the_image_itself_is_not_finite() -> None:
 
 
 def test_observe_refuses_images_of_the_wrong_shape() -> None:
-    with pytest.raises(InputError, match=r"image 1 has the shape \(3, 40, 40\), the network takes \(3, 32, 32\)"):
+    with pytest.raises(InputError, match=r"image 1 has the shape \(3, 40, 40\), but the network takes \(3, 32, 32\)"):
         observe(nets.settled(nets.conv(3, 4)), nets.images(2, size=40))
 
 
@@ -137,9 +137,9 @@ def index(*labels: int, classes: int = 3) -> Index:
 def test_one_class_is_refused_only_when_the_data_has_no_other() -> None:
     several = index(0, 1, 2)
     assert stage._one_class(several, several.samples) == ""
-    assert stage._one_class(several, several.samples[:1]) == 'calibrated on images of class "a" alone'
+    assert stage._one_class(several, several.samples[:1]) == 'calibrated on images of class "a" only'
     alone = index(0, 0)
-    with pytest.raises(InputError, match='all training images are of class "a", the data has 3 classes'):
+    with pytest.raises(InputError, match='all training images are of class "a", but the data has 3 classes'):
         stage._one_class(alone, alone.samples)
     single = index(0, 0, classes=1)
     assert stage._one_class(single, single.samples) == ""

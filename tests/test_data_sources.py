@@ -110,7 +110,7 @@ def test_listing_numbers_classes_by_the_labels_file(tmp_path: Path) -> None:
     [
         ([], "no class folders"),
         (["a/notes.txt"], "this class has no images"),
-        (["train/a/1.jpg", "test/a/1.jpg", "extra/a/1.jpg"], r"extra/ lies beside train/ and is no split"),
+        (["train/a/1.jpg", "test/a/1.jpg", "extra/a/1.jpg"], r"extra/ is beside train/ but not a split"),
         (["train/a/1.jpg", "val/a/1.jpg", "valid/a/1.jpg"], "more than one folder for the validation split"),
     ],
 )
@@ -165,12 +165,12 @@ def test_listing_sorts_class_names_and_reads_splits(tmp_path: Path) -> None:
         ("file,class\nx.jpg,0\ny.jpg,9\n", r"row 3: class 9 is out of range; data.labels = .* names 0..3"),
         ("file,class\nx.jpg,-1\n", "row 2: class -1 is out of range"),
         ("file,class\nx.jpg,0\nmissing.jpg,1\n", "row 3: no such file missing.jpg"),
-        ("file,class\nx.jpg,0\nx.jpg,1\n", "row 3: x.jpg is listed before, in row 2"),
+        ("file,class\nx.jpg,0\nx.jpg,1\n", "row 3: x.jpg is already listed in row 2"),
         ("file,class,split\nx.jpg,0,tset\n", 'row 2: "tset": no such split; did you mean "test"'),
         ("file,class,split\nx.jpg,0\n", "row 2.*no such split"),
         ("file,class\nx.jpg\n", "row 2.*must not be empty"),
         ("file,class\nx.jpg,dog\n", '"dog": no such class'),
-        ("file,class\nx.jpg,c\n", 'the class "c" is there twice'),
+        ("file,class\nx.jpg,c\n", 'the class "c" is listed twice'),
     ],
 )
 def test_listing_names_the_row_when_a_table_is_wrong(tmp_path: Path, text: str, message: str) -> None:

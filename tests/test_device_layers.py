@@ -123,7 +123,7 @@ def test_kernels_that_round_otherwise(tiny: TinyRun, images: accuracy.TestImages
     assert row.passed
     assert row.max_steps
     assert str(row.diverges) in html.render(replace(report(), accuracy=(row,)))
-    assert re.search(r"from [\w.]+ \(max 1 step, [\d.]+ % of its outputs\) on they round otherwise", str(row.diverges))
+    assert re.search(r"from [\w.]+ \(max 1 step, [\d.]+ % of its outputs\) on they round diff", str(row.diverges))
 
 
 def test_a_part_that_cannot_be_run_there(

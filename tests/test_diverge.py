@@ -238,8 +238,8 @@ def test_first_says_so_where_layers_only_round_otherwise(copied: nets.Compressed
 
     file.change(node, 2, half_a_step)
     said = found(copied, integer, "onnx")
-    assert said.startswith("none by more than a rounding; 1 of ")
-    assert " round otherwise, most relu6.project.conv (max 1 step, " in said
+    assert said.startswith("none by more than rounding; 1 of ")
+    assert " round differently, most of all relu6.project.conv (max 1 step, " in said
 
 
 def test_first_says_so_when_the_file_is_of_another_net(every: nets.Compressed, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_first_says_so_when_the_file_is_of_another_net(every: nets.Compressed, t
     )
     pixels = nets.images(1, 5)
     said = diverge_int8.first("onnx", tmp_path / artifact.path, other, pixels, pixels.numpy())
-    assert said == "none: the file's inner tensors are not those of the quantized graph"
+    assert said == "none: the file's inner tensors do not match those of the quantized graph"
     (tmp_path / artifact.path).write_bytes(b"nothing")
     said = diverge_int8.first("onnx", tmp_path / artifact.path, other, pixels, pixels.numpy())
     assert said.startswith("none: the file's inner tensors cannot be read: ")

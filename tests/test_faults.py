@@ -117,7 +117,7 @@ def test_train_goes_on_after_control_c(tiny: TinyRun, tmp_path: Path) -> None:
     assert code == 130
     assert said.endswith("edgekit: interrupted; the same command goes on from here\n")
     assert "Traceback" not in said
-    assert "going on after epoch 1" in edgekit(*words).stderr
+    assert "resuming after epoch 1" in edgekit(*words).stderr
     assert (run / FILES[0]).read_bytes() == (tiny.path / FILES[0]).read_bytes()
 
 

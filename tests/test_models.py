@@ -145,7 +145,7 @@ def test_create_swaps_head_alone_when_classes_differ(tmp_path: Path) -> None:
 
 def test_create_refuses_other_head_when_it_may_not_swap(tmp_path: Path) -> None:
     save_file(small(7).state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(InputError, match="head has 7 classes, the data 3"):
+    with pytest.raises(InputError, match="head has 7 classes, but the data has 3"):
         models.create(section(SMALL, "w.safetensors"), 3, 64, tmp_path, swap=False)
 
 

@@ -260,7 +260,7 @@ def test_the_score_of_torch_is_the_stated_one() -> None:
 def test_else_that_of_a_file_which_agrees_with_it_everywhere(stated: Any) -> None:
     found = claims(provenance={"reference": stated})
     assert (found.accuracy[0].artifact, found.accuracy[0].top1) == ("torch-fp32", 0.9)
-    assert found.notes == ("torch fp32 scored as fp32-onnx, which agrees with it on all 40 test images",)
+    assert found.notes == ("torch fp32 gets the score of fp32-onnx: they agree on all 40 test images",)
 
 
 def test_else_its_bound_is_not_checked_and_that_is_said() -> None:
@@ -268,7 +268,7 @@ def test_else_its_bound_is_not_checked_and_that_is_said() -> None:
     found = bundled._claims({**manifest, "artifacts": manifest["artifacts"][:1]})
     assert [row.artifact for row in found.accuracy] == ["int8-onnx"]
     assert found.max_drop is None
-    assert found.notes == ("how torch fp32 scored is not in it: max_drop = 1 of its recipe cannot be checked",)
+    assert found.notes == ("it has no score of torch fp32: max_drop = 1 of its recipe cannot be checked",)
 
 
 def test_a_score_of_no_known_split_does_not_count() -> None:
@@ -276,12 +276,12 @@ def test_a_score_of_no_known_split_does_not_count() -> None:
     del manifest["artifacts"][0]["accuracy"][0]["split"]
     found = bundled._claims(manifest)
     assert [row.artifact for row in found.accuracy] == ["torch-fp32", "fp32-onnx"]
-    assert found.notes[0] == "the score of int8-onnx on onnxruntime is of no known split: it does not count"
+    assert found.notes[0] == "the score of int8-onnx on onnxruntime names no known split, so it was ignored"
 
 
 @pytest.mark.parametrize("quantize", ["plain", {"max_drop": "1"}, {"max_drop": [1]}])
 def test_a_bound_that_is_none_is_refused(quantize: Any) -> None:
-    with pytest.raises(InputError, match="max_drop of the manifest is no number"):
+    with pytest.raises(InputError, match="max_drop of the manifest is not a number"):
         claims(recipe={"quantize": quantize})
 
 
@@ -363,7 +363,7 @@ def test_no_file_that_computes_what_it_should() -> None:
     none: Any = bundled._Claims(sample.accuracy, None, ())
     found = bundled._verdict(name, Device(name=name), sample.artifacts, none, profile)
     assert found.artifact is None
-    assert "its golden vectors do not hold: wrong" in found.reason
+    assert "it fails its golden vectors: wrong" in found.reason
 
 
 def test_vectors_that_are_malformed_are_a_problem(tmp_path: Path) -> None:

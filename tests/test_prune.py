@@ -142,7 +142,7 @@ def test_check_notices_channels_that_do_not_belong_together() -> None:
     head, kept = next(iter(plan.kept.items()))
     others = sorted(set(range(plan.of[head])) - set(kept))[: len(kept)]
     wrong = PrunePlan({**plan.kept, head: tuple(sorted({*kept[len(others) :], *others}))}, plan.of)
-    with pytest.raises(Shortfall, match="computes something else"):
+    with pytest.raises(Shortfall, match="does not compute what the unpruned one does"):
         apply.check(whole, pruned(whole, plan), wrong, 32)
 
 
@@ -482,7 +482,7 @@ def test_stage_goes_on_where_it_was_stopped(stage: Done, tmp_path: Path) -> None
         prune_stage(out, Told(stop="epoch  2/2"))
     told = Told()
     again = prune_stage(out, told)
-    assert "  going on after epoch 1" in told.lines
+    assert "  resuming after epoch 1" in told.lines
     assert (again.path / "model.safetensors").read_bytes() == (stage.path / "model.safetensors").read_bytes()
     assert not list(again.path.glob("*.pt"))
 

@@ -284,7 +284,7 @@ def test_train_ends_in_same_bytes_when_killed_and_started_again(tmp_path: Path) 
         child.communicate()
         assert child.returncode == -signal.SIGKILL
         assert (broken / LAST).exists()
-    assert "going on after epoch" in finish(start(broken))
+    assert "resuming after epoch" in finish(start(broken))
     finish(unbroken)
     assert (whole / models.WEIGHTS).read_bytes() == (broken / models.WEIGHTS).read_bytes()
     ours, theirs = (models.load(path)[1] for path in (whole, broken))

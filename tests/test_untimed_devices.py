@@ -60,7 +60,7 @@ def test_the_others_decide_in_its_place(tmp_path: Path, down: dict[str, Device])
     assert {trial.device for trial in trials.rows} == {"host"}
     assert trials.emulated == ("rpi",)
     assert (row.applied, row.device, row.lost) == (True, "host", True)
-    assert "not there: pi: cannot be reached by ssh: " in row.reason
+    assert "not reached: pi: cannot be reached by ssh: " in row.reason
 
 
 def test_on_an_emulated_device_nothing_is_timed(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def stopwatch(devices: Mapping[str, Device], folder: Path, latency: bool) -> tup
 
 
 def test_pruning_to_a_latency_needs_a_clock(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"prune.latency needs a device where time is measured, and rpi is emulated"):
+    with pytest.raises(InputError, match=r"prune.latency needs a device where time is measured, but rpi is emulated"):
         stopwatch(EMULATED, tmp_path, latency=True)
     assert stopwatch(EMULATED, tmp_path, latency=False) == (None, "not measured: rpi is emulated")
 

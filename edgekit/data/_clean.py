@@ -31,7 +31,7 @@ _MODES = {
     "1": "black and white", "L": "grey", "LA": "grey with alpha", "I;16": "16-bit grey", "I": "32-bit grey",
     "P": "palette", "PA": "palette with alpha", "RGBA": "alpha", "CMYK": "CMYK", "YCbCr": "YCbCr",
 }  # fmt: skip
-_KEEPS = {"test": 0, "val": 1, "train": 2}  # of copies in several splits the first one stays
+_KEEPS = {"test": 0, "val": 1, "train": 2}  # of copies in several splits, the one that ranks first stays
 _LISTED = 10
 _SLENDER = 50
 
@@ -39,16 +39,16 @@ _SLENDER = 50
 def clean(listing: Listing, policy: CleanSection, console: Console) -> tuple[list[Scan], tuple[Finding, ...]]:
     """Scan all images and apply the recipe's policy for each kind of flaw.
 
-    Exact duplicates are found by the decoded upright RGB pixels. Of images in two splits the one in the test split
-    stays, or else that in val; of duplicates the first by path; images under two labels are all dropped, as
-    neither label can be trusted.
+    Exact duplicates are found by comparing the decoded, upright RGB pixels. Of copies in several splits, the one in
+    the test split stays, else the one in val. Of copies in one split, the first by path stays. Images under two
+    labels are all dropped, as neither label can be trusted.
 
     Returns:
-        The images that stay, in the listing's order, and the findings. More than ten kept images of one mode (or
-        kept and rotated) are one finding, with their number, at the first of them.
+        The images that stay, in the listing's order, and the findings. If more than ten images are kept with the same
+        flaw, they share one finding, which names the first of them and their number.
 
     Raises:
-        InputError: a flaw whose policy is "error", or nothing is left.
+        InputError: an image has a flaw whose policy is "error", or no image is left.
     """
     images = scan(listing, console)
     findings: list[Finding] = []
@@ -70,7 +70,7 @@ def clean(listing: Listing, policy: CleanSection, console: Console) -> tuple[lis
 
 
 def scan(listing: Listing, console: Console) -> list[Scan]:
-    """Read and decode every listed image, with as many threads as the machine has cores."""
+    """Read and decode every listed image, on one thread per core."""
     scans = []
     with (
         strict_pillow(),
@@ -128,7 +128,7 @@ def _find(kind: Kind, images: Sequence[Scan], labels: Sequence[str]) -> dict[str
 
 
 def _copies(kind: Kind, items: Sequence[Item], labels: Sequence[str]) -> Iterable[tuple[str, str]]:
-    """Path and detail of those among equal images that have the flaw."""
+    """Path and detail of each image with the flaw, among images with the same pixels."""
     if kind == "conflict":
         if len({item.label for item in items}) > 1:
             for item in items:
@@ -148,7 +148,7 @@ def _copies(kind: Kind, items: Sequence[Item], labels: Sequence[str]) -> Iterabl
 
 
 def _kept(kind: Kind, flaws: dict[str, str]) -> list[Finding]:
-    """Findings of images that stay; a whole data set of one mode is one finding."""
+    """Findings about images that stay; many images with the same flaw share one finding."""
     by_detail: dict[str, list[str]] = defaultdict(list)
     for path, detail in flaws.items():
         by_detail[detail].append(path)

@@ -30,10 +30,10 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
     Args:
         index: the data set.
         root: folder that sample paths start from, see `root_of`.
-        split: which of its splits.
+        split: which split of the index.
         spec: size and scaling.
-        augment: names as in `augmenter`; without any, images go through `evaluate`'s path.
-        seed: of order and augmentation.
+        augment: names as in `augmenter`; if empty, images are preprocessed as in `evaluate`.
+        seed: for shuffling and augmentation.
         budget: bytes that decoded images may take.
     """
 
@@ -64,7 +64,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         if self._augment is None:
             values = normalise(pixels, self.spec)
         else:
-            # Torchvision draws from the global generator: lend it one of our own, and give it back.
+            # Torchvision draws from the global generator: seed it for this image, then restore its state.
             state = torch.get_rng_state()
             try:
                 torch.default_generator.manual_seed(_mix(self.seed, self.epoch, place))
@@ -84,7 +84,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return sorted(range(len(keys)), key=keys.__getitem__)
 
     def preload(self) -> bool:
-        """Decode the split into memory, with all cores, unless it would exceed the budget.
+        """Decode the split into memory, on all cores, unless it would exceed the budget.
 
         Returns:
             Whether the images are in memory now.
@@ -136,10 +136,10 @@ def batches(
 
     Args:
         dataset: the split.
-        batch: images a batch. The last one may be smaller; in training, a single left-over image joins the batch
+        batch: images per batch. The last one may be smaller; in training, a single left-over image joins the batch
             before it, as batch norm needs two.
         epoch: shuffles and augments for this epoch (from 0); None keeps the index's order.
-        workers: processes that decode and augment beside the training process; 0 does it in between.
+        workers: processes that decode and augment in the background; 0 does it in the training process.
 
     Yields:
         float32 [n, 3, size, size] and int64 [n].
@@ -151,5 +151,5 @@ def batches(
     if epoch is not None and len(groups) > 1 and len(groups[-1]) == 1:
         groups[-2:] = [groups[-2] + groups[-1]]
     dataset.preload()
-    # A generator of its own, or else the loader would draw from the global one.
+    # Without its own generator, the loader would draw from the global one.
     yield from DataLoader(dataset, batch_sampler=groups, num_workers=workers, generator=torch.Generator())

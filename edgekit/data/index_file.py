@@ -1,4 +1,4 @@
-"""The data stage: list, clean, split; and its file ``index.json``. Light to import."""
+"""The data stage (list, clean, split) and its file ``index.json``. Light to import."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
         The index, its samples sorted by path.
 
     Raises:
-        InputError: anything wrong with the images or the section, in one line.
+        InputError: something is wrong with the images or the section; the message is one line.
     """
     from edgekit.data._clean import clean
 
@@ -93,7 +93,7 @@ def fingerprint(data: DataSection, base: Path) -> str:
     For downloaded data sets and digits it covers the name and the package's version, as their files are fixed.
 
     Raises:
-        InputError: the data is not there.
+        InputError: the data does not exist or cannot be read.
     """
     return hashlib.sha256("\n".join(_traces(data, base)).encode(errors="surrogateescape")).hexdigest()
 

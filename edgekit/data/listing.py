@@ -1,4 +1,4 @@
-"""What a source of images gives back, and the small file helpers that sources share. Standard library only."""
+"""What a source of images returns, and the small file helpers that sources share. Standard library only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPLIT_WORDS: dict[str, Split] = {
     "test": "test",
 }
 
-# A file of any other suffix counts as an image, so that a broken one is found instead of overlooked.
+# A file with any other suffix counts as an image, so that a broken image is reported, not overlooked.
 _NOT_IMAGE = re.compile(r"\.(cfg|csv|db|html?|ini|json|log|mat|md|npy|npz|pkl|py|rst|toml|tsv|txt|xml|ya?ml)", re.I)
 
 
@@ -50,7 +50,7 @@ class Scan:
 
     item: Item
     sha256: str = ""
-    """Of the file's bytes."""
+    """SHA-256 of the file's bytes."""
     pixels: str = ""
     """Digest of the decoded upright RGB pixels and their shape."""
     mode: str = "RGB"
@@ -62,7 +62,7 @@ class Scan:
 
 
 def expand(text: str, base: Path) -> Path:
-    """Path from a recipe: ``${VAR}``, ``${VAR:-default}`` and ``~`` replaced, relative ones from `base`.
+    """Path from a recipe: replaces ``${VAR}``, ``${VAR:-default}`` and ``~``; relative paths start from `base`.
 
     Raises:
         InputError: a variable is not set (or empty) and has no default.
@@ -95,7 +95,7 @@ def source_path(path: str | None, base: Path, source: str) -> Path:
 
 
 def read_labels(path: str, base: Path) -> tuple[str, ...]:
-    """Class names from a text file, one a line; trailing empty lines do not count.
+    """Class names from a text file, one per line; trailing empty lines do not count.
 
     Raises:
         InputError: missing file, not UTF-8, or empty.
@@ -108,15 +108,15 @@ def read_labels(path: str, base: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'data.labels = "{path}": cannot be read: {error}') from None
     if not labels:
-        raise InputError(f'data.labels = "{path}": the file is empty; write one class name a line')
+        raise InputError(f'data.labels = "{path}": the file is empty; write one class name per line')
     return labels
 
 
 def label_numbers(found: set[str], labels: tuple[str, ...] | None) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Number the class names: in the order of `labels` where given, else sorted.
+    """Number the class names: in the order of `labels` if given, else sorted.
 
     Raises:
-        InputError: a class in the data is not among `labels`, or is there twice.
+        InputError: a class in the data is not among `labels`, or occurs in them twice.
     """
     if labels is None:
         labels = tuple(sorted(found))
@@ -124,7 +124,7 @@ def label_numbers(found: set[str], labels: tuple[str, ...] | None) -> tuple[tupl
         if name not in labels:
             raise InputError(f"data.labels: {choices.no_such(name, labels, 'class')}; it is a class in the data")
         if labels.count(name) > 1:
-            raise InputError(f'data.labels: the class "{name}" is there twice; use numbers, or rename one')
+            raise InputError(f'data.labels: the class "{name}" is listed twice; use numbers, or rename one')
     return labels, {name: labels.index(name) for name in found}
 
 
@@ -147,13 +147,13 @@ def _unreadable(error: OSError) -> InputError:
 def image_files(folder: Path) -> Iterator[str]:
     """Paths of the images below `folder`, relative to it with forward slashes, sorted.
 
-    Hidden files and files whose suffix says that they are no images (.txt, .json, ...) are left out.
+    Hidden files and files whose suffix is not that of an image (.txt, .json, ...) are left out.
 
     Raises:
         InputError: a folder cannot be read, or a file name is not UTF-8.
     """
 
-    def stop(error: OSError) -> None:  # os.walk passes over errors unless told
+    def stop(error: OSError) -> None:  # by default, os.walk ignores errors
         raise _unreadable(error)
 
     paths = []

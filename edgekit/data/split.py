@@ -1,4 +1,4 @@
-"""Who trains, who validates, who tests; and which training images calibrate. Deterministic, standard library only."""
+"""Assign images to train, val and test, and pick calibration images. Deterministic, standard library only."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from edgekit.types import Index, Sample, Split
 
 T = TypeVar("T")
 Group = list[Scan]
-"""Images with the same pixels: they stay together."""
+"""Images with the same pixels: they stay in one split."""
 
 
 def assign(images: Sequence[Scan], labels: Sequence[str], data: DataSection) -> dict[str, Split]:
     """Give every image its split.
 
     Splits that the source has stay as they are. Those that it lacks, and whose share in the recipe is not 0, are
-    taken from its training images (from all images where it has no splits); the shares refer to these. Images with
+    taken from its training images (from all images if it has no splits); the shares refer to these. Images with
     the same pixels always share a split. The result depends on paths, pixels and the seed only, not on the order
     of `images`.
 
@@ -62,7 +62,7 @@ def _paths(images: Iterable[Scan]) -> list[str]:
 
 
 def _groups(images: Iterable[Scan]) -> list[Group]:
-    """Equal images together, sorted by path, so that file order plays no part."""
+    """Group images with the same pixels, sorted by path so that the listing's order does not matter."""
     by_pixels: dict[str, Group] = defaultdict(list)
     for image in sorted(images, key=lambda image: image.item.path):
         by_pixels[image.pixels].append(image)
@@ -72,7 +72,7 @@ def _groups(images: Iterable[Scan]) -> list[Group]:
 def _stratified(
     groups: Sequence[Group], labels: Sequence[str], val: Fraction, test: Fraction, seed: int
 ) -> dict[str, Split]:
-    """Each class gives its share to each split, to within one distinct image; rounding errors do not add up."""
+    """Each class contributes its share to each split, to within one image; rounding errors do not add up."""
     by_label: dict[int, list[Group]] = defaultdict(list)
     for group in groups:
         by_label[group[0].item.label].append(group)
@@ -93,7 +93,7 @@ def _stratified(
 
 
 def _round(exact: Fraction, owed: Fraction, room: int) -> tuple[int, Fraction]:
-    """Whole images for an exact share plus what earlier classes are owed: at least one, at most `room`."""
+    """Round an exact share plus what earlier roundings still owe: at least one image, at most `room`."""
     if not exact:
         return 0, owed
     half = Fraction(1, 2)
@@ -124,18 +124,18 @@ def _every(items: Sequence[T], share: Fraction) -> tuple[list[T], list[T]]:
 
 
 def _shuffled(items: Iterable[T], seed: str) -> list[T]:
-    # Of Python's generator only random() is promised to stay the same in later versions.
+    # Python guarantees only for random() that later versions give the same numbers.
     generator = random.Random(seed)  # noqa: S311
     return [item for _, item in sorted(((generator.random(), item) for item in items), key=lambda pair: pair[0])]
 
 
 def calibration(index: Index, count: int, seed: int) -> tuple[Sample, ...]:
-    """Training images to observe activation ranges on, spread over the classes as evenly as they allow.
+    """Training images to observe activation ranges on, spread over the classes as evenly as possible.
 
     Args:
-        index: the data set; only its training split is used, in whatever order.
+        index: the data set; only its training split is used, and its order does not matter.
         count: how many images.
-        seed: another seed gives other images.
+        seed: a different seed picks different images.
 
     Raises:
         InputError: the training split has fewer images.

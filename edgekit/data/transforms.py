@@ -1,4 +1,4 @@
-"""From an image file to the tensor a network takes: the evaluation path, which is the device's own, augmentation."""
+"""From an image file to the tensor a network takes: for evaluation as on the device, for training with augmentation."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def open_rgb(path: Path) -> Image.Image:
     """Read an image file as upright 8-bit RGB, as `decode` does.
 
     Raises:
-        Exception: of any kind for a file that cleaning would have reported as unreadable.
+        Exception: of any type, for a file that cleaning would have reported as unreadable.
     """
     with strict_pillow():
         return decode(path.read_bytes()).image
 
 
 def preprocessing(spec: InputSpec) -> preprocess.Preprocessing:
-    """The same description as the runtime has it."""
+    """The same description in the runtime's own type."""
     return preprocess.Preprocessing(spec.size, spec.size, spec.mean, spec.std, spec.crop, spec.interpolation)
 
 
@@ -50,7 +50,7 @@ def levels(spec: InputSpec) -> npt.NDArray[np.float32]:
 
 
 def evaluate(image: Image.Image, spec: InputSpec) -> npt.NDArray[np.float32]:
-    """The input of a network without augmentation, as `InputSpec` describes it.
+    """The network's input for an image, without augmentation.
 
     Args:
         image: upright RGB of any size (see `open_rgb`).
@@ -66,7 +66,7 @@ def augmenter(names: Sequence[str], spec: InputSpec) -> Callable[[Image.Image], 
     """A random transform for training; its random numbers come from torch's global CPU generator.
 
     Whatever the order of `names`, the image is first brought to size, then flipped, then its colours change.
-    ``random_crop`` takes 35 to 100 % of the area (less would lose the object, more would regularise little),
+    ``random_crop`` takes 35 to 100 % of the area (smaller would lose the object, larger regularise little),
     ``color_jitter`` changes brightness, contrast and saturation by up to 30 %.
 
     Source: Szegedy et al. 2015 (random resized crops); Mueller and Hutter 2021 (TrivialAugment).

@@ -1,4 +1,4 @@
-"""Converters print, log and warn as they please; their words go to a file, not to the user."""
+"""Converters print, log and warn a lot; redirect that to a file instead of the user."""
 
 from __future__ import annotations
 

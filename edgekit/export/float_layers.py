@@ -1,7 +1,7 @@
-"""Layers that stay float between integer ones, past a converter that quantizes whatever stands between Q/DQ pairs.
+"""Layers that stay float between integer ones, despite a converter that quantizes all that is between Q/DQ pairs.
 
-A cosine in front of such a layer keeps the converter's hands off it, because TFLite has no integer cosine; behind the
-converter the cosine is taken out again.
+A cosine before such a layer stops the converter from quantizing it, because TFLite has no integer cosine; after
+conversion the cosine is removed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KIND = "COS"
 
 
 def mark(graph: GraphModule) -> tuple[GraphModule, int]:
-    """A copy with a mark in front of every weighted operator that is to stay float, and how many there are."""
+    """A copy with a mark before every weighted operator that must stay float, and how many there are."""
     names = float_layers(graph)
     if not names:
         return graph, 0
@@ -50,7 +50,7 @@ def unmark(data: bytes, count: int) -> bytes:
     """A .tflite file without its `count` marks.
 
     Raises:
-        Shortfall: the converter lost some.
+        Shortfall: the converter lost some of them.
     """
     if not count:
         return data
@@ -58,7 +58,7 @@ def unmark(data: bytes, count: int) -> bytes:
     graph = model.subgraphs[0]
     marks = [each for each in graph.operators if flatbuffer_utils.opcode_to_name(model, each.opcodeIndex) == KIND]
     if len(marks) != count:
-        raise Shortfall(f"the converter moved {count - len(marks)} of {count} layers that are to stay float")
+        raise Shortfall(f"the converter moved {count - len(marks)} of {count} layers that must stay float")
     source = {int(each.outputs[0]): int(each.inputs[0]) for each in marks}
     graph.operators = [each for each in graph.operators if each not in marks]
     for operator in graph.operators:

@@ -1,4 +1,4 @@
-"""int8 has no float operators that nobody asked for: which there are, and which layers they belong to."""
+"""Find the float operators of an integer file that the recipe did not ask for, and their layers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from edgekit.graph.ops import CLAMPS, COMPUTING, DEQUANTIZE, MOVING, QUANTIZE, W
 
 
 def check(file: str, graph: GraphModule, found: Sequence[str], keep_float: Sequence[str]) -> None:
-    """Raise where a quantized file computes in float what nobody asked to keep in float.
+    """Raise if a quantized file computes anything in float that the recipe does not keep in float.
 
-    Weighted layers stay float only where they are told to; with them whatever lies in the modules of `keep_float`.
+    Only weighted layers that the graph keeps in float, and operators in the modules of `keep_float`, may be float.
 
     Args:
         file: artifact id, for the message.
-        graph: what the file was made of.
-        found: float operators of the file, "TYPE name" each.
+        graph: what the file was made from.
+        found: float operators of the file, each as "TYPE name".
         keep_float: qualified names of the modules that may compute in float.
 
     Raises:
-        Shortfall: naming type and layer of each such operator.
+        Shortfall: the file has other float operators; names the type and layer of each.
     """
     floats = float_nodes(graph)
     kept = {*keep_float, *(_layer(node) for node in floats if node.target in WEIGHTED)}
@@ -61,7 +61,7 @@ def _computes(node: Node) -> bool:
 
 
 def _is_integer(node: Node) -> bool:
-    """Whether the operator lies between dequantize and quantize nodes, moves and clamps between them or not."""
+    """Whether the operator is between dequantize and quantize nodes, apart from moves and clamps."""
     if node.target in WEIGHTED:
         sources = [each for each in node.args[:2] if isinstance(each, Node)]
     elif node.target in COMPUTING | CLAMPS:

@@ -1,8 +1,8 @@
-"""Operators of exported files are named by the torch layer they come from: ``blocks.0.0.conv_dw/Conv``.
+"""Operators of exported files are named after the torch layer they come from: ``blocks.0.0.conv_dw/Conv``.
 
-Profiles, viewers and messages speak of layers so. Names only: no value and no order changes. In ONNX a node and its
-result carry the name, in TFLite, which names tensors, the result; an ONNX file's output keeps its own. Weighted layers
-go by the module that holds the weight, others by the module in whose code they stand.
+Profiles, viewers and messages use these names. Only names change, no value and no order. In ONNX a node and its
+result get the name; in TFLite, which names only tensors, the result; an ONNX file's output keeps its own. Weighted
+layers are named after the module that holds the weight, other operators after the module whose code calls them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from edgekit.graph.tflite_table import Table
 SCOPES = "pkg.torch.onnx.name_scopes"
 WITHOUT = {"QuantizeLinear", "DequantizeLinear", "Constant"}
 ABSORBED = {"Relu", "Clip", "HardSigmoid", "HardSwish", "Sigmoid", "LeakyRelu", "Tanh"}
-"""Activations that ONNX Runtime may compute together with the convolution before."""
+"""Activations that ONNX Runtime may fuse into the convolution before them."""
 TFLITE_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 NAME = 10
-"""Place of ``Tensor.name`` in its table (4 + 2 * the field's number)."""
+"""Vtable offset of ``Tensor.name`` (4 + 2 * the field's number)."""
 
 
 def name_onnx(model: onnx.ModelProto) -> None:
@@ -66,8 +66,8 @@ def name_tflite(data: bytes, graph: torch.nn.Module) -> bytes:
     """The file with the results of its operators named.
 
     Args:
-        data: what `graph` was converted to.
-        graph: a network, or a graph of torch.export, whose nodes know their modules.
+        data: the file that `graph` was converted to.
+        graph: a network, or a torch.export graph, whose nodes know their modules.
     """
     table = Table(data)
     results = [int(operator.outputs[0]) for operator in table.graph.operators]
@@ -104,7 +104,7 @@ class _Names:
 
 def _onnx_layer(node: onnx.NodeProto, constants: set[str], consumer: dict[str, onnx.NodeProto]) -> str:
     weight = node.input[1] if len(node.input) > 1 else ""
-    if weight in constants and weight.endswith(".weight"):  # batch norm's name would be on it otherwise
+    if weight in constants and weight.endswith(".weight"):  # otherwise it has batch norm's name
         return weight.removesuffix(".weight")
     for prop in node.metadata_props:
         if prop.key == SCOPES and node.op_type not in WITHOUT:
@@ -120,9 +120,9 @@ def _last_weighted(module: torch.nn.Module) -> str:
 
 
 def _from_names(table: Table, results: Sequence[int], last: str) -> list[str]:
-    """By what litert-torch calls tensors: a path of ``package.Class_attribute``; of what was fused the last one first.
+    """By litert-torch's tensor names, paths of ``package.Class_attribute``; of fused operators the last comes first.
 
-    The network's output is called otherwise; it is taken for that of the `last` weighted layer, where it is one's.
+    The network's output has no such name; it is attributed to the `last` weighted layer if a weighted layer makes it.
     """
     found = []
     for operator, tensor in zip(table.graph.operators, results, strict=True):
@@ -136,7 +136,7 @@ def _from_names(table: Table, results: Sequence[int], last: str) -> list[str]:
 
 
 def _from_graph(table: Table, results: Sequence[int], graph: Any) -> list[str]:
-    """By grids and sizes, in order of execution: the converter keeps both, but forgets the modules."""
+    """Layers by grids and sizes, in order of execution: the converter keeps both but drops the modules."""
     known = list(_nodes(graph))
     ours = [key for key, _ in known]
     keys = [_key(table, tensor) for tensor in results]
@@ -150,7 +150,7 @@ def _from_graph(table: Table, results: Sequence[int], graph: Any) -> list[str]:
 
 
 def _nodes(graph: GraphModule) -> Iterator[tuple[tuple[object, ...], str]]:
-    """Key and layer of each result that a kernel gives."""
+    """Key and layer of each kernel's result."""
     nodes = list(graph.graph.nodes)
     integer = any(node.target is QUANTIZE for node in nodes)
     for node in nodes:
@@ -181,7 +181,7 @@ def _key(table: Table, tensor: int) -> tuple[object, ...]:
 
 
 def _carried(layers: list[str]) -> list[str]:
-    """What has no layer, a PAD or a RESHAPE, goes with the operator behind it, at the end with the one before."""
+    """Give operators without a layer (PAD, RESHAPE) the layer of the next operator, at the end of the previous one."""
     for place in reversed(range(len(layers) - 1)):
         layers[place] = layers[place] or layers[place + 1]
     for place in range(1, len(layers)):

@@ -1,8 +1,8 @@
-"""Smaller weights in a float .onnx file: half, int8, and int8 with inputs quantized while it runs.
+"""Smaller weights in a float .onnx file: half, int8, and int8 with dynamically quantized inputs.
 
-Weights are stored small and restored by Cast and Mul, which ONNX Runtime computes once, when it loads the file; a
-DequantizeLinear it computes at every inference. Its own `quantize_dynamic` knows convolutions only with one scale for
-all channels, so that `dynamic` is written here.
+Weights are stored small and restored by Cast and Mul, which ONNX Runtime computes once, when it loads the file; it
+would compute a DequantizeLinear at every inference. Its own `quantize_dynamic` supports only per-tensor scales for
+convolutions, so `dynamic` is written here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 
 
 def apply(data: bytes, precision: str) -> bytes:
-    """A float file whose weights lie on the grid of `precision` already, with the weights stored on it.
+    """Store the weights of a float file, which are already on the grid of `precision`, in that precision.
 
     Args:
         data: an .onnx file in float32.
@@ -49,9 +49,9 @@ def apply(data: bytes, precision: str) -> bytes:
 def keep_float(data: bytes) -> bytes:
     """A quantized file in which layers with float weights stay float in ONNX Runtime.
 
-    It quantizes such weights itself, with one scale for all channels, where the input comes from a DequantizeLinear
-    and the output goes to a QuantizeLinear (its WeightBiasQuantization). A clamp that lets everything pass, between
-    the DequantizeLinear and the layer, hides the one from the other.
+    ONNX Runtime itself quantizes such weights, with one scale for all channels, if the input comes from a
+    DequantizeLinear and the output goes to a QuantizeLinear (its WeightBiasQuantization). A clamp that passes every
+    value, between the DequantizeLinear and the layer, prevents that.
     """
     model = onnx.load_from_string(data)
     constants = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -108,7 +108,7 @@ def unshare_constants(graph: onnx.GraphProto) -> None:
 
 
 def _replace(field: Any, values: Sequence[Any]) -> None:
-    """New contents of a repeated field, which may be some of its own."""
+    """Replace the contents of a repeated field; the new ones may include old ones."""
     copies = [type(value).FromString(value.SerializeToString()) for value in values]
     del field[:]
     field.extend(copies)
@@ -138,7 +138,7 @@ class _Editor:
         self.restore(helper.make_node("Mul", [f"{name}_steps", f"{name}_scale"], [node.input[1]]))
 
     def compute_in_integers(self, node: onnx.NodeProto, axis: int) -> None:
-        """DynamicQuantizeLinear, the integer operator, and its int32 sums times both scales plus the bias."""
+        """Insert DynamicQuantizeLinear, the integer operator, and its int32 sums times both scales plus the bias."""
         source, name, result = node.input[0], node.input[1], node.output[0]
         steps, scales = _steps(numpy_helper.to_array(self.constants[name]), axis)
         convolution = node.op_type == "Conv"
@@ -178,7 +178,7 @@ class _Editor:
             self.first.append(node)
 
     def finish(self) -> None:
-        """New nodes where they belong; constants that nobody uses any more go."""
+        """Put new nodes in their places and remove unused constants."""
         nodes = list(self.first)
         for node in self.graph.node:
             nodes.extend(self.instead.get(node.output[0], [node]))
@@ -191,7 +191,7 @@ class _Editor:
 
 
 def _channel_axis(node: onnx.NodeProto) -> int | None:
-    """Where the weight of a node has its output channels; None for a node without a weight."""
+    """Output-channel axis of a node's weight; None for a node without a weight."""
     if node.op_type == "Conv":
         return 0
     if node.op_type == "Gemm" and not _attribute(node, "transA", 0):
@@ -208,7 +208,7 @@ def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
 
 
 def _steps(weight: Array, axis: int) -> tuple[Array, Array]:
-    """int8 steps of a weight on its grid, and the scales in a shape that multiplies with them."""
+    """int8 steps of a weight on its grid, and the scales in a shape that broadcasts with them."""
     others = tuple(place for place in range(weight.ndim) if place != axis)
     largest = np.abs(weight).max(axis=others, keepdims=True)
     scales = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)

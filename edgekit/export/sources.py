@@ -1,9 +1,9 @@
-"""The torch graph behind each precision: what the files of both formats carry, and what they are verified against.
+"""The torch graph behind each precision: the files of both formats are made from it and verified against it.
 
 ==============  ========================================================================================
 ``fp16``        float32 arithmetic, weights rounded to half
 ``weight_only`` float32 arithmetic, weights on their int8 grid (per output channel, symmetric)
-``dynamic``     the same weights; inputs of dense layers quantized to 8 bits by the range of each image
+``dynamic``     the same weights; inputs of dense layers quantized to 8 bits by each image's range
 ``int16x8``     int16 activations (symmetric, per tensor, calibrated), the same int8 grid for weights
 ==============  ========================================================================================
 
@@ -32,15 +32,15 @@ from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.ptq import float_graph
 
 FLOAT = ("fp16", "weight_only", "dynamic")
-"""Precisions whose files compute in float or decide on ranges while they run: no calibration."""
+"""Precisions whose files compute in float or determine ranges at run time: no calibration."""
 BOUNDS = {"dynamic": (0.1, 0.95)}
-"""Tolerance and agreement that files are held to against their reference, where those of the recipe are too strict:
-which way an engine rounds the range that it finds while it runs moves whole steps of every later layer."""
+"""Tolerance and agreement of precisions for which those of the recipe are too strict: how an engine rounds a range
+that it determines at run time shifts whole steps of every later layer."""
 ADDS = {aten.add.Tensor, aten.add_.Tensor}
 
 
 def rounded(module: torch.nn.Module, size: int, precision: str) -> GraphModule:
-    """The float network with batch norm folded and its weights rounded; its activations are float.
+    """The float network with batch norm folded and weights rounded; activations stay float.
 
     Args:
         module: in eval mode; it is not changed.
@@ -71,7 +71,7 @@ def scales(weight: torch.Tensor) -> torch.Tensor:
 
 
 def reference(module: torch.nn.Module, size: int, precision: str) -> GraphModule:
-    """What a file of one of the precisions in `FLOAT` is to compute."""
+    """What a file with a precision in `FLOAT` must compute."""
     graph = rounded(module, size, precision)
     if precision != "dynamic":
         return graph
@@ -99,8 +99,8 @@ def is_dense(node: Node) -> bool:
 def int16x8(module: torch.nn.Module, size: int, images: Iterable[torch.Tensor]) -> ExportedProgram:
     """The network with int16 activations and int8 weights, by calibration (min-max), as a program with Q/DQ pairs.
 
-    Symmetric, as TFLite's specification of 16x8 asks
-    (https://ai.google.dev/edge/litert/models/quantization_spec); its sigmoid gives 1 / 32768.
+    Symmetric, as TFLite's specification of 16x8 requires
+    (https://ai.google.dev/edge/litert/models/quantization_spec); a sigmoid's output scale is 1 / 32768.
 
     Args:
         module: in eval mode; it is not changed.
@@ -169,7 +169,7 @@ def _scale_unit_clamps(graph: GraphModule) -> None:
 
 
 def _fill_constants(graph: GraphModule) -> None:
-    """Constants of an addition get the shape of the other operand: TFLite's int16 ADD does not broadcast."""
+    """Give constants of an addition the shape of the other operand: TFLite's int16 ADD does not broadcast."""
     for node in graph.graph.nodes:
         if node.target not in ADDS:
             continue

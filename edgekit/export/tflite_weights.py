@@ -14,7 +14,7 @@ WEIGHTED = (*CONVOLUTIONS, "FULLY_CONNECTED")
 
 
 def apply(data: bytes, precision: str) -> bytes:
-    """A float file whose weights lie on the grid of `precision` already, with the weights stored on it.
+    """Store the weights of a float file, which are already on the grid of `precision`, in that precision.
 
     Args:
         data: a .tflite file in float32.
@@ -38,7 +38,7 @@ def apply(data: bytes, precision: str) -> bytes:
 
 
 def widen_biases(data: bytes) -> bytes:
-    """Biases of int16 operators in 64 bits, as TFLite's specification of 16x8 asks; converters write 32."""
+    """Biases of int16 operators in 64 bits, as TFLite's specification of 16x8 requires; converters write 32."""
     model: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
     graph = model.subgraphs[0]
     for operator in graph.operators:
@@ -55,7 +55,7 @@ def widen_biases(data: bytes) -> bytes:
 
 
 def _grouped(data: bytes) -> list[str]:
-    """Output tensors of convolutions whose filters see only some of the input channels."""
+    """Output tensors of grouped convolutions."""
     model: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
     graph = model.subgraphs[0]
     found = []

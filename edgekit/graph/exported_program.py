@@ -33,7 +33,7 @@ class QuantizedTensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """What was decided, for people to read; the decisions themselves travel in the graph."""
+    """The decisions in readable form; the graph itself carries them, too."""
 
     lowered: dict[str, int]
     """How often each rewrite was applied."""
@@ -44,11 +44,11 @@ def trace(module: torch.nn.Module, size: int, batch: int = 1) -> ExportedProgram
     """Export a network in eval mode for images of shape (batch, 3, size, size).
 
     Raises:
-        InputError: torch.export cannot take it; the message holds the line of the network's own source.
+        InputError: torch.export cannot take it; the message quotes the line of the network's own source.
     """
     try:
         return torch.export.export(module, (torch.zeros(batch, 3, size, size),), strict=False)
-    except Exception as error:  # of many kinds, most of them private to torch
+    except Exception as error:  # many types, most of them private to torch
         raise InputError(f"model.name: torch.export cannot take this network: {_where(module, error)}") from error
 
 
@@ -85,21 +85,21 @@ def load(path: Path) -> GraphModule:
 
 
 def fold_weights(graph: GraphModule) -> GraphModule:
-    """A copy with weights stored as int8 (weight Q nodes computed), as ONNX wants them."""
+    """A copy with weights stored as int8 (weight Q nodes folded), as ONNX wants them."""
     folded = copy.deepcopy(graph)
     constant_fold(folded, lambda node: node.op == "call_function" and node.target in (QUANTIZE, WEIGHT_QUANTIZE))
     return folded
 
 
 def fold_constants(graph: GraphModule) -> GraphModule:
-    """A copy with every constant computed, weights as the float values of their int8 grid: same results, faster."""
+    """A copy with every constant folded, weights as float values on their int8 grid: same results, faster."""
     folded = copy.deepcopy(graph)
     constant_fold(folded)
     return folded
 
 
 def plan(graph: GraphModule) -> list[QuantizedTensor]:
-    """The scales that travel in the graph, in the order of execution."""
+    """The scales that the graph carries, in the order of execution."""
     decisions = []
     for node in graph.graph.nodes:
         if node.op == "call_function" and node.target is QUANTIZE and isinstance(node.args[0], Node):
@@ -112,7 +112,7 @@ def plan(graph: GraphModule) -> list[QuantizedTensor]:
 
 
 def output_scale(graph: GraphModule) -> float | None:
-    """Real value of one step of the network's output; None where the output is not quantized."""
+    """Real value of one step of the network's output; None if the output is not quantized."""
     output = next(node for node in graph.graph.nodes if node.op == "output")
     last = output.all_input_nodes[0]
     return float(last.args[1]) if last.target is DEQUANTIZE else None

@@ -1,8 +1,8 @@
 """What an integer engine computes: int8 in, int32 accumulators, one float32 multiplication, int8 out.
 
-The Q/DQ graph says where values lie on a grid. Run as it is, in float, it differs from an engine in about three
-roundings of ten thousand per layer, and a net whose layers amplify noise carries those to every logit. So the
-reference does the engines' arithmetic, ``clamp(rint((sum (x - zx) * w + b) * (sx * sw / so)) + zo)`` as ONNX Runtime's
+The Q/DQ graph says where values lie on a grid. Run in float, it differs from an engine in about three of ten thousand
+roundings per layer, and a net whose layers amplify noise carries those to every logit. So the reference uses the
+engines' arithmetic, ``clamp(rint((sum (x - zx) * w + b) * (sx * sw / so)) + zo)`` as ONNX Runtime's
 MLAS and XNNPACK do, with the int32 bias ``b = rint(bias / (sx * sw))`` of TFLite's quantization specification
 (https://ai.google.dev/edge/litert/models/quantization_spec).
 """
@@ -27,7 +27,7 @@ EXACT = 2**24
 def integer_graph(graph: GraphModule) -> GraphModule:
     """A copy of a quantized graph in which every weighted kernel computes in integers, exactly as an engine does.
 
-    Takes and gives the same float tensors as `graph`. Operators without weights stay Q/DQ in float.
+    Takes and returns the same float tensors as `graph`. Operators without weights stay Q/DQ in float.
     """
     result = fold_weights(graph)
     for kernel in kernels(result):

@@ -19,7 +19,7 @@ class Kernel:
     source: Node
     """The dequantize node that feeds it."""
     sink: Node
-    """The quantize node behind the kernel."""
+    """The quantize node after the kernel."""
     clamps: tuple[Node, ...]
     """The activation between them, if there is one."""
     input_scale: float

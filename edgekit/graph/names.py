@@ -6,6 +6,6 @@ import re
 
 
 def layer(name: str) -> str:
-    """Torch layer in an operator's name as our exporters write it, ``layer/Operator``; else the name itself."""
+    """Torch layer in an operator name of the form our exporters write, ``layer/Operator``; else the name itself."""
     match = re.fullmatch(r"([\w.]+)/[\w+]+(#\d+)?(_\w+)?", name)
     return match[1] if match else name

@@ -7,9 +7,9 @@ import functools
 import onnx
 
 GUARD = "keep_float_"
-"""Starts the names of the nodes that `edgekit.export.onnx_weights.keep_float` adds."""
+"""Prefix of the names of nodes that `edgekit.export.onnx_weights.keep_float` adds."""
 MOVING = {"Reshape", "Flatten", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Shape", "Gather", "Concat", "Slice"}
-"""Operators that move values and compute nothing."""
+"""Operators that move values without computing."""
 INTEGER = {
     "Add",
     "AveragePool",
@@ -25,7 +25,7 @@ INTEGER = {
 }
 """Operators that ONNX Runtime computes in integers between a DequantizeLinear and a QuantizeLinear."""
 FUSED = {"Clip", "Relu"}
-"""Activations an integer kernel absorbs when they stand between it and its QuantizeLinear."""
+"""Activations that an integer kernel absorbs if they are between it and its QuantizeLinear."""
 
 
 def float_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

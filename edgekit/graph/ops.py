@@ -1,4 +1,4 @@
-"""The operators of exported torch graphs, by what they do. `lower` and `quantize` speak in these words."""
+"""The operators of exported torch graphs, grouped by what they do, for `lower` and `quantize`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ WEIGHT_DEQUANTIZE = QDQ.dequantize_per_channel.default
 
 
 def bounds(clamp: Node) -> tuple[float, float]:
-    """What a node of `CLAMPS` limits its input to."""
+    """The limits of a node of `CLAMPS`."""
     if clamp.target in (aten.relu.default, aten.relu_.default):
         return 0.0, torch.inf
     if clamp.target in (aten.relu6.default, aten.relu6_.default):

@@ -27,15 +27,15 @@ class Table:
         self.types = _names(schema.TensorType)
 
     def kind(self, operator: Any) -> str:
-        """Name of an operator's type, as the schema has it; a custom operator's own name."""
+        """Name of an operator's type in the schema, or a custom operator's own name."""
         code = self.model.operatorCodes[operator.opcodeIndex]
         number = max(code.builtinCode, code.deprecatedBuiltinCode)
         if number == self.schema.BuiltinOperator.CUSTOM and code.customCode:
             return f"CUSTOM {code.customCode.decode(errors='replace')}"
-        return self.operators.get(number, f"BUILTIN_{number}")  # of a newer schema
+        return self.operators.get(number, f"BUILTIN_{number}")  # from a newer schema
 
     def float_operators(self) -> list[Any]:
-        """Operators that compute in float, by the type of their first output."""
+        """Operators that compute in float, judged by the type of their first output."""
         return [
             operator
             for operator in self.graph.operators
@@ -44,14 +44,14 @@ class Table:
         ]
 
     def float_ops(self) -> tuple[str, ...]:
-        """The same as "TYPE output-tensor" each."""
+        """The same operators, each as "TYPE output-tensor"."""
         return tuple(
             f"{self.kind(operator)} {self.graph.tensors[operator.outputs[0]].name.decode()}"
             for operator in self.float_operators()
         )
 
     def port(self, index: int, layout: Any) -> TensorSpec:
-        """What the tensor with this index is."""
+        """Name, shape, type and grid of the tensor with this index."""
         tensor = self.graph.tensors[index]
         grid = tensor.quantization
         quantized = grid is not None and grid.scale is not None

@@ -1,11 +1,11 @@
-"""One spelling for what torch can say in many ways, before rewrites and quantizer look at a graph. No value changes.
+"""One form for what torch can write in many ways, before rewrites and quantizer look at a graph. No value changes.
 
-- What only concerns memory (``contiguous``) goes.
-- A split or chunk becomes slices, which both formats move in integers.
-- A number beside a tensor becomes a constant tensor, which gets a grid of its own; a division by it a multiplication.
-- A hard-sigmoid written as ``relu6(x + 3) / 6`` becomes the operator, and that times x a hard-swish.
-- A sigmoid that is concatenated is multiplied by one first: TFLite prescribes its grid and wants one grid for all
-  parts of a concatenation, and a requantization without an operator in it would be dropped by the converter.
+- Operators that only concern memory (``contiguous``) are removed.
+- A split or chunk becomes slices, which both formats copy as integers.
+- A number operand becomes a constant tensor, which gets its own grid; division by it becomes multiplication.
+- A hard-sigmoid written as ``relu6(x + 3) / 6`` becomes hardsigmoid, and that times x becomes hardswish.
+- A sigmoid that is concatenated is first multiplied by one: TFLite prescribes its grid but wants one grid for all
+  parts of a concatenation, and the converter would drop a requantization that has no operator in it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def apply(graph: GraphModule) -> None:
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
         elif node.target is aten.view.default:
-            node.target = aten.reshape.default  # works without what was dropped above
+            node.target = aten.reshape.default  # works without the ``contiguous`` removed above
         elif node.target in SPLITS:
             _slices(graph, node)
         elif node.target in DIVS | MULS and _is_hard_sigmoid(node):
@@ -53,9 +53,9 @@ def apply(graph: GraphModule) -> None:
 
 
 def constant(graph: GraphModule, before: Node, value: float) -> Node:
-    """A new float32 constant of one element in front of a node, of the rank of that node's result.
+    """Insert a one-element float32 constant before a node, with the rank of that node's result.
 
-    LiteRT's converter keeps an operator channel-last only where all its operands have four dimensions: a constant of
+    LiteRT's converter keeps an operator channel-last only if all its operands have four dimensions: a constant of
     shape (1,) costs a transpose on either side of the operator.
     """
     name = f"constant_{sum(name.startswith('constant_') for name, _ in graph.named_buffers())}"
@@ -68,7 +68,7 @@ def constant(graph: GraphModule, before: Node, value: float) -> Node:
 
 
 def _slices(graph: GraphModule, split: Node) -> None:
-    """Each part that is used becomes a slice; torch has computed where they start."""
+    """Replace each used part by a slice; torch has already computed the part sizes."""
     source: Any = split.args[0]
     axis: Any = split.args[2] if len(split.args) > 2 else split.kwargs.get("dim", 0)
     widths = [int(part.shape[axis]) for part in split.meta["val"]]
@@ -89,7 +89,7 @@ def _replace(graph: GraphModule, node: Node, target: Any, *arguments: Any) -> No
 
 
 def _is_hard_sigmoid(node: Node) -> bool:
-    """``clamp(x + 3, 0, 6) / 6``, nothing else using what is in between."""
+    """Whether this is ``clamp(x + 3, 0, 6) / 6`` and nothing else uses the values in between."""
     clamp, factor = _operands(node)
     factor = 1 / factor if factor and node.target in DIVS else factor
     if factor is None or abs(factor - 1 / 6) > 1e-6 or clamp.target not in CLAMPS or bounds(clamp) != (0.0, 6.0):
@@ -106,7 +106,7 @@ def _is_hard_sigmoid(node: Node) -> bool:
 
 
 def _operands(node: Node) -> tuple[Any, float | None]:
-    """The first operand, and the second if it is a number (add's `alpha` is one here)."""
+    """The first operand, and the second if it is a number (only if add's `alpha` is 1)."""
     first, second = node.args[0], node.args[1]
     number = isinstance(second, int | float) and not node.kwargs
     return first, float(second) if number else None  # type: ignore[arg-type]

@@ -26,14 +26,14 @@ PASSING = {
     aten.mul.Tensor,
     aten.mul_.Tensor,
 }
-"""f(c x) = c f(x) for c > 0, in each argument."""
+"""Operators with f(c x) = c f(x) for c > 0, in each argument."""
 
 
 def absorb(graph: GraphModule, node: Node, factor: float) -> bool:
-    """Multiply by `factor` the weights of everything that consumes `node`, so that `node` may lose that factor.
+    """Multiply the weights of every consumer of `node` by `factor`, so that `node` itself can drop that factor.
 
     Returns:
-        False, with nothing changed, when the factor meets something that cannot take it.
+        False, with nothing changed, if a consumer cannot take the factor.
     """
     weights = _weights(graph, node)
     if weights is None:

@@ -1,7 +1,7 @@
-"""``edgekit profile BUNDLE``: what one file does on each device, and which of its models to run there.
+"""``edgekit profile BUNDLE``: measure one bundle on each device and choose which of its models to run there.
 
-Nothing here needs what trained or exported the models: the bundle says what they are and how they scored, the engines
-run in processes of their own.
+Nothing here needs the packages that trained or exported the models: the bundle describes them and holds their scores,
+and engines run in separate processes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from edgekit.types import Accuracy, Artifact, Split, TensorSpec
 from edgekit.verdict import rule as verdict
 
 OWN = "measured"
-"""Folder beside the reports: the models, and what was measured, for another call."""
+"""Folder beside the reports: the models and the measurements, for later calls."""
 
 
 def matches(target: str) -> bool:
@@ -59,23 +59,23 @@ def profile(
 
     Args:
         path: a bundle, or a hand-written manifest (which is packed first).
-        devices: by the name that results carry.
+        devices: by the name used in results.
         console: progress.
         out: folder of the reports; None is ``profiles/<name of the bundle>``.
-        operators: also time the operators of what is fastest.
+        operators: also time the operators of the fastest models.
 
     Returns:
-        As of a run; `Outcome.lost` is what the same call measures another time.
+        As for a run; `Outcome.lost` lists what the same call would measure on a retry.
 
     Raises:
-        InputError: no bundle, a damaged one, or nothing can be written to the folder.
+        InputError: not a bundle, a damaged one, or the folder cannot be written.
         Shortfall: nothing at all could be measured.
     """
     start = time.perf_counter()
     name = _opened(path).manifest["name"]
     out = out or Path("profiles") / name
     if (out / "recipe.json").exists():
-        raise InputError(f"{out}: a run directory; give --out another folder for the profile of a bundle")
+        raise InputError(f"{out}: this is a run directory; give --out another folder for the profile of a bundle")
     with RunDirectory(out).locked():
         if path.suffix == ".json":
             packed = out / f"{name}{bundle.SUFFIX}"
@@ -84,7 +84,7 @@ def profile(
         opened = _opened(path)
         artifacts = [_artifact(opened, entry) for entry in opened.manifest["artifacts"]]
         _unpack(opened, out / OWN / "models")
-        stages = [Stage("bundle", time.perf_counter() - start, reason=f"models, scores and vectors are of {path.name}")]
+        stages = [Stage("bundle", time.perf_counter() - start, reason=f"models, scores, vectors from {path.name}")]
         for line in (claims := _claims(opened.manifest)).notes:
             console.say(f"{path.name}: {line}")
         console.say("profile ...")
@@ -100,7 +100,7 @@ def profile(
 
 def _opened(path: Path) -> Bundle:
     if path.suffix in (".onnx", ".tflite"):
-        raise InputError(f"{path}: a bare model; give a bundle, or a manifest (.json) that lies beside it and names it")
+        raise InputError(f"{path}: a bare model; give a bundle, or a manifest (.json) in its folder that names it")
     try:
         return open_bundle(path, verify="hash")
     except RuntimeFault as fault:
@@ -108,7 +108,7 @@ def _opened(path: Path) -> Bundle:
 
 
 def _unpack(opened: Bundle, folder: Path) -> None:
-    """Only the models: the devices take all else out of the bundle itself."""
+    """Unpack only the models: devices read the rest from the bundle itself."""
     if folder.exists():
         shutil.rmtree(folder)
     for entry in opened.manifest["artifacts"]:
@@ -166,9 +166,9 @@ class _Claims:
 
     accuracy: tuple[Accuracy, ...]
     max_drop: float | None
-    """Of the recipe, where the score of torch fp32 is known, too."""
+    """The recipe's; None if the score of torch fp32 is unknown."""
     notes: tuple[str, ...]
-    """What is missing, and what is taken in its place."""
+    """What is missing, and what is used instead."""
 
 
 def _claims(manifest: Mapping[str, Any]) -> _Claims:
@@ -179,19 +179,19 @@ def _claims(manifest: Mapping[str, Any]) -> _Claims:
             if said.get("split") in get_args(Split):
                 rows.append(_score(entry["id"], said))
             else:
-                notes.append(f"the score of {entry['id']} on {said['engine']} is of no known split: it does not count")
+                notes.append(f"the score of {entry['id']} on {said['engine']} names no known split, so it was ignored")
     wanted = _max_drop(manifest)
     if not rows:
-        notes.append("nobody has scored its files: what they lose against float is not known")
+        notes.append("its files have no accuracy scores: their loss against float is unknown")
         return _Claims((), None, tuple(notes))
     reference = _stated(manifest)
     if reference is None:
         same = next((row for row in rows if row.agreement == 1 and row.split == "test"), None)
         if same is not None:
-            notes.append(f"torch fp32 scored as {same.artifact}, which agrees with it on all {same.images} test images")
+            notes.append(f"torch fp32 gets the score of {same.artifact}: they agree on all {same.images} test images")
             reference = replace(same, artifact=verdict.REFERENCE, engine="torch", engine_version="")
         elif wanted is not None:
-            notes.append(f"how torch fp32 scored is not in it: max_drop = {wanted:g} of its recipe cannot be checked")
+            notes.append(f"it has no score of torch fp32: max_drop = {wanted:g} of its recipe cannot be checked")
             wanted = None
     return _Claims((*([reference] if reference else []), *rows), wanted, tuple(notes))
 
@@ -201,7 +201,7 @@ def _score(artifact: str, said: Mapping[str, Any]) -> Accuracy:
         artifact=artifact,
         engine=said["engine"],
         engine_version=said.get("engine_version", ""),
-        device=f"{said.get('device', 'unknown')}, when packed",  # its "host" is not the one that this runs on
+        device=f"{said.get('device', 'unknown')}, when packed",  # its "host" is another machine
         split=said["split"],
         images=said["images"],
         top1=float(said["top1"]),
@@ -212,14 +212,14 @@ def _score(artifact: str, said: Mapping[str, Any]) -> Accuracy:
 
 
 def _stated(manifest: Mapping[str, Any]) -> Accuracy | None:
-    """The score of torch fp32, where the bundle has it."""
+    """The score of torch fp32, if the bundle has it."""
     stated = manifest.get("provenance", {}).get("reference")
     if not isinstance(stated, Mapping):
         return None
     row = {**stated, "artifact": verdict.REFERENCE, "agreement": 1.0, "device": f"{stated.get('device')}, when packed"}
     try:
         found = TypeAdapter(Accuracy).validate_python(row)
-    except ValidationError:  # of another edgekit: what the files tell will do
+    except ValidationError:  # from another version of edgekit: the files' scores suffice
         return None
     return found if 0 <= found.top1 <= 1 and found.images > 0 else None
 
@@ -228,7 +228,7 @@ def _max_drop(manifest: Mapping[str, Any]) -> float | None:
     section = (manifest.get("recipe") or {}).get("quantize") or {}
     value = section.get("max_drop") if isinstance(section, Mapping) else section
     if value is not None and not isinstance(value, int | float):
-        raise InputError(f"{manifest['name']}: recipe.quantize.max_drop of the manifest is no number; pack it again")
+        raise InputError(f"{manifest['name']}: recipe.quantize.max_drop of the manifest is not a number; pack it again")
     return None if value is None else float(value)
 
 
@@ -236,9 +236,9 @@ def _max_drop(manifest: Mapping[str, Any]) -> float | None:
 
 
 def _verdict(name: str, device: Device, artifacts: Sequence[Artifact], claims: _Claims, found: Profile) -> Verdict:
-    """As of a run; and what does not give the golden vectors here is not shipped here."""
+    """As for a run; a model that fails its golden vectors on a device is not shipped there."""
     replayed = {(row.artifact, row.engine): row for row in found.golden if row.device == name}
-    refused = {key: f"its golden vectors do not hold: {row.problem}" for key, row in replayed.items() if row.problem}
+    refused = {key: f"it fails its golden vectors: {row.problem}" for key, row in replayed.items() if row.problem}
     decided = verdict.decide(
         name, artifacts, claims.accuracy or None, found.timings, device.limits, claims.max_drop, refused
     )
@@ -285,7 +285,7 @@ def _report(
 
 
 def _provenance(opened: Bundle, claims: _Claims) -> Provenance:
-    """What the bundle says, as far as it is of the usual form: the schema leaves it open."""
+    """The bundle's provenance, as far as it has the usual form: the schema does not fix one."""
     said = opened.manifest.get("provenance", {})
 
     def table(key: str, kind: type) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where a number comes from: the versions of the packages, the commit of the recipe. Standard library only."""
+"""Where a number comes from: package versions and the recipe's commit. Standard library only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = (
     "numpy",
     "pillow",
 )
-"""What a report lists the versions of."""
+"""Packages whose versions a report lists."""
 
 
 @cache

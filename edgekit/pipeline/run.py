@@ -2,7 +2,7 @@
 
 Each stage (`edgekit.pipeline.stages`) reads the files of those before it and writes its own; nothing else passes
 between them. A hash of its inputs decides whether a stage runs, so that heavy packages are imported only by stages
-that really run.
+that run.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Outcome:
     stages: tuple[Stage, ...]
     verdict: tuple[Verdict, ...]
     report: Path | None
-    """Folder of the reports, None when the run stopped before."""
+    """Folder of the reports; None if the run stopped before them."""
     bundle: Path | None = None
-    """The one file to ship, None where there is none."""
+    """The one file to ship; None if there is none."""
     lost: tuple[Failure, ...] = ()
-    """What was not measured because a device was not reached, or was lost on the way."""
+    """What was not measured because a device was not reached or was lost during the run."""
 
 
 def run(job: Job, console: Console, last: str = "report") -> Outcome:
@@ -43,7 +43,7 @@ def run(job: Job, console: Console, last: str = "report") -> Outcome:
 
     Raises:
         InputError: something in the recipe, the data or the environment cannot be used.
-        Shortfall: the model or a device fell short; what was made stays for inspection.
+        Shortfall: the model or a device fell short; finished stages are kept for inspection.
     """
     directory = RunDirectory(job.out)
     with directory.locked():
@@ -61,7 +61,7 @@ def run(job: Job, console: Console, last: str = "report") -> Outcome:
 
 
 def _do(name: str, stage: ModuleType, state: Run) -> None:
-    """One stage: skipped, taken from before, or run."""
+    """Skip a stage, reuse its results, or run it."""
     reason = stage.skip(state)
     if reason:
         state.rows.append(Stage(name, 0.0, skipped=True, reason=reason))
@@ -80,7 +80,7 @@ def _do(name: str, stage: ModuleType, state: Run) -> None:
         stage.after(state)
     reason = "nothing it depends on has changed" if done.cached else ""
     if name == "train" and state.recipe.train is None:
-        reason = "the recipe has no [train] section: the weights are taken as they are"
+        reason = "the recipe has no [train] section: the weights are used unchanged"
     if hasattr(stage, "remark"):
         reason = "; ".join(filter(None, (reason, stage.remark(state))))
     state.rows.append(Stage(name, done.seconds, cached=done.cached, reason=reason))

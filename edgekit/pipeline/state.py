@@ -1,4 +1,4 @@
-"""What every stage is given: the job, the results of the stages before it, and a place to say things."""
+"""What every stage receives: the job, the results of earlier stages, and the console."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from edgekit.types import Artifact
 
 @dataclass(frozen=True)
 class Job:
-    """What to run, from where, into where."""
+    """What to run, its base folder, its output folder."""
 
     recipe: Recipe
     base: Path
     """Folder that the recipe's relative paths start from."""
     out: Path
     devices: Mapping[str, Device]
-    """By name; empty skips the profile."""
+    """Devices by name; without any, nothing is profiled."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe as it runs."""
+        """The recipe of this run."""
         return self.job.recipe
 
     @property
@@ -51,28 +51,28 @@ class Run:
         return self.done.get("prune") or self.done["train"]
 
     def digest(self, stage: str) -> str | None:
-        """What a stage's results hash to; None where it did not run."""
+        """Hash of a stage's results; None if it did not run."""
         return self.done[stage].digest if stage in self.done else None
 
     def read(self, stage: str, file: str, kind: Any) -> Any:
-        """A JSON file of a stage; None where it did not run or wrote none."""
+        """A JSON file of a stage; None if the stage did not run or wrote none."""
         path = self.done[stage].path / file if stage in self.done else None
         return json_file.load(path, kind) if path is not None and path.is_file() else None
 
     @property
     def bundle(self) -> Path | None:
-        """The one file to ship; None where there is none."""
+        """The one file to ship; None if there is none."""
         done = self.done.get("bundle")
         return next(done.path.glob("*.edgekit"), None) if done else None
 
     @property
     def packages(self) -> dict[str, str]:
-        """Versions of what made the files, python included."""
+        """Versions of the packages that made the files, and of python."""
         return {"python": str(machine.facts()["python"]), **versions(*PACKAGES)}
 
     @property
     def seeds(self) -> dict[str, int]:
-        """By use: split, train, prune, calibration."""
+        """Seeds by use: split, train, prune, calibration."""
         sections = {"train": self.recipe.train, "prune": self.recipe.prune, "calibration": self.recipe.quantize}
         return {"split": self.recipe.data.seed, **{use: each.seed for use, each in sections.items() if each}}
 

@@ -22,7 +22,7 @@ from edgekit.runtime.cut import Graph
 from edgekit.types import Artifact
 
 TOLERANCE = 1e-3
-"""Floats differ by more than a rounding beyond this share of the largest one."""
+"""Floats that differ by more than this share of the largest one differ by more than rounding."""
 Run = Callable[[Artifact, Path], npt.NDArray[Any]]
 """Outputs, [images, values], of an artifact whose file lies in a folder."""
 
@@ -86,10 +86,10 @@ def first(artifact: Artifact, folder: Path, there: Run, here: Run) -> str:
             return "none: every part of the file agrees, so that the engine computes the whole file otherwise"
         start = f"{found[rounded].layer} ({gap(rounded)})"
         if wrong is None:
-            return f"none by more than a rounding; from {start} on they round otherwise"
+            return f"none by more than rounding; from {start} on they round differently"
         if rounded == wrong:
             return start
-        return f"{found[wrong].layer} ({gap(wrong)}); from {start} on they round otherwise"
+        return f"{found[wrong].layer} ({gap(wrong)}); from {start} on they round differently"
 
 
 def _bisect(count: int, differs: Callable[[int], bool]) -> int | None:

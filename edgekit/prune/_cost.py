@@ -1,4 +1,4 @@
-"""Multiply-adds and parameters of a network as its groups of channels get narrower, without building it."""
+"""Multiply-adds and parameters of a network whose groups of channels get narrower, without building it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class _Layer:
     positions: int
     """Pixels of the output, for one image."""
     kernel: int
-    """Multiply-adds of one output pixel, input channel and output channel."""
+    """Multiply-adds per output pixel, input channel and output channel."""
     inputs: int
     """1 for depthwise convolutions and batch norms."""
     outputs: int
     extra: int
-    """Parameters an output channel that are no multiply-adds: bias, or scale and shift."""
+    """Parameters per output channel without multiply-adds: bias, or scale and shift."""
     writes: dict[str, int] = field(default_factory=dict)
-    """Its output channels that each channel of a group (by head) takes along."""
+    """How many of its output channels are removed with each channel of a group (by head)."""
     reads: dict[str, int] = field(default_factory=dict)
 
 
@@ -54,8 +54,8 @@ class Cost:
         """Multiply-adds ("macs") or parameters of all convolutions, linear layers and batch norms.
 
         Args:
-            kind: which.
-            gone: channels that were taken out, by the group's head.
+            kind: which of the two.
+            gone: how many channels were removed, by the group's head.
         """
         return sum(_of(layer, kind, gone) for layer in self._layers.values())
 

@@ -1,4 +1,4 @@
-"""Replay a plan: take the channels it does not keep out of a network."""
+"""Replay a plan: remove the channels that it does not keep from a network."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from edgekit.prune.groups import Graph, quiet
 from edgekit.types import PrunePlan
 
 TOLERANCE = 1e-3
-"""Largest difference, relative to the largest logit, that the order of float sums explains."""
+"""Largest difference, relative to the largest logit, that the order of float sums can explain."""
 
 
 def apply(module: nn.Module, plan: PrunePlan, size: int) -> None:
-    """Take channels out, in place; weights and batch-norm statistics of the others stay as they are.
+    """Remove channels in place; weights and batch-norm statistics of the others do not change.
 
     Args:
         module: the network the plan was made for, unpruned, with any weights.
@@ -25,16 +25,16 @@ def apply(module: nn.Module, plan: PrunePlan, size: int) -> None:
         size: side of the square input.
 
     Raises:
-        InputError: the plan is of another network.
+        InputError: the plan is for another network.
     """
     fit(module, plan)
     graph = Graph(module, size)
     for head, kept in plan.kept.items():
         group = graph.group(head)
         if group is None:
-            raise InputError(f"prune plan: {head} heads no group that can be pruned; the plan is of another network")
+            raise InputError(f"prune plan: {head} heads no group that can be pruned; the plan is for another network")
         if group.channels != plan.of[head]:
-            raise InputError(f"prune plan: {head} goes with another layer of the plan; name one of them")
+            raise InputError(f"prune plan: {head} is pruned with another layer of the plan; name only one of them")
         stay = set(kept)
         gone = [channel for channel in range(plan.of[head]) if channel not in stay]
         if gone:
@@ -46,29 +46,29 @@ def apply(module: nn.Module, plan: PrunePlan, size: int) -> None:
 
 
 def fit(module: nn.Module, plan: PrunePlan) -> None:
-    """Check that the plan's layers are there and as wide as it says.
+    """Check that the plan's layers exist and are as wide as it says.
 
     Raises:
-        InputError: one is not.
+        InputError: a layer is missing or has another width.
     """
     layers = {name: child for name, child in module.named_modules() if isinstance(child, nn.Conv2d | nn.Linear)}
     for head, kept in plan.kept.items():
         if head not in layers:
-            raise InputError(f"prune plan: {no_such(head, layers, 'layer')}: the plan is of another network")
+            raise InputError(f"prune plan: {no_such(head, layers, 'layer')}: the plan is for another network")
         rows = layers[head].weight.shape[0]
         if plan.of.get(head) != rows:
             raise InputError(
-                f"prune plan: {head} has {rows} output channels, the plan's {plan.of.get(head)}: "
-                "it is of another network"
+                f"prune plan: {head} has {rows} output channels, the plan says {plan.of.get(head)}: "
+                "it is for another network"
             )
         if not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= rows:
-            raise InputError(f"prune plan: {head}: kept must be ascending channels within 0..{rows - 1}, one at least")
+            raise InputError(f"prune plan: {head}: kept must be ascending channels within 0..{rows - 1}, at least one")
 
 
 def ignored(module: nn.Module, plan: PrunePlan, size: int) -> nn.Module:
     """A copy that still has every channel, but in which nothing reads those that the plan drops.
 
-    What the pruned network computes, by other means: no shape changes, weights are set to zero.
+    It computes what the pruned network does in a different way: no shape changes, weights are set to zero.
 
     Args:
         module: the unpruned network.
@@ -92,11 +92,11 @@ def ignored(module: nn.Module, plan: PrunePlan, size: int) -> nn.Module:
 
 
 def check(whole: nn.Module, pruned: nn.Module, plan: PrunePlan, size: int) -> None:
-    """The pruned network must compute what the whole one does when nothing reads the dropped channels.
+    """Check that the pruned network computes what the unpruned one does when nothing reads the dropped channels.
 
     Args:
-        whole: the network before.
-        pruned: and after, in eval mode both.
+        whole: the unpruned network, in eval mode.
+        pruned: the pruned network, in eval mode.
         plan: what was kept.
         size: side of the square input.
 
@@ -116,7 +116,7 @@ def check(whole: nn.Module, pruned: nn.Module, plan: PrunePlan, size: int) -> No
     difference = float((got - expected).abs().max())
     if not difference <= TOLERANCE * max(scale, 1e-6):
         raise Shortfall(
-            f"prune: the pruned network computes something else than the whole one without these channels (outputs "
-            f"differ by {difference:.3g} of {scale:.3g}): channels run through it in a way that is not understood; "
+            f"prune: the pruned network does not compute what the unpruned one does without these channels (outputs "
+            f"differ by {difference:.3g} of {scale:.3g}): the dependency graph misread how channels are connected; "
             "name the layers in prune.keep"
         )

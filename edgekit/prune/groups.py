@@ -1,8 +1,8 @@
-"""Groups of channels that can only go together, found by Torch-Pruning's dependency graph.
+"""Groups of channels that can only be pruned together, found by Torch-Pruning's dependency graph.
 
 Fang et al.: DepGraph: Towards Any Structural Pruning (2023). A residual add ties all convolutions that write to it, a
-depthwise convolution or a squeeze-and-excite gate ties its output to its input. Each group is named by the layer that
-heads it: its widest one, the first of these in the network's order.
+depthwise convolution or a squeeze-and-excite gate ties its output to its input. Each group is named after the layer
+that heads it: its widest one, the first of these in the network's order.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from torch_pruning import DependencyGraph, ops
 
 Role = Literal["writes", "norm", "reads"]
 _PASSIVE = (ops._ElementWiseOp, ops._ConcatOp, ops._ReshapeOp, ops._ExpandOp)
-"""What channels pass through. Not splits and slices: their sizes stand in the network's own code."""
+"""Operators that channels pass through; not splits and slices, whose sizes are fixed in the network's code."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A layer's share in a group."""
+    """A layer's part in a group."""
 
     layer: str
     role: Role
-    """Convolution or linear layer that writes the channels (depthwise ones too), batch norm, or one that reads them."""
+    """Convolution (also depthwise) or linear layer that writes the channels, batch norm, or layer that reads them."""
     channels: Tensor
-    """Channels of the group, int64 [n]; a channel may come several times (a linear layer after flatten)."""
+    """Channels of the group, int64 [n]; a channel may occur several times (a linear layer after flatten)."""
     places: Tensor
-    """Where each of these is in the layer, int64 [n]."""
+    """Index of each of these in the layer, int64 [n]."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that go together."""
+    """Channels that are pruned together."""
 
     head: str
     channels: int
@@ -52,17 +52,17 @@ class Part:
 
     role: Role
     weight: Tensor
-    """float32 [channels, weights of each]. Of a layer that writes: with the batch norm that follows folded in, as
-    its scale means nothing without. Of a batch norm: its scale, [channels, 1]."""
+    """float32 [channels, weights of each]. For a layer that writes: with the following batch norm folded in, as the
+    scale of the weights is meaningless without it. For a batch norm: its scale, [channels, 1]."""
     gradient: Tensor | None
-    """Of the loss by the plain weight, likewise arranged; None where the criterion does not ask for it."""
+    """Gradient of the loss by the unfolded weight, in the same layout; None if the criterion does not ask for it."""
 
 
 class Graph:
     """The dependency graph of one network.
 
     Args:
-        module: any network of convolutions, linear layers and batch norms; it stays as it is.
+        module: any network of convolutions, linear layers and batch norms; it is not changed.
         size: side of its square input.
     """
 
@@ -80,8 +80,8 @@ class Graph:
     def groups(self) -> tuple[Group, ...]:
         """All groups that can be pruned, in the network's order.
 
-        Left alone: what reaches the output, what is split or sliced, grouped convolutions that are not depthwise, and
-        layers of other kinds than `Role` says.
+        Left alone are channels that reach the output or are split or sliced, grouped convolutions that are not
+        depthwise, and layers that fit no `Role`.
         """
         found: dict[str, Group] = {}
         with quiet():
@@ -96,7 +96,7 @@ class Graph:
         return tuple(sorted(found.values(), key=lambda group: order.index(group.head)))
 
     def group(self, head: str) -> Group | None:
-        """The group that a convolution or linear layer heads; None where it has to be left alone."""
+        """The group that a convolution or linear layer heads; None if it has to be left alone."""
         layer = self.module.get_submodule(head)
         width = _outputs(layer)
         items = self.items(head, range(width))
@@ -106,7 +106,7 @@ class Graph:
         return Group(head, width, tuple(cast(list[Member], members)))
 
     def items(self, head: str, channels: Any) -> Any:
-        """Torch-Pruning's group: what goes with these output channels of `head`."""
+        """Torch-Pruning's group: what is removed with these output channels of `head`."""
         layer = self.module.get_submodule(head)
         with quiet():
             pruner = self._graph.get_pruner_of_module(layer)
@@ -140,7 +140,7 @@ def parts(module: nn.Module, group: Group, norms: Mapping[str, str], gradients: 
         module: the network.
         group: of that network.
         norms: as `followed_by` finds them.
-        gradients: whether the weights have gradients that are wanted.
+        gradients: whether to include the weights' gradients.
     """
     made = []
     for member in group.members:
@@ -158,7 +158,7 @@ def parts(module: nn.Module, group: Group, norms: Mapping[str, str], gradients: 
 
 
 def followed_by(module: nn.Module, size: int) -> dict[str, str]:
-    """Which batch norm takes the output of which layer, by name."""
+    """The batch norm that takes each layer's output, by name."""
     names = {child: name for name, child in module.named_modules()}
     wrote: list[tuple[Tensor, str]] = []
     pairs = {}
@@ -187,7 +187,7 @@ def _run(module: nn.Module, size: int) -> None:
 
 
 def _rows(tensor: Tensor, group: Group, member: Member) -> Tensor:
-    """A member's numbers by the group's channels: [channels, n]; zero where it has none of a channel."""
+    """A member's numbers by the group's channels: [channels, n]; zero for channels that it lacks."""
     along = 1 if member.role == "reads" else 0
     rows = tensor.movedim(along, 0).flatten(1) if tensor.ndim > 1 else tensor.unsqueeze(1)
     picked = rows[member.places.to(rows.device)]
@@ -212,14 +212,14 @@ def _outputs(layer: Any) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Torch-Pruning prints and warns about things that are handled here."""
+    """Silence Torch-Pruning's output and warnings about cases that are handled here."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
 
 def even(each: Sequence[Tensor]) -> Tensor | None:
-    """Mean over layers of their norms, each divided by its own mean; None of none."""
+    """Mean of the layers' norms, each divided by its own mean; None if there are none."""
     if not each:
         return None
     return torch.stack([norms / norms.mean().clamp_min(1e-12) for norms in each]).mean(0)

@@ -20,7 +20,7 @@ from edgekit.prune.groups import Graph, Group, followed_by, parts
 from edgekit.types import PrunePlan
 
 FLOOR = 0.25
-"""Share of its channels below which no group goes while another can give."""
+"""Share of its channels below which no group is pruned as long as another can be."""
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Training images and labels, the same each time it is called."""
@@ -28,28 +28,28 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 @dataclass(frozen=True)
 class _Block:
-    """Channels of a group that go in one go, so that what stays is a multiple of ``round_to``."""
+    """Channels of a group that are removed at once, so that a multiple of ``round_to`` stays."""
 
     order: tuple[float, ...]
-    """Smaller goes first."""
+    """Sort key: the smallest is removed first."""
     group: str
     channels: tuple[int, ...]
 
 
 def decide(module: nn.Module, size: int, section: PruneSection, batches: Batches, kind: str, share: float) -> PrunePlan:
-    """Take the least important channels until the network costs no more than `share` of what it did.
+    """Remove the least important channels until the network costs at most `share` of the original.
 
-    The scores of a group are divided by their mean, so that no layer goes because its numbers are small. Over all
-    groups the least important channels go first ("global"), or each group loses the same share ("local").
-    `PruneSection.steps` times the scores are computed anew, on the network pruned so far.
+    The scores of a group are divided by their mean, so that no layer is pruned because its weights are small. Either
+    the least important channels of all groups are removed first ("global"), or each group loses the same share
+    ("local"). Scores are computed again `PruneSection.steps` times, on the network pruned so far.
 
     Args:
-        module: the whole network; it stays as it is.
+        module: the unpruned network; it is not changed.
         size: side of the square input.
         section: the recipe's choices.
         batches: images and labels for scores that need gradients.
         kind: what is counted, "macs" or "parameters".
-        share: the part of it to keep, 0..1.
+        share: the share to keep, 0..1.
 
     Raises:
         InputError: `keep` names no layer; nothing can be pruned; the share is out of reach.
@@ -97,7 +97,7 @@ def decide(module: nn.Module, size: int, section: PruneSection, batches: Batches
 
 
 def _free(module: nn.Module, size: int, section: PruneSection) -> list[Group]:
-    """The groups that the recipe lets go."""
+    """The groups that the recipe allows to prune."""
     names = [name for name, _ in module.named_modules() if name]
     for name in section.keep:
         if name not in names:
@@ -139,7 +139,7 @@ def _scores(
     batches: Batches,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Scores of each group's channels in the network as it is now; groups the criterion says nothing of are absent."""
+    """Scores of each group's channels in the network as it is now, without groups that the criterion cannot score."""
     graph, norms = Graph(module, size), followed_by(module, size)
     now = [graph.group(group.head) for group in groups]
     sums: dict[str, Tensor] = {}
@@ -169,7 +169,7 @@ def _scores(
 
 
 def _blocks(group: Group, scores: Tensor, section: PruneSection) -> list[_Block]:
-    """What a group gives, least important channels first; at least ``round_to`` channels stay."""
+    """The channels that a group can lose, least important first; at least ``round_to`` channels stay."""
     order = torch.argsort(scores, stable=True).tolist()
     width, step = len(order), section.round_to
     made = []

@@ -1,7 +1,7 @@
-"""Bias correction: what weight rounding shifts on average is taken back from the biases.
+"""Bias correction: the mean output shift that weight rounding causes is subtracted from the biases.
 
-A rounded weight Wq changes the mean output of channel c by ``(Wq - W)[c] * E[x]``. That much is known from the float
-network on the calibration images, so it is subtracted (Nagel et al., "Data-Free Quantization Through Weight
+A rounded weight Wq changes the mean output of channel c by ``(Wq - W)[c] * E[x]``. The float network on the calibration
+images gives E[x], so the shift is subtracted (Nagel et al., "Data-Free Quantization Through Weight
 Equalization and Bias Correction", 2019, section 4.2, with measured instead of inferred means). It matters most for
 depthwise layers, where few weights make one output and their errors do not average out.
 """
@@ -21,7 +21,7 @@ from edgekit.quantize._rounding import Moments, vectors
 
 
 class Calibration(Interpreter):
-    """Runs a prepared float graph on images, and keeps what corrections need of each weighted operator.
+    """Runs a prepared float graph on images and keeps, for each weighted operator, what corrections need.
 
     Args:
         graph: after `prepare_pt2e`.
@@ -44,7 +44,7 @@ class Calibration(Interpreter):
         return output
 
     def run_node(self, n: Node) -> Any:
-        """As `Interpreter`, and remember the inputs of weighted operators."""
+        """Run a node as `Interpreter` does, and record the inputs of weighted operators."""
         if n.target in WEIGHTED:
             arguments: Any = n.args
             x = self.env[arguments[0]]
@@ -74,12 +74,12 @@ def correct_biases(graph: GraphModule, exact: Mapping[str, Tensor], means: Mappi
     """Add ``(W - Wq) * E[x]`` to the biases of a quantized graph, in place, before they are rounded.
 
     Args:
-        graph: after conversion, weights on their grid, biases not yet.
-        exact: its `weights` before they were rounded.
+        graph: after conversion, with weights on their grid and biases not yet rounded.
+        exact: its `weights` before rounding.
         means: `Calibration.means` of the same network.
 
     Returns:
-        How many layers were corrected: those with a bias.
+        How many layers were corrected; only layers with a bias are.
     """
     count = 0
     with torch.no_grad():

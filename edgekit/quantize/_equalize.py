@@ -1,14 +1,14 @@
-"""Equalisation: channels that share an int8 grid are brought to like sizes, and the float function stays.
+"""Cross-layer equalization: channels that share an int8 grid get similar ranges; the float function is unchanged.
 
 Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, section 4.1: a channel may
-be divided by ``s`` where a layer writes it and multiplied where layers read it, as long as all in between is
-scale-equivariant. There the weights had one grid for all channels. Here they have one for each, so the gain is in the
-activations, and ranges of channels measured on calibration images take the place of the writing layer's weights. Layers
-that read depthwise pay nothing for it; for the others the step is split evenly between activations and weights, as in
+be divided by ``s`` where a layer writes it and multiplied by it where layers read it, if everything in between is
+scale-equivariant. In the paper, all channels of a weight share one grid. Here each has its own, so the gain is in the
+activations, and channel ranges measured on calibration images are used instead of the writing layer's weights.
+Depthwise readers lose no precision by it; for others the scale is split evenly between activations and weights, as in
 Xiao et al., "SmoothQuant", 2023.
 
-A channel runs through residual sums, so whole groups of layers are scaled together. relu is scale-equivariant, relu6
-and all that is smoother are not: channels that pass through those stay, or the float function would change.
+Residual adds tie channels together, so whole groups of layers are scaled together. relu is scale-equivariant; relu6 and
+smooth activations are not, so channels that pass through those are left alone, or the float function would change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edgekit.graph.ops import WEIGHTED, aten, constant
 from edgekit.quantize._replay import Replay
 
 SMALLEST = 1 / 32
-"""No channel is enlarged more than this."""
+"""Least scale: no channel is enlarged by more than its inverse."""
 RELU = {aten.relu.default, aten.relu_.default}
 EVEN = {
     *RELU,
@@ -39,7 +39,7 @@ EVEN = {
     aten.dropout.default,
     aten.dropout_.default,
 }
-"""f(s x) = s f(x) for s > 0, channel by channel."""
+"""Operators with f(s x) = s f(x) for s > 0, channel by channel."""
 
 
 @dataclass
@@ -57,11 +57,11 @@ def equalize(graph: GraphModule, images: Iterable[Tensor]) -> tuple[int, int]:
     """Scale the channels of a float graph without batch norms, in place.
 
     Args:
-        graph: as exported, batch norms folded; weights of its own.
-        images: float32 (3, H, W), to measure the channels on.
+        graph: as exported, with batch norms folded; its weights are changed in place.
+        images: float32 (3, H, W), on which channels are measured.
 
     Returns:
-        How many groups of layers were scaled, and how many there are: a group is all that reads the same channels.
+        How many groups of layers were scaled, and how many there are; a group is all layers that share channels.
     """
     shared = [group for group in _groups(graph) if group.tensors and group.readers]
     groups = [group for group in shared if group.free and group.writers]
@@ -98,7 +98,7 @@ def _scale(graph: GraphModule, group: Group, largest: dict[Node, Tensor]) -> Ten
 
 
 def _largest(graph: GraphModule, groups: list[Group], images: Iterable[Tensor]) -> dict[Node, Tensor]:
-    """Largest magnitude by channel of every tensor that belongs to a group."""
+    """Largest magnitude per channel of every tensor that belongs to a group."""
     wanted = {node for group in groups for node in group.tensors}
     found: dict[Node, Tensor] = {}
     replay = Replay(graph)
@@ -148,7 +148,7 @@ def _groups(graph: GraphModule) -> list[Group]:
     for node in graph.graph.nodes:
         if node.op == "call_function":
             group = groups[root(node)]
-            if not any(user.target in RELU for user in node.users):  # else no grid ends here
+            if not any(user.target in RELU for user in node.users):  # otherwise the tensor has no grid of its own
                 group.tensors.append(node)
             if node.target in WEIGHTED:
                 group.writers.append(node)
@@ -159,7 +159,7 @@ def _groups(graph: GraphModule) -> list[Group]:
 
 
 def _even(node: Node) -> bool:
-    """Whether scaled channels in are scaled channels out."""
+    """Whether scaling input channels scales the output channels alike."""
     if node.target is aten.pad.default:
         width: Any = node.args[1]
         value = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")

@@ -1,4 +1,4 @@
-"""Which rule decides the range of which tensor: the recipe's, one of its own, or the one with the least effect."""
+"""Which rule decides each tensor's range: the recipe's, the layer's own, or the one that costs least (`auto`)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from edgekit.quantize.histogram import Cost, Histogram, Range, grid
 from edgekit.quantize.ranges import minmax
 
 TRIALS = 4
-"""Images on which `auto` measures."""
+"""Images on which `auto` measures the cost of rules."""
 
 
 def observers(prepared: GraphModule) -> dict[Histogram, list[Node]]:
-    """The tensors of a prepared graph that have a range to decide, and the nodes at which each is observed."""
+    """The observed tensors whose range must be decided, and the nodes at which each is observed."""
     found: dict[Histogram, list[Node]] = {}
     for node in prepared.graph.nodes:
         module = prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -44,8 +44,8 @@ def title(node: Node) -> str:
 def decide(prepared: GraphModule, section: QuantizeSection, pixels: Tensor, images: Sequence[Tensor]) -> dict[str, str]:
     """Set the range of every tensor of a calibrated graph, in place.
 
-    The network's input takes the range of `pixels`, which is known. Its output keeps all of its range unless the recipe
-    names the layer: to clip the largest logit is to clip the answer.
+    The network's input takes the known range of `pixels`. Its output keeps its full range unless the recipe names the
+    layer: clipping the largest logit would clip the answer.
 
     Args:
         prepared: after calibration.
@@ -54,7 +54,7 @@ def decide(prepared: GraphModule, section: QuantizeSection, pixels: Tensor, imag
         images: for `auto`, float32 (3, H, W); the first `TRIALS` are used.
 
     Returns:
-        Rule by tensor, in the order of execution, where they are not all the same; else empty.
+        Rule by tensor, in the order of execution; empty if all are the same.
 
     Raises:
         InputError: a layer of `ranges` has no quantized output.
@@ -89,10 +89,10 @@ def _rule(name: str, where: str) -> ModuleType:
 
 
 def _kernel(source: Node) -> Node:
-    """The operator that computes a tensor, behind the clamp at its end."""
+    """The operator that computes a tensor, skipping a clamp after it."""
     while source.target in CLAMPS and isinstance(source.args[0], Node):
         source = source.args[0]
-        if source.op == "call_module":  # a clamp by itself, behind an observer
+        if source.op == "call_module":  # a clamp on its own, after an observer
             break
     return source
 
@@ -106,7 +106,7 @@ def _is_output(node: Node) -> bool:
 
 
 class _Trial:
-    """A few images through the float network, to see what one tensor's grid does to the output."""
+    """Runs a few images through the float network to measure what one tensor's grid does to the output."""
 
     def __init__(self, prepared: GraphModule, images: Sequence[Tensor]) -> None:
         self.graph = prepared
@@ -115,7 +115,7 @@ class _Trial:
         self.replay = Replay(prepared)
 
     def cost(self, node: Node) -> Cost:
-        """Squared error of the output, by the ends of the range of the tensor observed at `node`."""
+        """Squared error of the output as a function of the range of the tensor observed at `node`."""
 
         def measure(low: float, high: float) -> float:
             if not self._runs:  # most rules never ask

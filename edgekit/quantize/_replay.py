@@ -1,4 +1,4 @@
-"""Running a graph in pieces: node by node over several images, or again from one changed tensor on."""
+"""Run a graph in pieces: node by node over several images, or again starting from one changed tensor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Values = dict[Node, Any]
 
 
 class Replay(Interpreter):
-    """Computes single nodes; observers let tensors pass, and no operator writes into its input."""
+    """Computes single nodes; observers pass tensors through, and no operator writes into its input."""
 
     def __init__(self, graph: GraphModule) -> None:
         super().__init__(graph, garbage_collect_values=False)
@@ -23,7 +23,7 @@ class Replay(Interpreter):
         self.last: Node = next(node for node in graph.graph.nodes if node.op == "output")
 
     def node(self, node: Node, values: Values) -> Any:
-        """The value of `node`, not a placeholder, from those of its inputs."""
+        """The value of `node` (not a placeholder) from the values of its inputs."""
         self.env = values
         return self.run_node(node)
 
@@ -47,7 +47,7 @@ class Replay(Interpreter):
         return values
 
     def rerun(self, values: Values, changed: Node, value: Tensor) -> Tensor:
-        """The output if `changed` had this value and the rest of `values` followed."""
+        """The output if `changed` had this value, with the nodes after it computed again."""
         fresh: Values = {changed: value}
         after = False
         for node in self.nodes:
@@ -66,7 +66,7 @@ def first_tensor(result: Any) -> Tensor:
 
 
 def not_finite(graph: GraphModule, image: Tensor) -> str:
-    """Layer in which the first NaN or infinite value of a float graph arises; "" where there is none."""
+    """Layer in which the first NaN or infinite value of a float graph arises; "" if there is none."""
     replay = Replay(graph)
     values: Values = {}
     for node in graph.graph.nodes:

@@ -1,11 +1,11 @@
 """Adaptive rounding: each weight goes up or down so that the layer's output changes least on the calibration images.
 
 The objective is AdaRound's (Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization", 2020,
-equation 12): with ``e`` the rounding errors of one output channel, minimise ``e' H e``, ``H`` the second moments of the
-layer's inputs; each weight may only go to one of its two neighbours on the grid. AdaRound relaxes the choice and trains
-it. Here it is solved directly, which needs neither a step size nor random numbers: the weights are rounded one by one
-while the others make up for the error (Frantar et al., "GPTQ", 2022), then single weights are moved for as long as that
-lowers the objective. Where the mean error goes into the bias, ``H`` is the covariance.
+equation 12): minimise ``e' H e``, with ``e`` the rounding errors of one output channel and ``H`` the second moments of
+the layer's inputs; each weight may only take one of its two neighbours on the grid. AdaRound relaxes the choice and
+trains it. Here it is solved directly, which needs neither a step size nor random numbers: the weights are rounded one
+by one while the others compensate for the error (Frantar et al., "GPTQ", 2022), then single weights are moved as long
+as that lowers the objective. If bias correction absorbs the mean error, ``H`` is the covariance.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from edgekit.graph.kernels import kernels, on_grid
 from edgekit.graph.ops import aten, constant, scopes
 
 DAMPING = 0.01
-"""Share of the mean variance that is added to each: directions which the images leave out still cost something."""
+"""Share of the mean variance added to each variance, so that directions absent from the images still have a cost."""
 SWEEPS = 4
 ENOUGH = 4
-"""Input vectors for each weight of an output channel, or else a layer keeps its nearest weights: roundings that suit
-the few directions seen would be worse in all others. A classifier sees one vector an image."""
+"""Least input vectors per weight of an output channel; with fewer, a layer is rounded to nearest: roundings that suit
+the few directions seen would be worse in all others. A classifier sees one vector per image."""
 WIDEST = 2304
-"""Inputs of one output channel beyond which a layer keeps its nearest weights: `H` has their square."""
+"""Most inputs of one output channel; with more, a layer is rounded to nearest: the size of `H` is their square."""
 
 
 class Moments:
-    """Sums over the inputs of one weighted operator that do not grow with the images: float64.
+    """Running sums over the inputs of one weighted operator, float64; their size does not grow with the images.
 
     Attributes:
-        first: (G, n) sums, G groups with n inputs an output channel each.
+        first: (G, n) sums: G groups, n inputs per output channel.
         second: (G, n, n) sums of products.
         count: how many input vectors there were.
     """
@@ -46,18 +46,18 @@ class Moments:
         self.count = 0
 
     def add(self, vectors: Tensor) -> None:
-        """Take in vectors of shape (G, n, P)."""
+        """Add vectors of shape (G, n, P)."""
         self.first = self.first + vectors.sum(2, dtype=torch.float64)
         self.second = self.second + (vectors @ vectors.transpose(1, 2)).double()
         self.count += vectors.shape[2]
 
     def covariance(self) -> Tensor:
-        """(G, n, n)."""
+        """Covariance, (G, n, n)."""
         mean = self.first / self.count
         return self.second / self.count - mean.unsqueeze(2) * mean.unsqueeze(1)
 
     def uncentred(self) -> Tensor:
-        """(G, n, n): mean products."""
+        """Mean products without subtracting the means, (G, n, n)."""
         return self.second / self.count
 
 
@@ -67,10 +67,10 @@ def vectors(node: Node, x: Tensor, weight_shape: tuple[int, ...]) -> Tensor | No
     Args:
         node: convolution or linear layer.
         x: its input, (1, C, H, W) or (..., C).
-        weight_shape: of its weight.
+        weight_shape: shape of its weight.
 
     Returns:
-        None where n exceeds `WIDEST` or the padding is given by name.
+        The vectors, or None if n exceeds `WIDEST` or the padding is given by name.
     """
     width = 1
     for side in weight_shape[1:]:
@@ -95,12 +95,12 @@ def round_weights(graph: GraphModule, moments: Mapping[str, Moments], centred: b
     """Put the weights of a converted graph on their int8 grids, in place.
 
     Args:
-        graph: after `settle`: weights still float, scales as they will stay.
-        moments: of the inputs, by the name of the weighted node; a layer without any is rounded to nearest.
-        centred: whether biases will make up for the mean error, so that only the rest counts.
+        graph: after `settle`: weights still float, scales final.
+        moments: moments of the inputs, by the name of the weighted node; layers without any are rounded to nearest.
+        centred: whether bias correction will absorb the mean error, so that only the rest counts.
 
     Returns:
-        By layer, whether its rounding was adaptive.
+        Whether rounding was adaptive, by layer.
     """
     adaptive: dict[str, bool] = {}
     with torch.no_grad():
@@ -119,11 +119,11 @@ def round_weights(graph: GraphModule, moments: Mapping[str, Moments], centred: b
 
 
 def adapt(weight: Tensor, scales: Tensor, hessian: Tensor) -> Tensor:
-    """A weight on its int8 grid, rounded for the inputs at hand.
+    """Round a weight to its int8 grid, adapted to the inputs.
 
     Args:
         weight: (O, ...), any float.
-        scales: (O,) of the grid: per output channel, symmetric, -127..127.
+        scales: (O,), of the grid: per output channel, symmetric, -127..127.
         hessian: (G, n, n), second moments or covariance of the inputs of each group.
 
     Returns:
@@ -150,7 +150,7 @@ def objective(rounded: Tensor, steps: Tensor, hessian: Tensor) -> Tensor:
 
 
 def _with_feedback(steps: Tensor, down: Tensor, up: Tensor, hessian: Tensor) -> Tensor:
-    """Round input by input; the inputs still to come take over what that does to the output."""
+    """Round input by input; the inputs not yet rounded compensate for the error in the output."""
     inverse = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)
     left = steps.clone()
     rounded = torch.empty_like(steps)
@@ -163,7 +163,7 @@ def _with_feedback(steps: Tensor, down: Tensor, up: Tensor, hessian: Tensor) -> 
 
 
 def _descend(rounded: Tensor, steps: Tensor, down: Tensor, up: Tensor, hessian: Tensor) -> Tensor:
-    """Move weights, one input at a time in all output channels, for as long as the objective falls."""
+    """Move weights, one input at a time in all output channels, as long as the objective falls."""
     rounded = rounded.clone()
     slope = (rounded - steps) @ hessian
     for _ in range(SWEEPS):

@@ -1,11 +1,11 @@
 """Where the Q/DQ pairs go: the torchao PT2E quantizer behind every int8 file.
 
 int8, affine per tensor for activations, symmetric per output channel for weights, as TFLite's quantization
-specification asks (https://ai.google.dev/edge/litert/models/quantization_spec) and ONNX Runtime can run. One decision
-serves both formats: the scales travel inside the graph.
+specification requires (https://ai.google.dev/edge/litert/models/quantization_spec) and ONNX Runtime can run. The graph
+itself carries the scales, so one decision serves both formats.
 
-A tensor gets one Q/DQ pair where an integer kernel ends. A convolution and the clamp behind it are one kernel, so
-nothing stands between them; ops that only move data share the scale of their input, and so does a clamp by itself.
+A tensor gets one Q/DQ pair where an integer kernel ends. A convolution and the clamp after it are one kernel, with no
+pair in between; ops that only move data share the scale of their input, and so does a clamp on its own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
     """Annotates an exported float graph for static int8.
 
     Args:
-        activation: observer of activations (decides ranges during calibration).
+        activation: observer of activations, which determines ranges during calibration.
         weight: observer of weights, per channel.
         keep_float: qualified module names (``"blocks.3.0.conv_dw"``) whose ops stay in float.
     """
@@ -103,7 +103,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
         )
 
     def _arriving(self, source: Node) -> QuantizationSpecBase:
-        """The grid on which a tensor arrives: the one its producer has prescribed, if any."""
+        """The grid of an incoming tensor: the one prescribed for its producer, if any."""
         while source.target in MOVING | CLAMPS:
             source = source.all_input_nodes[0]
         return self.sigmoid if source.target in SIGMOIDS else self.activation
@@ -140,7 +140,7 @@ def _sole_user(node: Node) -> Node | None:
 
 
 def _end_of_kernel(node: Node) -> Node:
-    """Last node of the kernel that starts at `node`: [batch norm] [clamp], while each is the only user."""
+    """Last node of the kernel that starts at `node`: [batch norm] [clamp], as long as each is the only user."""
     last = node
     user = _sole_user(last)
     if node.target in WEIGHTED and user is not None and user.target in BATCH_NORM:
@@ -156,4 +156,4 @@ def _fuses_into_producer(clamp: Node) -> bool:
 
 
 FUSING = WEIGHTED | {aten.add.Tensor, aten.add_.Tensor}
-"""Kernels of both engines that take a clamp."""
+"""Operators whose kernels, in both engines, can apply a clamp."""

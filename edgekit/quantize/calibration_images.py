@@ -1,4 +1,4 @@
-"""The images that calibrate: read again on each pass, so that memory does not grow with their number."""
+"""The calibration images: read again on each pass, so that memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Images:
         self._advance = None
 
     def describe(self, number: int) -> str:
-        """Image `number`, counted from 1, for people."""
+        """Describe image `number`, counted from 1, for messages."""
         return f"{number} ({self.samples[number - 1].path})"
 
 

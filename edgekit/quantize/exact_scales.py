@@ -1,12 +1,12 @@
 """Scales on which no rounding can tie, so that every engine computes the same integers.
 
-An integer kernel ends in ``rint(n * r)``, n an integer and r a ratio of scales. Engines compute r * n in float32 or in
-fixed point of various widths, and round halves to even, up, or away from zero; where n * r lies within their error of
-k + 1/2 they differ by a step, and a deep net carries one such step to every logit. With r = m / D and D odd, n * r is a
+An integer kernel requantizes by ``rint(n * r)``, n an integer and r a ratio of scales. Engines compute r * n in float32
+or fixed point of various widths, and round halves to even, up, or away from zero; if n * r lies within their error of
+k + 1/2, they differ by a step, and a deep net carries such a step to every logit. With r = m / D and D odd, n * r is a
 multiple of 1 / D and never nearer to a half than 1 / (2 D), which is far above any engine's error. So scales are
-enlarged (never shrunk: nothing is clipped that was not before) until the ratios of convolutions, linear layers, adds,
+enlarged (never shrunk, so that nothing more is clipped) until the ratios of convolutions, linear layers, adds,
 multiplications and means have that form: by a fraction of a percent, more only for channels so weak that a whole
-accumulator step is below 1 / `WIDE` of an output step. Average pools over windows are left as they are.
+accumulator step is below 1 / `WIDE` of an output step. Average pools over windows are left unchanged.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ ADDS = {aten.add.Tensor, aten.add_.Tensor}
 MULS = {aten.mul.Tensor, aten.mul_.Tensor}
 MEANS = {aten.mean.dim, aten.adaptive_avg_pool2d.default}
 WIDE = 4095
-"""Largest D where engines multiply in float32 (error below 3e-5 steps)."""
+"""Largest D for operators whose engines multiply in float32 (error below 3e-5 steps)."""
 NARROW = 1023
 """D of adds, which XNNPACK computes with 21-bit multipliers (error below 2e-4 steps)."""
 
 COARSEST = 20
-"""Steps of a constant that a sum's grid is aligned with: fewer would enlarge its scale by more than 5 %."""
+"""Least steps in a constant to which a sum's grid is aligned: fewer would enlarge its scale by more than 5 %."""
 
 
 def settle(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor) -> int:
@@ -39,7 +39,7 @@ def settle(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor) -> i
 
     Args:
         graph: after conversion, weights still quantized in the graph.
-        example: an input, for the shapes in between.
+        example: an input, to derive the shapes of inner tensors.
         pixels: every value that the input can take, any shape.
 
     Returns:
@@ -52,7 +52,7 @@ def settle(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor) -> i
             tensors.fix(sink, clear_of_ties(tensors[sink], pixels))
     open_ends = 0
     done: set[Node] = set()
-    for node in reversed(graph.graph.nodes):  # sums of sums first: their inputs will be sums on settled grids
+    for node in reversed(graph.graph.nodes):  # sums of sums first, while the grids of their inputs are still free
         sink = _sink(node) if node.target in ADDS else None
         sums = sink is not None and all(_is_sum(_source(argument)) for argument in node.args)
         if sums and _settle_add(tensors, node, sink):
@@ -83,7 +83,7 @@ def settle(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor) -> i
 
 
 def clear_of_ties(scale: float, values: torch.Tensor) -> float:
-    """The scale, up to one percent above the given one, at which values / scale stays farthest from all halves."""
+    """The scale, at most one percent above the given one, that keeps values / scale farthest from all halves."""
     candidates = scale * torch.linspace(1, 1.01, 1001, dtype=torch.float64)
     steps = values.flatten().double() / candidates.unsqueeze(1)
     distance = ((steps - steps.floor()) - 0.5).abs().amin(1)
@@ -91,7 +91,7 @@ def clear_of_ties(scale: float, values: torch.Tensor) -> float:
 
 
 def above(ratio: float, widest: int) -> float:
-    """The least m / D >= `ratio` with D odd, D <= `widest` and m small enough to be quick to find."""
+    """The least m / D >= `ratio` with D odd and D <= `widest` that a quick search finds."""
     best = math.inf
     for m in range(max(math.ceil(ratio), 1), min(64, int(ratio * widest)) + 1):
         best = min(best, m / _odd(m / ratio))
@@ -107,7 +107,7 @@ def _odd(limit: float) -> int:
 
 
 class _Tensors:
-    """The scales of activation tensors; tensors that only differ by a move share one."""
+    """The scales of activation tensors; tensors with only moves between them share one."""
 
     def __init__(self, graph: GraphModule) -> None:
         self.sinks: list[Any] = [n for n in graph.graph.nodes if n.op == "call_function" and n.target is QUANTIZE]
@@ -118,7 +118,7 @@ class _Tensors:
         self.scale: dict[Node, float] = {self._root(sink): float(sink.args[1]) for sink in self.sinks}
         self.fixed: set[Node] = set()
         self.zero: dict[Node, int] = {}
-        """Zero points that move."""
+        """Changed zero points."""
 
     def _root(self, sink: Node) -> Node:
         while self.parent[sink] is not sink:
@@ -142,7 +142,7 @@ class _Tensors:
         return sum(self._root(other) is self._root(sink) for other in self.sinks) == 1
 
     def follow(self, sink: Node, leader: Node, zero: int) -> None:
-        """One scale with another tensor, but a zero point of its own."""
+        """Share the scale of another tensor, with a separate zero point."""
         self.parent[sink] = self._root(leader)
         self.zero[sink] = zero
 
@@ -165,7 +165,7 @@ def _moved(node: Any) -> Iterable[Node]:
 
 
 def _sink(node: Node) -> Node | None:
-    """The quantizer at the end of a kernel, a clamp in between or not."""
+    """The quantizer at the end of a kernel, with or without a clamp in between."""
     users = list(node.users)
     if len(users) == 1 and users[0].target in CLAMPS:
         users = list(users[0].users)
@@ -179,7 +179,7 @@ def _source(argument: Any) -> Node | None:
 
 
 def _is_sum(sink: Any) -> bool:
-    """Whether a quantizer ends an add of two tensors, a clamp in between or not."""
+    """Whether a quantizer ends an add of two tensors, with or without a clamp in between."""
     last = None if sink is None else sink.args[0]
     last = last.all_input_nodes[0] if last is not None and last.target in CLAMPS else last
     return last is not None and last.target in ADDS
@@ -212,9 +212,9 @@ def _settle_add(tensors: _Tensors, node: Node, sink: Any) -> bool:
 
 
 def _settle_shift(graph: GraphModule, tensors: _Tensors, node: Node, sink: Any) -> bool:
-    """Put a sum with a positive constant on the grid of its input, a whole number of steps on; False if it cannot be.
+    """Put a sum with a positive constant on the grid of its input, shifted by whole steps; False if that is impossible.
 
-    The range of the sum was its quantizer's, or a clamp's; the new grid reaches beyond, so that a clamp has to stay.
+    The sum's range was that of its quantizer or clamp; the new grid reaches beyond it, so a clamp has to stay.
     """
     x, holder = (_source(argument) for argument in node.args)
     if x is None or holder is None or holder.args[0].op != "get_attr":  # type: ignore[union-attr]
@@ -260,7 +260,7 @@ def _settle_product(tensors: _Tensors, sources: list[Node | None], factor: float
 
 
 def _below(ratio: float, widest: int) -> float:
-    """The greatest m / D <= `ratio`, as `above`; D exceeds `widest` where even 1 / `widest` is too much."""
+    """The greatest m / D <= `ratio`, like `above`; D exceeds `widest` if even 1 / `widest` is too large."""
     best = 0.0
     for m in range(1, min(64, max(int(ratio * widest), 1)) + 1):
         odd = math.ceil(m / ratio * (1 - 1e-12))

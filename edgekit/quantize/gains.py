@@ -1,4 +1,4 @@
-"""What each choice of the recipe bought: the same network without it, on images that nothing was decided on."""
+"""What each choice of the recipe gains: compare with the same network without it, on held-out images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from edgekit.quantize import ptq
 from edgekit.types import Gain
 
 IMAGES = 32
-"""Held-out images of the training split, at most."""
+"""Most held-out images of the training split."""
 WITHOUT: dict[str, dict[str, Any]] = {
     "range": {"range": "minmax", "ranges": {}},
     "equalize": {"equalize": False},
     "rounding": {"rounding": "nearest"},
     "bias_correction": {"bias_correction": False},
 }
-"""What stands in place of a choice where it is left out."""
+"""Settings that replace a choice when it is left out."""
 
 
 def gains(
@@ -41,7 +41,7 @@ def gains(
         images: held-out float32 (3, size, size); without any, nothing is compared.
 
     Returns:
-        One for each choice of `WITHOUT` that `section` makes. With another range rule that is against min-max.
+        One gain for each choice of `WITHOUT` that `section` makes; a range rule is compared with min-max.
     """
     images = list(images)
     if not images:

@@ -1,7 +1,7 @@
-"""What calibration remembers of an activation tensor: its extremes and one histogram, however many images it sees.
+"""What calibration records of an activation tensor: its extremes and one histogram, however many images it sees.
 
 Bins are ``w`` wide, ``w`` a power of two, and start at multiples of ``w``. When a value falls outside, bins merge in
-pairs: counts stay whole numbers and exact, and the result does not depend on the order of the images.
+pairs: counts stay exact integers, and the result does not depend on the order of the images.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor
 from torchao.quantization.pt2e import ObserverBase
 
 BINS = 8192
-"""After a merge at least half of them hold the range: 16 bins to an int8 step."""
+"""After a merge, at least half of them cover the range: 16 bins per int8 step."""
 FINEST = -60
-"""Exponent of the narrowest bin: tells values of a tensor that is all but zero from none at all."""
+"""Exponent of the narrowest bin: fine enough to tell a tensor that is almost zero from one that is zero."""
 
 FAR = 2**24
-"""No bin is further from zero than this: float32 does not tell such values apart."""
+"""Largest bin index, either side of zero: beyond it, float32 cannot tell bins apart."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Where the int8 grid of a tensor begins and ends, before zero is put on it."""
+    """The ends of a tensor's int8 grid, before it is adjusted to hold zero exactly."""
 
     low: float
     high: float
@@ -35,23 +35,23 @@ class Range:
 
 
 Cost = Callable[[float, float], float]
-"""What the output of the network loses where one tensor is put on the int8 grid over (low, high)."""
+"""Error of the network's output if one tensor is put on the int8 grid over (low, high)."""
 
 
 class Histogram(ObserverBase):  # type: ignore[misc]
     """torchao observer of one tensor (per tensor, affine int8). `decided` is set once calibration is over.
 
     Args:
-        dtype: of the quantized tensor.
+        dtype: type of the quantized tensor.
         quant_min: smallest integer.
         quant_max: largest integer.
-        qscheme: per tensor, affine.
+        qscheme: per-tensor affine.
     """
 
     counts: Tensor
     """int64 (BINS,): values by bin."""
     extremes: Tensor
-    """float32 (2,): smallest and largest value seen; empty interval before the first."""
+    """float32 (2,): smallest and largest value seen; an empty interval before the first."""
     place: Tensor
     """int64 (2,): index of the first bin, and the exponent of the bin width."""
 
@@ -121,7 +121,7 @@ class Histogram(ObserverBase):  # type: ignore[misc]
 
     @property
     def seen(self) -> bool:
-        """Whether there was a value at all."""
+        """Whether any value was seen."""
         return bool(self.extremes[0] <= self.extremes[1])
 
     @property
@@ -137,7 +137,7 @@ class Histogram(ObserverBase):  # type: ignore[misc]
         return centres.clamp(self.low, self.high), self.counts[index].double()
 
     def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
-        """Scale and zero point (one element each) of the range decided, or of the extremes."""
+        """Scale and zero point (one element each) of the decided range, else of the extremes."""
         low, high = (self.decided.low, self.decided.high) if self.decided else (self.low, self.high)
         scale, zero = grid(low, high, self.quant_min, self.quant_max)
         return torch.tensor([scale]), torch.tensor([zero], dtype=torch.int64)
@@ -146,7 +146,7 @@ class Histogram(ObserverBase):  # type: ignore[misc]
 def grid(low: float, high: float, quant_min: int = -128, quant_max: int = 127) -> tuple[float, int]:
     """Scale and zero point of an affine grid over [low, high], widened until it holds zero exactly.
 
-    A range without width, as a dead layer has, gets the grid over [0, 1]: any scale holds its zeros.
+    A range of zero width, as of a dead layer, gets the grid over [0, 1]: any scale represents zeros.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if high - low < torch.finfo(torch.float32).tiny * (quant_max - quant_min):

@@ -37,25 +37,25 @@ FLOAT_REWRITES = (hard_swish, hard_sigmoid, silu, average_pool)
 """Applied to the float graph, before anything is observed."""
 
 EQUALIZE = 64
-"""Images on which `equalize` measures channels."""
+"""Images on which equalization measures channels."""
 FEW = 8
-"""Images that are kept for choices that run the network again."""
+"""Images kept for choices that run the network again."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A quantized network, and how it came about."""
+    """A quantized network, and how it was made."""
 
     program: ExportedProgram
-    """With a Q/DQ pair at each border of an integer kernel; weights are float on their grid, quantized in the graph."""
+    """A Q/DQ pair at each border of an integer kernel; weights are float on their grid, quantized in the graph."""
     lowered: dict[str, int]
-    """How often each rewrite of ``edgekit/lower/rewrites`` was applied; those that were not are left out."""
+    """How often each rewrite of ``edgekit/lower/rewrites`` was applied; without those that were not."""
     ranges: dict[str, str]
-    """Range rule by tensor where they are not all the same; else empty."""
+    """Range rule by tensor; empty if all are the same."""
     open_ends: int
-    """Kernels whose roundings may tie, as `settle` counts them."""
+    """Kernels whose rounding may tie, as `settle` counts them."""
     notes: tuple[str, ...] = ()
-    """What a reader must know, one line each."""
+    """Remarks for the report, one line each."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,15 @@ def quantize(
     Args:
         module: the float network, in eval mode; it is not changed.
         size: side of the square input.
-        images: float32 tensors of shape (3, size, size), preprocessed as the network expects. Some choices go through
-            them more than once, so an iterator will not do.
+        images: float32 tensors of shape (3, size, size), preprocessed as the network expects. Some choices read
+            them more than once, so an iterator is refused.
         pixels: every value that the input can take: the 256 grey levels, preprocessed, of each channel.
         section: the recipe's choices.
         rewrites: which modules of ``edgekit/lower/rewrites`` may change the graph; None allows all.
 
     Raises:
-        InputError: a layer is named that is not there; no images, or of the wrong shape; a network that torch.export
-            cannot take.
+        InputError: a named layer does not exist; no images, or images of the wrong shape; a network that
+            torch.export cannot take.
         Shortfall: a value of the network is NaN or infinite.
     """
     return decide(observe(module, size, images, pixels, section, rewrites), section)
@@ -108,9 +108,9 @@ def observe(
     section: QuantizeSection,
     rewrites: Collection[str] | None = None,
 ) -> Observed:
-    """Run the float network over the images, and remember what the choices of `section` need to know.
+    """Run the float network over the images and record what the choices of `section` need to know.
 
-    What is remembered does not grow with the number of images. Arguments and errors as `quantize`.
+    The record does not grow with the number of images. Arguments and errors are those of `quantize`.
     """
     if iter(images) is images:
         raise TypeError("images: some choices read them more than once; give a list, not an iterator")
@@ -147,13 +147,13 @@ def observe(
 def float_graph(
     module: torch.nn.Module, size: int, rewrites: Collection[str] | None = None, batch: int = 1
 ) -> tuple[GraphModule, dict[str, int]]:
-    """The graph that is quantized, batch norm not folded yet, and how often each rewrite was applied.
+    """The float graph to quantize, with batch norm not yet folded, and how often each rewrite was applied.
 
     Args:
         module: the float network, in eval mode; it is not changed.
         size: side of the square input.
-        rewrites: as `quantize`.
-        batch: images that the graph takes at a time.
+        rewrites: as in `quantize`.
+        batch: images that the graph takes at once.
     """
     graph = trace(copy.deepcopy(module), size, batch).module()  # rewrites change weights
     canonical.apply(graph)
@@ -162,10 +162,10 @@ def float_graph(
 
 
 def decide(observed: Observed, section: QuantizeSection) -> Result:
-    """Quantize what was observed, which is not changed.
+    """Quantize an observed graph, which is not changed.
 
     Args:
-        observed: of a section with the same `keep_float` and `equalize`, and with `rounding` if this one has it.
+        observed: with the same `keep_float` and `equalize`, and with adaptive `rounding` if this section has it.
         section: the recipe's choices.
 
     Raises:
@@ -197,12 +197,12 @@ def decide(observed: Observed, section: QuantizeSection) -> Result:
 def _observe(calibration: Calibration, image: Tensor, size: int, name: str) -> None:
     if tuple(image.shape) != (3, size, size):
         raise InputError(
-            f"quantize: calibration image {name} has the shape {tuple(image.shape)}, the network takes "
+            f"quantize: calibration image {name} has the shape {tuple(image.shape)}, but the network takes "
             f"(3, {size}, {size}); check data.input"
         )
     try:
         finite = bool(torch.isfinite(calibration.observe(image.unsqueeze(0))).all())
-    except FloatingPointError:  # of an observer
+    except FloatingPointError:  # raised by an observer
         finite = False
     if not finite:
         layer = not_finite(calibration.graph_module, image.unsqueeze(0))

@@ -1,11 +1,10 @@
-"""What quantizing each layer by itself costs the network, measured on real images.
+"""What quantizing each layer alone costs the network, measured on real images.
 
-One layer at a time gets its int8 weights and the grid of its output, and its bias takes back what the rounding of its
-own weights shifts on average (see `edgekit.quantize._correct`); everything else stays float. The noise that reaches
-the logits is that layer's own, not hidden by the noise of others, and so it names the layers to keep in float. (The
-other way round, restoring one layer of a quantized network, says little while the rest is bad.) Small noises add up in
-power to that of the whole network. Layers before the one in question are not computed again, so that a network of n
-layers costs less than n / 2 inferences an image.
+One layer at a time gets its int8 weights, its output grid and bias correction for its own weight rounding (see
+`edgekit.quantize._correct`); everything else stays float. The noise that reaches the logits is then that layer's own,
+not hidden by the noise of others, and shows which layers to keep in float. (The reverse, restoring one layer of a
+quantized network, says little while the rest is bad.) Small noises add up in power to that of the whole network. Layers
+before the quantized one are not computed again, so a network of n layers costs less than n / 2 inferences per image.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from edgekit.quantize.annotate import FUSING
 from edgekit.types import Sensitivity
 
 SILENT = 1e-15
-"""Noise below this share of the signal counts as this share (150 dB): float32 resolves no less."""
+"""Noise below this share of the signal counts as this share (150 dB), the limit of float32."""
 
 
 @dataclass
@@ -35,9 +34,9 @@ class _Layer:
     """What to change in the float graph to quantize one layer."""
 
     weights: dict[Node, torch.Tensor] = field(default_factory=dict)
-    """On their int8 grid, by the operator."""
+    """Weights on their int8 grid, by operator."""
     grids: dict[Node, tuple[float, int, int, int]] = field(default_factory=dict)
-    """(scale, zero point, least, greatest) of outputs, by the node at the end of the kernel."""
+    """(scale, zero point, quant_min, quant_max) of outputs, by the node at the end of the kernel."""
     noise: float = 0.0
     agreed: int = 0
     constants: dict[Node, torch.Tensor] = field(default_factory=dict)
@@ -49,17 +48,17 @@ def sensitivity(
 ) -> tuple[Sensitivity, ...]:
     """Quantize each layer alone and compare the logits with those of the float network.
 
-    A layer is a weighted operator with the activation fused into it, or another module without layers inside (an
-    activation by itself, a pool). Additions and products of a block's own code belong to no layer.
+    A layer is a weighted operator with the activation fused into it, or another module without layers inside (a
+    standalone activation, a pool). Additions and products in a block's own code belong to no layer.
 
     Args:
-        original: the float graph that was quantized: rewritten and equalised, before or after `prepare_pt2e`, which
-            leaves its observers out here; not corrected or rounded. It is not changed.
-        quantized: what became of it, after conversion; weights on their grid or still float.
+        original: the float graph that was quantized: rewritten and equalized, not corrected or rounded, with or without
+            the observers of `prepare_pt2e`, which are ignored. It is not changed.
+        quantized: the converted graph; its weights may be on their grid or still float.
         images: float32 tensors of shape (3, H, W), preprocessed; 16 to 32 are enough to rank layers.
 
     Returns:
-        One row a layer, the lowest SQNR (in dB) first; layers that stay float are left out.
+        One row per layer, the lowest SQNR (in dB) first; layers that stay float are left out.
 
     Raises:
         ValueError: the graphs are not of the same network, or there are no images.
@@ -107,7 +106,7 @@ class _Network(Replay):
 
 
 def _take_back(network: _Network, layers: Iterable[_Layer], images: Sequence[torch.Tensor]) -> None:
-    """Fill in `_Layer.constants`: weights, and biases less the mean of what the weights' rounding adds to outputs."""
+    """Fill in `_Layer.constants`: weights, and biases minus the mean output shift from weight rounding."""
     shifts: dict[Node, torch.Tensor] = {}
     for image in images:
         network.run(image.unsqueeze(0))
@@ -141,7 +140,7 @@ def _layers(original: GraphModule, quantized: GraphModule) -> dict[str, _Layer]:
                 scales = constant(quantized, weight.args[1])
                 layer.weights[node] = on_grid(constant(quantized, _holder(weight)), scales).float()
         sink: Any = next(iter(_end(twin).users))
-        if sink.target is QUANTIZE and twin.args[0].target is DEQUANTIZE:  # else only its reader asks for the grid
+        if sink.target is QUANTIZE and twin.args[0].target is DEQUANTIZE:  # otherwise only its reader needs the grid
             scale, zero, low, high = sink.args[1:5]
             layer.grids[_end(node)] = (float(scale), int(zero), int(low), int(high))
         if layer.weights or layer.grids:

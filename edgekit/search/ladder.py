@@ -1,7 +1,7 @@
-"""The rescue ladder: from the recipe's own choices to dearer ones, up to the first that loses no more than `max_drop`.
+"""The rescue ladder: from the recipe's own choices to costlier ones, up to the first that loses at most `max_drop`.
 
-What a rung loses is measured on the validation split with the graph's exact integer arithmetic. Each rung starts from
-the best one so far, so that what helped stays; quantization-aware training alone starts from the float network, with
+The loss of a rung is measured on the validation split with the graph's exact integer arithmetic. Each rung builds on
+the best one so far, so that what helped is kept; only quantization-aware training starts from the float network, with
 the best ranges.
 """
 
@@ -36,7 +36,7 @@ from edgekit.types import Artifact, Gain, Rung, Sensitivity
 from edgekit.verify import files as verify
 
 IMAGES = 500
-"""Validation images that judge a rung, at most."""
+"""Most validation images on which a rung is judged."""
 RANGES = ("mse", "auto")
 """Rules that the rung `range` tries."""
 KEPT = (1, 2, 4, 8)
@@ -57,21 +57,21 @@ class Material:
     """The float network, in eval mode."""
     size: int
     images: Images
-    """That calibrate."""
+    """The calibration images."""
     pixels: Tensor
     """Every value that the input can take."""
     train: ImageSet
-    """For quantization-aware training, augmented as wished."""
+    """For quantization-aware training, augmented or not."""
     val: ImageSet | None
     rewrites: Collection[str] | None
     """Which modules of ``edgekit/lower/rewrites`` may change the graph; None allows all."""
     formats: Sequence[str]
-    """That the graph has to be exported to; rungs are timed in these."""
+    """Formats that the graph will be exported to; rungs are timed in these."""
     folder: Path
     """For exported files that are timed; empty at first."""
     console: Console
     held_out: Iterable[Tensor] = ()
-    """Of the training split, float32 (3, H, W), to measure on what single choices bought."""
+    """Training images, float32 (3, H, W), on which the gain of single choices is measured."""
 
 
 @dataclass(frozen=True)
@@ -80,25 +80,25 @@ class Climb:
 
     result: ptq.Result
     section: QuantizeSection
-    """The settings that made it."""
+    """The settings that produced it."""
     rungs: tuple[Rung, ...]
-    """In the order they were tried; empty where nothing was judged."""
+    """In the order they were tried; empty if none was judged."""
     sensitivity: tuple[Sensitivity, ...]
-    """Of the layers with these settings, the one that hurts most first; empty where the recipe does not ask for it."""
+    """The layers with these settings, the most harmful first; empty if the recipe does not ask for it."""
     note: str = ""
-    """On what the rungs were judged, or why none was."""
+    """What the rungs were judged on, or why none was."""
     shortfall: str = ""
-    """Where no rung holds: by how much, which layer hurts most, and the next move."""
+    """If no rung holds: by how much, which layer hurts most, and the next move."""
     gains: tuple[Gain, ...] = ()
-    """What single choices bought, on `Material.held_out`."""
+    """Gains of single choices, on `Material.held_out`."""
 
 
 def climb(material: Material, section: QuantizeSection) -> Climb:
-    """Quantize as the recipe says, and go on as it allows while more than `max_drop` is lost.
+    """Quantize as the recipe says, then climb the rungs that it allows while more than `max_drop` is lost.
 
     Raises:
         InputError: as `ptq.quantize` and `qat.train`.
-        Shortfall: the recipe's own choices cannot be carried out; that of a later rung is its `Rung.problem`.
+        Shortfall: the recipe's own choices cannot be carried out; for later rungs this becomes `Rung.problem`.
     """
     workshop = _Workshop(material)
     if not section.rescue or material.val is None:
@@ -132,18 +132,18 @@ class _Tried:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """More is better; below all others where it could not be finished."""
+        """Higher is better; a rung that could not be finished ranks below all others."""
         if self.rung.problem or self.rung.accuracy is None or self.rung.agreement is None:
             return -1.0, -1.0
         return self.rung.accuracy, self.rung.agreement
 
     @property
     def floats(self) -> list[str]:
-        """Layers that stay float: files differ in their operators only by these."""
+        """Layers that stay float, the only operators in which the rungs' files differ."""
         return float_layers(self.result.program.module()) if self.result else []
 
     def judged(self, judge: _Judge, recipe: QuantizeSection, began: float, console: Console) -> _Tried:
-        """With its rung filled in."""
+        """A copy with its rung filled in."""
         assert self.result is not None
         accuracy, agreement = judge.score(self.result)
         drop = 100 * (judge.accuracy - accuracy)
@@ -159,7 +159,7 @@ class _Tried:
 
 
 class _Workshop:
-    """Makes quantized graphs; what calibration saw is kept for rungs that see the same."""
+    """Makes quantized graphs; calibration results are reused by rungs with the same calibration."""
 
     def __init__(self, material: Material) -> None:
         self.material = material
@@ -167,7 +167,7 @@ class _Workshop:
         self._rankings: dict[str, tuple[Sensitivity, ...]] = {}
 
     def make(self, section: QuantizeSection) -> ptq.Result:
-        """The graph that these settings give, whatever was made before."""
+        """The graph with these settings, independent of what was made before."""
         if section.method == "ptq":
             return ptq.decide(self.observed(section), section)
         plain = section.model_copy(update={"method": "ptq", "equalize": False, "rounding": "nearest"})
@@ -185,9 +185,9 @@ class _Workshop:
         )
 
     def observed(self, section: QuantizeSection) -> ptq.Observed:
-        """What calibration sees with these settings."""
+        """Calibration results with these settings."""
         key = (tuple(section.keep_float), section.equalize, section.rounding)
-        wide = (*key[:2], "adaptive")  # has seen all that "nearest" asks for
+        wide = (*key[:2], "adaptive")  # records all that "nearest" needs
         if wide in self._observed:
             return self._observed[wide]
         if key not in self._observed:
@@ -200,7 +200,7 @@ class _Workshop:
         return self._observed[key]
 
     def ranking(self, section: QuantizeSection) -> tuple[Sensitivity, ...]:
-        """The layers, the one that hurts most first, each quantized alone and rounded to nearest."""
+        """The layers, most harmful first, each quantized alone and rounded to nearest."""
         plain = section.model_copy(update={"method": "ptq", "rounding": "nearest"})
         key = plain.model_dump_json()
         if key not in self._rankings:
@@ -211,7 +211,7 @@ class _Workshop:
 
 
 class _Judge:
-    """The float network's answers on the validation split, to compare a quantized graph with."""
+    """The float network's predictions on the validation split, to compare a quantized graph with."""
 
     def __init__(self, module: nn.Module, val: ImageSet) -> None:
         val.preload()
@@ -240,7 +240,7 @@ def _share(a: Tensor, b: Tensor) -> float:
 def _settings(
     name: str, recipe: QuantizeSection, tried: Sequence[_Tried], workshop: _Workshop
 ) -> Iterator[dict[str, Any]]:
-    """What a rung changes in the best settings so far, cheapest first; nothing where they have it already."""
+    """What a rung changes in the best settings so far, cheapest first; nothing if they already include it."""
     base = max(tried, key=lambda one: one.rank).section
     if name == "range":
         yield from ({"range": rule} for rule in RANGES if rule != base.range)
@@ -249,10 +249,10 @@ def _settings(
     elif name == "rounding" and base.rounding != "adaptive":
         yield {"rounding": "adaptive"}
     elif name == "keep_float":
-        known = {layer for layer, _ in workshop.material.module.named_modules()}  # others have no name in a recipe
+        known = {layer for layer, _ in workshop.material.module.named_modules()}  # a recipe can name only these
         worst = [row.layer for row in workshop.ranking(base) if row.layer in known]
         yield from ({"keep_float": [*base.keep_float, *worst[:count]]} for count in KEPT if count <= len(worst))
-    elif name == "qat":  # whole: what float layers saved in accuracy, training saves without their cost
+    elif name == "qat":  # no float layers: training recovers the accuracy without their cost
         yield {"method": "qat", "keep_float": recipe.keep_float, "equalize": False, "rounding": "nearest"}
 
 
@@ -264,7 +264,7 @@ def _try(
     judge: _Judge,
     tried: Sequence[_Tried],
 ) -> _Tried:
-    """One rung; where something stands in its way, that is written down and the climb goes on."""
+    """Try one rung; if it fails, the reason is recorded and the climb continues."""
     began, given = time.perf_counter(), workshop.material
     best = max(tried, key=lambda one: one.rank)
     one = _Tried(name, best.section.model_copy(update=settings), None)
@@ -344,14 +344,14 @@ def _shortfall(best: _Tried, recipe: QuantizeSection, workshop: _Workshop, judge
         move = f"add {left[-1]!r} to quantize.rescue, or raise quantize.max_drop".replace("'", '"')
     settings = f" ({_line(rung.settings)})" if rung.settings else ""
     return (
-        f"quantize: int8 loses {rung.drop:.2f} points of top-1 on {judge.said}, quantize.max_drop allows "
+        f"quantize: int8 loses {rung.drop:.2f} points of top-1 on {judge.said}, but quantize.max_drop allows "
         f"{recipe.max_drop:g}; the best of {count} rungs is kept: {rung.name}{settings}; layer {worst.layer} hurts "
         f"most ({worst.sqnr_db:.1f} dB with it alone quantized); {move}"
     )
 
 
 def _export(one: _Tried, material: Material, place: int) -> tuple[Artifact, ...]:
-    """The graph in each format, which is also the proof that the converters take it."""
+    """Export the graph to each format, which also proves that the converters accept it."""
     assert one.result is not None
     folder = material.folder / str(place)
     folder.mkdir(parents=True, exist_ok=True)
@@ -364,7 +364,7 @@ def _export(one: _Tried, material: Material, place: int) -> tuple[Artifact, ...]
 
 
 def _agree(one: _Tried, material: Material) -> None:
-    """Float layers round otherwise in each engine: files that the verify stage would refuse must not be chosen.
+    """Float layers round differently in each engine: files that the verify stage would refuse must not be chosen.
 
     Raises:
         Shortfall: they differ from the graph by more than that stage allows by default.
@@ -385,7 +385,7 @@ def _agree(one: _Tried, material: Material) -> None:
 
 
 def _time(tried: list[_Tried], material: Material) -> str:
-    """Measure the files of the first rung and of those with other float layers, interleaved; says why not, if not."""
+    """Time the files of the first rung and of those with other float layers, interleaved; returns a note on it."""
     first = tried[0]
     try:
         first.artifacts = _export(first, material, 0)

@@ -1,4 +1,4 @@
-"""Measured latency of pruned networks against the whole one, on one device."""
+"""Measured latency of pruned networks against the unpruned one, on one device."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from edgekit.search import trial_files
 from edgekit.types import PrunePlan
 
 PROBES = 6
-"""Networks tried for one latency target."""
+"""Most networks tried for one latency target."""
 SLACK = 0.05
 """How far below its target a latency may end."""
 STRIDE = 0.3
-"""How much narrower the next network is at the most, while none was fast enough."""
+"""Most by which the next network is narrower, while none was fast enough."""
 SECONDS = 2.0
-"""Measured time of each file."""
+"""Measured seconds per file."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is timed, and how it is made."""
+    """What is timed, and how its files are made."""
 
     device: str
     on: Device
     formats: Sequence[str]
     quantize: QuantizeSection | None
-    """The recipe's; None times fp32."""
+    """The recipe's section; None times fp32."""
     size: int
     images: Sequence[Tensor]
-    """Two preprocessed images, float32 [3, size, size]: the files must run, not be right."""
+    """Two preprocessed images, float32 [3, size, size]: the files must run, but need not be accurate."""
     pixels: Tensor
-    """As `edgekit.quantize.ptq.quantize` takes them."""
+    """As for `edgekit.quantize.ptq.quantize`."""
     folder: Path
-    """For files that are thrown away."""
+    """For temporary files."""
     console: Console
 
 
 class Stopwatch:
-    """Times networks against the whole one: the same format, precision, engine and thread, in turns in one run.
+    """Times networks against the unpruned one, interleaved in one run: same format, precision, engine, one thread.
 
-    The engine is the one of the device that runs the whole network fastest.
+    The engine is the device's fastest for the unpruned network.
 
     Args:
         whole: the unpruned network, in eval mode.
@@ -78,7 +78,7 @@ class Stopwatch:
         self.where = f"{precision} {self._format}, {best.engine} {best.engine_version}, 1 thread, on {setting.device}"
 
     def __call__(self, pruned: nn.Module) -> tuple[float, float]:
-        """Milliseconds an image of the whole and of the pruned network: p50 of the quietest round of each."""
+        """Milliseconds per image of the unpruned and the pruned network: p50 of the quietest round of each."""
         (name, path), *_ = self._files(pruned, "pruned", [self._format]).items()
         trials = {trial.file: trial.ms for trial in self._time({"unpruned": self._whole, name: path}, self._on)}
         if len(trials) < 2:
@@ -112,22 +112,22 @@ class Stopwatch:
 def search(
     build: Callable[[float], tuple[PrunePlan, nn.Module]], stopwatch: Stopwatch, target: float, console: Console
 ) -> tuple[PrunePlan, nn.Module, tuple[float, float]]:
-    """The widest network that is fast enough: share of multiply-adds by interpolation between measured latencies.
+    """Find the widest network that is fast enough, by interpolating between measured latencies.
 
     Args:
-        build: the plan and the network for a share of multiply-adds.
-        stopwatch: measures it.
-        target: share of the whole network's latency.
+        build: returns the plan and the network for a share of multiply-adds.
+        stopwatch: measures the network.
+        target: share of the unpruned network's latency.
         console: progress.
 
     Returns:
-        Plan, pruned network, and milliseconds of the whole and of it.
+        Plan, pruned network, and milliseconds of the unpruned network and of the pruned one.
 
     Raises:
         Shortfall: none of the networks tried is fast enough.
     """
     slow: list[tuple[float, float]] = [(1.0, 1.0)]  # share of multiply-adds, and of latency: above the target
-    fast: list[tuple[float, float]] = []  # and not above
+    fast: list[tuple[float, float]] = []  # at or below the target
     best = None
     reason = ""
     share = target
@@ -155,9 +155,9 @@ def search(
 
 
 def _next(slow: list[tuple[float, float]], fast: list[tuple[float, float]], aim: float) -> float:
-    """The share to try: on the line between the nearest two at either side, or beyond the last two that are too slow.
+    """The next share to try: on the line between the nearest on either side, or beyond the last two that are too slow.
 
-    Well away from what was tried: noise can turn two neighbours around.
+    It keeps away from shares already tried, as noise can reverse two neighbours.
     """
     here = min(slow)
     there = max(fast) if fast else sorted(slow)[1] if len(slow) > 1 else (0.0, 0.0)

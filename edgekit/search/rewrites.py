@@ -1,8 +1,8 @@
-"""Which rewrites apply: none that makes a file slower on the devices of the run, measured with and without each.
+"""Choose the rewrites: none that makes a file slower on the devices of the run, measured with and without each.
 
 A rewrite of the graph (`SCOPE` "graph") serves every format and is decided before the network is quantized; one of a
-file ("onnx", "tflite") is decided for each file by itself. One without which operators of an int8 file would compute
-in float is needed, so there is nothing to choose.
+file ("onnx", "tflite") is decided for each file separately. A rewrite without which operators of an int8 file would
+compute in float is needed, so it is not timed.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from edgekit.search.trial_files import Trials, engines_for, quick_int8, time_fil
 from edgekit.types import Artifact, Rewrite
 
 NOISE = 0.02
-"""Relative differences of time below this are chance."""
+"""Relative time differences below this count as noise."""
 INTEGERS = ("int8", "int16x8")
-"""Precisions whose operators all have to be integer."""
+"""Precisions in which all operators must be integer."""
 Effect = Mapping[str, tuple[float, float]]
 """Milliseconds without and with a rewrite, by engine."""
 
@@ -53,15 +53,15 @@ def _module(name: str) -> ModuleType:
 
 
 def decide(name: str, scope: str, effects: Mapping[str, Effect], setup: str = "", artifact: str = "") -> Rewrite:
-    """Leave a rewrite out where it costs time; where time cannot tell, it stays, as it does where nothing is measured.
+    """Leave a rewrite out if it costs time; it stays if times do not differ or were not measured.
 
     Args:
-        name: of the rewrite.
+        name: the rewrite's name.
         scope: its scope.
         effects: what was measured, by device. One file serves all devices, so the first one decides, by the geometric
             mean over its engines.
         setup: how it was measured, in words.
-        artifact: the file it was measured for, where the choice is that file's alone.
+        artifact: the file it was measured for, if the choice is for that file alone.
     """
     gains = {
         device: float(np.exp(np.mean([np.log(before / after) for before, after in effect.values()])))
@@ -71,7 +71,7 @@ def decide(name: str, scope: str, effects: Mapping[str, Effect], setup: str = ""
     applied = gain > 1 / (1 + NOISE)
     reason = f"{'' if applied else 'left out: '}{gain:.2f}x as fast with it on {first}"
     if applied and gain < 1 + NOISE:
-        reason += ", which may be chance, so it stays"
+        reason += ", which may be noise, so it stays"
     if others:
         rest = ", ".join(f"{gain:.2f}x on {device}" for device, gain in others)
         reason += f"; one file serves all devices and the first decides ({rest})"
@@ -94,14 +94,14 @@ def choose_graph(
     scratch: Path,
     console: Console,
 ) -> list[Rewrite]:
-    """Decide the rewrites of the graph: each that matters is timed, in every format, against the graph without it.
+    """Decide the rewrites of the graph: each with an effect is timed, in every format, against the graph without it.
 
     Args:
         module: the float network, in eval mode.
         size: side of the square input.
-        images: see `quick_int8`, as `pixels` and `section`.
-        pixels: likewise.
-        section: likewise.
+        images: see `quick_int8`, also for `pixels` and `section`.
+        pixels: see `quick_int8`.
+        section: see `quick_int8`.
         formats: the recipe's.
         devices: the run's, by name.
         scratch: an empty folder for files that are thrown away.
@@ -139,7 +139,7 @@ def choose_graph(
     lost: dict[str, str] = {}
     for name in timed:
         found: dict[str, Path] = {}
-        for form in sorted(formats, reverse=True):  # TFLite's converter is the one that needs rewrites most
+        for form in sorted(formats, reverse=True):  # TFLite first: its converter needs rewrites most
             try:
                 bare = files(f"without-{name}", form, [other for other in every if other != name])
             except Shortfall as refusal:
@@ -207,7 +207,7 @@ def choose_file(
 
 
 def _timed(name: str, scope: str, trials: Trials, pairs: Mapping[str, tuple[str, str]], artifact: str = "") -> Rewrite:
-    """A row from the trials of the files (without, with) the rewrite, by format."""
+    """A row from the trials of the files without and with the rewrite, by format."""
     found = {(trial.device, trial.engine, trial.file): trial for trial in trials.rows}
     lost = bool(trials.lost)
     effects: dict[str, dict[str, tuple[float, float]]] = {}
@@ -225,12 +225,12 @@ def _timed(name: str, scope: str, trials: Trials, pairs: Mapping[str, tuple[str,
         return Rewrite(name, scope, True, f"not measured: {why}", artifact=artifact, lost=lost)
     setup = f"measured: {', '.join(dict.fromkeys(setups))}, 1 thread"
     if lost:
-        setup += f"; not there: {'; '.join(trials.lost.values())}"
+        setup += f"; not reached: {'; '.join(trials.lost.values())}"
     return replace(decide(name, scope, effects, setup, artifact), lost=lost)
 
 
 def _lowered(graph: GraphModule, rewrites: Collection[str]) -> tuple[GraphModule, dict[str, int]]:
-    """A copy of a float graph with rewrites applied, and in how many places each matches."""
+    """A copy of a float graph with rewrites applied, and how often each matched."""
     graph = copy.deepcopy(graph)
     chosen = [_module(name) for name in rewrites]
     counts = {rewrite.NAME: rewrite.apply(graph) for rewrite in ptq.FLOAT_REWRITES if rewrite in chosen}
@@ -240,7 +240,7 @@ def _lowered(graph: GraphModule, rewrites: Collection[str]) -> tuple[GraphModule
 
 
 def _float_ops(graph: GraphModule, section: QuantizeSection, rewrites: Collection[str]) -> int:
-    """Operators of a float graph that the quantizer leaves in float, and so does ONNX; TFLite's converter may not."""
+    """How many operators the quantizer leaves in float, as ONNX then does, too; TFLite's converter may not."""
     graph, _ = _lowered(graph, rewrites)
     quantizer = Int8Quantizer(Histogram, PerChannelMinMaxObserver, section.keep_float)
     quantizer.annotate(quantizer.transform_for_annotation(graph))

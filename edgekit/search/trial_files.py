@@ -1,4 +1,4 @@
-"""Short trials of files against each other, to choose between them before anything is profiled."""
+"""Short timings of files against each other, to choose between them before the profile stage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgekit.quantize import ptq
 from edgekit.types import Artifact, TensorSpec
 
 SECONDS = 0.6
-"""Measured time of each file in each engine."""
+"""Measured seconds per file and engine."""
 ROUNDS = 8
 WARMUP = 3
 _NOTHING = TensorSpec("", (), "float32", "NC")
@@ -28,7 +28,7 @@ _NOTHING = TensorSpec("", (), "float32", "NC")
 
 @dataclass(frozen=True)
 class Trial:
-    """What one file took in one engine of one device, one thread."""
+    """The time of one file in one engine on one device, one thread."""
 
     file: str
     """The name it was given."""
@@ -37,23 +37,23 @@ class Trial:
     engine: str
     engine_version: str
     ms: float
-    """p50 of the quietest of the rounds, which other work on the machine disturbs least."""
+    """p50 of the quietest round, which other work on the machine disturbs least."""
 
 
 @dataclass(frozen=True)
 class Trials:
-    """What was measured, and where nothing was."""
+    """What was measured, and on which devices nothing was."""
 
     rows: tuple[Trial, ...]
     """In the order device, file, engine."""
     emulated: tuple[str, ...] = ()
-    """Devices that run the files, but where time is not measured."""
+    """Devices that run the files, but on which time is not measured."""
     lost: Mapping[str, str] = field(default_factory=dict)
-    """Why a device was not reached, in one line, by its name."""
+    """Why devices were not reached, one line each, by device name."""
 
     @property
     def missing(self) -> str:
-        """Devices that run the files and were not timed, in words; empty where there are none."""
+        """Devices that run the files but were not timed, in words; empty if there are none."""
         parts = [f"{name} is emulated" for name in self.emulated]
         return "; ".join([*parts, *self.lost.values()])
 
@@ -64,13 +64,13 @@ def time_files(
     """Measure files in turns (`edgekit.profile.run`), one thread, with every engine of each device that runs them.
 
     Args:
-        files: ``.onnx`` and ``.tflite`` files by names of the caller's choice.
-        devices: where; one that runs none of the formats, is emulated, or is not reached, is left out.
+        files: ``.onnx`` and ``.tflite`` files, by any name.
+        devices: where to measure; those that run none of the formats, are emulated or not reached are left out.
         console: progress.
         seconds: measured time of each file in each engine.
 
     Raises:
-        InputError: a device file states another architecture than the machine has.
+        InputError: a device file states a different architecture than the machine has.
         Shortfall: nothing at all could be measured on a device that was reached and has an engine for the files.
     """
     artifacts = [
@@ -100,7 +100,7 @@ def time_files(
 
 
 def is_timed(device: Device) -> bool:
-    """Whether times are measured there: not on an emulated device."""
+    """Whether times are measured on a device: not if it is emulated."""
     reach = choices.pick("edgekit.reach.ways", device.reach.by, f"{device.name}: reach.by")
     return getattr(reach, "KIND", "measured") == "measured"
 
@@ -127,18 +127,18 @@ def quick_int8(
     folder: Path,
     rewrites: Sequence[str] | None = None,
 ) -> dict[str, Artifact]:
-    """int8 files to be timed and thrown away: plain min-max ranges of a few images, nothing corrected.
+    """Temporary int8 files for timing: plain min-max ranges of a few images, no corrections.
 
-    They run the same kernels as the final ones, whose time does not depend on ranges.
+    They run the same kernels as the final files, and the time of kernels does not depend on ranges.
 
     Args:
         module: the float network, in eval mode.
         size: side of the square input.
         images: float32 tensors of shape (3, size, size), preprocessed as the network expects; two are enough.
         pixels: every value that the input can take, as `edgekit.data.transforms.levels` gives them.
-        section: the recipe's choices, of which `keep_float` counts.
+        section: the recipe's choices; only `keep_float` is used.
         formats: which files to write.
-        folder: where to, as ``model-int8.<format>``.
+        folder: where to write ``model-int8.<format>``.
         rewrites: rewrites of the graph to apply where they match; None is all of them.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The head phase: fit the classifier on features of the frozen network that are computed once."""
+"""The head phase: fit the classifier on features of the frozen network, which are computed once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RIDGE = 0.03
 
 
 def features(module: nn.Module, images: ImageSet, batch: int = 64) -> tuple[Tensor, Tensor]:
-    """What the classifier sees for each image of a split, the network in eval mode.
+    """The classifier's input for each image of a split, with the network in eval mode.
 
     Returns:
         The head's inputs, float32 [n, ...], and labels, int64 [n], on the network's device.
@@ -42,9 +42,9 @@ def fit(classifier: nn.Module, inputs: Tensor, labels: Tensor, iterations: int, 
 
     Args:
         classifier: the head.
-        inputs: what it sees, float32 [n, ...].
+        inputs: the head's inputs, float32 [n, ...].
         labels: int64 [n].
-        iterations: of L-BFGS, each about one pass over the inputs.
+        iterations: L-BFGS iterations, each about one pass over the inputs.
         smoothing: label smoothing, 0..1.
     """
     if not isinstance(classifier, nn.Linear):

@@ -1,4 +1,4 @@
-"""Everything a killed training run needs to go on where it stopped, in one file."""
+"""Everything a killed training run needs to resume where it stopped, in one file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class State:
     module: nn.Module
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
-    """Moving average of the weights; what is scored and kept where there is one."""
+    """Moving average of the weights; if there is one, it is what is scored and kept."""
     history: list[Epoch] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     """State dict of the best epoch so far; empty before the first."""
@@ -39,13 +39,13 @@ class State:
 
     @property
     def scored(self) -> nn.Module:
-        """The network whose weights count."""
+        """The network whose weights are scored and kept."""
         return self.module if self.average is None else self.average.module
 
     def keep_best(self) -> None:
         """Remember the weights if the last epoch is the best: highest accuracy, then lowest loss.
 
-        Without a validation split the last epoch always is.
+        Without a validation split, the last epoch always counts as the best.
         """
         new = self.history[-1]
         if self.best_epoch < 0 or new.val_accuracy is None or _rank(new) > _rank(self.history[self.best_epoch]):
@@ -53,7 +53,7 @@ class State:
             self.best_epoch = len(self.history) - 1
 
     def save(self, folder: Path, fingerprint: str) -> None:
-        """Write ``last.pt`` beside and rename, so that a kill leaves the old one or the new one."""
+        """Write ``last.pt`` to a temporary file, then rename: a kill leaves either the old file or the new one."""
         content = {
             "fingerprint": fingerprint,
             "threads": torch.get_num_threads(),
@@ -64,7 +64,7 @@ class State:
             "best": self.best,
             "best_epoch": self.best_epoch,
         }
-        buffer = io.BytesIO()  # torch's own writer hides a full disk behind an internal error
+        buffer = io.BytesIO()  # torch's own writer reports a full disk as an internal error
         torch.save(content, buffer)
         beside = folder / f"{LAST}.new"
         try:
@@ -75,9 +75,9 @@ class State:
             raise
 
     def restore(self, folder: Path, fingerprint: str) -> bool:
-        """Continue from ``last.pt`` if it is there and belongs to this recipe and data.
+        """Continue from ``last.pt`` if it exists and belongs to this recipe and data.
 
-        The thread count is set to what the file says, as sums depend on it bit by bit.
+        The thread count is set to the one in the file, as the bits of sums depend on it.
         """
         if not (folder / LAST).exists():
             return False

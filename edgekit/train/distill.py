@@ -23,9 +23,9 @@ from edgekit.train._state import LAST, fingerprint
 from edgekit.types import Epoch, Index, InputSpec
 
 BATCH = 64
-"""Of the pass that measures batch-norm statistics."""
+"""Batch size of the pass that measures batch-norm statistics."""
 IMAGES = 1024
-"""Training images that this pass looks at, at most."""
+"""Most training images that this pass uses."""
 
 
 def loss(student: Tensor, teacher: Tensor, labels: Tensor, weight: float, temperature: float) -> Tensor:
@@ -37,7 +37,7 @@ def loss(student: Tensor, teacher: Tensor, labels: Tensor, weight: float, temper
         student: logits, ``N x classes``, with gradient.
         teacher: logits, ``N x classes``; no gradient flows into them.
         labels: class indices, ``N``.
-        weight: share of the teacher, 0..1.
+        weight: the teacher's share of the loss, 0..1.
         temperature: above 0.
 
     Returns:
@@ -75,16 +75,16 @@ def recover(
     work: Path,
     console: Console,
 ) -> tuple[Epoch, ...]:
-    """Train a pruned network, in place, until it does what the whole one did; the best epoch's weights stay.
+    """Train a pruned network in place to recover the accuracy of the unpruned one; keeps the best epoch's weights.
 
-    Optimizer, schedule, augmentation, batch size and moving average are those of the recipe's [train], the rest is
-    [prune]'s. Batch norms measure their statistics anew first. As in `loop.train`, a run that was killed goes on
-    from ``last.pt`` in `work` and ends in the same bits.
+    Optimizer, schedule, augmentation, batch size and moving average come from the recipe's [train], the rest from
+    [prune]. Batch-norm statistics are measured again first. As in `loop.train`, a killed run resumes from
+    ``last.pt`` in `work` and ends with the same bits.
 
     Args:
         student: the pruned network.
-        teacher: the whole one.
-        recipe: how to train; its [prune] is there.
+        teacher: the unpruned network.
+        recipe: how to train; it must have a [prune] section.
         index: the data set, with a training split.
         root: folder that its paths start from.
         spec: how images become tensors.
@@ -110,7 +110,7 @@ def recover(
         measure_statistics(student, images.plain())
         state = loop.start(student, section)
         if state.restore(work, mark):
-            console.say(f"  going on after epoch {state.history[-1].epoch}")
+            console.say(f"  resuming after epoch {state.history[-1].epoch}")
         against = criterion(teacher, prune.distill, prune.temperature)
         try:
             loop.fit(state, section, images, lambda: state.save(work, mark), console, against)
@@ -125,8 +125,8 @@ def recover(
 def schedule(train: TrainSection, prune: PruneSection) -> TrainSection:
     """How a recipe's [train] recovers a pruned network.
 
-    One rate for all layers, no head of its own to fit, and batch norms that go on learning: frozen ones keep a
-    pretrained network what it was, which is no longer wanted.
+    One rate for all layers, no separate head phase, and batch norms that keep training: freezing them preserves the
+    pretrained statistics, which no longer fit the pruned network.
     """
     return train.model_copy(
         update={
@@ -142,11 +142,11 @@ def schedule(train: TrainSection, prune: PruneSection) -> TrainSection:
 
 
 def measure_statistics(module: nn.Module, images: ImageSet) -> None:
-    """Batch-norm means and variances over training images, as pruning has changed what arrives there.
+    """Measure batch-norm means and variances again over training images, as pruning has changed their inputs.
 
     Args:
         module: the network; its mode is restored.
-        images: not augmented; the first `IMAGES` of a fixed shuffle count.
+        images: not augmented; only the first `IMAGES` of a fixed shuffle are used.
     """
     training = module.training
     norms: list[Any] = [child for child in module.eval().modules() if isinstance(child, _BatchNorm)]

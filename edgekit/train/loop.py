@@ -33,9 +33,9 @@ from edgekit.types import Checkpoint, Epoch, Index, InputSpec, Metrics, Split
 def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, console: Console) -> Checkpoint:
     """Train the recipe's network and write the best checkpoint.
 
-    All randomness derives from ``train.seed`` and the epoch, so a run that was killed goes on from
-    ``last.pt`` in `work` and ends, on the CPU, in the same bits as an unbroken one. The test split is looked
-    at once, after the last epoch. Without a [train] section the given weights are scored and written as they are.
+    All randomness derives from ``train.seed`` and the epoch, so a killed run resumes from ``last.pt`` in `work`
+    and, on the CPU, ends with the same bits as an uninterrupted one. The test split is used once, after the last
+    epoch. Without a [train] section the given weights are scored and written unchanged.
 
     Args:
         recipe: what to train.
@@ -66,13 +66,13 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
 
     if section is None:
         if recipe.model.weights == "none":
-            console.say('  model.weights = "none" and no [train]: the weights are random, accuracy means nothing')
+            console.say('  model.weights = "none" and no [train]: the weights are random, so accuracy is meaningless')
         return write([], ("val", "test"))
     state = start(module, section)
     with deterministic():
         mark = fingerprint(recipe, index, module)
         if state.restore(work, mark):
-            console.say(f"  going on after epoch {state.history[-1].epoch}")
+            console.say(f"  resuming after epoch {state.history[-1].epoch}")
         try:
             fit(state, section, Images(index, root, spec, section), lambda: state.save(work, mark), console)
         except NotANumber as trouble:
@@ -93,7 +93,7 @@ Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class NotANumber(Exception):
-    """Where the loss stopped being a number."""
+    """The loss or a weight is not a number; the message says where."""
 
 
 class Images:
@@ -101,7 +101,7 @@ class Images:
 
     def __init__(self, index: Index, root: Path, spec: InputSpec, section: TrainSection) -> None:
         self.train = ImageSet(index, root, "train", spec, section.augment, section.seed)
-        self.plain = partial(ImageSet, index, root, "train", spec)  # needed once: not kept in memory
+        self.plain = partial(ImageSet, index, root, "train", spec)  # used once, so not kept in memory
         self.val = ImageSet(index, root, "val", spec) if index.split("val") else None
         if len(self.train) < 2:
             raise InputError(f"train: the training split has {len(self.train)} images; at least 2 are needed")
@@ -123,12 +123,12 @@ def fit(
     console: Console,
     criterion: Criterion | None = None,
 ) -> None:
-    """All epochs that are still to do, each followed by `save`.
+    """Train the remaining epochs, each followed by `save`.
 
     Args:
         state: the run so far.
         section: how to train.
-        images: on what.
+        images: what to train and validate on.
         save: called after each epoch.
         console: progress.
         criterion: the loss of the epochs over all layers; cross-entropy with the section's smoothing by default.
@@ -209,14 +209,14 @@ def _train_epoch(
     if val_loss is not None and not math.isfinite(val_loss):
         raise NotANumber(f"the validation loss is {val_loss} after epoch {epoch}")
     if not all(weight.isfinite().all() for weight in state.scored.parameters()):
-        raise NotANumber(f"there are weights that are not numbers after epoch {epoch}")
+        raise NotANumber(f"some weights are not numbers after epoch {epoch}")
     rate = section.lr * factor(epoch * steps - 1, section.epochs * steps, section.warmup)
     seconds = time.perf_counter() - began
     state.history.append(Epoch(epoch, "all", rate, loss_sum / seen, hits / seen, val_loss, val_accuracy, seconds))
 
 
 def validate(module: nn.Module, images: ImageSet | None) -> tuple[float | None, float | None]:
-    """Mean loss and accuracy on the validation split, where there is one."""
+    """Mean loss and accuracy on the validation split, if there is one."""
     if images is None:
         return None, None
     logits, labels = predict(module, images)
@@ -246,18 +246,18 @@ def score_split(module: nn.Module, index: Index, root: Path, spec: InputSpec, sp
 
 
 def device() -> torch.device:
-    """Where to train: the GPU where there is one."""
+    """Where to train: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _mix(seed: int, epoch: int) -> int:
-    """One seed out of two numbers; neighbours are unrelated."""
+    """Mix two numbers into one seed; seeds of neighbouring epochs are unrelated."""
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Only algorithms that give the same bits each time; promised on the CPU, where it costs nothing."""
+    """Use only algorithms that give the same bits each time; on the CPU alone, where this costs nothing."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
     try:

@@ -19,7 +19,7 @@ def predict(module: nn.Module, images: ImageSet, batch: int = 64) -> tuple[Tenso
     Args:
         module: from [n, 3, size, size] to [n, classes].
         images: the split.
-        batch: images at once.
+        batch: images per batch.
 
     Returns:
         Logits, float32 [n, classes], and labels, int64 [n], in the index's order, on the CPU.
@@ -38,14 +38,14 @@ def predict(module: nn.Module, images: ImageSet, batch: int = 64) -> tuple[Tenso
 
 
 def score(predicted: npt.ArrayLike, labels: npt.ArrayLike, names: Sequence[str], split: Split) -> Metrics:
-    """Accuracy, confusion matrix, and precision, recall and F1 of each class and their macro averages.
+    """Accuracy, confusion matrix, precision, recall and F1 of each class, and their macro averages.
 
-    A ratio without a denominator (a class nobody predicted, or without images) counts as 0.
+    A ratio with denominator 0 (a class that was never predicted, or has no images) counts as 0.
 
     Args:
         predicted: class of each image, integers [n].
         labels: true classes, integers [n].
-        names: of the classes.
+        names: class names.
         split: which split the images are.
     """
     classes = len(names)

@@ -14,7 +14,7 @@ from edgekit.models import head
 def optimizer(module: nn.Module, section: TrainSection) -> torch.optim.Optimizer:
     """AdamW, or SGD with Nesterov momentum 0.9.
 
-    The head has its own rate; norms and biases (everything with fewer than two dimensions) are not decayed. Each
+    The head has its own rate; norms and biases (everything with fewer than two dimensions) have no weight decay. Each
     group keeps its peak rate as ``group["peak"]``.
 
     Args:

@@ -1,15 +1,15 @@
-"""Quantization-aware training: the graph of post-training quantization, trained with its roundings in it.
+"""Quantization-aware training: the graph of post-training quantization, trained with fake quantization.
 
-Forward passes round weights and activations as the integer graph will; gradients pass the roundings unchanged (Jacob
+Forward passes round weights and activations as the integer graph will; gradients pass through unchanged (Jacob
 et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018). The
-teacher is the float network (`edgekit.train.distill`). Ranges start where calibration left them and follow a moving
-average; they and the batch-norm statistics stand still for the last part of the training, so that the weights settle on
-the very grid that is exported. A network that was fine-tuned with the statistics of its pretraining keeps them
-throughout: those of the new images would undo the tuning.
+teacher is the float network (`edgekit.train.distill`). Ranges start from calibration and follow a moving
+average; they and the batch-norm statistics are frozen for the last part of the training, so that the weights settle on
+the grid that is exported. A network that was fine-tuned with the batch-norm statistics of its pretraining keeps them
+throughout: statistics of the new images would undo the tuning.
 
 Weights are rounded before batch norm, not after it is folded in: scales are per output channel and symmetric, so that
-folding multiplies a channel's weights and its scale by the same factor and no rounded value moves. Hence the folded
-graph computes what was trained, whatever a network's ``eps`` and momentum are.
+folding multiplies a channel's weights and its scale by the same factor and no rounded value changes. Hence the
+folded graph computes what was trained, whatever the network's ``eps`` and momentum are.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from edgekit.train import distill
 from edgekit.train.schedule import factor
 
 WARMUP = 0.05
-"""Share of the steps with a rising rate."""
+"""Share of the steps that warm up the learning rate."""
 FOLLOW = 0.01
 """Weight of each new batch in the moving average of a range."""
 
@@ -59,19 +59,19 @@ def train(
     console: Console,
     rewrites: Collection[str] | None = None,
 ) -> ptq.Result:
-    """Train in the quantized graph; the result is what post-training quantization gives, with other numbers.
+    """Train in the quantized graph; the result has the form of post-training quantization's, with trained values.
 
     On the CPU the same seed gives the same bits (at the same number of threads).
 
     Args:
         module: the float network, in eval mode: student at the start, and teacher.
         size: side of the square input.
-        start: its quantized graph, whose ranges are the first ones.
-        images: the training split, augmented as wished.
+        start: its quantized graph, which gives the initial ranges.
+        images: the training split, with whatever augmentation it has.
         val: the validation split, which picks the best epoch; without it the last one is taken.
         pixels: every value that the input can take: the 256 grey levels, preprocessed, of each channel.
         section: `keep_float`, and `qat` for the training itself.
-        console: a line an epoch.
+        console: gets one line per epoch.
         rewrites: which modules of ``edgekit/lower/rewrites`` may change the graph, as for `start`; None allows all.
 
     Raises:
@@ -102,7 +102,7 @@ def train(
 
 
 class _FakeQuantize(FakeQuantize):  # type: ignore[misc]
-    """Once its range stands, the scale that was trained with is the one that is converted, bit by bit."""
+    """Once its range is frozen, the scale used in training is the one that is converted, bit for bit."""
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         if self.observer_enabled[0]:
@@ -114,7 +114,7 @@ class _FakeQuantize(FakeQuantize):  # type: ignore[misc]
 
 
 class _QatQuantizer(Int8Quantizer):
-    """Leaves batch norm to us: torchao's own fusion assumes one ``eps`` and divides by the channel's factor."""
+    """Disables torchao's fusion of batch norm, which assumes one ``eps`` and divides by the channel's factor."""
 
     def validate(self, model: GraphModule) -> None:
         """Hide batch norm from the fusion that follows annotation."""
@@ -154,9 +154,9 @@ def _fake_quantizers(graph: GraphModule) -> Iterator[tuple[Node, FakeQuantizeBas
 
 
 def _take_ranges(graph: GraphModule, start: GraphModule, pixels: Tensor) -> None:
-    """Set every activation's range to that of a quantized graph of the same network; weights find their own.
+    """Set every activation's range to that in a quantized graph of the same network; weights set their own.
 
-    The input's is that of the pixels, as the scale in `start` was already moved off their ties.
+    The input's range is that of the pixels, as the scale in `start` was already moved away from rounding ties.
     """
     sinks: list[Any] = [node for node in start.graph.nodes if node.target is QUANTIZE]
     places = list(_fake_quantizers(graph))
@@ -172,7 +172,7 @@ def _take_ranges(graph: GraphModule, start: GraphModule, pixels: Tensor) -> None
         if isinstance(part, FixedQParamsFakeQuantize) or source.op == "placeholder":
             continue
         scale, zero, low, high = float(sink.args[1]), *(int(number) for number in sink.args[2:5])
-        # Settling may have moved the range beyond a clamp's, which would keep the clamp from being implied.
+        # Settling may have extended the range beyond a clamp's bounds; the clamp would then no longer be implied.
         least, most = bounds(source) if source.target in CLAMPS else (-math.inf, math.inf)
         seen = part.activation_post_process
         seen.min_val.fill_(max((low - zero) * scale, least))
@@ -183,7 +183,7 @@ def _take_ranges(graph: GraphModule, start: GraphModule, pixels: Tensor) -> None
 
 
 def _move(graph: GraphModule, moving: bool, norms: bool = False) -> None:
-    """Whether ranges, and batch-norm statistics, follow what passes; those of the input and of constants never do."""
+    """Let ranges and batch-norm statistics follow the data, or freeze them; input and constants never move."""
     for node, part in _fake_quantizers(graph):
         source: Any = node.args[0]
         given = source.op in ("placeholder", "get_attr") and not part.is_per_channel
@@ -203,7 +203,7 @@ def _batch_norms(graph: GraphModule) -> list[Node]:
 
 
 def _fold_batch_norms(graph: GraphModule) -> None:
-    """Into weights, biases and weight scales, in place: every rounded weight stays the integer that it is."""
+    """Fold into weights, biases and weight scales, in place: every rounded weight stays the same integer."""
     for node in _batch_norms(graph):
         arguments: Any = node.args
         operator, *holders, _, _, eps, _ = arguments
@@ -236,7 +236,7 @@ def _fold_batch_norms(graph: GraphModule) -> None:
 
 
 class _Training:
-    """A graph on its way; `best` are the weights that do best on the validation split, or the last ones without it."""
+    """A graph in training; `best` holds the weights that score best on validation, or the last ones without it."""
 
     def __init__(self, graph: GraphModule, teacher: nn.Module, batch: int, section: QatSection) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -295,7 +295,7 @@ class _Training:
         return loss.item()
 
     def _close(self, val: ImageSet | None) -> str:
-        """Remember the averaged weights if they are the best so far; says how they do."""
+        """Remember the averaged weights if they are the best so far; returns their scores as text."""
         _move(self.graph, False)
         trained = [parameter.detach().clone() for parameter in self.parameters]
         self._put(self.average)
@@ -315,7 +315,7 @@ class _Training:
                 parameter.copy_(value)
 
     def _validate(self, images: ImageSet) -> tuple[float, float]:
-        """Accuracy and mean loss with all roundings. The graph takes full batches only: the last one is filled up."""
+        """Accuracy and mean loss of the quantized graph. It takes only full batches, so the last one is padded."""
         outputs, truth = [], []
         with torch.no_grad():
             for values, labels in batches(images, self.batch):
@@ -329,7 +329,7 @@ class _Training:
 
 
 def _full(images: ImageSet, batch: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches of one size: the graph takes no other. What is left over has its turn in another epoch."""
+    """Shuffled batches of one size, which is all the graph takes. Left-over images are used in another epoch."""
     for values, labels in batches(images, batch, epoch):
         if len(values) >= batch:
             yield values[:batch], labels[:batch]

@@ -6,7 +6,7 @@ import math
 
 
 def factor(step: int, total: int, warmup: float) -> float:
-    """Share of the peak rate at one step: linear warm-up, then half a cosine towards zero.
+    """Share of the peak rate at one step: linear warm-up, then a half cosine down to zero.
 
     Source: Loshchilov and Hutter 2017 (SGDR, without restarts); Goyal et al. 2017 (warm-up).
 

@@ -1,9 +1,8 @@
-"""Which layer of an exported file of another precision than int8 computes other values than torch.
+"""Find the layer whose values differ from torch's, in an exported file of any precision but int8.
 
-The outputs of all weighted layers of the file are read while its engine runs one image. Each is compared with what
-torch's module of that name gives, and with the few results of the same size right after it: exporters fold batch norm
-and activation into the layer. Values are compared as they come, so what follows a wrong layer is wrong as well: only
-the first one is named.
+The outputs of all weighted layers of the file are read while its engine runs one image. Each is compared with the
+output of torch's module of that name and with the next few results of the same size, as exporters fold batch norm and
+activation into the layer. Everything after a wrong layer is wrong as well, so only the first one is named.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from edgekit.verify import diverge_int8
 Array = npt.NDArray[Any]
 WEIGHTED = {"Conv", "Gemm", "MatMul", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
 FOLLOWING = 8
-"""Results after a layer's own among which its folded form is looked for."""
+"""Results after a layer's own that are searched for its folded form."""
 
 
 FOLDED: tuple[Callable[[Array], Array], ...] = (
@@ -35,11 +34,11 @@ FOLDED: tuple[Callable[[Array], Array], ...] = (
     lambda y: y + 3,
     lambda y: np.clip(y + 3, 0, 6),
 )
-"""What converters fold into a layer beside modules: ReLU and ReLU6 called as functions, hard-swish and hard-sigmoid."""
+"""Functions that converters fold into a layer, besides modules: ReLU, ReLU6, hard-swish and hard-sigmoid."""
 
 
 def first(kind: str, path: Path, module: nn.Module, pixels: torch.Tensor, fed: Array, tolerance: float) -> str:
-    """Name the first weighted layer of a file whose output is not torch's.
+    """Name the first weighted layer of a file whose output differs from torch's.
 
     Args:
         kind: ``onnx`` or ``tflite``.
@@ -50,11 +49,11 @@ def first(kind: str, path: Path, module: nn.Module, pixels: torch.Tensor, fed: A
         tolerance: largest difference, as a share of the largest absolute value.
 
     Returns:
-        ``<layer> (max <x> of the largest)``, or ``none: <why>``.
+        ``<layer> (max <x> of the largest)``, or ``none: <reason>``.
     """
     try:
         theirs = _READERS[kind](path, fed)
-    except Exception as error:  # engines raise what they like, and the file is known to be bad
+    except Exception as error:  # engines raise anything, and the file is known to be bad
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"none: the file's inner tensors cannot be read: {reason}"
     ours = _record(module, pixels)
@@ -71,12 +70,12 @@ def first(kind: str, path: Path, module: nn.Module, pixels: torch.Tensor, fed: A
             if tolerance < gap < np.inf or np.isnan(gap):
                 return f"{name} (max {gap:.2g} of the largest)"
     if 2 * compared < len(theirs) or not theirs:
-        return "none: the file's layers do not bear the names of torch's"
-    return "none: the weighted layers agree; what follows the last of them differs"
+        return "none: the file's layers are not named like torch's"
+    return "none: the weighted layers agree; something after the last one differs"
 
 
 def _record(module: nn.Module, pixels: torch.Tensor) -> list[tuple[str, Array]]:
-    """Every tensor that a module (or a node of a graph) gives, with its name, in order of execution."""
+    """Every output of a module (or node of a graph), with its name, in order of execution."""
     found: list[tuple[str, Array]] = []
     with torch.no_grad():
         if isinstance(module, GraphModule):
@@ -114,7 +113,7 @@ class _Recorder(Interpreter):
 
 
 def _gap(theirs: Array, ours: Array) -> float:
-    """Largest difference relative to the largest value of `ours`; infinite where the sizes are others."""
+    """Largest difference relative to the largest value of `ours`; infinite if their sizes differ."""
     if sorted(size for size in theirs.shape if size > 1) != sorted(size for size in ours.shape if size > 1):
         return float("inf")
     choices = [theirs.reshape(ours.shape)] if theirs.shape == ours.shape or theirs.ndim < 4 else []

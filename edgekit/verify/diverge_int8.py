@@ -1,8 +1,8 @@
-"""Which layer of an exported int8 file computes other integers than torch.
+"""Find the layer of an exported int8 file whose integers differ from torch's.
 
 All quantized tensors of the file are read while its engine runs one image, and matched with those of the integer graph
 by their grids and sizes in order of execution. Then the graph runs the same image, each layer on the *file's* inputs:
-a layer is judged by itself, and what an earlier one did wrong is not held against it.
+each layer is judged alone, regardless of errors in earlier ones.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A quantized tensor: int8 values, whatever the file stores."""
+    """A quantized tensor, as int8 values whatever type the file stores."""
 
     values: npt.NDArray[np.int8]
     grid: Grid
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The same for the tensors of two files that hold the same thing, in either layout."""
+        """Equal for matching tensors of two files, in either layout."""
         return float(np.float32(self.grid.scale)), self.grid.zero_point, *self.extents
 
     @property
@@ -63,24 +63,24 @@ class Divergence:
     steps: int
     """Largest difference, in steps of the output's grid."""
     share: float
-    """Of its outputs that differ, 0..1."""
+    """Share of its outputs that differ, 0..1."""
     grid: str = ""
-    """Where the file has another grid: both, in words."""
+    """Both grids, in words, if the file has a different one."""
 
     @property
     def wrong(self) -> bool:
-        """More than a rounding."""
+        """Whether it differs by more than rounding."""
         return self.steps > 1 or bool(self.grid)
 
     @property
     def amount(self) -> str:
-        """By how much, in words."""
+        """How much it differs, in words."""
         grid = f"{self.grid}; " if self.grid else ""
         return f"{grid}max {self.steps} step{'s' if self.steps != 1 else ''}, {100 * self.share:.3g} % of its outputs"
 
 
 def first(kind: str, path: Path, graph: GraphModule, pixels: torch.Tensor, fed: Array) -> str:
-    """Name the first layer of a file that computes other integers than torch, by more than a rounding.
+    """Name the first layer of a file whose integers differ from torch's by more than rounding.
 
     Args:
         kind: ``onnx`` or ``tflite``.
@@ -90,16 +90,16 @@ def first(kind: str, path: Path, graph: GraphModule, pixels: torch.Tensor, fed: 
         fed: the same image as the file takes it.
 
     Returns:
-        ``<layer> (max <n> steps, <share> of its outputs)``, or ``none: <why>`` where no layer stands out.
+        ``<layer> (max <n> steps, <share> of its outputs)``, or ``none: <reason>`` if no layer does.
     """
     try:
         tensors = list(READERS[kind](path, fed))
-    except Exception as error:  # engines raise what they like, and the file is known to be bad
+    except Exception as error:  # engines raise anything, and the file is known to be bad
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"none: the file's inner tensors cannot be read: {reason}"
     found = compare(graph, tensors, pixels)
     if 2 * len(found) <= sum(isinstance(module, _Integer) for module in graph.modules()):
-        return "none: the file's inner tensors are not those of the quantized graph"
+        return "none: the file's inner tensors do not match those of the quantized graph"
     wrong = [row for row in found if row.wrong]
     if wrong:
         more = f"; {len(wrong) - 1} more of {len(found)}" if len(wrong) > 1 else ""
@@ -107,16 +107,16 @@ def first(kind: str, path: Path, graph: GraphModule, pixels: torch.Tensor, fed: 
     rounded = [row for row in found if row.steps]
     if rounded:
         most = max(rounded, key=lambda row: row.share)
-        count = f"{len(rounded)} of {len(found)} round otherwise"
-        return f"none by more than a rounding; {count}, most {most.layer} ({most.amount})"
+        count = f"{len(rounded)} of {len(found)} round differently"
+        return f"none by more than rounding; {count}, most of all {most.layer} ({most.amount})"
     return (
-        "none: every inner tensor agrees; the output's own scale differs, or the engine fuses otherwise "
+        "none: every inner tensor agrees; the output's own scale differs, or the engine fuses differently "
         "while inner tensors are read"
     )
 
 
 def compare(graph: GraphModule, tensors: list[Tensor], pixels: torch.Tensor) -> list[Divergence]:
-    """One row for each tensor of an integer graph that a file has too, in order of execution."""
+    """One row for each tensor of an integer graph that the file also has, in order of execution."""
     with torch.no_grad():
         replay = _Replay(graph)
         replay.run(pixels)
@@ -126,7 +126,7 @@ def compare(graph: GraphModule, tensors: list[Tensor], pixels: torch.Tensor) -> 
 
 
 class _Replay(Interpreter):
-    """Runs an integer graph; where a tensor of the file is given, compares it and goes on with the file's."""
+    """Runs an integer graph; compares each tensor that the file has, then continues with the file's values."""
 
     def __init__(self, graph: GraphModule) -> None:
         super().__init__(graph)
@@ -161,7 +161,7 @@ class _Replay(Interpreter):
 
 
 def _describe(graph: Any, node: Node) -> tuple[str, Grid] | None:
-    """Layer and grid of a node that gives an activation in integers."""
+    """Layer and grid of a node that outputs an integer activation."""
     source: Any = node.args[0] if node.args else None
     if node.op == "call_function" and node.target is QUANTIZE and source.op != "get_attr":
         if source.op == "placeholder":
@@ -183,14 +183,14 @@ def _name(node: Node) -> str:
 
 
 def _match(own: dict[Node, Tensor], tensors: list[Tensor]) -> dict[Node, Tensor]:
-    """Which tensor of a file is which node's: the longest runs of equal keys; between these, of equal sizes."""
+    """Match a file's tensors to nodes by the longest runs of equal keys, and between these by equal sizes."""
     nodes = list(own)
     found: dict[Node, Tensor] = {}
     ours, theirs = [own[node].key for node in nodes], [tensor.key for tensor in tensors]
     for tag, start, stop, low, high in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
         if tag == "equal":
             found.update(zip(nodes[start:stop], tensors[low:high], strict=True))
-        elif tag == "replace":  # a grid that is not torch's
+        elif tag == "replace":  # a grid that differs from torch's
             sizes = [own[node].extents for node in nodes[start:stop]], [tensor.extents for tensor in tensors[low:high]]
             for one, other, count in SequenceMatcher(None, *sizes, autojunk=False).get_matching_blocks():
                 for place in range(count):
@@ -199,7 +199,7 @@ def _match(own: dict[Node, Tensor], tensors: list[Tensor]) -> dict[Node, Tensor]
 
 
 def _laid_out(values: npt.NDArray[np.int8], like: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
-    """In the layout of `like`; where the shape leaves open which layout a file has, the one that fits better."""
+    """Values in the layout of `like`; if the shape is ambiguous, in the layout that fits better."""
     choices = [values.reshape(like.shape)]
     if values.ndim == like.ndim == 4 and values.transpose(0, 3, 1, 2).shape == like.shape:
         choices.append(values.transpose(0, 3, 1, 2))
@@ -228,7 +228,7 @@ def _onnx(path: Path, fed: Array) -> Iterator[Tensor]:
 
 
 def run_onnx(model: Any, names: list[str], fed: Array) -> list[Array]:
-    """Inner tensors of a model, run as `edgekit.runtime.engines.onnxruntime` does; they become outputs of `model`."""
+    """Inner tensors of a model, run as in `edgekit.runtime.engines.onnxruntime`; they become outputs of `model`."""
     import onnx
 
     from edgekit.runtime.engines import onnxruntime

@@ -1,8 +1,8 @@
-"""The same test images through torch and through every exported file in its engine.
+"""Run the same test images through torch and through every exported file in its engine.
 
 The reference of a float file is the float network; that of an int8 file is the quantized graph in integer arithmetic
 (`edgekit.graph.integer_arithmetic`); that of other precisions is a graph of `edgekit.export.sources`. A difference is
-therefore the exporter's or the engine's, not the quantizer's. Where a file fails, `edgekit.verify.diverge_int8` or
+therefore the exporter's or the engine's, not the quantizer's. If a file fails, `edgekit.verify.diverge_int8` or
 `edgekit.verify.diverge_float` names the first layer that differs.
 """
 
@@ -31,12 +31,12 @@ from edgekit.verify import diverge_float, diverge_int8
 
 Array = npt.NDArray[np.float32]
 ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
-"""What an artifact is verified with on the host."""
+"""The engine that verifies each format on the host."""
 DEVICE = "host"
 STEP = 1.5
-"""Outputs lie on one grid, so that a difference is a whole number of steps but for float noise."""
+"""Outputs lie on one grid, so a difference is a whole number of steps, apart from float noise."""
 MOST_CLASSES = 120
-"""Above this, per-class scores would be most of the report."""
+"""With more classes, per-class scores would fill most of the report."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Reference:
     """``torch-<precision>``."""
     module: torch.nn.Module
     step: float | None = None
-    """Real value of one output step; None for a model whose outputs are compared as floats."""
+    """Real value of one output step; None if its outputs are compared as floats."""
     tolerance: float | None = None
-    """Largest difference relative to the largest logit; None for that of the recipe."""
+    """Largest difference relative to the largest logit; None for the recipe's."""
     agreement: float | None = None
-    """Least share of equal top-1 classes; None for that of the recipe."""
+    """Least share of equal top-1 classes; None for the recipe's."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,15 @@ def verify(
         split: its name.
         labels: class names.
         float_model: torch fp32.
-        quantized_model: the integer graph, where there is one.
+        quantized_model: the integer graph, if there is one.
         artifacts: exported files.
         folder: where their paths start.
         section: how many images, and the tolerances.
         console: progress.
-        others: models of further precisions, by precision.
+        others: references of other precisions, by precision.
 
     Returns:
-        A row a model, the torch references first; `passed` and `problem` say which files fell short.
+        One row per model, the torch references first; `passed` and `problem` say which files fell short.
 
     Raises:
         MissingPackage: an engine is not installed.
@@ -171,7 +171,7 @@ def _version(artifact: Artifact) -> str:
 
 
 def _infer(artifact: Artifact, session: Session, pixels: Array) -> Array:
-    """Logits (1, classes) in float32 for pixels (1, 3, H, W), whatever layout and dtype the file takes."""
+    """Logits (1, classes) in float32 for pixels (1, 3, H, W), for any input layout and dtype of the file."""
     try:
         return dequantize(session.run(feed(artifact, session, pixels)), session.output)
     except RuntimeFault as fault:
@@ -232,7 +232,7 @@ def _judge(row: Accuracy, got: Array, wanted: Array, reference: Reference, secti
 
 
 def _bound(reference: Reference, name: str, section: VerifySection) -> tuple[float, str]:
-    """A bound of the reference, else of the recipe, and whose it is."""
+    """A bound of the reference, else of the recipe, and a name for it."""
     own: float | None = getattr(reference, name)
     if own is None:
         return float(getattr(section, name)), f"verify.{name}"
@@ -240,6 +240,6 @@ def _bound(reference: Reference, name: str, section: VerifySection) -> tuple[flo
 
 
 def _sqnr(exact: Array, got: Array) -> float | None:
-    """Signal to quantization noise in dB; None where there is no noise."""
+    """Signal to quantization noise ratio in dB; None if there is no noise."""
     noise = float(np.square(exact - got, dtype=np.float64).sum())
     return float(10 * np.log10(np.square(exact, dtype=np.float64).sum() / noise)) if noise else None

@@ -13,11 +13,11 @@ from edgekit.types import Split
 
 
 def listing(data: DataSection, base: Path, work: Path) -> Listing:
-    """List the images of a CSV file with the columns ``file``, ``class`` (or ``label``) and perhaps ``split``.
+    """List the images of a CSV file with the columns ``file``, ``class`` (or ``label``) and, optionally, ``split``.
 
-    File paths start from the CSV file's folder. Where every class is an integer, ``data.label_offset`` is added
-    and the result is the row (from 0) in ``data.labels``; without that file the numbers are the names. Otherwise
-    classes are names: numbered in the order of ``data.labels``, or sorted.
+    File paths start from the CSV file's folder. If every class is an integer, ``data.label_offset`` is added and the
+    result is the row (from 0) in ``data.labels``; without that file the numbers are the names. Otherwise classes
+    are names, numbered in the order of ``data.labels``, or in sorted order without it.
 
     Args:
         data: `path` is the CSV file.
@@ -26,7 +26,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
 
     Raises:
         InputError: missing file or column, an empty table, a row with a missing image, a class out of range, an
-            unknown split or a file listed twice; the message names the row as an editor numbers its lines.
+            unknown split or a file listed twice; the message gives the row's line number in the file.
     """
     file = source_path(data.path, base, "csv_labels").resolve()
     rows = _read(file)
@@ -36,7 +36,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
     except ValueError:
         labels, by_name = label_numbers({label for _, label, _, _ in rows}, given)
         if data.label_offset:
-            raise InputError(f"data.label_offset = {data.label_offset}: {file} has names for classes") from None
+            raise InputError(f"data.label_offset = {data.label_offset}: {file} has class names; remove it") from None
         numbers = [by_name[label] for _, label, _, _ in rows]
     else:
         numbers = [number + data.label_offset for number in numbers]
@@ -73,7 +73,7 @@ def _read(file: Path) -> list[tuple[str, str, Split | None, int]]:
         if not path or not label:
             raise InputError(f'{file}: row {line}: "file" and "{class_column}" must not be empty')
         if path in lines:
-            raise InputError(f"{file}: row {line}: {path} is listed before, in row {lines[path]}")
+            raise InputError(f"{file}: row {line}: {path} is already listed in row {lines[path]}")
         if not (file.parent / path).is_file():
             raise InputError(f"{file}: row {line}: no such file {path}")
         word = row["split"].strip() if "split" in columns else None

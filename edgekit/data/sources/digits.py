@@ -19,7 +19,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (its test part).
 
     Args:
-        data: no key of it is used.
+        data: not used.
         base: not used.
         work: folder to write ``images`` into.
     """

@@ -1,4 +1,4 @@
-"""A folder with one subfolder of images per class, with or without ready splits."""
+"""A folder with one subfolder of images per class, with or without predefined splits."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
 
     Raises:
         InputError: no such folder, no class folders, a class without images, a folder beside the splits that is
-            none, two folders for one split.
+            not a split itself, two folders for one split.
     """
     root = source_path(data.path, base, "image_folder").resolve()
     if not root.is_dir():
-        raise InputError(f'data.path = "{data.path}": a folder of images is expected, this is a file ({root})')
+        raise InputError(f'data.path = "{data.path}": expected a folder of images, but this is a file ({root})')
     found: list[tuple[str, str, Split | None]] = []
     for folder, split in _split_folders(root):
         prefix = f"{folder.name}/" if split else ""
@@ -46,7 +46,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
                 raise InputError(f"{folder / label}: this class has no images; add some, or remove the folder")
             found += [(path, label, split) for path in paths]
         if not any(entry[2] == split for entry in found):
-            raise InputError(f"{folder}: no class folders with images in it; expected {prefix}<class>/<image>")
+            raise InputError(f"{folder}: contains no class folders with images; expected {prefix}<class>/<image>")
     given = read_labels(data.labels, base) if data.labels else None
     labels, numbers = label_numbers({label for _, label, _ in found}, given)
     return Listing(root, labels, tuple(Item(path, numbers[label], split) for path, label, split in sorted(found)))
@@ -60,7 +60,7 @@ def _split_folders(root: Path) -> list[tuple[Path, Split | None]]:
     strange = [name for name in names if name not in SPLIT_WORDS]
     if strange:
         raise InputError(
-            f"{root}: {strange[0]}/ lies beside train/ and is no split (train, val, test); move it out of this folder"
+            f"{root}: {strange[0]}/ is beside train/ but not a split (train, val, test); move it out of this folder"
         )
     splits = [SPLIT_WORDS[name] for name in names]
     if len(set(splits)) < len(splits):

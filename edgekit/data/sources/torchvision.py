@@ -48,7 +48,7 @@ _SETS: dict[str, tuple[Part, ...]] = {
 
 
 def listing(data: DataSection, base: Path, work: Path) -> Listing:
-    """List a torchvision data set with its official splits, downloading it where it is not there yet.
+    """List a torchvision data set with its official splits, downloading it unless it already exists.
 
     Splits that it lacks are made from its training images. Image files stay where torchvision puts them; data sets
     that come as arrays (CIFAR10, MNIST, ...) are written as PNG, ``images/<split>/<class>/<number>.png``.
@@ -59,7 +59,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
         work: folder to write ``images`` into.
 
     Raises:
-        InputError: unknown name, or the data is not there and cannot be downloaded.
+        InputError: unknown name, or the data does not exist locally and cannot be downloaded.
     """
     if data.name is None:
         raise InputError('data.name: this key is required with data.source = "torchvision", e.g. "Flowers102"')
@@ -97,7 +97,7 @@ def _open(name: str, root: Path, options: dict[str, Any]) -> Any:
         options = options | {"loader": Path}  # "loads" a path instead of an image
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with redirect_stdout(sys.stderr):  # stdout holds results alone
+        with redirect_stdout(sys.stderr):  # stdout is for results only
             return kind(root=root, download=True, **options)
     except (OSError, RuntimeError) as error:  # urllib's URLError is an OSError; a failed checksum a RuntimeError
         reason = str(getattr(error, "reason", None) or error).splitlines()[0].rstrip(":")
@@ -113,7 +113,7 @@ def _labels(part: Any) -> tuple[str, ...]:
 
 
 def _files(part: Any) -> list[tuple[Path, int]] | None:
-    """(file, label) of each image, or None where the data set holds arrays."""
+    """(file, label) of each image, or None if the data set holds arrays."""
     if hasattr(part, "loader"):
         return [(Path(file), int(label)) for file, label in (part[place] for place in range(len(part)))]
     if hasattr(part, "_samples"):  # GTSRB

@@ -1,4 +1,4 @@
-"""ONNX, through torch's exporter: float graphs as they are, quantized graphs as Q/DQ pairs that engines fuse.
+"""ONNX, through torch's exporter: float graphs unchanged, quantized graphs as Q/DQ pairs that engines fuse.
 
 int8 weights are stored as int8; activations become uint8 (same values) because that is what x86 kernels take.
 """
@@ -30,9 +30,9 @@ from edgekit.types import Artifact, TensorSpec
 OPSET = 20
 REWRITES = (conv_padding, global_average_pool, four_channels, byte_clip, sixteen_channels, uint8_activations)
 WEIGHTS = ("fp16", "weight_only", "dynamic")
-"""Precisions that differ from float in their weights only."""
+"""Precisions that differ from float only in their weights."""
 REFUSED = {"int16x8": "ONNX Runtime has no integer kernels for int16 activations; int16x8 is a precision of tflite"}
-"""Precisions that this format does not have, and why."""
+"""Precisions that this format does not support, and why."""
 Rewrites = Sequence[str] | Callable[[bytes], Sequence[str]] | None
 
 
@@ -48,9 +48,9 @@ def export(
 
     Args:
         graph: "fp32": a float network in eval mode; "int8": a quantized graph whose weights are quantized in the
-            graph; others: what `edgekit.export.sources.rounded` gives.
+            graph; others: the result of `edgekit.export.sources.rounded`.
         size: side of the square input; the file takes float32 (1, 3, size, size), NCHW.
-        precision: a word of ``export.precisions``, but "int16x8".
+        precision: a word of ``export.precisions`` other than "int16x8".
         folder: where to write.
         rewrites: names of the rewrites of `REWRITES` to apply where they match; None is all of them. A function is
             given the converted file and returns the names.
@@ -163,7 +163,7 @@ def _refused(precision: str, error: Exception) -> Shortfall:
 
 
 def _first(error: BaseException) -> str:
-    """First line of the innermost cause that says something."""
+    """First line of the innermost cause that has a message."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip() or type(error).__name__).splitlines()[0]

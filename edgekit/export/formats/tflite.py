@@ -19,10 +19,10 @@ from edgekit.types import Artifact
 REWRITES = (same_padding,)
 LOG = "export.log"
 REFUSED: dict[str, str] = {}
-"""Precisions that this format does not have, and why."""
+"""Precisions that this format does not support, and why."""
 INTEGERS = ("int8", "int16x8")
 WEIGHTS = ("fp16", "weight_only", "dynamic")
-"""Precisions that differ from float in their weights only."""
+"""Precisions that differ from float only in their weights."""
 Rewrites = Sequence[str] | Callable[[bytes], Sequence[str]] | None
 
 
@@ -38,7 +38,7 @@ def export(
 
     Args:
         graph: "fp32": a float network in eval mode; "int8" and "int16x8": a quantized graph whose weights are
-            quantized in the graph; others: what `edgekit.export.sources.rounded` gives.
+            quantized in the graph; others: the result of `edgekit.export.sources.rounded`.
         size: side of the square input; the file takes (1, size, size, 3), NHWC, of float32, int8 or int16.
         precision: a word of ``export.precisions``.
         folder: where to write.
@@ -77,7 +77,7 @@ def export(
 
 
 def convert(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> bytes:
-    """The file as litert-torch gives it, before any rewrite of ``edgekit/lower/rewrites``; arguments as `export`."""
+    """The file as litert-torch writes it, before any rewrite of ``lower/rewrites``; arguments as for `export`."""
     integer = precision in INTEGERS
     try:
         with chatter.into(folder / LOG), torch.no_grad(), TemporaryDirectory() as scratch:
@@ -138,5 +138,5 @@ def lowered(data: bytes, rewrites: Sequence[str] | None = None) -> tuple[bytes, 
 
 
 def float_ops(data: bytes) -> tuple[str, ...]:
-    """Operators of a .tflite file that compute in float: "TYPE output-tensor" each."""
+    """Operators of a .tflite file that compute in float: each as "TYPE output-tensor"."""
     return Table(data).float_ops()

@@ -1,7 +1,7 @@
-"""An average over windows becomes a depthwise convolution whose weights are all the same.
+"""An average pool over windows becomes a depthwise convolution whose weights are all equal.
 
-Helps both engines compute one result: TFLite's average pool keeps the scale of its input and rounds halves away from
-zero, ONNX Runtime rescales in float. The integer convolution is exact, and fast in both.
+Helps both engines compute the same result: TFLite's average pool keeps the scale of its input and rounds halves away
+from zero, ONNX Runtime rescales in float. The integer convolution is exact and fast in both.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from edgekit.graph.ops import aten
 NAME = "average_pool"
 SCOPE = "graph"
 NEEDED = "the engines round differently"
-"""Not for speed, so time does not decide."""
+"""Kept for accuracy, not for speed, so it is not timed."""
 TARGETS = {aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default}
 
 
 def apply(graph: GraphModule) -> int:
-    """Rewrite every pool with windows of one size, of an exported float graph in place; returns how many."""
+    """Rewrite every pool with windows of one size, in place, in an exported float graph; returns how many."""
     count = 0
     for node in [node for node in graph.graph.nodes if node.target in TARGETS]:
         source: Any = node.args[0]
@@ -48,7 +48,7 @@ def apply(graph: GraphModule) -> int:
 
 
 def _window(node: Node, size: tuple[int, int]) -> tuple[list[int], list[int], list[int]] | None:
-    """Kernel, stride and padding; None for a global mean, and where windows differ in how many pixels they count."""
+    """Kernel, stride and padding; None for a global mean, and if windows count different numbers of pixels."""
     if node.target is aten.adaptive_avg_pool2d.default:
         wanted: Any = node.args[1]
         kernel = [extent // parts for extent, parts in zip(size, wanted, strict=True)]

@@ -1,7 +1,7 @@
-"""A clamp, of a sum with a constant or by itself, becomes a clamp of the bytes, where only the zero point moves.
+"""A clamp, of a sum with a constant or on its own, becomes a clamp of the bytes, if only the zero point moves.
 
 Helps ONNX Runtime: hard-swish's ``relu6(x + 3)`` on the grid of x (`edgekit.quantize.exact_scales` ensures that) is x
-with its bytes limited, a minimum and a maximum in place of an integer add; a clamp by itself would run in float.
+with its bytes clamped, a minimum and a maximum instead of an integer add; a clamp on its own would run in float.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CLAMPS = ("Clip", "Relu")
 
 
 def apply(model: onnx.ModelProto) -> int:
-    """Rewrite every such sum, and every clamp by itself, that only its quantizer uses, in place; returns how many."""
+    """Rewrite every such sum, and every clamp on its own, that only its quantizer uses, in place; returns how many."""
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     producer = {output: node for node in graph.node for output in node.output}
@@ -56,7 +56,7 @@ def apply(model: onnx.ModelProto) -> int:
 
 
 def _limits(chain: list[onnx.NodeProto], sources: list[Any], constants: dict[str, Any]) -> tuple[Any, Any] | None:
-    """What the bytes are limited to; None where more happens than a move of the zero point."""
+    """The limits of the bytes; None if more changes than the zero point."""
     x, *others = sources
     (scale, zero), (new_scale, new_zero) = ([constants[name] for name in node.input[1:]] for node in (x, chain[-1]))
     steps = 0.0

@@ -1,4 +1,4 @@
-"""A Pad in front of a convolution becomes the convolution's own padding, Q/DQ pairs in between or not.
+"""A Pad before a convolution becomes the convolution's own padding, with or without Q/DQ pairs in between.
 
 Helps ONNX Runtime, which does not look through the quantizers: MobileNetV2 with TensorFlow's SAME padding keeps five
 float Pads between integer convolutions.
@@ -41,7 +41,7 @@ def apply(model: onnx.ModelProto) -> int:
 @dataclass(frozen=True)
 class _Path:
     between: tuple[onnx.NodeProto, ...]
-    """Q/DQ nodes that repeat the grid in front of the Pad."""
+    """Q/DQ nodes that repeat the grid before the Pad."""
     convolutions: tuple[onnx.NodeProto, ...]
 
 
@@ -82,7 +82,7 @@ class _Graph:
                 return None
             users = [user for node in between[:-1] for user in self.users[node.output[0]]]
         elif before is not None and before.op_type == "DequantizeLinear":
-            return None  # a float Pad in an int8 net: somebody asked for it
+            return None  # a float Pad in an int8 net: the recipe asked for it
         if not users or not all(_pads_itself(user) for user in users):
             return None
         if any(self.outputs[name] for node in (*between, pad) for name in node.output):

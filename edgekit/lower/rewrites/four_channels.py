@@ -1,7 +1,7 @@
-"""An image's channels are filled up to four for the first convolution: a channel of zeros meets weights of zero.
+"""The image is padded to four channels for the first convolution: the new channel and its weights are zero.
 
-Helps ONNX Runtime on x86, whose indirect convolution kernels (ConvSym in MLAS) take input channels by fours; with
-three it copies every patch of the image first, and the first layer is the slowest of the network.
+Helps ONNX Runtime on x86, whose indirect convolution kernels (ConvSym in MLAS) take input channels in fours; with
+three it first copies every patch of the image, and the first layer becomes the slowest of the network.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NAME = "four_channels"
 SCOPE = "onnx"
 ALIGNMENT = 4
 LEAST_OUTPUTS = 16
-"""Fewer output channels do not fill that kernel."""
+"""Least output channels for which that kernel pays off."""
 
 
 def apply(model: onnx.ModelProto) -> int:
@@ -43,7 +43,7 @@ def apply(model: onnx.ModelProto) -> int:
         amounts = numpy_helper.from_array(np.array([0, 0, 0, 0, 0, missing, 0, 0]), f"{conv.name}_fill_amounts")
         graph.initializer.append(amounts)
         filled = f"{source.input[0]}_filled"
-        zero_point = source.input[2]  # by its name, so that it becomes uint8 with the rest
+        zero_point = source.input[2]  # by name, so that it becomes uint8 with the rest
         pad = helper.make_node("Pad", [source.input[0], amounts.name, zero_point], [filled], f"{conv.name}_fill")
         graph.node.insert(list(graph.node).index(source), pad)
         source.input[0] = filled

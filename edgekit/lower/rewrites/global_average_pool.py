@@ -1,7 +1,7 @@
 """A mean over height and width becomes GlobalAveragePool and Flatten.
 
 Helps ONNX Runtime, which has an integer kernel for the pool (QLinearGlobalAveragePool) and none for ReduceMean, so
-that the tail of the network stays in integers.
+that the end of the network stays in integers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Hard-sigmoid becomes a clamp: behind a convolution ``clamp(conv(x), 0, 1)`` with the 1/6 and the 1/2 in the weights.
+"""Hard-sigmoid becomes a clamp: after a convolution ``clamp(conv(x), 0, 1)``, with 1/6 and 1/2 folded into the weights.
 
-Elsewhere it becomes ``relu6(x + 3)``, its 1/6 moved into later weights. Helps both engines: neither has an integer
-hard-sigmoid, so that each squeeze-and-excite gate left the integers. The clamp costs nothing: the convolution or the
-add saturates at its output range.
+Elsewhere it becomes ``relu6(x + 3)``, with the 1/6 moved into later weights. Helps both engines: neither has an integer
+hard-sigmoid, so each squeeze-and-excite gate would run in float. The clamp costs nothing: the convolution or the add
+saturates at its output range.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _insert(graph: GraphModule, node: Node, target: Any, *arguments: Any) -> Nod
 
 
 def _own_constants(source: Node) -> bool:
-    """Weight and bias are there and nobody else uses them."""
+    """Whether weight and bias exist and no other node uses them."""
     constants: Any = source.args[1:3]
     return len(constants) == 2 and all(
         isinstance(holder, Node) and holder.op == "get_attr" and len(holder.users) == 1 for holder in constants

@@ -1,6 +1,6 @@
-"""Hard-swish becomes a saturating add and a multiplication: ``x * relu6(x + 3)``, its 1/6 moved into later weights.
+"""Hard-swish becomes a saturating add and a multiplication: ``x * relu6(x + 3)``, with the 1/6 in later weights.
 
-Helps LiteRT, whose XNNPACK has no int8 HARD_SWISH, so that a network with it falls into many delegate partitions, and
+Helps LiteRT, whose XNNPACK has no int8 HARD_SWISH, so that it splits a network into many delegate partitions, and
 ONNX Runtime, which computes HardSwish in float. relu6 costs nothing: the integer add saturates at its output range.
 """
 

@@ -1,7 +1,7 @@
-"""A PAD in front of a convolution becomes the convolution's SAME padding, with the transposes around it gone.
+"""A PAD before a convolution becomes the convolution's SAME padding, and the transposes around it are removed.
 
 Helps LiteRT: MobileNetV2 with TensorFlow's SAME padding, traced by torch, has five PADs between ten TRANSPOSEs. The
-flatbuffer is edited where it lies, so that nothing else of the file moves.
+flatbuffer is edited in place, so that nothing else in the file moves.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _File:
         return str(self.names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())])
 
     def chain(self, convolution: Any) -> list[Any] | None:
-        """[PAD], or [TRANSPOSE, PAD, TRANSPOSE], in front of a VALID convolution and used by nothing else."""
+        """[PAD] or [TRANSPOSE, PAD, TRANSPOSE] before a VALID convolution, if nothing else uses them."""
         if self.options(convolution).Padding() != VALID:
             return None
         chain: list[Any] = []
@@ -74,7 +74,7 @@ class _File:
         return chain if [first[axis] for axis in last] == [0, 1, 2, 3] else None
 
     def is_same(self, convolution: Any, chain: list[Any]) -> bool:
-        """Whether the PAD adds what SAME would: the larger half behind (TensorFlow's definition)."""
+        """Whether the PAD adds what SAME would: the larger half at the end (TensorFlow's definition)."""
         options = self.options(convolution)
         pads = self.constant(int(chain[len(chain) // 2].Inputs(1)))
         pairs = [tuple(pads[place : place + 2]) for place in range(0, 8, 2)]
@@ -111,14 +111,14 @@ class _File:
 
     def set_padding(self, convolution: Any, padding: int) -> None:
         table = self.options(convolution)._tab
-        self.data[table.Pos + table.Offset(4)] = padding  # VALID is not the default, so that the field is there
+        self.data[table.Pos + table.Offset(4)] = padding  # VALID is not the default, so the field exists
 
     def set_input(self, operator: Any, tensor: int) -> None:
         table = operator._tab
         struct.pack_into("<i", self.data, table.Vector(table.Offset(6)), tensor)
 
     def drop_dead(self) -> None:
-        """Shorten the vector of operators; each entry is an offset from its own place."""
+        """Shorten the vector of operators; each entry is an offset from its own position."""
         table = self.graph._tab
         start = table.Vector(table.Offset(10))
         count = self.graph.OperatorsLength()
@@ -130,7 +130,7 @@ class _File:
         self.shrink({output for output, place in self.index.items() if place in self.dead})
 
     def shrink(self, tensors: set[int]) -> None:
-        """Make tensors one element each: TensorFlow Lite for Microcontrollers plans room for unused ones, too."""
+        """Shrink tensors to one element: TensorFlow Lite for Microcontrollers allocates unused ones, too."""
         extents = {number: self.extents(number) for number in range(self.graph.TensorsLength())}
         needed = {start for number, (start, _) in extents.items() if number not in tensors}
         for start, count in (extents[number] for number in tensors):

@@ -1,8 +1,8 @@
-"""A clamp in front of a quantizer that saturates within the clamp's bounds is dropped: it changes no value.
+"""A clamp is dropped if its quantizer saturates within the clamp's bounds anyway: no value changes.
 
-Helps both engines: what stands between a kernel and its quantizer keeps them from fusing (an add and its relu6 in
-ONNX Runtime, a clamp to [0, 1] in TFLite, which has no such fused activation). A clamp by itself stays, or nothing
-would be left to compute between its quantizers.
+Helps both engines: an operator between a kernel and its quantizer keeps them from fusing (an add and its relu6 in
+ONNX Runtime, a clamp to [0, 1] in TFLite, which has no such fused activation). A clamp on its own stays, as otherwise
+nothing would be left to compute between its quantizers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def apply(graph: GraphModule) -> int:
                 implied = False
                 break
             scale, zero, qmin, qmax = user.args[1:5]
-            slack = scale / 2  # half a step more rounds to the bound itself
+            slack = scale / 2  # up to half a step beyond still rounds to the bound
             implied &= (qmin - zero) * scale > low - slack and (qmax - zero) * scale < high + slack
         if implied:
             node.replace_all_uses_with(source)
@@ -46,7 +46,7 @@ def matches(graph: GraphModule) -> int:
 
 
 def matters(graph: GraphModule) -> bool:
-    """False where each clamp of a float graph is a ReLU or ReLU6 behind a convolution, which applies it for free."""
+    """False if each clamp of a float graph is a ReLU or ReLU6 after a convolution, which applies it for free."""
     return not all(_free(node) for node in graph.graph.nodes if node.target in CLAMPS)
 
 

@@ -1,7 +1,7 @@
-"""Depthwise layers get channels of zeros up to a multiple of sixteen, with the convolutions around them.
+"""Depthwise layers and the convolutions around them are padded with zero channels to a multiple of sixteen.
 
-Helps ONNX Runtime on x86, whose depthwise integer kernel takes channels by sixteens and what is left one by one. No
-value changes: the new channels come from zero weights and meet zero weights.
+Helps ONNX Runtime on x86, whose depthwise integer kernel takes channels in sixteens and the rest one by one. No value
+changes: the new channels are written and read by zero weights.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ NAME = "sixteen_channels"
 SCOPE = "onnx"
 LANES = 16
 MOST = 4
-"""At most one channel in so many is added."""
+"""At most one new channel for each `MOST` existing ones."""
 PASSING = {"QuantizeLinear", "DequantizeLinear", "Clip", "Relu", "Sigmoid", "Mul", "Add", "GlobalAveragePool", "Pad"}
-"""What works on each channel by itself."""
+"""Operators that work on each channel separately."""
 
 
 def apply(model: onnx.ModelProto) -> int:
-    """Rewrite every depthwise layer of a quantized file that it fits, in place; returns how many."""
+    """Rewrite every suitable depthwise layer of a quantized file, in place; returns how many."""
     file = _File(model.graph)
     count = sum(file.fill(conv) for conv in model.graph.node if file.groups(conv) > 1)
     if count:
@@ -49,7 +49,7 @@ class _File:
         )
 
     def fill(self, conv: Any) -> bool:
-        """Fill up one depthwise layer and all that shares its channels; False where something cannot be."""
+        """Pad one depthwise layer and all that shares its channels; False if some of it cannot be padded."""
         channels = self.groups(conv)
         missing = -channels % LANES
         if not missing or MOST * missing > channels:
@@ -62,7 +62,7 @@ class _File:
             source = self.producer.get(name)
             for node in [source, *self.users.get(name, [None])]:
                 if node is None or any(node.output[0] == value.name for value in self.graph.output):
-                    return False  # the network's border
+                    return False  # the network's input or output
                 if node.op_type == "Conv":
                     weight = self.weight(node)
                     depthwise = self.groups(node) == channels == len(weight) if weight is not None else False
@@ -104,7 +104,7 @@ class _File:
         return axes is not None and keeps and {int(axis) % 4 for axis in axes} <= {2, 3}
 
     def weight(self, conv: Any) -> Any:
-        """Its integer weight; None where it or its bias is not a constant."""
+        """Its integer weight; None if it or its bias is not a constant."""
         holder = self.producer.get(conv.input[1])
         biased = len(conv.input) < 3 or conv.input[2] in self.constants
         return self.constants.get(holder.input[0]) if holder is not None and biased else None

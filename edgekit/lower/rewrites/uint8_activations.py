@@ -1,4 +1,4 @@
-"""int8 activations become uint8 with the zero point moved by 128: the same values, other bytes.
+"""int8 activations become uint8 with the zero point moved by 128: the same values in different bytes.
 
 Helps ONNX Runtime on x86, whose fastest integer kernels multiply uint8 by int8. Weights stay int8.
 """
@@ -15,11 +15,11 @@ SCOPE = "onnx"
 
 WEIGHTED = ("Conv", "Gemm", "MatMul", "ConvTranspose")
 BYTES = ("Pad", "Clip")
-"""Other rewrites let them work on quantized values, with such values among their constants."""
+"""Operators that other rewrites apply to quantized values, with quantized values among their constants."""
 
 
 def apply(model: onnx.ModelProto) -> int:
-    """Rewrite the per-tensor Q/DQ nodes of activations and of constants they meet, in place; returns how many."""
+    """Rewrite the per-tensor Q/DQ nodes of activations and their constant operands, in place; returns how many."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     weights = {name for node in graph.node if node.op_type in WEIGHTED for name in node.input[1:]}

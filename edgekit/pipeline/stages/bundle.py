@@ -1,4 +1,4 @@
-"""Put all verified files into the one file that devices run."""
+"""Pack all verified files into the one file that devices run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from edgekit.verdict.rule import REFERENCE
 
 
 def skip(run: Run) -> str:
-    """Where no file was verified: nothing else may be shipped."""
+    """Skip if no file was verified: only verified files may be shipped."""
     if "export" not in run.done:
         return "there are no exported files"
     return "" if "verify" in run.done else "the exported files were not verified"
 
 
 def inputs(run: Run) -> dict[str, Any]:
-    """The recipe, the files, their scores, and what is said about where they come from."""
+    """The recipe, the files, their scores and their provenance."""
     return {
         "recipe": _recipe(run),
         "data": run.digest("data"),
@@ -49,14 +49,14 @@ def build(run: Run, work: Path) -> None:
 
 
 def _recipe(run: Run) -> dict[str, Any]:
-    """All but where to measure: that does not change the files."""
+    """The recipe without its devices, which do not change the files."""
     return run.recipe.model_dump(mode="json", exclude={"profile"})
 
 
 def _name(run: Run) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.recipe.name).lstrip("._-")[:100] or "bundle"
     if name != run.recipe.name:
-        run.console.say(f'bundle: called "{name}": its name is of letters, digits and ._- alone')
+        run.console.say(f'bundle: named "{name}", as names are limited to letters, digits and ._-')
     return name
 
 
@@ -79,7 +79,7 @@ def _contents(run: Run, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     for artifact in sorted(artifacts, key=lambda artifact: artifact.precision != "int8"):  # int8 first
         data = (folder / artifact.path).read_bytes()
         if hashlib.sha256(data).hexdigest() != artifact.sha256:
-            raise Shortfall(f"bundle: {folder / artifact.path}: not the file that was verified; run the command again")
+            raise Shortfall(f"bundle: {folder / artifact.path}: changed since it was verified; run the command again")
         engine, outputs = golden_vectors.answers(golden, checkpoint.input, artifact, folder)
         members[f"models/{artifact.path}"] = data
         members[f"golden/{artifact.id}.npy"] = golden_vectors.npy(outputs)
@@ -113,7 +113,7 @@ def _contents(run: Run, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
 def _labels(labels: tuple[str, ...]) -> bytes:
     for label in labels:
         if label.splitlines() != [label]:
-            raise InputError(f"bundle: the class name {label!r} is empty or of several lines; rename it")
+            raise InputError(f"bundle: the class name {label!r} is empty or has several lines; rename it")
     return "".join(f"{label}\n" for label in labels).encode()
 
 
@@ -132,7 +132,7 @@ def _preprocessing(spec: InputSpec) -> dict[str, Any]:
 
 
 def _grid(run: Run, artifact: Artifact) -> tuple[float | None, float]:
-    """Real value of one step of an int8 file's output; and what verification allowed a float file."""
+    """Real value of one step of an int8 file's output, and the tolerance that verification allowed a float file."""
     from edgekit.export import sources
     from edgekit.graph import exported_program
 
@@ -162,7 +162,7 @@ def _entry(artifact: Artifact, rows: list[Accuracy], golden: dict[str, Any]) -> 
 
 
 def _provenance(run: Run, checkpoint: Checkpoint, scores: list[Accuracy]) -> dict[str, Any]:
-    """Hashes are of contents alone, so that a run from scratch says the same."""
+    """Hashes cover contents only, so that a run from scratch gives the same ones."""
     from edgekit.data import index_file
 
     samples = [asdict(sample) for sample in index_file.load(run.done["data"].path).samples]

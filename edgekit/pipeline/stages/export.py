@@ -17,11 +17,11 @@ from edgekit.pipeline.state import Run
 from edgekit.types import Artifact, InputSpec, Quantization, Rewrite, Sample, Skipped
 
 INT16X8 = "int16x8.pt2"
-"""The graph that the int16x8 file was made of, for the verify stage."""
+"""The graph that the int16x8 file was made from, for the verify stage."""
 
 
 def skip(run: Run) -> str:
-    """Where the recipe does not ask for it."""
+    """Skip if the recipe does not ask for it."""
     return "" if run.recipe.export else "the recipe has no [export] section"
 
 
@@ -40,7 +40,7 @@ def inputs(run: Run) -> dict[str, Any]:
 
 
 def build(run: Run, work: Path) -> None:
-    """Write a file a precision and format, and ``artifacts.json``, ``rewrites.json``, ``skipped.json``."""
+    """Write one file per precision and format, and ``artifacts.json``, ``rewrites.json``, ``skipped.json``."""
     section = run.recipe.export
     assert section is not None
     artifacts: list[Artifact] = []
@@ -61,7 +61,7 @@ def build(run: Run, work: Path) -> None:
                         artifacts.append(exporter.export(graph, size, precision, work, rewrites, keep_float))
                 except Shortfall as trouble:
                     if section.on_failure == "stop":
-                        raise Shortfall(f'{trouble}; export.on_failure = "skip" goes on without this file') from trouble
+                        raise Shortfall(f'{trouble}; export.on_failure = "skip" leaves this file out') from trouble
                     refusal = str(trouble).removeprefix(f"{file}: ")
                 if refusal:
                     skipped.append(Skipped(file, refusal))
@@ -78,7 +78,7 @@ def build(run: Run, work: Path) -> None:
 
 
 def _calibrated(artifact: Artifact, made: Quantization) -> Artifact:
-    """With the hash of the images that decided its ranges."""
+    """Add the hash of the images that determined its ranges."""
     if artifact.precision not in ("int8", "int16x8"):
         return artifact
     return replace(artifact, calibration_sha256=made.calibration_sha256)
@@ -108,7 +108,7 @@ def _source(run: Run, precision: str, work: Path) -> tuple[Any, int]:
 
 
 def _calibration(run: Run, spec: InputSpec) -> Iterable[Any]:
-    """The images that calibrated int8; without int8, those that would have, or all there are."""
+    """The images that calibrated int8; without int8, those that would have, or as many as there are."""
     from edgekit.data import index_file, split
     from edgekit.quantize.calibration_images import Images
 

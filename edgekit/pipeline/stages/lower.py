@@ -17,11 +17,11 @@ from edgekit.runtime import machine
 from edgekit.types import Rewrite
 
 IMAGES = 2
-"""Calibrate the graphs that are timed: they must run, not be right."""
+"""Images to calibrate graphs that are only timed, whose accuracy does not matter."""
 
 
 def skip(run: Run) -> str:
-    """Where nothing is to be chosen, or nowhere to measure."""
+    """Skip if there is nothing to choose, or nowhere to measure."""
     for name in ("quantize", "export"):
         if getattr(run.recipe, name) is None:
             return f"the recipe has no [{name}] section"
@@ -29,7 +29,7 @@ def skip(run: Run) -> str:
 
 
 def inputs(run: Run) -> dict[str, Any]:
-    """The network, what its int8 files are made with, and what times them."""
+    """The network, the settings of its int8 files, and what times them."""
     quantize, export = run.recipe.quantize, run.recipe.export
     assert quantize is not None
     assert export is not None
@@ -75,7 +75,7 @@ def build(run: Run, work: Path) -> None:
 
 
 def why_not_timed(run: Run) -> str:
-    """Why this run applies rewrites without timing them; empty where it times them."""
+    """Why this run applies rewrites without timing them; empty if it times them."""
     section = run.recipe.lower
     if section.rewrites is not None:
         return "the recipe pins the rewrites"
@@ -85,7 +85,7 @@ def why_not_timed(run: Run) -> str:
 
 
 def where(run: Run, stage: str = "lower") -> dict[str, Any]:
-    """What the times of files depend on, besides the files; and how often a device was not reached, to ask it again."""
+    """What times depend on besides the files; also how often a device was not reached, so that it is tried again."""
     if why_not_timed(run):
         return {}
     before = run.directory.find(stage)
@@ -103,7 +103,7 @@ def where(run: Run, stage: str = "lower") -> dict[str, Any]:
 
 
 def allowed(run: Run) -> list[str] | None:
-    """Names of the rewrites that may change the graph: pinned, or not found wanting here; None allows all."""
+    """Names of the rewrites that may change the graph: pinned, or not found slower; None allows all."""
     if run.recipe.lower.rewrites is not None:
         return sorted(run.recipe.lower.rewrites)
     rows: list[Rewrite] = run.read("lower", "rewrites.json", list[Rewrite]) or []
@@ -114,7 +114,7 @@ def allowed(run: Run) -> list[str] | None:
 def for_file(
     run: Run, exporter: ModuleType, artifact: str, work: Path, rows: list[Rewrite]
 ) -> Callable[[bytes], list[str]]:
-    """What ``exporter.export`` takes as `rewrites`: chooses those of one converted file, and adds them to `rows`."""
+    """The `rewrites` function for ``exporter.export``: chooses those of one converted file and adds them to `rows`."""
 
     def choose(data: bytes) -> list[str]:
         from edgekit.export import sources

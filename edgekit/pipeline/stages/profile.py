@@ -1,7 +1,7 @@
 """Measure every exported file on every device, and run some test images there.
 
-What is fastest on a device is also timed operator by operator. Each result is kept by itself, so that another call
-measures only what is missing or has changed.
+The fastest files on a device are also timed operator by operator. Each result is stored separately, so that a later
+call measures only what is missing or has changed.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ OPERATORS = "raw-operators"
 
 
 def skip(run: Run) -> str:
-    """Where there is nothing to measure, or nowhere."""
+    """Skip if there is nothing to measure, or no device."""
     if "export" not in run.done:
         return "there are no exported files"
     return "" if run.job.devices else "the recipe has no [profile] section and no --device was given"
 
 
 def inputs(run: Run) -> dict[str, Any]:
-    """The devices, this machine, the files and the engines; and how often a device was lost, to try it again."""
+    """The devices, this machine, the files and the engines; also how often a device was lost, so that it is retried."""
     from edgekit.profile import protocol
 
     facts, golden = machine.facts(), _golden(run)
@@ -92,17 +92,17 @@ def build(run: Run, work: Path) -> None:
 
 
 def _explained(run: Run) -> bool:
-    """Whether operators are timed, too."""
+    """Whether operators are also timed."""
     return run.recipe.profile is None or run.recipe.profile.operators
 
 
 def _compared(run: Run) -> bool:
-    """Whether a device runs the float network in PyTorch, too."""
+    """Whether a device also runs the float network in PyTorch."""
     return any(TORCH in device.run.engines for device in run.job.devices.values())
 
 
 def _reference(run: Run, work: Path) -> Path:
-    """What it runs there: no output of the export stage, and never in a bundle."""
+    """The file for PyTorch: not an output of the export stage, and never in a bundle."""
     from edgekit import models
     from edgekit.profile import torch_reference
 
@@ -113,14 +113,14 @@ def _reference(run: Run, work: Path) -> Path:
 
 
 def _golden(run: Run) -> Golden | None:
-    """What is predicted end to end."""
+    """What is run end to end on devices."""
     from edgekit.profile.job import Golden
 
     return Golden.of(run.bundle) if run.bundle else None
 
 
 def _wanted(run: Run) -> int:
-    """Images that run on the devices; 0 where verification has done all there is to do."""
+    """Number of images to run on devices; 0 if verification has covered everything."""
     section = run.recipe.profile
     elsewhere = any(
         device.reach.by != "local" or set(device.run.providers) - {TORCH} for device in run.job.devices.values()
@@ -161,7 +161,7 @@ def _accuracy(run: Run, devices: Mapping[str, Device], keep: Path) -> tuple[list
 
 
 def _lost(file: Path) -> bool:
-    """Whether a device was not reached, or was lost on the way."""
+    """Whether a device was not reached or was lost during the run."""
     try:
         return any(failure.lost for failure in json_file.load(file, Profile).failures)
     except InputError:

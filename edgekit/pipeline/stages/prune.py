@@ -1,4 +1,4 @@
-"""Take channels out of the float network, then recover what that cost."""
+"""Remove channels from the float network, then train it to recover the accuracy."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 RESUMABLE = True
 SCRATCH = "trial-"
 IMAGES = 2
-"""Calibrate the files that are timed: they must run, not be right."""
+"""Images to calibrate files that are only timed, whose accuracy does not matter."""
 BATCH, BATCHES = 16, 16
-"""Training images behind scores that need gradients: the size of a batch, and how many."""
+"""Training images for scores that need gradients: the batch size, and how many."""
 
 
 def skip(run: Run) -> str:
-    """Where the recipe does not ask for it."""
+    """Skip if the recipe does not ask for it."""
     return "" if run.recipe.prune else "the recipe has no [prune] section"
 
 
 def inputs(run: Run) -> dict[str, Any]:
-    """The section, the network and the images; where it is timed, if that decides."""
+    """The section, the network and the images; also where it is timed, if the result depends on that."""
     section = run.recipe.prune
     assert section is not None
     plan = expand(section.plan, run.job.base) if section.plan else None
@@ -82,7 +82,7 @@ def build(run: Run, work: Path) -> None:
     index = index_file.load(run.done["data"].path)
     root = index_file.root_of(index, run.done["data"].path)
     made = work / "pruning.json"
-    if not made.is_file():  # else: a killed run had decided already
+    if not made.is_file():  # otherwise a killed run has already decided
         json_file.save(made, _decide(run, section, whole, before, index, root, work))
     pruning = json_file.load(made, Pruning)
     run.console.say(f"  {pruning.plan}")
@@ -121,7 +121,7 @@ def build(run: Run, work: Path) -> None:
 def _decide(
     run: Run, section: PruneSection, whole: nn.Module, before: Checkpoint, index: Index, root: Path, work: Path
 ) -> Pruning:
-    """Which channels go, and what that alone does to cost and latency."""
+    """Decide which channels to remove, and what that alone does to cost and latency."""
     import copy
 
     from edgekit import models
@@ -145,7 +145,7 @@ def _decide(
         plan = planning.decide(whole, size, section, examples, kind, share)
         return plan, after(plan)
 
-    for left in work.glob(f"{SCRATCH}*"):  # by a killed run
+    for left in work.glob(f"{SCRATCH}*"):  # left by a killed run
         shutil.rmtree(left)
     with TemporaryDirectory(dir=work, prefix=SCRATCH) as scratch:
 
@@ -181,7 +181,7 @@ def _decide(
         if now >= was:
             raise Shortfall(
                 f"prune: the pruned network is not faster: {now:.3g} ms, unpruned {was:.3g} ms ({where}); prune more, "
-                "let prune.round_to be 16, or leave [prune] out for this device"
+                "set prune.round_to = 16, or leave [prune] out for this device"
             )
     (old_parameters, old_macs), (new_parameters, new_macs) = models.count(whole, size), models.count(pruned, size)
     return Pruning(
@@ -200,7 +200,7 @@ def _decide(
 def _stopwatch(
     run: Run, section: PruneSection, whole: nn.Module, before: Checkpoint, index: Index, root: Path, scratch: Path
 ) -> tuple[Stopwatch | None, str]:
-    """What times networks on the first device of the run where time is measured, and where; or None, and why not."""
+    """A stopwatch on the first device of the run that measures time, and a description; or None and the reason."""
     import torch
 
     from edgekit.data.split import calibration
@@ -217,7 +217,7 @@ def _stopwatch(
         names = ", ".join(run.job.devices)
         if section.latency is not None:
             raise InputError(
-                f"prune.latency needs a device where time is measured, and {names} is emulated: add --device host"
+                f"prune.latency needs a device where time is measured, but {names} is emulated: add --device host"
             )
         return None, f"not measured: {names} is emulated"
     name, device = timed[0]
@@ -248,7 +248,7 @@ def _stopwatch(
 
 
 def _channels(whole: nn.Module, pruned: nn.Module) -> dict[str, tuple[int, int]]:
-    """Outputs of the layers that lost some."""
+    """Outputs before and after, of the layers that lost some."""
     now = dict(pruned.named_modules())
     widths = {
         name: (layer.weight.shape[0], now[name].weight.shape[0])

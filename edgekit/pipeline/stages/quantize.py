@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def skip(run: Run) -> str:
-    """Where the recipe does not ask for it."""
+    """Skip if the recipe does not ask for it."""
     return "" if run.recipe.quantize else "the recipe has no [quantize] section"
 
 
 def inputs(run: Run) -> dict[str, Any]:
-    """The section, the float network and the images. Without a ladder `max_drop` decides nothing here."""
+    """The section, the float network and the images. Without a ladder `max_drop` has no effect here."""
     section = settled(run)
     return {
         "section": section.model_dump(exclude=None if section.rescue else {"max_drop"}),
@@ -41,7 +41,7 @@ def inputs(run: Run) -> dict[str, Any]:
 def build(run: Run, work: Path) -> None:
     """Write ``quantized.pt2``, ``plan.json``, ``calibration.json`` and ``quantization.json``.
 
-    Where more is lost than the recipe allows, the best graph is written before Shortfall is raised.
+    If more is lost than the recipe allows, the best graph is written before Shortfall is raised.
     """
     from edgekit.graph import exported_program
     from edgekit.quantize.calibration_images import digest
@@ -76,7 +76,7 @@ def build(run: Run, work: Path) -> None:
 
 
 def settled(run: Run) -> QuantizeSection:
-    """The section with what it takes from [train] filled in."""
+    """The section, with the values that default to [train]'s filled in."""
     section, train = run.recipe.quantize, run.recipe.train
     assert section is not None
     if section.qat.batch_norm is not None:
@@ -126,14 +126,14 @@ def material(run: Run, scratch: Path) -> Material:
 
 
 def _one_class(index: Index, samples: Sequence[Sample]) -> str:
-    """What to say of images that calibrate and are all of one class where the data has several; "" of others."""
+    """A note if all calibration images are of one class but the data has several; else ""."""
     found = {sample.label for sample in samples}
     if len(found) > 1 or len(index.labels) < 2:
         return ""
     label = index.labels[samples[0].label]
     if len({sample.label for sample in index.split("train")}) == 1:
         raise InputError(
-            f'quantize.calibration: all training images are of class "{label}", the data has {len(index.labels)} '
-            "classes: ranges would fit that one alone; add training images of the others"
+            f'quantize.calibration: all training images are of class "{label}", but the data has {len(index.labels)} '
+            "classes: ranges would fit that one only; add training images of the others"
         )
-    return f'calibrated on images of class "{label}" alone'
+    return f'calibrated on images of class "{label}" only'

@@ -1,4 +1,4 @@
-"""Choose what to ship on each device, and write it all down."""
+"""Choose what to ship on each device, and write the reports."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def build(run: Run, work: Path) -> None:
         verdict.decide(
             name,
             artifacts,
-            # On a device a part of the images ran: enough to refuse a file there, not to score it.
+            # Devices ran only some of the images: enough to refuse a file there, not to score it.
             [*accuracy, *(row for row in on_devices if not row.passed)],
             profile.timings if profile else (),
             device.limits,
@@ -74,7 +74,7 @@ def build(run: Run, work: Path) -> None:
 
 
 def _rewrites(run: Run) -> list[Rewrite]:
-    """Those of the graph, then those of the files."""
+    """Rewrites of the graph, then those of the files."""
     return [row for stage in ("lower", "export") for row in run.read(stage, "rewrites.json", list[Rewrite]) or []]
 
 

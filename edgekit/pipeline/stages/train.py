@@ -1,4 +1,4 @@
-"""Transfer learning; without a [train] section the given weights are scored and taken as they are."""
+"""Transfer learning; without a [train] section the given weights are scored and used unchanged."""
 
 from __future__ import annotations
 

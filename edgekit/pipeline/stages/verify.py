@@ -16,7 +16,7 @@ from edgekit.types import Split
 
 
 def skip(run: Run) -> str:
-    """Where there is nothing to verify, or the recipe does not ask for it."""
+    """Skip if there is nothing to verify, or the recipe does not ask for it."""
     if run.recipe.verify is None:
         return "the recipe has no [verify] section"
     return "" if "export" in run.done else "there are no exported files"
@@ -39,12 +39,12 @@ def build(run: Run, work: Path) -> None:
 
 
 def failed(run: Run, trouble: Shortfall) -> None:
-    """Mark the files that fell short where they lie."""
+    """Mark the exported files as unverified, in their folder."""
     write_text(run.done["export"].path / UNVERIFIED, f"{trouble}\n")
 
 
 def after(run: Run) -> None:
-    """The files hold: take the mark of an earlier failure away."""
+    """The files passed: remove the mark of an earlier failure."""
     (run.done["export"].path / UNVERIFIED).unlink(missing_ok=True)
 
 
@@ -85,7 +85,7 @@ def _score(run: Run, work: Path) -> None:
 
 
 def _others(run: Run, module: Any, size: int) -> dict[str, Any]:
-    """What the files of the other precisions are compared with."""
+    """References for the files of the other precisions."""
     from edgekit.export import sources
     from edgekit.graph import exported_program
     from edgekit.pipeline.stages.export import INT16X8

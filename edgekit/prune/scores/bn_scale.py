@@ -18,6 +18,6 @@ def scores(parts: Sequence[Part], generator: torch.Generator) -> Tensor | None:
         generator: not used.
 
     Returns:
-        float32 [channels], larger is more important; None where no batch norm is in the group, which stays whole.
+        float32 [channels], larger is more important; None if the group has no batch norm; it is then not pruned.
     """
     return even([part.weight[:, 0].abs() for part in parts if part.role == "norm"])

@@ -1,4 +1,4 @@
-"""Channels by lot: the control that every other score has to beat."""
+"""Random channels: the baseline that every other score has to beat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""First-order estimate of what the loss says.
+"""First-order estimate of each channel's effect on the loss.
 
 Molchanov et al.: Importance Estimation for Neural Network Pruning (2019).
 """
@@ -13,11 +13,11 @@ from torch import Tensor
 from edgekit.prune.groups import Part
 
 GRADIENTS = True
-"""Asks for gradients: scores are then averaged over batches of training images."""
+"""This score needs gradients, so it is averaged over batches of training images."""
 
 
 def scores(parts: Sequence[Part], generator: torch.Generator) -> Tensor | None:
-    """Squared change of the loss, to first order, when nothing reads the channel any more.
+    """Squared change of the loss, to first order, if nothing reads the channel any more.
 
     The sum of weight times gradient over all weights that read a channel is the loss's slope along a gate on it,
     residual adds and squeeze-and-excite branches included.

@@ -1,8 +1,8 @@
-"""Ranges by their effect: each tensor takes the rule with which it alone, quantized, changes the logits least.
+"""Ranges by their effect: each tensor takes the rule that, with only this tensor quantized, changes the logits least.
 
 The error is measured on a few calibration images: the network runs in float, one tensor is put on each candidate's
-int8 grid, and the squared error of the output decides. Rules that give the same range are tried once. It looks at one
-tensor at a time, so errors that several tensors make together are not seen.
+int8 grid, and the squared error of the output decides. Rules that give the same range are tried once. Only one
+tensor is quantized at a time, so joint errors of several tensors are not seen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RULES: tuple[Callable[[Histogram, Cost], Range], ...] = (
     percentile.limits,
     entropy.limits,
 )
-"""Of equals the first wins."""
+"""Among equals, the first wins."""
 
 
 def limits(seen: Histogram, cost: Cost) -> Range:

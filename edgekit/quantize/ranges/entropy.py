@@ -1,9 +1,9 @@
-"""Ranges that keep the distribution of the values: least Kullback-Leibler divergence of the quantized histogram.
+"""Ranges that preserve the distribution of values: least Kullback-Leibler divergence of the quantized histogram.
 
 Migacz's method for TensorRT ("8-bit Inference with TensorRT", GTC 2017), which shrinks a symmetric range: for each
 candidate, what is clipped is added to the outermost bins, the rest is averaged over each int8 level, and the two
 distributions are compared. Here both ends shrink by the same share, as the grid is affine, and the bin that holds zero
-takes its neighbour's count: zero is always exact, and behind a relu it would outweigh everything else.
+takes its neighbour's count: zero is always exact, and after a relu it would outweigh everything else.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def limits(seen: Histogram, cost: Cost) -> Range:
 
 
 def _spread(seen: Histogram, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Counts and centres of all bins over [low, high], the one at zero evened out."""
+    """Counts and centres of all bins over [low, high], with the bin at zero smoothed."""
     first, exponent = seen.place.tolist()
     centres = (torch.arange(first, first + BINS).double() + 0.5) * 2.0**exponent
     counts = seen.counts.double()
@@ -48,7 +48,7 @@ def divergence(counts: Tensor, kept: Tensor) -> float:
 
     Args:
         counts: (N,) histogram.
-        kept: (N,) which bins lie in the candidate range: one run of them.
+        kept: (N,) which bins lie in the candidate range; they are contiguous.
     """
     inside = counts[kept]
     if not float(inside.sum()):

@@ -1,4 +1,4 @@
-"""Ranges with the least squared quantization error over the values seen, each end by itself.
+"""Ranges with the least squared quantization error over the values seen; each end is chosen separately.
 
 The error is summed over the histogram for a grid of candidate ends, then for a finer grid around the best pair.
 """
@@ -11,7 +11,7 @@ from edgekit.quantize.histogram import Cost, Histogram, Range, squared_error
 
 CANDIDATES = 24
 NARROWEST = 0.2
-"""Share of the full range below which no end is moved."""
+"""Least share of the full range to which an end may shrink."""
 
 
 def limits(seen: Histogram, cost: Cost) -> Range:
@@ -29,7 +29,7 @@ def limits(seen: Histogram, cost: Cost) -> Range:
         )
         pairs = torch.cartesian_prod(lows, highs)
         errors = squared_error(values, counts, pairs[:, 0] * low, pairs[:, 1] * high)
-        best = tuple(pairs[errors.argmin()].tolist())  # the narrowest of equals
+        best = tuple(pairs[errors.argmin()].tolist())  # among equals, the narrowest
         reach = (shares[0][1] - shares[0][0]) / (CANDIDATES - 1)
         shares = [(max(end - reach, NARROWEST), min(end + reach, 1.0)) for end in best]
     return Range(best[0] * low, best[1] * high, "mse")

@@ -1,7 +1,7 @@
 """Ranges that leave out the `TAIL` share of the values at each end: single outliers cost no resolution.
 
 The idea is McKinstry et al.'s ("Discovering Low-Precision Networks Close to Full-Precision Networks", 2018); the share
-is what engines' own tools use by default (99.99 %). An end that lies on zero stays there, as behind a relu.
+is the default of the engines' own tools (99.99 %). An end at zero stays there, as after a relu.
 """
 
 from __future__ import annotations
