@@ -17,6 +17,7 @@ from edgekit.errors import Unreached
 from edgekit.measurements import Machine, Timing
 from edgekit.profile.run import profile
 from edgekit.quantize import ptq
+from edgekit.reach.port import way
 from edgekit.types import Artifact, TensorSpec
 
 SECONDS = 0.6
@@ -101,8 +102,7 @@ def time_files(
 
 def is_timed(device: Device) -> bool:
     """Whether times are measured there: not on an emulated device."""
-    reach = choices.pick("edgekit.reach.ways", device.reach.by, f"{device.name}: reach.by")
-    return getattr(reach, "KIND", "measured") == "measured"
+    return way(device.reach.by, f"{device.name}: reach.by").KIND == "measured"
 
 
 def engines_for(formats: Iterable[str], device: Device) -> list[str]:
