@@ -218,10 +218,12 @@ def _slow_graph(graph: GraphModule) -> int:
 
 
 def test_rewrites_of_the_graph_are_needed_or_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = SimpleNamespace(NAME="slow", SCOPE="graph", apply=_slow_graph)
-    names, module = rewrites.names, rewrites._module
+    slow = SimpleNamespace(
+        NAME="slow", SCOPE="graph", NEEDED="", apply=_slow_graph, matches=lambda _: 1, matters=lambda _: True
+    )
+    names, module = rewrites.names, rewrites.graph_rewrite
     monkeypatch.setattr(rewrites, "names", lambda scope: [*names(scope), "slow"])
-    monkeypatch.setattr(rewrites, "_module", lambda name: slow if name == "slow" else module(name))
+    monkeypatch.setattr(rewrites, "graph_rewrite", lambda name: slow if name == "slow" else module(name))
     monkeypatch.setattr(ptq, "FLOAT_REWRITES", (*ptq.FLOAT_REWRITES, slow))
     net = nets.Net(
         lambda net, x: net.head(torch.nn.functional.hardswish(net.stem(x))),
