@@ -122,7 +122,7 @@ STAGES: dict[str, Stage[Any]] = {
         ("data.sources", SOURCES),
         ("export.formats", EXPORTERS),
         ("inspect.readers", READERS),
-        ("lower.rewrites", {**GRAPH, **ONNX, **TFLITE}),
+        ("lower.rewrites", dict([*GRAPH.items(), *ONNX.items(), *TFLITE.items()])),
         ("pipeline.stages", STAGES),
         ("prune.scores", SCORES),
         ("quantize.ranges", RULES),

@@ -117,7 +117,7 @@ def test_the_range_rule_decides_ranges() -> None:
 
 def test_the_score_prunes() -> None:
     plan = planning.decide(small(), nets.SIZE, PruneSection(score="largest", macs=0.6), lambda: (), "macs", 0.6)
-    assert plan.keep
+    assert plan.kept
 
 
 def test_the_source_is_listed_and_split(tmp_path: Path) -> None:
