@@ -20,6 +20,7 @@ from pathlib import Path
 from edgekit.config import recipe
 from edgekit.console import Console
 from edgekit.disk.run_directory import RunDirectory
+from edgekit.pipeline.port import Skip
 from edgekit.pipeline.stages import quantize
 from edgekit.pipeline.state import Job, Run
 from edgekit.search import ladder
@@ -39,9 +40,12 @@ def main() -> None:
         if done is not None:
             run.done[name] = done
     with tempfile.TemporaryDirectory() as folder:
-        material = quantize.material(run, Path(folder))
+        section = quantize.section(run)
+        if isinstance(section, Skip):
+            raise SystemExit(section.reason)
+        material = quantize.material(run, section, Path(folder))
         began = time.perf_counter()
-        climb = ladder.climb(material, quantize.settled(run).model_copy(update={"max_drop": -math.inf}))
+        climb = ladder.climb(material, section.model_copy(update={"max_drop": -math.inf}))
     print(f"{options.run}: {time.perf_counter() - began:.0f} s; {climb.note}")
     engines = tuple(dict.fromkeys(engine for rung in climb.rungs for engine in rung.latency_ms))
     print("  rung         top-1    agrees   points lost  seconds  " + "  ".join(f"{name:>19}" for name in engines))

@@ -28,7 +28,9 @@ from edgekit.disk import json_file
 from edgekit.disk.run_directory import RunDirectory
 from edgekit.export.formats import onnx as exporter
 from edgekit.export.formats import tflite
+from edgekit.lower.port import graph_rewrite
 from edgekit.pipeline import run as pipeline
+from edgekit.pipeline.port import Skip
 from edgekit.pipeline.stages import lower
 from edgekit.pipeline.state import Job, Run
 from edgekit.quantize import ptq
@@ -218,10 +220,12 @@ def _slow_graph(graph: GraphModule) -> int:
 
 
 def test_rewrites_of_the_graph_are_needed_or_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = SimpleNamespace(NAME="slow", SCOPE="graph", apply=_slow_graph)
-    names, module = rewrites.names, rewrites._module
+    slow = SimpleNamespace(
+        NAME="slow", SCOPE="graph", NEEDED="", apply=_slow_graph, matches=lambda _: 1, matters=lambda _: True
+    )
+    names = rewrites.names
     monkeypatch.setattr(rewrites, "names", lambda scope: [*names(scope), "slow"])
-    monkeypatch.setattr(rewrites, "_module", lambda name: slow if name == "slow" else module(name))
+    monkeypatch.setattr(rewrites, "graph_rewrite", lambda name: slow if name == "slow" else graph_rewrite(name))
     monkeypatch.setattr(ptq, "FLOAT_REWRITES", (*ptq.FLOAT_REWRITES, slow))
     net = nets.Net(
         lambda net, x: net.head(torch.nn.functional.hardswish(net.stem(x))),
@@ -274,7 +278,8 @@ def test_the_stage_is_skipped_where_there_is_nothing_to_measure(
     tmp_path: Path, devices: dict[str, Device], section: Any, reason: str
 ) -> None:
     run = a_run(tmp_path, devices, **section)
-    assert lower.skip(run) == reason
+    found = lower.section(run)
+    assert (found.reason if isinstance(found, Skip) else "") == reason
     assert bool(lower.where(run)) == (not reason)
 
 

@@ -166,7 +166,8 @@ STEP = 20000.0
 
 def int8_net(layers: int, shared: bool) -> bytes:
     """1x1 convolutions of 16 channels as Q/DQ pairs; weights of 100 and more, outputs in steps of `STEP`."""
-    nodes, constants = [], {"one": np.float32(1), "step": np.float32(STEP), "zero": np.uint8(0)}
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, Any] = {"one": np.float32(1), "step": np.float32(STEP), "zero": np.uint8(0)}
     nodes.append(helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["q"]))
     nodes.append(helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["0"]))
     for n in range(layers):
@@ -205,8 +206,8 @@ def test_exported_weights_have_zero_points_of_their_own() -> None:
     weights = [node for node in shared.graph.node if node.op_type == "DequantizeLinear" and node.input[0][0] == "w"]
     assert len({node.input[2] for node in weights}) == len(weights) == 3
     x = np.random.default_rng(1).integers(0, 255, (1, 16, 4, 4)).astype(np.float32)
-    runs = [onnxruntime.load(model.SerializeToString()).run(x) for model in (shared, own)]
-    assert np.array_equal(*runs)
+    first, second = (onnxruntime.load(model.SerializeToString()).run(x) for model in (shared, own))
+    assert np.array_equal(first, second)
 
 
 def test_load_raises_when_provider_takes_no_operator(matmul: Path) -> None:

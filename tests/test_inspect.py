@@ -22,8 +22,8 @@ from edgekit.errors import InputError
 from edgekit.export import onnx_weights
 from edgekit.graph.tflite_table import Table
 from edgekit.inspect import _worker, dispatch, file_report, model_graph
+from edgekit.inspect import bundle_file as bundle_format
 from edgekit.inspect.model_graph import Graph, Op, Value
-from edgekit.inspect.readers import bundle as bundle_format
 from edgekit.inspect.readers import onnx as onnx_format
 from edgekit.inspect.readers import tflite as tflite_format
 from tests import model_files, small_bundle

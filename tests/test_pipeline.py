@@ -45,8 +45,8 @@ devices = ["quick.toml"]
 def _stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each stage writes a digest of its inputs: other inputs, other files."""
 
-    def stage(name: str, stage: Any, state: Any) -> Done:
-        inputs = stage.inputs(state)
+    def stage(name: str, stage: Any, section: Any, state: Any) -> Done:
+        inputs = stage.inputs(state, section)
 
         def write(work: Path) -> None:
             digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

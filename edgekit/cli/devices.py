@@ -202,14 +202,12 @@ def clean(name: str, as_json: bool, debug: bool) -> None:
     """
 
     def work() -> None:
-        from edgekit import choices
         from edgekit.errors import Shortfall
+        from edgekit.reach.port import way
 
         _, device = _load(name)
-        reach = choices.pick("edgekit.reach.ways", device.reach.by, "reach.by")
         try:
-            if hasattr(reach, "clean"):
-                reach.clean(device)
+            way(device.reach.by).clean(device)
         except Shortfall as trouble:
             raise Shortfall(f"{device.name}: cannot be reached by {device.reach.by}: {trouble}") from None
         if as_json:

@@ -26,8 +26,8 @@ def inspect(file: Path, as_json: bool, debug: bool) -> None:
     """
 
     def work() -> None:
+        from edgekit.inspect import bundle_file as bundle
         from edgekit.inspect import dispatch, file_report
-        from edgekit.inspect.readers import bundle
 
         if bundle.matches(dispatch.content(file)):
             whole = bundle.inspect(file)

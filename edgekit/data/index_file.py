@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from edgekit import choices
 from edgekit.config.recipe import DataSection
 from edgekit.console import Console
-from edgekit.data.listing import Listing, expand
+from edgekit.data.listing import expand
+from edgekit.data.port import source
 from edgekit.data.split import assign
 from edgekit.errors import InputError
 from edgekit.types import Index, Sample
@@ -37,7 +37,7 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
     """
     from edgekit.data._clean import clean
 
-    listing: Listing = choices.pick("edgekit.data.sources", data.source, "data.source").listing(data, base, work)
+    listing = source(data.source).listing(data, base, work)
     images, findings = clean(listing, data.clean, console)
     for label in sorted({item.label for item in listing.items} - {image.item.label for image in images}):
         raise InputError(f'data: cleaning left no image of class "{listing.labels[label]}"; add images or remove it')
@@ -110,7 +110,7 @@ def _traces(data: DataSection, base: Path) -> Iterator[str]:
         path = expand(data.path or "", base)
         if path.is_file():
             yield _trace(path, data.path or "")
-        listing: Listing = choices.pick("edgekit.data.sources", data.source, "data.source").listing(data, base, base)
+        listing = source(data.source).listing(data, base, base)
         yield from (_trace(listing.root / item.path, item.path) for item in listing.items)
 
 

@@ -17,10 +17,11 @@ from edgekit.deploy import micro_arena
 from edgekit.deploy.micro_arena import Micro
 from edgekit.disk.atomic import disk_full
 from edgekit.errors import InputError
+from edgekit.inspect import bundle_file as bundle
 from edgekit.inspect import dispatch
 from edgekit.inspect.file_report import FileReport, Port
 from edgekit.inspect.model_graph import Value
-from edgekit.inspect.readers import bundle, tflite
+from edgekit.inspect.readers import tflite
 from edgekit.runtime.errors import RuntimeFault
 
 MARK = "/* Written by edgekit export-c"

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgekit import choices
 from edgekit.device.file import Device
 from edgekit.errors import Shortfall
+from edgekit.reach.port import way
 from edgekit.reach.worker import Worker, WorkerFault
 from edgekit.runtime import engine_menu
 
@@ -47,10 +47,8 @@ def facts(device: Device) -> dict[str, Any]:
 
 def _answer(device: Device, argv: Sequence[str]) -> dict[str, Any]:
     """The line of JSON that Python on the device prints."""
-    reach = choices.pick("edgekit.reach.ways", device.reach.by, f"{device.name}: reach.by")
-    explain = getattr(reach, "explain", None)
-    why = None if explain is None else lambda status, said: explain(status, said, device)
-    with Worker(reach.start(argv, device), why) as worker:
+    reach = way(device.reach.by, f"{device.name}: reach.by")
+    with Worker(reach.start(argv, device), lambda status, said: reach.explain(status, said, device)) as worker:
         try:
             return worker.listen(TIMEOUT)
         except WorkerFault as fault:
@@ -82,8 +80,7 @@ def check(device: Device) -> Check:
     if wanted:
         problems.append(f"{', '.join(wanted)} not installed: {install(device, found, wanted)}")
     for engine, provider in device.run.providers.items():
-        words = getattr(engine_menu.engine(engine), "WORDS", ())
-        name = words.get(provider, provider) if isinstance(words, dict) else provider
+        name = engine_menu.engine(engine).WORDS.get(provider, provider)
         if found["engines"].get(engine) and provider != "cpu" and name not in (offered := _providers(device, engine)):
             problems.append(f"{engine} {found['engines'][engine]} there offers {', '.join(offered)}, not {provider}")
     threads = max(device.run.thread_counts(found["cores"]))

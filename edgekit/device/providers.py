@@ -11,9 +11,8 @@ from edgekit.runtime.placement import FALLBACK
 
 def words(engine: str) -> tuple[str, ...]:
     """What `engine` takes as provider: short words, and ONNX Runtime's own names behind them."""
-    module = engine_menu.engine(engine)
-    known = getattr(module, "WORDS", ("cpu",))
-    return (*known, *known.values()) if isinstance(known, dict) else tuple(known)
+    known = engine_menu.engine(engine).WORDS
+    return tuple(dict.fromkeys((*known, *known.values())))
 
 
 def checked(providers: Mapping[str, str], engines: list[str]) -> None:

@@ -82,7 +82,8 @@ def unshare_constants(graph: onnx.GraphProto) -> None:
     sources = {
         node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants
     }
-    nodes, taken = [], set[str]()
+    nodes: list[onnx.NodeProto] = []
+    taken: set[str] = set()
     for node in graph.node:
         for place, name in enumerate(node.input):
             if name in sources and name in taken:
@@ -94,7 +95,7 @@ def unshare_constants(graph: onnx.GraphProto) -> None:
         nodes.append(node)
     if len(nodes) > len(graph.node):
         _replace(graph.node, nodes)
-    taken = set()
+    taken.clear()
     for node in graph.node:
         if node.op_type != "DequantizeLinear" or node.input[0] not in constants:
             continue

@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from edgekit import choices
 from edgekit.errors import EdgekitError, MissingPackage
 
 SECONDS = 120
@@ -88,6 +87,7 @@ def main() -> None:
 
 def _read(kind: str, path: str, file: str) -> dict[str, Any]:
     from edgekit.inspect import file_report
+    from edgekit.inspect.port import reader
 
     data = Path(path).read_bytes()
     with contextlib.suppress(ImportError, OSError, ValueError):  # not on every system
@@ -95,7 +95,7 @@ def _read(kind: str, path: str, file: str) -> dict[str, Any]:
 
         room = MEMORY + 20 * len(data)
         resource.setrlimit(resource.RLIMIT_AS, (room, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    return file_report.as_dict(choices.pick("edgekit.inspect.readers", kind, "kind").inspect(data, file))
+    return file_report.as_dict(reader(kind).inspect(data, file))
 
 
 def _run(engine: str, path: str) -> list[dict[str, Any]]:

@@ -10,10 +10,11 @@ from edgekit.errors import InputError
 from edgekit.inspect import file_report
 from edgekit.inspect._worker import WorkerFault, ask
 from edgekit.inspect.file_report import FileReport, Use
+from edgekit.inspect.port import Reader
 from edgekit.inspect.readers import onnx, tflite
 from edgekit.runtime import engine_menu
 
-FORMATS = {"tflite": tflite, "onnx": onnx}
+FORMATS: dict[str, Reader] = {"tflite": tflite, "onnx": onnx}
 
 
 def content(path: Path) -> bytes:

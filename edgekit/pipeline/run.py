@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
-from edgekit import choices
 from edgekit.console import Console
 from edgekit.disk import json_file
 from edgekit.disk.run_directory import ORDER, Done, RunDirectory
 from edgekit.errors import Shortfall, missing
 from edgekit.measurements import Failure, Profile, Verdict
+from edgekit.pipeline import port
+from edgekit.pipeline.port import S, Skip
 from edgekit.pipeline.state import Job, Run
 from edgekit.report.contents import Stage
 
@@ -52,7 +53,7 @@ def run(job: Job, console: Console, last: str = "report") -> Outcome:
         )
         state = Run(job, directory, console)
         for name in ORDER[: ORDER.index(last) + 1]:
-            _do(name, choices.pick("edgekit.pipeline.stages", name, "stage"), state)
+            _do(name, port.stage(name), state)
     report = state.done.get("report")
     verdicts = state.read("report", "verdict.json", list[Verdict]) or []
     profile: Profile | None = state.read("profile", "profile.json", Profile)
@@ -60,38 +61,32 @@ def run(job: Job, console: Console, last: str = "report") -> Outcome:
     return Outcome(job.out, tuple(state.rows), tuple(verdicts), report.path if report else None, state.bundle, lost)
 
 
-def _do(name: str, stage: ModuleType, state: Run) -> None:
+def _do(name: str, stage: port.Stage[Any], state: Run) -> None:
     """Skip a stage, reuse its results, or run it."""
-    reason = stage.skip(state)
-    if reason:
-        state.rows.append(Stage(name, 0.0, skipped=True, reason=reason))
-        state.console.say(f"{name}: skipped, {reason}")
+    section = stage.section(state)
+    if isinstance(section, Skip):
+        state.rows.append(Stage(name, 0.0, skipped=True, reason=section.reason))
+        state.console.say(f"{name}: skipped, {section.reason}")
         return
     try:
-        done = _stage(name, stage, state)
+        done = _stage(name, stage, section, state)
     except ModuleNotFoundError as error:
         raise missing(error, extra="compress", purpose=f"the {name} stage") from error
     except Shortfall as trouble:
-        if hasattr(stage, "failed"):
-            stage.failed(state, trouble)
+        stage.failed(state, trouble)
         raise
     state.done[name] = done
-    if hasattr(stage, "after"):
-        stage.after(state)
-    reason = "nothing it depends on has changed" if done.cached else ""
-    if name == "train" and state.recipe.train is None:
-        reason = "the recipe has no [train] section: the weights are used unchanged"
-    if hasattr(stage, "remark"):
-        reason = "; ".join(filter(None, (reason, stage.remark(state))))
+    stage.after(state)
+    reason = "; ".join(filter(None, ("nothing it depends on has changed" if done.cached else "", stage.remark(state))))
     state.rows.append(Stage(name, done.seconds, cached=done.cached, reason=reason))
     state.console.say(f"{name}: {'unchanged' if done.cached else f'{done.seconds:.1f} s'}")
 
 
-def _stage(name: str, stage: ModuleType, state: Run) -> Done:
+def _stage(name: str, stage: port.Stage[S], section: S, state: Run) -> Done:
     return state.directory.stage(
         name,
-        stage.inputs(state),
-        lambda work: stage.build(state, work),
+        stage.inputs(state, section),
+        lambda work: stage.build(state, section, work),
         before=lambda: state.console.say(f"{name} ..."),
-        resumable=getattr(stage, "RESUMABLE", False),
+        resumable=stage.RESUMABLE,
     )

@@ -6,14 +6,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgekit import choices
 from edgekit.console import Advance, Console
 from edgekit.errors import Shortfall
 from edgekit.measurements import Failure, Timing
+from edgekit.reach.port import Reach, way
 from edgekit.reach.worker import Worker, WorkerFault
 
 if TYPE_CHECKING:
@@ -86,11 +84,6 @@ class Fleet:
         """Sleep, but not longer than there is something to do."""
         self._over.wait(seconds)
 
-    def send(self, reach: ModuleType, file: Path, device: Device) -> str:
-        """Have a file on the device; its path there. A reach without `send` sees the files of this machine."""
-        send = getattr(reach, "send", None)
-        return str(file.resolve() if send is None else send(file, device))
-
     def rows(
         self,
         what: str,
@@ -120,7 +113,7 @@ class Fleet:
             failed[timing.device].append(failure)
 
         def visit(name: str, device: Device, advance: Advance) -> None:
-            reach, left = choices.pick("edgekit.reach.ways", device.reach.by, f"{name}: reach.by"), list(wanted[name])
+            reach, left = way(device.reach.by, f"{name}: reach.by"), list(wanted[name])
             try:
                 with self.machine(name, reach, device, console) as facts:
                     while left:
@@ -138,7 +131,7 @@ class Fleet:
         return [row for name in devices for row in found[name]], [each for name in devices for each in failed[name]]
 
     @contextmanager
-    def machine(self, name: str, reach: ModuleType, device: Device, console: Console) -> Iterator[dict[str, Any]]:
+    def machine(self, name: str, reach: Reach, device: Device, console: Console) -> Iterator[dict[str, Any]]:
         """Have a device to ourselves: under its lock (`edgekit.runtime.machine`), until the context ends.
 
         Yields:
@@ -158,18 +151,16 @@ class Fleet:
             yield facts
 
     @contextmanager
-    def worker(self, reach: ModuleType, argv: Sequence[str], device: Device) -> Iterator[Worker]:
+    def worker(self, reach: Reach, argv: Sequence[str], device: Device) -> Iterator[Worker]:
         """Python on a device, ended with the context.
 
         Raises:
             Stopped: all is over.
             Shortfall: the device cannot be reached.
         """
-        explain = getattr(reach, "explain", None)
-        why = None if explain is None else lambda status, said: explain(status, said, device)
         if self._over.is_set():
             raise Stopped
-        with Worker(reach.start(argv, device), why) as worker:
+        with Worker(reach.start(argv, device), lambda status, said: reach.explain(status, said, device)) as worker:
             with self._lock:
                 self._workers.add(worker)
                 if self._over.is_set():

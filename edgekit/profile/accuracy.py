@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgekit import choices
 from edgekit.console import Advance, Console
 from edgekit.device.file import Device, format_of
 from edgekit.errors import Shortfall
@@ -24,6 +22,7 @@ from edgekit.measurements import Failure
 from edgekit.profile import _prefixes
 from edgekit.profile._fleet import Fleet
 from edgekit.profile._result_cache import Keep
+from edgekit.reach.port import Reach, way
 from edgekit.reach.ways import local
 from edgekit.reach.worker import WorkerFault
 from edgekit.types import Accuracy, Artifact, InputSpec, Split
@@ -153,8 +152,8 @@ def _used(artifact: Artifact, pairs: Mapping[str, Sequence[tuple[Artifact, str]]
     return any(artifact is each for row in pairs.values() for each, _ in row)
 
 
-def _reach(name: str, device: Device) -> ModuleType:
-    return choices.pick("edgekit.reach.ways", device.reach.by, f"{name}: reach.by")
+def _reach(name: str, device: Device) -> Reach:
+    return way(device.reach.by, f"{name}: reach.by")
 
 
 def _failure(name: str, artifact: Artifact, engine: str, reason: str, lost: bool) -> Failure:
@@ -171,7 +170,7 @@ def _here(artifact: Artifact, folder: Path, pixels: Path, images: TestImages) ->
 
 def _ask(
     fleet: Fleet,
-    reach: ModuleType,
+    reach: Reach,
     device: Device,
     artifact: Artifact,
     engine: str,
@@ -181,11 +180,11 @@ def _ask(
 ) -> _Answer:
     """The outputs of one file in one engine of a device."""
     request = {
-        "model": fleet.send(reach, folder / artifact.path, device),
+        "model": reach.send(folder / artifact.path, device),
         "engine": engine,
         "threads": 1,
         "provider": device.run.provider(engine),
-        "pixels": fleet.send(reach, pixels, device),
+        "pixels": reach.send(pixels, device),
         "layout": artifact.input.layout,
         "scale": artifact.input.scale,
         "zero_point": artifact.input.zero_point,

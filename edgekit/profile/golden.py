@@ -11,12 +11,13 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from edgekit import __version__, choices
+from edgekit import __version__
 from edgekit.console import Console
 from edgekit.device.file import Device
 from edgekit.measurements import Failure, Profile, Replay, Timing
 from edgekit.profile._fleet import Fleet
 from edgekit.profile._result_cache import Keep
+from edgekit.reach.port import way
 from edgekit.reach.worker import WorkerFault
 
 ARGV = ("-m", "edgekit.runtime.replay")
@@ -73,9 +74,9 @@ def replay(
         }
         row = kept.find(key, Replay)
         if row is None:
-            reach = choices.pick("edgekit.reach.ways", device.reach.by, f"{timing.device}: reach.by")
+            reach = way(device.reach.by, f"{timing.device}: reach.by")
             request = {
-                "bundle": fleet.send(reach, bundle, device),
+                "bundle": reach.send(bundle, device),
                 "artifact": timing.artifact,
                 "engine": timing.engine,
                 "threads": timing.threads,

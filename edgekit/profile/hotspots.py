@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgekit import __version__, choices
+from edgekit import __version__
 from edgekit.console import Console
 from edgekit.device.file import Device
 from edgekit.measurements import Failure, OperatorProfile, Profile, Timing
 from edgekit.profile import operators
 from edgekit.profile._fleet import Fleet
 from edgekit.profile._result_cache import Keep
+from edgekit.reach.port import way
 from edgekit.types import Artifact
 from edgekit.verdict import rule as verdict
 
@@ -55,8 +56,8 @@ def find(
         }
         profile = kept.find(key, OperatorProfile)
         if profile is None:
-            reach = choices.pick("edgekit.reach.ways", device.reach.by, f"{timing.device}: reach.by")
-            file = fleet.send(reach, folder / artifact.path, device)
+            reach = way(device.reach.by, f"{timing.device}: reach.by")
+            file = reach.send(folder / artifact.path, device)
             with fleet.worker(reach, operators.ARGV, device) as worker:
                 run = timing.engine, timing.threads, device.run.seconds, timing.device, provider
                 profile = operators.ask(worker, file, artifact.id, *run)

@@ -16,12 +16,11 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from types import ModuleType
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from edgekit import __version__, choices
+from edgekit import __version__
 from edgekit.console import Advance, Console
 from edgekit.device.file import Device, format_of
 from edgekit.errors import InputError, Shortfall, Unreached
@@ -31,6 +30,7 @@ from edgekit.profile._fleet import Fleet
 from edgekit.profile._result_cache import Keep
 from edgekit.profile.job import MINUTE, Golden, Job
 from edgekit.profile.torch_reference import ABSENT, Reference
+from edgekit.reach.port import Reach, way
 from edgekit.reach.remote import Refused
 from edgekit.reach.worker import Worker
 from edgekit.types import Artifact
@@ -58,7 +58,7 @@ class _Target:
 
     name: str
     device: Device
-    reach: ModuleType
+    reach: Reach
     jobs: list[Job] = field(default_factory=list)
     machine: Machine | None = None
     trouble: str = ""
@@ -103,10 +103,7 @@ def profile(
     golden = Golden.of(bundle) if bundle else None
     torch = Reference(str(reference.resolve()) if reference else "")
     plan = _Plan((*artifacts, torch), folder, kept, fleet, golden, minute)
-    targets = [
-        _Target(name, device, choices.pick("edgekit.reach.ways", device.reach.by, f"{name}: reach.by"))
-        for name, device in devices.items()
-    ]
+    targets = [_Target(name, device, way(device.reach.by, f"{name}: reach.by")) for name, device in devices.items()]
     for target in targets:
         target.jobs = _jobs(plan.artifacts, target.device, 1)
     steps = sum(len(target.jobs) * (target.device.run.rounds + 1) for target in targets)
@@ -161,7 +158,7 @@ def _visit(target: _Target, plan: _Plan, console: Console, advance: Advance) -> 
         found = sum(job.over for job in target.jobs)
         if found:
             console.say(f"  {target.name}: {found} of {len(target.jobs)} measured before")
-        if getattr(target.reach, "KIND", "measured") == "estimated":
+        if target.reach.KIND == "estimated":
             _estimate_all(target, plan, advance)
             return
         waiting = [job for job in target.jobs if not job.over and _fits(job, target.machine)]
@@ -276,7 +273,7 @@ def _open(jobs: list[Job], target: _Target, plan: _Plan, advance: Advance, stack
     for job in jobs:
         file = plan.folder / job.artifact.path
         try:  # a file that is not there: the device will say so
-            model = plan.fleet.send(target.reach, file, target.device) if file.is_file() else str(file)
+            model = target.reach.send(file, target.device) if file.is_file() else str(file)
         except Refused as trouble:
             job.fail(str(trouble), lost=True)
             opened.append(job)
@@ -308,7 +305,7 @@ def _sent(target: _Target, plan: _Plan) -> tuple[str, str]:
     if plan.golden is None:
         return "", "no bundle with golden images"
     try:
-        return plan.fleet.send(target.reach, plan.golden.bundle, target.device), ""
+        return target.reach.send(plan.golden.bundle, target.device), ""
     except Refused as trouble:
         return "", str(trouble)
 

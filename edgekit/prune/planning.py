@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.prune._cost import Cost
 from edgekit.prune.apply import apply
 from edgekit.prune.groups import Graph, Group, followed_by, parts
+from edgekit.prune.port import score
 from edgekit.types import PrunePlan
 
 FLOOR = 0.25
@@ -65,13 +65,12 @@ def decide(module: nn.Module, size: int, section: PruneSection, batches: Batches
             f"{least / whole:.3f} (at least round_to = {section.round_to} channels stay in each group"
             + (f", {len(section.keep)} layers are kept)" if section.keep else ")")
         )
-    criterion = choices.pick("edgekit.prune.scores", section.score, "prune.score")
     generator = torch.Generator().manual_seed(section.seed)
     kept = {group.head: torch.arange(group.channels) for group in groups}
     for step in range(1, section.steps + 1):
         narrow = _narrow(module, size, PrunePlan(_lists(kept, groups), {g.head: g.channels for g in groups}))
         aim = whole * (1 - (1 - share) * step / section.steps)
-        scores = _scores(narrow, size, groups, criterion, batches, generator)
+        scores = _scores(narrow, size, groups, section.score, batches, generator)
         if not scores:
             raise InputError(f'prune.score = "{section.score}": it applies to no group of channels of this network')
         blocks = [
@@ -135,11 +134,12 @@ def _scores(
     module: nn.Module,
     size: int,
     groups: Sequence[Group],
-    criterion: ModuleType,
+    name: str,
     batches: Batches,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Scores of each group's channels in the network as it is now, without groups that the criterion cannot score."""
+    """Scores of each group's channels in the network as it is now; groups the criterion says nothing of are absent."""
+    criterion = score(name)
     graph, norms = Graph(module, size), followed_by(module, size)
     now = [graph.group(group.head) for group in groups]
     sums: dict[str, Tensor] = {}
@@ -151,7 +151,7 @@ def _scores(
             if found is not None:
                 sums[group.head] = sums.get(group.head, 0) + found
 
-    if not getattr(criterion, "GRADIENTS", False):
+    if not criterion.GRADIENTS:
         add(gradients=False)
         return sums
     seen = 0
@@ -162,8 +162,8 @@ def _scores(
         add(gradients=True)
         seen += 1
     if not seen:
-        raise InputError(f'prune.score = "{criterion.__name__.rpartition(".")[2]}": needs images to train on')
-    if not all(bool(score.isfinite().all()) for score in sums.values()):
+        raise InputError(f'prune.score = "{name}": needs images to train on')
+    if not all(bool(each.isfinite().all()) for each in sums.values()):
         raise Shortfall("prune: the gradients are NaN or infinite; check the checkpoint and model.mean / model.std")
     return sums
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit import choices
 from edgekit.config.recipe import QuantizeSection
 from edgekit.errors import InputError
 from edgekit.graph.ops import CLAMPS, MOVING, scopes
+from edgekit.quantize import port
 from edgekit.quantize._replay import Replay, first_tensor
 from edgekit.quantize.histogram import Cost, Histogram, Range, grid
 from edgekit.quantize.ranges import minmax
@@ -59,8 +58,8 @@ def decide(prepared: GraphModule, section: QuantizeSection, pixels: Tensor, imag
     Raises:
         InputError: a layer of `ranges` has no quantized output.
     """
-    common = _rule(section.range, "quantize.range")
-    special = {layer: _rule(rule, f"quantize.ranges.{layer}") for layer, rule in section.ranges.items()}
+    common: port.Rule = port.rule(section.range)
+    special = {layer: port.rule(rule, f"quantize.ranges.{layer}") for layer, rule in section.ranges.items()}
     trial = _Trial(prepared, images[:TRIALS])
     used: set[str] = set()
     chosen: dict[str, str] = {}
@@ -71,7 +70,7 @@ def decide(prepared: GraphModule, section: QuantizeSection, pixels: Tensor, imag
         if source.op == "placeholder":
             seen.decided = Range(float(pixels.min()), float(pixels.max()), "input")
             continue
-        rule = minmax if any(_is_output(node) for node in nodes) else common
+        rule: port.Rule = minmax if any(_is_output(node) for node in nodes) else common
         seen.decided = (special[named[0]] if named else rule).limits(seen, trial.cost(nodes[0]))
         name = title(nodes[0])
         chosen[name if name not in chosen else f"{name} ({source.name})"] = seen.decided.rule
@@ -82,10 +81,6 @@ def decide(prepared: GraphModule, section: QuantizeSection, pixels: Tensor, imag
                 "name a convolution, a linear layer, or a block with one"
             )
     return chosen if special or section.range == "auto" else {}
-
-
-def _rule(name: str, where: str) -> ModuleType:
-    return choices.pick("edgekit.quantize.ranges", name, where)
 
 
 def _kernel(source: Node) -> Node:

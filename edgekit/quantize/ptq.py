@@ -22,6 +22,7 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.graph.exported_program import trace
 from edgekit.graph.integer_arithmetic import round_constants
 from edgekit.lower import canonical
+from edgekit.lower.port import GraphRewrite
 from edgekit.lower.rewrites import average_pool, hard_sigmoid, hard_swish, saturation, silu
 from edgekit.quantize import _ranges
 from edgekit.quantize._correct import Calibration, correct_biases, weights
@@ -33,7 +34,7 @@ from edgekit.quantize.calibration_images import Images
 from edgekit.quantize.exact_scales import settle
 from edgekit.quantize.histogram import Histogram
 
-FLOAT_REWRITES = (hard_swish, hard_sigmoid, silu, average_pool)
+FLOAT_REWRITES: tuple[GraphRewrite, ...] = (hard_swish, hard_sigmoid, silu, average_pool)
 """Applied to the float graph, before anything is observed."""
 
 EQUALIZE = 64

@@ -27,6 +27,13 @@ class WorkerFault(Exception):
         self.lost = lost
 
 
+def ended(status: int, said: Sequence[str]) -> str:
+    """What the exit status of a process on this machine, and its last words on stderr, mean."""
+    how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+    hint = " (out of memory?)" if status == -signal.SIGKILL else ""
+    return f"the measuring process {how}{hint}" + (f": {said[-1]}" if said else "")
+
+
 class Worker:
     """A process that answers one line of JSON to each line of JSON.
 
@@ -37,9 +44,7 @@ class Worker:
         explain: what an exit status and the last words on stderr mean, where the process is only the way to another.
     """
 
-    def __init__(
-        self, process: subprocess.Popen[str], explain: Callable[[int, Sequence[str]], str] | None = None
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[str], explain: Callable[[int, Sequence[str]], str] = ended) -> None:
         self._process = process
         self._explain = explain
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -127,9 +132,4 @@ class Worker:
             return "the measuring process closed its output"
         for reader in self._readers:
             reader.join(timeout=5)
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-        hint = " (out of memory?)" if status == -signal.SIGKILL else ""
-        said = [line.strip() for line in self._chatter if line.strip()]
-        if self._explain is not None:
-            return self._explain(status, said)
-        return f"the measuring process {how}{hint}" + (f": {said[-1]}" if said else "")
+        return self._explain(status, [line.strip() for line in self._chatter if line.strip()])

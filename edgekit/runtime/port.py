@@ -60,6 +60,8 @@ class Engine(Protocol):
     """Its name for pip."""
     MODULE: str
     """Its name for import."""
+    WORDS: dict[str, str]
+    """What a device file may give `load` as `provider`, and what `providers` calls that (often the same)."""
 
     def version(self) -> str:
         """Version of the engine. Imports it.

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekit import choices
 from edgekit.config.recipe import QuantizeSection, VerifySection
 from edgekit.console import Console
 from edgekit.data.dataset import ImageSet
 from edgekit.device.file import Device
 from edgekit.errors import Shortfall
+from edgekit.export.port import exporter
 from edgekit.graph import integer_arithmetic
 from edgekit.graph.exported_program import output_scale
 from edgekit.graph.kernels import float_layers
@@ -357,8 +357,7 @@ def _export(one: _Tried, material: Material, place: int) -> tuple[Artifact, ...]
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for name in material.formats:
-        exporter = choices.pick("edgekit.export.formats", name, "export.formats")
-        artifact = exporter.export(one.result.program.module(), material.size, "int8", folder)
+        artifact = exporter(name).export(one.result.program.module(), material.size, "int8", folder)
         made.append(replace(artifact, id=f"{place} {name}", path=f"{place}/{artifact.path}"))
     return tuple(made)
 

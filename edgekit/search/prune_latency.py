@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from edgekit import choices
 from edgekit.config.recipe import QuantizeSection
 from edgekit.console import Console
 from edgekit.device.file import Device
 from edgekit.errors import InputError, Shortfall, Unreached
+from edgekit.export.port import exporter
 from edgekit.search import trial_files
 from edgekit.types import PrunePlan
 
@@ -94,12 +94,7 @@ class Stopwatch:
                 module, given.size, given.images, given.pixels, given.quantize, formats, folder
             )
         else:
-            made = {
-                name: choices.pick("edgekit.export.formats", name, "export.formats").export(
-                    module, given.size, "fp32", folder
-                )
-                for name in formats
-            }
+            made = {name: exporter(name).export(module, given.size, "fp32", folder) for name in formats}
         return {f"{title} {name}": folder / artifact.path for name, artifact in made.items()}
 
     def _time(self, files: Mapping[str, Path], on: Device) -> Sequence[trial_files.Trial]:

@@ -11,7 +11,6 @@ import copy
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
@@ -26,8 +25,10 @@ from edgekit.device.file import Device
 from edgekit.errors import Shortfall
 from edgekit.export.formats import onnx as onnx_file
 from edgekit.export.formats import tflite as tflite_file
+from edgekit.export.port import Exporter
 from edgekit.graph.exported_program import trace
 from edgekit.graph.ops import BATCH_NORM, CLAMPS, MOVING
+from edgekit.lower.port import graph_rewrite, rewrite
 from edgekit.quantize import ptq
 from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.histogram import Histogram
@@ -45,11 +46,7 @@ Effect = Mapping[str, tuple[float, float]]
 def names(scope: str) -> list[str]:
     """The rewrites of one scope."""
     menu = choices.names("edgekit.lower.rewrites")
-    return [name for name in menu if scope == _module(name).SCOPE]
-
-
-def _module(name: str) -> ModuleType:
-    return choices.pick("edgekit.lower.rewrites", name, "lower.rewrites")
+    return [name for name in menu if scope == rewrite(name).SCOPE]
 
 
 def decide(name: str, scope: str, effects: Mapping[str, Effect], setup: str = "", artifact: str = "") -> Rewrite:
@@ -122,12 +119,12 @@ def choose_graph(
         for name in every:
             if not counts[name]:
                 rows.append(Rewrite(name, "graph", False, "not found in this network"))
-            elif why := getattr(_module(name), "NEEDED", ""):
+            elif why := graph_rewrite(name).NEEDED:
                 rows.append(Rewrite(name, "graph", True, f"needed: without it {why}"))
             elif "onnx" in formats and (more := max(0, _float_ops(graph, section, set(every) - {name}) - left)):
                 reason = f"needed: without it {_operators(more)} of onnx-int8 would compute in float"
                 rows.append(Rewrite(name, "graph", True, reason))
-            elif not getattr(_module(name), "matters", lambda _: True)(lowered):
+            elif not graph_rewrite(name).matters(lowered):
                 rows.append(Rewrite(name, "graph", True, "changes no kernel of this network, so it was not timed"))
             else:
                 timed.append(name)
@@ -163,7 +160,7 @@ def choose_graph(
 
 
 def choose_file(
-    exporter: ModuleType,
+    exporter: Exporter,
     data: bytes,
     artifact: str,
     devices: Mapping[str, Device],
@@ -232,11 +229,9 @@ def _timed(name: str, scope: str, trials: Trials, pairs: Mapping[str, tuple[str,
 def _lowered(graph: GraphModule, rewrites: Collection[str]) -> tuple[GraphModule, dict[str, int]]:
     """A copy of a float graph with rewrites applied, and how often each matched."""
     graph = copy.deepcopy(graph)
-    chosen = [_module(name) for name in rewrites]
-    counts = {rewrite.NAME: rewrite.apply(graph) for rewrite in ptq.FLOAT_REWRITES if rewrite in chosen}
-    return graph, counts | {
-        rewrite.NAME: rewrite.matches(graph) for rewrite in chosen if rewrite not in ptq.FLOAT_REWRITES
-    }
+    chosen = [graph_rewrite(name) for name in rewrites]
+    counts = {each.NAME: each.apply(graph) for each in ptq.FLOAT_REWRITES if each in chosen}
+    return graph, counts | {each.NAME: each.matches(graph) for each in chosen if each not in ptq.FLOAT_REWRITES}
 
 
 def _float_ops(graph: GraphModule, section: QuantizeSection, rewrites: Collection[str]) -> int:

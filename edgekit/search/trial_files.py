@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgekit import choices
 from edgekit.config.recipe import QuantizeSection
 from edgekit.console import Console
 from edgekit.device.file import Device, RunSection, format_of
 from edgekit.errors import Unreached
+from edgekit.export.port import exporter
 from edgekit.measurements import Machine, Timing
 from edgekit.profile.run import profile
 from edgekit.quantize import ptq
+from edgekit.reach.port import way
 from edgekit.types import Artifact, TensorSpec
 
 SECONDS = 0.6
@@ -100,9 +101,8 @@ def time_files(
 
 
 def is_timed(device: Device) -> bool:
-    """Whether times are measured on a device: not if it is emulated."""
-    reach = choices.pick("edgekit.reach.ways", device.reach.by, f"{device.name}: reach.by")
-    return getattr(reach, "KIND", "measured") == "measured"
+    """Whether times are measured there: not on an emulated device."""
+    return way(device.reach.by, f"{device.name}: reach.by").KIND == "measured"
 
 
 def engines_for(formats: Iterable[str], device: Device) -> list[str]:
@@ -150,9 +150,4 @@ def quick_int8(
     plain = QuantizeSection(keep_float=section.keep_float, bias_correction=False, sensitivity=False)
     graph = ptq.quantize(module, size, images, pixels, plain, rewrites).program.module()
     folder.mkdir(parents=True, exist_ok=True)
-    return {
-        name: choices.pick("edgekit.export.formats", name, "export.formats").export(
-            graph, size, "int8", folder, keep_float=section.keep_float
-        )
-        for name in formats
-    }
+    return {name: exporter(name).export(graph, size, "int8", folder, keep_float=section.keep_float) for name in formats}

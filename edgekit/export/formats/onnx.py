@@ -6,7 +6,7 @@ int8 weights are stored as int8; activations become uint8 (same values) because 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -15,8 +15,10 @@ from torch.fx import GraphModule
 
 from edgekit.errors import Shortfall
 from edgekit.export import chatter, float_operators, layer_names, onnx_weights
+from edgekit.export.port import Rewrites
 from edgekit.graph import onnx_floats
 from edgekit.graph.exported_program import fold_weights
+from edgekit.lower.port import OnnxRewrite
 from edgekit.lower.rewrites import (
     byte_clip,
     conv_padding,
@@ -28,12 +30,18 @@ from edgekit.lower.rewrites import (
 from edgekit.types import Artifact, TensorSpec
 
 OPSET = 20
-REWRITES = (conv_padding, global_average_pool, four_channels, byte_clip, sixteen_channels, uint8_activations)
+REWRITES: tuple[OnnxRewrite, ...] = (
+    conv_padding,
+    global_average_pool,
+    four_channels,
+    byte_clip,
+    sixteen_channels,
+    uint8_activations,
+)
 WEIGHTS = ("fp16", "weight_only", "dynamic")
 """Precisions that differ from float only in their weights."""
 REFUSED = {"int16x8": "ONNX Runtime has no integer kernels for int16 activations; int16x8 is a precision of tflite"}
 """Precisions that this format does not support, and why."""
-Rewrites = Sequence[str] | Callable[[bytes], Sequence[str]] | None
 
 
 def export(

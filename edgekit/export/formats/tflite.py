@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,18 +12,19 @@ from torch.fx import GraphModule
 
 from edgekit.errors import Shortfall
 from edgekit.export import chatter, float_operators, layer_names
+from edgekit.export.port import Rewrites
 from edgekit.graph.tflite_table import Table
+from edgekit.lower.port import TfliteRewrite
 from edgekit.lower.rewrites import same_padding
 from edgekit.types import Artifact
 
-REWRITES = (same_padding,)
+REWRITES: tuple[TfliteRewrite, ...] = (same_padding,)
 LOG = "export.log"
 REFUSED: dict[str, str] = {}
 """Precisions that this format does not support, and why."""
 INTEGERS = ("int8", "int16x8")
 WEIGHTS = ("fp16", "weight_only", "dynamic")
 """Precisions that differ from float only in their weights."""
-Rewrites = Sequence[str] | Callable[[bytes], Sequence[str]] | None
 
 
 def export(

@@ -14,7 +14,7 @@ from edgekit.inspect import model_graph
 from edgekit.inspect.file_report import FileReport, Port
 from edgekit.inspect.model_graph import Graph, Op, Value
 
-ENGINES = ("onnxruntime",)
+ENGINES: tuple[str, ...] = ("onnxruntime",)
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 PRODUCTS = {
     "Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3, "ConvTranspose": 1,

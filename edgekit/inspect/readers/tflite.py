@@ -12,7 +12,7 @@ from edgekit.inspect import model_graph
 from edgekit.inspect.file_report import FileReport, Port
 from edgekit.inspect.model_graph import Graph, Op, Value
 
-ENGINES = ("litert", "tflite_runtime", "tensorflow")
+ENGINES: tuple[str, ...] = ("litert", "tflite_runtime", "tensorflow")
 WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL", "CONV_3D"}
 NOT_COUNTED = {
     "LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM", "RNN", "UNIDIRECTIONAL_SEQUENCE_RNN",

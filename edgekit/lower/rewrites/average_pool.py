@@ -25,7 +25,7 @@ def apply(graph: GraphModule) -> int:
     count = 0
     for node in [node for node in graph.graph.nodes if node.target in TARGETS]:
         source: Any = node.args[0]
-        window = _window(node, tuple(source.meta["val"].shape[2:]))
+        window = _window(node)
         if window is None:
             continue
         kernel, stride, padding = window
@@ -47,8 +47,20 @@ def apply(graph: GraphModule) -> int:
     return count
 
 
-def _window(node: Node, size: tuple[int, int]) -> tuple[list[int], list[int], list[int]] | None:
+def matches(graph: GraphModule) -> int:
+    """How many pools of a float graph have windows of one size."""
+    return sum(node.target in TARGETS and _window(node) is not None for node in graph.graph.nodes)
+
+
+def matters(graph: GraphModule) -> bool:
+    """Always: other operators run."""
+    return True
+
+
+def _window(node: Node) -> tuple[list[int], list[int], list[int]] | None:
     """Kernel, stride and padding; None for a global mean, and if windows count different numbers of pixels."""
+    source: Any = node.args[0]
+    size: tuple[int, int] = tuple(source.meta["val"].shape[2:])
     if node.target is aten.adaptive_avg_pool2d.default:
         wanted: Any = node.args[1]
         kernel = [extent // parts for extent, parts in zip(size, wanted, strict=True)]

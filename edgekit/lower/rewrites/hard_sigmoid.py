@@ -18,6 +18,7 @@ from edgekit.lower.canonical import constant as new_constant
 
 NAME = "hard_sigmoid"
 SCOPE = "graph"
+NEEDED = ""
 TARGETS = {aten.hardsigmoid.default, aten.hardsigmoid_.default}
 
 
@@ -42,6 +43,16 @@ def apply(graph: GraphModule) -> int:
         graph.graph.erase_node(node)
     graph.recompile()
     return len(nodes)
+
+
+def matches(graph: GraphModule) -> int:
+    """How many such operators a float graph has."""
+    return sum(node.target in TARGETS for node in graph.graph.nodes)
+
+
+def matters(graph: GraphModule) -> bool:
+    """Always: other operators run."""
+    return True
 
 
 def _insert(graph: GraphModule, node: Node, target: Any, *arguments: Any) -> Node:

@@ -14,6 +14,7 @@ from edgekit.lower.canonical import constant
 
 NAME = "hard_swish"
 SCOPE = "graph"
+NEEDED = ""
 TARGETS = {aten.hardswish.default, aten.hardswish_.default}
 
 
@@ -39,3 +40,13 @@ def apply(graph: GraphModule) -> int:
         graph.graph.erase_node(node)
     graph.recompile()
     return len(nodes)
+
+
+def matches(graph: GraphModule) -> int:
+    """How many such operators a float graph has."""
+    return sum(node.target in TARGETS for node in graph.graph.nodes)
+
+
+def matters(graph: GraphModule) -> bool:
+    """Always: other operators run."""
+    return True

@@ -16,6 +16,7 @@ from edgekit.graph.ops import BATCH_NORM, CLAMPS, DEQUANTIZE, QUANTIZE, WEIGHTED
 
 NAME = "saturation"
 SCOPE = "graph"
+NEEDED = ""
 
 
 def apply(graph: GraphModule) -> int:

@@ -11,6 +11,7 @@ from edgekit.graph.ops import aten
 
 NAME = "silu"
 SCOPE = "graph"
+NEEDED = ""
 TARGETS = {aten.silu.default, aten.silu_.default}
 
 
@@ -27,3 +28,13 @@ def apply(graph: GraphModule) -> int:
         graph.graph.erase_node(node)
     graph.recompile()
     return len(nodes)
+
+
+def matches(graph: GraphModule) -> int:
+    """How many such operators a float graph has."""
+    return sum(node.target in TARGETS for node in graph.graph.nodes)
+
+
+def matters(graph: GraphModule) -> bool:
+    """Always: other operators run."""
+    return True

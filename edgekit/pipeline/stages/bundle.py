@@ -10,22 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import __version__
+from edgekit.config.recipe import VerifySection
 from edgekit.disk import json_file
 from edgekit.errors import InputError, Shortfall
+from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import git_commit
 from edgekit.pipeline.state import Run
 from edgekit.types import Accuracy, Artifact, Checkpoint, InputSpec, Quantization
 from edgekit.verdict.rule import REFERENCE
 
+RESUMABLE = False
 
-def skip(run: Run) -> str:
-    """Skip if no file was verified: only verified files may be shipped."""
+
+def section(run: Run) -> VerifySection | Skip:
+    """The [verify] section; skipped if no file was verified, as only verified files may be shipped."""
     if "export" not in run.done:
-        return "there are no exported files"
-    return "" if "verify" in run.done else "the exported files were not verified"
+        return Skip("there are no exported files")
+    verify = run.recipe.verify
+    return verify if verify and "verify" in run.done else Skip("the exported files were not verified")
 
 
-def inputs(run: Run) -> dict[str, Any]:
+def inputs(run: Run, section: VerifySection) -> dict[str, Any]:
     """The recipe, the files, their scores and their provenance."""
     return {
         "recipe": _recipe(run),
@@ -39,13 +44,26 @@ def inputs(run: Run) -> dict[str, Any]:
     }
 
 
-def build(run: Run, work: Path) -> None:
+def build(run: Run, section: VerifySection, work: Path) -> None:
     """Write ``<name>.edgekit``."""
     from edgekit.deploy import bundle
 
     name = _name(run)
-    manifest, members = _contents(run, name)
+    manifest, members = _contents(run, section, name)
     bundle.write(work / f"{name}.edgekit", bundle.Contents(manifest, members), replay=True)
+
+
+def failed(run: Run, trouble: Shortfall) -> None:
+    """Nothing to do."""
+
+
+def after(run: Run) -> None:
+    """Nothing to do."""
+
+
+def remark(run: Run) -> str:
+    """Nothing to say."""
+    return ""
 
 
 def _recipe(run: Run) -> dict[str, Any]:
@@ -60,7 +78,7 @@ def _name(run: Run) -> str:
     return name
 
 
-def _contents(run: Run, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _contents(run: Run, section: VerifySection, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The manifest without hashes, and all other members."""
     from edgekit.data import index_file
     from edgekit.deploy import golden_vectors
@@ -86,7 +104,7 @@ def _contents(run: Run, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
         vectors: dict[str, Any] = {
             "outputs": f"golden/{artifact.id}.npy",
             "engine": engine,
-            "tolerance": golden_vectors.tolerance(artifact, rows[artifact.id], outputs, *_grid(run, artifact)),
+            "tolerance": golden_vectors.tolerance(artifact, rows[artifact.id], outputs, *_grid(run, section, artifact)),
         }
         if artifact.format == "tflite" and artifact.precision == "int8":
             vectors["tolerance_builtin"] = max(golden_vectors.BUILTIN, vectors["tolerance"])
@@ -131,13 +149,11 @@ def _preprocessing(spec: InputSpec) -> dict[str, Any]:
     }
 
 
-def _grid(run: Run, artifact: Artifact) -> tuple[float | None, float]:
+def _grid(run: Run, section: VerifySection, artifact: Artifact) -> tuple[float | None, float]:
     """Real value of one step of an int8 file's output, and the tolerance that verification allowed a float file."""
     from edgekit.export import sources
     from edgekit.graph import exported_program
 
-    section = run.recipe.verify
-    assert section is not None
     bound, _ = sources.BOUNDS.get(artifact.precision, (section.tolerance, None))
     if artifact.precision != "int8" or artifact.output.scale:
         return artifact.output.scale, bound

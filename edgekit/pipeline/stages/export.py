@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgekit import choices
-from edgekit.config.recipe import QuantizeSection
+from edgekit.config.recipe import ExportSection, QuantizeSection
 from edgekit.disk import json_file
 from edgekit.errors import Shortfall
+from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.stages import lower
 from edgekit.pipeline.state import Run
@@ -19,16 +19,16 @@ from edgekit.types import Artifact, InputSpec, Quantization, Rewrite, Sample, Sk
 INT16X8 = "int16x8.pt2"
 """The graph that the int16x8 file was made from, for the verify stage."""
 
-
-def skip(run: Run) -> str:
-    """Skip if the recipe does not ask for it."""
-    return "" if run.recipe.export else "the recipe has no [export] section"
+RESUMABLE = False
 
 
-def inputs(run: Run) -> dict[str, Any]:
+def section(run: Run) -> ExportSection | Skip:
+    """The [export] section; skipped if the recipe has none."""
+    return run.recipe.export or Skip("the recipe has no [export] section")
+
+
+def inputs(run: Run, section: ExportSection) -> dict[str, Any]:
     """The section and the graphs."""
-    section = run.recipe.export
-    assert section is not None
     return {
         "section": section.model_dump(),
         "network": run.network.digest,
@@ -39,10 +39,10 @@ def inputs(run: Run) -> dict[str, Any]:
     }
 
 
-def build(run: Run, work: Path) -> None:
+def build(run: Run, section: ExportSection, work: Path) -> None:
     """Write one file per precision and format, and ``artifacts.json``, ``rewrites.json``, ``skipped.json``."""
-    section = run.recipe.export
-    assert section is not None
+    from edgekit.export.port import exporter
+
     artifacts: list[Artifact] = []
     rows: list[Rewrite] = []
     skipped: list[Skipped] = []
@@ -53,12 +53,12 @@ def build(run: Run, work: Path) -> None:
             graph, size = _source(run, precision, work)
             for name in dict.fromkeys(section.formats):
                 file = f"{name}-{precision}"
-                exporter = choices.pick("edgekit.export.formats", name, "export.formats")
-                refusal = exporter.REFUSED.get(precision, "")
+                made_by = exporter(name)
+                refusal = made_by.REFUSED.get(precision, "")
                 try:
                     if not refusal:
-                        rewrites = lower.for_file(run, exporter, file, work, rows)
-                        artifacts.append(exporter.export(graph, size, precision, work, rewrites, keep_float))
+                        rewrites = lower.for_file(run, made_by, file, work, rows)
+                        artifacts.append(made_by.export(graph, size, precision, work, rewrites, keep_float))
                 except Shortfall as trouble:
                     if section.on_failure == "stop":
                         raise Shortfall(f'{trouble}; export.on_failure = "skip" leaves this file out') from trouble
@@ -75,6 +75,14 @@ def build(run: Run, work: Path) -> None:
     written = {artifact.id for artifact in artifacts}
     json_file.save(work / "rewrites.json", [row for row in rows if row.artifact in written])
     json_file.save(work / "skipped.json", skipped)
+
+
+def failed(run: Run, trouble: Shortfall) -> None:
+    """Nothing to do."""
+
+
+def after(run: Run) -> None:
+    """Nothing to do."""
 
 
 def _calibrated(artifact: Artifact, made: Quantization) -> Artifact:

@@ -6,33 +6,45 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgekit.config.recipe import ExportSection, QuantizeSection
 from edgekit.data import index_file
 from edgekit.disk import json_file
+from edgekit.errors import Shortfall
+from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
 from edgekit.runtime import machine
 from edgekit.types import Rewrite
 
+if TYPE_CHECKING:
+    from edgekit.export.port import Exporter
+
 IMAGES = 2
 """Images to calibrate graphs that are only timed, whose accuracy does not matter."""
+RESUMABLE = False
 
 
-def skip(run: Run) -> str:
-    """Skip if there is nothing to choose, or nowhere to measure."""
-    for name in ("quantize", "export"):
-        if getattr(run.recipe, name) is None:
-            return f"the recipe has no [{name}] section"
-    return why_not_timed(run)
+class Sections(NamedTuple):
+    """What files are made by."""
+
+    quantize: QuantizeSection
+    export: ExportSection
 
 
-def inputs(run: Run) -> dict[str, Any]:
-    """The network, the settings of its int8 files, and what times them."""
+def section(run: Run) -> Sections | Skip:
+    """The sections that files are made by; skipped if there is nothing to choose, or no device to measure on."""
     quantize, export = run.recipe.quantize, run.recipe.export
-    assert quantize is not None
-    assert export is not None
+    if quantize is None or export is None:
+        return Skip(f"the recipe has no [{'quantize' if quantize is None else 'export'}] section")
+    why = why_not_timed(run)
+    return Skip(why) if why else Sections(quantize, export)
+
+
+def inputs(run: Run, section: Sections) -> dict[str, Any]:
+    """The network, the settings of its int8 files, and what times them."""
+    quantize, export = section
     return {
         "network": run.network.digest,
         "keep_float": quantize.keep_float,
@@ -42,7 +54,7 @@ def inputs(run: Run) -> dict[str, Any]:
     }
 
 
-def build(run: Run, work: Path) -> None:
+def build(run: Run, section: Sections, work: Path) -> None:
     """Write ``rewrites.json``."""
     import torch
 
@@ -52,9 +64,7 @@ def build(run: Run, work: Path) -> None:
     from edgekit.quantize.calibration_images import Images
     from edgekit.search import rewrites
 
-    quantize, export = run.recipe.quantize, run.recipe.export
-    assert quantize is not None
-    assert export is not None
+    quantize, export = section
     module, checkpoint = models.load(run.network.path)
     index = index_file.load(run.done["data"].path)
     root = index_file.root_of(index, run.done["data"].path)
@@ -72,6 +82,19 @@ def build(run: Run, work: Path) -> None:
             run.console,
         )
     json_file.save(work / "rewrites.json", rows)
+
+
+def failed(run: Run, trouble: Shortfall) -> None:
+    """Nothing to do."""
+
+
+def after(run: Run) -> None:
+    """Nothing to do."""
+
+
+def remark(run: Run) -> str:
+    """Nothing to say."""
+    return ""
 
 
 def why_not_timed(run: Run) -> str:
@@ -112,7 +135,7 @@ def allowed(run: Run) -> list[str] | None:
 
 
 def for_file(
-    run: Run, exporter: ModuleType, artifact: str, work: Path, rows: list[Rewrite]
+    run: Run, exporter: Exporter, artifact: str, work: Path, rows: list[Rewrite]
 ) -> Callable[[bytes], list[str]]:
     """The `rewrites` function for ``exporter.export``: chooses those of one converted file and adds them to `rows`."""
 

@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.config.recipe import VerifySection
+from edgekit.config.recipe import ProfileSection, VerifySection
 from edgekit.data import index_file
 from edgekit.device.file import TORCH, Device
 from edgekit.disk import json_file
-from edgekit.errors import InputError
+from edgekit.errors import InputError, Shortfall
 from edgekit.measurements import Failure, Profile
+from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
 from edgekit.runtime import machine
@@ -32,14 +33,16 @@ ACCURACY = "raw-accuracy"
 OPERATORS = "raw-operators"
 
 
-def skip(run: Run) -> str:
-    """Skip if there is nothing to measure, or no device."""
+def section(run: Run) -> ProfileSection | Skip | None:
+    """The [profile] section, if any; skipped if there is nothing to measure, or no device."""
     if "export" not in run.done:
-        return "there are no exported files"
-    return "" if run.job.devices else "the recipe has no [profile] section and no --device was given"
+        return Skip("there are no exported files")
+    if not run.job.devices:
+        return Skip("the recipe has no [profile] section and no --device was given")
+    return run.recipe.profile
 
 
-def inputs(run: Run) -> dict[str, Any]:
+def inputs(run: Run, section: ProfileSection | None) -> dict[str, Any]:
     """The devices, this machine, the files and the engines; also how often a device was lost, so that it is retried."""
     from edgekit.profile import protocol
 
@@ -51,7 +54,7 @@ def inputs(run: Run) -> dict[str, Any]:
         "export": run.digest("export"),
         "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime"),
         "reference": [run.network.digest, versions("torch", "torchao")] if _compared(run) else None,
-        "operators": _explained(run),
+        "operators": _explained(section),
         "accuracy": [_wanted(run), run.digest("data"), run.network.digest] if _wanted(run) else None,
         "protocol": protocol.VERSION,
         "golden": golden and golden.key,
@@ -59,7 +62,7 @@ def inputs(run: Run) -> dict[str, Any]:
     }
 
 
-def build(run: Run, work: Path) -> None:
+def build(run: Run, section: ProfileSection | None, work: Path) -> None:
     """Write ``profile.json``, and ``accuracy.json`` of the devices other than this machine."""
     from edgekit.profile.run import profile
 
@@ -80,7 +83,7 @@ def build(run: Run, work: Path) -> None:
     if _wanted(run):
         rows, failures = _accuracy(run, {name: run.job.devices[name] for name in found.machines}, work / ACCURACY)
         found = replace(found, failures=(*found.failures, *failures))
-    if _explained(run):
+    if _explained(section):
         from edgekit.profile import hotspots
 
         profiles, failures = hotspots.find(
@@ -91,9 +94,22 @@ def build(run: Run, work: Path) -> None:
     json_file.save(work / "profile.json", found)
 
 
-def _explained(run: Run) -> bool:
-    """Whether operators are also timed."""
-    return run.recipe.profile is None or run.recipe.profile.operators
+def failed(run: Run, trouble: Shortfall) -> None:
+    """Nothing to do."""
+
+
+def after(run: Run) -> None:
+    """Nothing to do."""
+
+
+def remark(run: Run) -> str:
+    """Nothing to say."""
+    return ""
+
+
+def _explained(section: ProfileSection | None) -> bool:
+    """Whether operators are timed, too."""
+    return section is None or section.operators
 
 
 def _compared(run: Run) -> bool:

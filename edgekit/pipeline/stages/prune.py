@@ -14,6 +14,7 @@ from edgekit.data import index_file
 from edgekit.data.listing import expand
 from edgekit.disk import json_file
 from edgekit.errors import InputError, Shortfall, Unreached
+from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
 from edgekit.runtime import machine
@@ -32,15 +33,13 @@ BATCH, BATCHES = 16, 16
 """Training images for scores that need gradients: the batch size, and how many."""
 
 
-def skip(run: Run) -> str:
-    """Skip if the recipe does not ask for it."""
-    return "" if run.recipe.prune else "the recipe has no [prune] section"
+def section(run: Run) -> PruneSection | Skip:
+    """Its own; skipped where there is none."""
+    return run.recipe.prune or Skip("the recipe has no [prune] section")
 
 
-def inputs(run: Run) -> dict[str, Any]:
-    """The section, the network and the images; also where it is timed, if the result depends on that."""
-    section = run.recipe.prune
-    assert section is not None
+def inputs(run: Run, section: PruneSection) -> dict[str, Any]:
+    """The section, the network and the images; where it is timed, if that decides."""
     plan = expand(section.plan, run.job.base) if section.plan else None
     return {
         "section": section.model_dump(),
@@ -66,7 +65,7 @@ def _where(run: Run) -> dict[str, Any]:
     }
 
 
-def build(run: Run, work: Path) -> None:
+def build(run: Run, section: PruneSection, work: Path) -> None:
     """Write a checkpoint, ``prune.json`` (the plan) and ``pruning.json`` (what it did)."""
     import copy
     from dataclasses import replace
@@ -75,8 +74,6 @@ def build(run: Run, work: Path) -> None:
     from edgekit.prune import apply
     from edgekit.train import distill, loop
 
-    section = run.recipe.prune
-    assert section is not None
     whole, before = models.load(run.done["train"].path)
     size = before.input.size
     index = index_file.load(run.done["data"].path)
@@ -116,6 +113,19 @@ def build(run: Run, work: Path) -> None:
         plan=pruning.plan,
     )
     models.save(work, pruned, checkpoint)
+
+
+def failed(run: Run, trouble: Shortfall) -> None:
+    """Nothing to do."""
+
+
+def after(run: Run) -> None:
+    """Nothing to do."""
+
+
+def remark(run: Run) -> str:
+    """Nothing to say."""
+    return ""
 
 
 def _decide(

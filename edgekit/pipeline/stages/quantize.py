@@ -11,6 +11,7 @@ from edgekit.config.recipe import QuantizeSection
 from edgekit.data import index_file
 from edgekit.disk import json_file
 from edgekit.errors import InputError, Shortfall
+from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.stages import lower
 from edgekit.pipeline.state import Run
@@ -19,15 +20,22 @@ from edgekit.types import Index, Quantization, Sample
 if TYPE_CHECKING:
     from edgekit.search.ladder import Material
 
-
-def skip(run: Run) -> str:
-    """Skip if the recipe does not ask for it."""
-    return "" if run.recipe.quantize else "the recipe has no [quantize] section"
+RESUMABLE = False
 
 
-def inputs(run: Run) -> dict[str, Any]:
-    """The section, the float network and the images. Without a ladder `max_drop` has no effect here."""
-    section = settled(run)
+def section(run: Run) -> QuantizeSection | Skip:
+    """Its own, with what it takes from [train] filled in; skipped where there is none."""
+    found, train = run.recipe.quantize, run.recipe.train
+    if found is None:
+        return Skip("the recipe has no [quantize] section")
+    if found.qat.batch_norm is not None:
+        return found
+    kept = {"batch_norm": train.batch_norm if train else "frozen"}
+    return found.model_copy(update={"qat": found.qat.model_copy(update=kept)})
+
+
+def inputs(run: Run, section: QuantizeSection) -> dict[str, Any]:
+    """The section, the float network and the images. Without a ladder `max_drop` decides nothing here."""
     return {
         "section": section.model_dump(exclude=None if section.rescue else {"max_drop"}),
         "augment": run.recipe.train.augment if run.recipe.train else [],
@@ -38,7 +46,7 @@ def inputs(run: Run) -> dict[str, Any]:
     }
 
 
-def build(run: Run, work: Path) -> None:
+def build(run: Run, section: QuantizeSection, work: Path) -> None:
     """Write ``quantized.pt2``, ``plan.json``, ``calibration.json`` and ``quantization.json``.
 
     If more is lost than the recipe allows, the best graph is written before Shortfall is raised.
@@ -48,9 +56,9 @@ def build(run: Run, work: Path) -> None:
     from edgekit.search import ladder
 
     with TemporaryDirectory(dir=work) as scratch:
-        given = material(run, Path(scratch))
+        given = material(run, section, Path(scratch))
         note = _one_class(index_file.load(run.done["data"].path), given.images.samples)
-        climb = ladder.climb(given, settled(run))
+        climb = ladder.climb(given, section)
     samples = given.images.samples
     json_file.save(work / "calibration.json", samples)
     exported_program.save(climb.result.program, work / "quantized.pt2")
@@ -75,21 +83,25 @@ def build(run: Run, work: Path) -> None:
         raise Shortfall(climb.shortfall)
 
 
-def settled(run: Run) -> QuantizeSection:
-    """The section, with the values that default to [train]'s filled in."""
-    section, train = run.recipe.quantize, run.recipe.train
-    assert section is not None
-    if section.qat.batch_norm is not None:
-        return section
-    kept = {"batch_norm": train.batch_norm if train else "frozen"}
-    return section.model_copy(update={"qat": section.qat.model_copy(update=kept)})
+def failed(run: Run, trouble: Shortfall) -> None:
+    """Nothing to do."""
 
 
-def material(run: Run, scratch: Path) -> Material:
+def after(run: Run) -> None:
+    """Nothing to do."""
+
+
+def remark(run: Run) -> str:
+    """Nothing to say."""
+    return ""
+
+
+def material(run: Run, section: QuantizeSection, scratch: Path) -> Material:
     """What a quantized graph is made from: the network and the images of a run.
 
     Args:
         run: with the stages before this one done.
+        section: how many images, and which.
         scratch: an empty folder for files that are timed.
     """
     import torch
@@ -102,8 +114,7 @@ def material(run: Run, scratch: Path) -> Material:
     from edgekit.quantize.calibration_images import Images
     from edgekit.search.ladder import Material
 
-    recipe, section = run.recipe, run.recipe.quantize
-    assert section is not None
+    recipe = run.recipe
     module, checkpoint = models.load(run.network.path)
     index = index_file.load(run.done["data"].path)
     root, spec = index_file.root_of(index, run.done["data"].path), checkpoint.input

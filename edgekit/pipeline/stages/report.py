@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import __version__
+from edgekit.config.recipe import Recipe
 from edgekit.data import index_file
 from edgekit.disk import json_file
+from edgekit.errors import Shortfall
 from edgekit.measurements import Profile
 from edgekit.pipeline.provenance import git_commit
 from edgekit.pipeline.state import Run
@@ -17,22 +19,24 @@ from edgekit.report.contents import Provenance, gather
 from edgekit.types import Accuracy, Checkpoint, Pruning, Quantization, Rewrite
 from edgekit.verdict import rule as verdict
 
-
-def skip(run: Run) -> str:
-    """Never."""
-    return ""
+RESUMABLE = False
 
 
-def inputs(run: Run) -> dict[str, Any]:
+def section(run: Run) -> Recipe:
+    """All of the recipe; always runs."""
+    return run.recipe
+
+
+def inputs(run: Run, section: Recipe) -> dict[str, Any]:
     """The recipe, the devices' limits and every stage before."""
     return {
-        "recipe": run.recipe.model_dump(mode="json"),
+        "recipe": section.model_dump(mode="json"),
         "limits": _limits(run),
         "stages": {name: done.digest for name, done in run.done.items()},
     }
 
 
-def build(run: Run, work: Path) -> None:
+def build(run: Run, section: Recipe, work: Path) -> None:
     """Write the reports and ``verdict.json``."""
     artifacts = run.artifacts
     accuracy = run.read("verify", "accuracy.json", list[Accuracy]) or []
@@ -71,6 +75,19 @@ def build(run: Run, work: Path) -> None:
     )
     json_file.save(work / "verdict.json", verdicts)
     files.write(report, work)
+
+
+def failed(run: Run, trouble: Shortfall) -> None:
+    """Nothing to do."""
+
+
+def after(run: Run) -> None:
+    """Nothing to do."""
+
+
+def remark(run: Run) -> str:
+    """Nothing to say."""
+    return ""
 
 
 def _rewrites(run: Run) -> list[Rewrite]:

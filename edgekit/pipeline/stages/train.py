@@ -6,40 +6,54 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from edgekit.config.recipe import Recipe
+from edgekit.config.recipe import Recipe, TrainSection
 from edgekit.data import index_file
 from edgekit.data.listing import expand
+from edgekit.errors import Shortfall
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
 
 RESUMABLE = True
 
 
-def skip(run: Run) -> str:
-    """Never."""
-    return ""
+def section(run: Run) -> TrainSection | None:
+    """Always runs; without a section the weights are scored."""
+    return run.recipe.train
 
 
-def inputs(run: Run) -> dict[str, Any]:
+def inputs(run: Run, section: TrainSection | None) -> dict[str, Any]:
     """The network, its files, the section and the data."""
     recipe = run.recipe
     return {
         "model": recipe.model.model_dump(),
         "files": _model_files(recipe, run.job.base),
-        "train": recipe.train.model_dump() if recipe.train else None,
+        "train": section.model_dump() if section else None,
         "input": recipe.data.input,
         "data": run.digest("data"),
         "versions": versions("torch", "torchvision", "timm", "numpy"),
     }
 
 
-def build(run: Run, work: Path) -> None:
+def build(run: Run, section: TrainSection | None, work: Path) -> None:
     """Write a checkpoint."""
     from edgekit.train import loop
 
     folder = run.done["data"].path
     index = index_file.load(folder)
     loop.train(run.recipe, index, index_file.root_of(index, folder), run.job.base, work, run.console)
+
+
+def failed(run: Run, trouble: Shortfall) -> None:
+    """Nothing to do."""
+
+
+def after(run: Run) -> None:
+    """Nothing to do."""
+
+
+def remark(run: Run) -> str:
+    """Whose weights they are, where nothing was trained."""
+    return "" if run.recipe.train else "the recipe has no [train] section: the weights are used unchanged"
 
 
 def _model_files(recipe: Recipe, base: Path) -> dict[str, str]:

@@ -5,27 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgekit.config.recipe import VerifySection
 from edgekit.data import index_file
 from edgekit.disk import json_file
 from edgekit.disk.atomic import write_text
 from edgekit.disk.run_directory import UNVERIFIED
 from edgekit.errors import InputError, Shortfall
+from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
 from edgekit.types import Split
 
+RESUMABLE = False
 
-def skip(run: Run) -> str:
-    """Skip if there is nothing to verify, or the recipe does not ask for it."""
+
+def section(run: Run) -> VerifySection | Skip:
+    """Its own; skipped where there is none, or nothing to verify."""
     if run.recipe.verify is None:
-        return "the recipe has no [verify] section"
-    return "" if "export" in run.done else "there are no exported files"
+        return Skip("the recipe has no [verify] section")
+    return run.recipe.verify if "export" in run.done else Skip("there are no exported files")
 
 
-def inputs(run: Run) -> dict[str, Any]:
+def inputs(run: Run, section: VerifySection) -> dict[str, Any]:
     """The section, the files and the engines."""
-    section = run.recipe.verify
-    assert section is not None
     return {
         "section": section.model_dump(),
         "export": run.digest("export"),
@@ -33,9 +35,14 @@ def inputs(run: Run) -> dict[str, Any]:
     }
 
 
-def build(run: Run, work: Path) -> None:
+def build(run: Run, section: VerifySection, work: Path) -> None:
     """Write ``accuracy.json``."""
-    _score(run, work)
+    _score(run, section, work)
+
+
+def remark(run: Run) -> str:
+    """Nothing to say."""
+    return ""
 
 
 def failed(run: Run, trouble: Shortfall) -> None:
@@ -48,14 +55,12 @@ def after(run: Run) -> None:
     (run.done["export"].path / UNVERIFIED).unlink(missing_ok=True)
 
 
-def _score(run: Run, work: Path) -> None:
+def _score(run: Run, section: VerifySection, work: Path) -> None:
     from edgekit import models
     from edgekit.data.dataset import ImageSet
     from edgekit.graph import exported_program, integer_arithmetic
     from edgekit.verify import files as verify
 
-    section = run.recipe.verify
-    assert section is not None
     module, checkpoint = models.load(run.network.path)
     index = index_file.load(run.done["data"].path)
     split: Split = "test" if index.split("test") else "val"

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from edgekit.prune.groups import Part, even
 
+GRADIENTS = False
+
 
 def scores(parts: Sequence[Part], generator: torch.Generator) -> Tensor | None:
     """Absolute scale of each channel in the group's batch norms, each norm counting alike.

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from edgekit.prune.groups import Part, even
 
+GRADIENTS = False
+
 
 def scores(parts: Sequence[Part], generator: torch.Generator) -> Tensor | None:
     """L2 norm of each channel's weights in every layer that writes or reads it, each layer counting alike.

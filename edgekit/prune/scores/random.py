@@ -9,6 +9,8 @@ from torch import Tensor
 
 from edgekit.prune.groups import Part
 
+GRADIENTS = False
+
 
 def scores(parts: Sequence[Part], generator: torch.Generator) -> Tensor | None:
     """Uniform random numbers.

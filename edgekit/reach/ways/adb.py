@@ -24,15 +24,14 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgekit.errors import Shortfall
+from edgekit.measurements import Kind
 from edgekit.reach import adb_phone, adb_shell, adb_worker, remote
+from edgekit.reach.port import Target
 from edgekit.reach.remote import Broken, Call
 
-if TYPE_CHECKING:
-    from edgekit.device.file import Device
-
+KIND: Kind = "measured"
 APP = "com.termux"
 _FILES = f"/data/data/{APP}/files"
 _ENVIRONMENT = {
@@ -53,8 +52,8 @@ _models: dict[str, str] = {}
 _lock = threading.Lock()
 
 
-def start(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
-    """Start Python on the device, with ``edgekit.runtime`` importable; see `edgekit.reach.ways.local.start`.
+def start(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
+    """Start Python on the device, with ``edgekit.runtime`` importable; see `edgekit.reach.port.Reach.start`.
 
     Raises:
         InputError: there is no adb here.
@@ -76,7 +75,7 @@ def start(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
     )
 
 
-def send(file: Path, device: Device) -> str:
+def send(file: Path, device: Target) -> str:
     """Have a file on the device; see `edgekit.reach.ways.ssh.send`."""
     if device.reach.benchmark is not None:
         if file.suffix != ".tflite":  # nothing there reads it, and the worker will say so
@@ -93,7 +92,7 @@ def send(file: Path, device: Device) -> str:
     raise AssertionError
 
 
-def clean(device: Device) -> None:
+def clean(device: Target) -> None:
     """Remove every file that was sent there."""
     if device.reach.benchmark is not None:
         with _lock:
@@ -110,7 +109,7 @@ def clean(device: Device) -> None:
             _runtimes.pop(device.reach.host, None)
 
 
-def explain(status: int, said: Sequence[str], device: Device) -> str:
+def explain(status: int, said: Sequence[str], device: Target) -> str:
     """Why a process on the device ended, from adb's exit status and its last words."""
     text = "\n".join(said)
     if device.reach.benchmark is not None:
@@ -130,11 +129,11 @@ def explain(status: int, said: Sequence[str], device: Device) -> str:
     return remote.obituary(status, said, device.reach.python)
 
 
-def _call(device: Device, words: Sequence[str]) -> Call:
+def _call(device: Target, words: Sequence[str]) -> Call:
     return Call(_command(device, *words), lambda status, said: explain(status, said, device))
 
 
-def _command(device: Device, *words: str) -> list[str]:
+def _command(device: Target, *words: str) -> list[str]:
     start = adb_shell.adb(device.reach.host)
     settings = [f"{key}={value}" for key, value in _ENVIRONMENT.items()]
     inside = "exec " + remote.agent(device.reach.python, *words)
@@ -142,7 +141,7 @@ def _command(device: Device, *words: str) -> list[str]:
     return [*start, "shell", "-T", line]
 
 
-def _worker(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
+def _worker(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
     """A process on this machine that answers as one with Python on the phone would."""
     serial, given = device.reach.host, str(device.reach.benchmark)
     with _lock:

@@ -7,26 +7,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from edgekit.device.file import Device
+from edgekit.measurements import Kind
+from edgekit.reach import worker
+from edgekit.reach.port import Target
 
+KIND: Kind = "measured"
 _ROOT = Path(__file__).parents[3]
 
 
-def start(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
-    """Start Python on the device, with ``edgekit.runtime`` importable.
-
-    Every module of ``edgekit/reach/ways`` has this function; the caller speaks to the process line by line.
-
-    Args:
-        argv: what follows the interpreter, e.g. ``["-m", "edgekit.runtime.bench"]``.
-        device: how to reach it.
-
-    Returns:
-        The process, its stdin, stdout and stderr piped as UTF-8 text. The caller ends it.
-    """
+def start(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
+    """Start Python here; see `edgekit.reach.port.Reach.start`."""
     path = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         **os.environ,
@@ -45,10 +36,15 @@ def start(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
     )
 
 
-def send(file: Path, device: Device) -> str:
+def send(file: Path, device: Target) -> str:
     """The file is here already: its absolute path."""
     return str(file.resolve())
 
 
-def clean(device: Device) -> None:
+def clean(device: Target) -> None:
     """Nothing was sent, so nothing is left."""
+
+
+def explain(status: int, said: Sequence[str], device: Target) -> str:
+    """Why a process ended: from its exit status, or the signal, and its last words."""
+    return worker.ended(status, said)

@@ -19,13 +19,12 @@ from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import InputError, Shortfall
-from edgekit.reach import sysroot
+from edgekit.measurements import Kind
+from edgekit.reach import sysroot, worker
+from edgekit.reach.port import Target
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from edgekit.device.file import Device
-    from edgekit.measurements import Kind
 
 _PACKAGE = Path(__file__).parents[2]
 _GUEST = _PACKAGE / "reach" / "guest.py"
@@ -56,8 +55,8 @@ class Counts:
     batch: int
 
 
-def start(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
-    """Start Python on the emulated core; see `edgekit.reach.ways.local.start`.
+def start(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
+    """Start Python on the emulated core; see `edgekit.reach.port.Reach.start`.
 
     Raises:
         InputError: the device file names no core.
@@ -66,16 +65,21 @@ def start(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
     return _start(argv, device)
 
 
-def send(file: Path, device: Device) -> str:
+def send(file: Path, device: Target) -> str:
     """The emulated core reads this machine's files: the absolute path."""
     return str(file.resolve())
 
 
-def clean(device: Device) -> None:
+def clean(device: Target) -> None:
     """Nothing was sent, so nothing is left."""
 
 
-def count(model: Path, engine: str, device: Device) -> Counts:
+def explain(status: int, said: Sequence[str], device: Target) -> str:
+    """Why a process ended: from its exit status, or the signal, and its last words."""
+    return worker.ended(status, said)
+
+
+def count(model: Path, engine: str, device: Target) -> Counts:
     """Count what one inference executes and moves, on one thread, after some that do not count.
 
     Between two marks lies one call of the engine's session, with the few thousand instructions that Python spends on
@@ -114,7 +118,7 @@ def count(model: Path, engine: str, device: Device) -> Counts:
     return Counts(instructions, loaded, stored, (max(seen) - min(seen)) / instructions, **json.loads(said))
 
 
-def outputs(model: Path, engine: str, device: Device, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def outputs(model: Path, engine: str, device: Target, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """What a file computes on the emulated core, to be compared with what it computes here.
 
     Args:
@@ -141,7 +145,7 @@ def outputs(model: Path, engine: str, device: Device, inputs: npt.NDArray[Any]) 
     return result
 
 
-def _finish(process: subprocess.Popen[str], device: Device) -> str:
+def _finish(process: subprocess.Popen[str], device: Target) -> str:
     """What it printed."""
     try:
         printed, said = process.communicate(timeout=TIMEOUT)
@@ -155,7 +159,7 @@ def _finish(process: subprocess.Popen[str], device: Device) -> str:
     return printed
 
 
-def _core(device: Device) -> Path:
+def _core(device: Target) -> Path:
     """The folder of its core's files."""
     cpu = device.reach.cpu
     if cpu is None:
@@ -167,7 +171,7 @@ def _core(device: Device) -> Path:
 
 
 def _start(
-    argv: Sequence[str], device: Device, engine: str | None = None, view: Path | None = None
+    argv: Sequence[str], device: Target, engine: str | None = None, view: Path | None = None
 ) -> subprocess.Popen[str]:
     """In a `view`, a temporary folder, the guest sees the same paths on every machine, and is counted."""
     root, core = sysroot.folder(), _core(device)
@@ -229,7 +233,7 @@ def _environment(home: str, runtime: str, wheels: str, cache: str) -> dict[str, 
     }
 
 
-def _compile(engine: str, device: Device, view: Path) -> None:
+def _compile(engine: str, device: Target, view: Path) -> None:
     """Let Python write its bytecode files first: compiling leaves another heap, and other counts, than reading them."""
     root = sysroot.folder()
     sources = sorted((_PACKAGE / "runtime").rglob("*.py"))

@@ -17,15 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgekit.errors import InputError, Shortfall
+from edgekit.measurements import Kind
 from edgekit.reach import remote
+from edgekit.reach.port import Target
 from edgekit.reach.remote import Broken, Call
 
-if TYPE_CHECKING:
-    from edgekit.device.file import Device
-
+KIND: Kind = "measured"
 ALIVE, MISSED = 5, 4
 """A device that is silent for so many seconds, so many times, is gone."""
 TRIES = 3
@@ -48,8 +47,8 @@ _lines: dict[tuple[str | None, ...], _Line] = {}
 _guard = threading.Lock()
 
 
-def start(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
-    """Start Python on the device, with ``edgekit.runtime`` importable; see `edgekit.reach.ways.local.start`.
+def start(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
+    """Start Python on the device, with ``edgekit.runtime`` importable; see `edgekit.reach.port.Reach.start`.
 
     Raises:
         Shortfall: it cannot be reached or used; the message says why and what to do.
@@ -67,7 +66,7 @@ def start(argv: Sequence[str], device: Device) -> subprocess.Popen[str]:
     )
 
 
-def send(file: Path, device: Device) -> str:
+def send(file: Path, device: Target) -> str:
     """Have a file on the device, by its SHA-256: what is there is not sent again, what came in part is completed.
 
     Returns:
@@ -87,7 +86,7 @@ def send(file: Path, device: Device) -> str:
     raise AssertionError
 
 
-def clean(device: Device) -> None:
+def clean(device: Target) -> None:
     """Remove every file that was sent there, and end the connection.
 
     Raises:
@@ -113,7 +112,7 @@ def close() -> None:
         _hang_up(line)
 
 
-def explain(status: int, said: Sequence[str], device: Device) -> str:
+def explain(status: int, said: Sequence[str], device: Target) -> str:
     """Why a process on the device ended, from ssh's exit status (255: ssh itself) and its last words."""
     reach, host = device.reach, str(device.reach.host)
     text = "\n".join(said)
@@ -135,7 +134,7 @@ def explain(status: int, said: Sequence[str], device: Device) -> str:
     return last.removeprefix("ssh: ") or "the connection broke"
 
 
-def _connected(device: Device) -> _Line:
+def _connected(device: Target) -> _Line:
     """The line to a device, called anew where it has ended.
 
     Raises:
@@ -173,11 +172,11 @@ def _hang_up(line: _Line) -> None:
         line.runtime = ""
 
 
-def _call(device: Device, socket: str, words: Sequence[str], master: bool = False) -> Call:
+def _call(device: Target, socket: str, words: Sequence[str], master: bool = False) -> Call:
     return Call(_command(device, socket, *words, master=master), lambda status, said: explain(status, said, device))
 
 
-def _command(device: Device, socket: str, *words: str, master: bool = False) -> list[str]:
+def _command(device: Target, socket: str, *words: str, master: bool = False) -> list[str]:
     options = {
         "BatchMode": "yes",
         "ConnectTimeout": f"{max(1, round(device.reach.timeout))}",
@@ -198,7 +197,7 @@ def _command(device: Device, socket: str, *words: str, master: bool = False) -> 
     return ["ssh", *settings, *where, "--", host, "exec " + remote.agent(device.reach.python, *words)]
 
 
-def _where(device: Device) -> list[str]:
+def _where(device: Target) -> list[str]:
     reach = device.reach
     config = ["-F", reach.config] if reach.config else []
     return [*config, *(["-p", str(reach.port)] if reach.port else []), str(reach.host)]

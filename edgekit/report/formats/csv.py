@@ -9,6 +9,7 @@ from typing import Any
 from edgekit.measurements import Replay, Timing
 from edgekit.report.contents import Report
 
+SUFFIX = "csv"
 COLUMNS = (
     "device", "artifact", "precision", "engine", "engine_version", "provider", "threads", "batch", "kind",
     "p50_ms", "p50_low_ms", "p50_high_ms", "p90_ms", "p90_low_ms", "p90_high_ms", "p99_ms", "p99_low_ms",

@@ -9,6 +9,7 @@ from edgekit.report import background, compression, devices, golden, results
 from edgekit.report.contents import Report
 from edgekit.report.markup import Markup, join, tag
 
+SUFFIX = "html"
 PAGE = """<!doctype html>
 <html lang="en">
 <head>

@@ -9,6 +9,8 @@ from typing import Any
 
 from edgekit.report.contents import Report
 
+SUFFIX = "json"
+
 
 def render(report: Report) -> str:
     """The report as JSON text; ``edgekit.report._schema.schema()`` describes it.

@@ -14,6 +14,7 @@ from edgekit.report.svg import megabytes, ms, percent, threads
 from edgekit.types import Accuracy
 from edgekit.verdict.rule import KINDS
 
+SUFFIX = "md"
 HOT = 3
 """Operators of each profile that are named."""
 TIMED = ("accuracy: ", "golden: ", "operators: ")

@@ -15,7 +15,7 @@ FORMAT = "tflite"
 PACKAGE = "ai-edge-litert"
 MODULE = "ai_edge_litert"
 CPU = "cpu"
-WORDS = (CPU, *tflite.PROVIDERS, *litert_gpu.PROVIDERS)
+WORDS = {word: word for word in (CPU, *tflite.PROVIDERS, *litert_gpu.PROVIDERS)}
 """What `load` takes as provider; the first one leaves the choice to LiteRT."""
 
 

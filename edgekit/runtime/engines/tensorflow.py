@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 FORMAT = "tflite"
 PACKAGE = MODULE = "tensorflow"
+WORDS = {"cpu": "cpu"}
 
 
 def version() -> str:

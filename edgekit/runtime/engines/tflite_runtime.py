@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FORMAT = "tflite"
 PACKAGE = "tflite-runtime"
 MODULE = "tflite_runtime"
+WORDS = {"cpu": "cpu"}
 
 
 def version() -> str:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 FORMAT = "pt2"
 PACKAGE = MODULE = "torch"
-CUDA, HALF, CPU = WORDS = ("cuda", "cuda-fp16", "cpu")
+CUDA, HALF, CPU = "cuda", "cuda-fp16", "cpu"
+WORDS = {word: word for word in (CUDA, HALF, CPU)}
 """What `load` takes as provider: the GPU, the GPU in half precision, and the same program without one."""
 _WARMUP = 3
 
@@ -96,7 +97,7 @@ def version() -> str:
 def providers() -> tuple[str, ...]:
     """What `load` takes; PyTorch is not imported."""
     _need()
-    return WORDS
+    return tuple(WORDS)
 
 
 def load(model: str | bytes, threads: int = 1, provider: str | None = None, name: str | None = None) -> Session:

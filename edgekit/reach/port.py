@@ -1,0 +1,140 @@
+"""What every way to a device offers, and what a way has to know of a device."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from edgekit import choices
+from edgekit.measurements import Kind
+
+
+class Settings(Protocol):
+    """How commands get to a device: its [reach] section. Each way makes use of some of it."""
+
+    @property
+    def by(self) -> str:
+        """A module of ``edgekit/reach/ways``."""
+
+    @property
+    def host(self) -> str | None:
+        """ssh: [user@]host; adb: serial number, None is the only phone."""
+
+    @property
+    def port(self) -> int | None:
+        """ssh; None is what its config says."""
+
+    @property
+    def config(self) -> str | None:
+        """ssh: path of another client config than ~/.ssh/config."""
+
+    @property
+    def python(self) -> str:
+        """Python 3.9 or later on the device."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds to wait for a connection."""
+
+    @property
+    def cpu(self) -> str | None:
+        """qemu: a key of `edgekit.reach.sysroot.CORES`."""
+
+    @property
+    def benchmark(self) -> str | None:
+        """adb: TFLite's program benchmark_model, here or there, instead of Python."""
+
+    @property
+    def flags(self) -> Sequence[str]:
+        """More flags of that program."""
+
+
+class Work(Protocol):
+    """What a device is to run: as much of its [run] section as a way makes use of."""
+
+    @property
+    def engines(self) -> Sequence[str]:
+        """Names of engines, one at least."""
+
+    @property
+    def allow_fallback(self) -> bool:
+        """Whether the CPU may run what an engine's provider does not take."""
+
+
+class Target(Protocol):
+    """A device, as a way sees it; `edgekit.device.file.Device` is one."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def reach(self) -> Settings:
+        """How to get there."""
+
+    @property
+    def run(self) -> Work:
+        """What to run there."""
+
+
+class Reach(Protocol):
+    """A module of ``edgekit/reach/ways``."""
+
+    KIND: Kind
+    """Of the times in a profile: "measured" by a clock, or "estimated" where the device is emulated."""
+
+    def start(self, argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
+        """Start Python on the device, with ``edgekit.runtime`` importable; the caller speaks to it line by line.
+
+        Args:
+            argv: what follows the interpreter, e.g. ``["-m", "edgekit.runtime.bench"]``.
+            device: how to reach it.
+
+        Returns:
+            The process, its stdin, stdout and stderr piped as UTF-8 text. The caller ends it.
+
+        Raises:
+            InputError: a program that this way needs is not here, or the device file lacks a key.
+            Shortfall: the device cannot be reached or used; the message says why and what to do.
+        """
+
+    def send(self, file: Path, device: Target) -> str:
+        """Have a file on the device; what is there already is not sent again.
+
+        Returns:
+            Its absolute path there.
+
+        Raises:
+            Shortfall: the device cannot be reached, or (`edgekit.reach.remote.Refused`) has no room for it.
+        """
+
+    def clean(self, device: Target) -> None:
+        """Remove every file that was sent there.
+
+        Raises:
+            Shortfall: the device cannot be reached.
+        """
+
+    def explain(self, status: int, said: Sequence[str], device: Target) -> str:
+        """Why a process of `start` has ended, in one line.
+
+        Args:
+            status: its exit status, as `subprocess` tells it.
+            said: its last lines on stderr, without blank ones.
+            device: where it ran.
+        """
+
+
+def way(name: str, where: str = "reach.by") -> Reach:
+    """The module of ``edgekit/reach/ways`` with that name.
+
+    Args:
+        name: the word in a device file.
+        where: the place of that word, for the message.
+
+    Raises:
+        InputError: there is no such way.
+    """
+    return cast(Reach, choices.pick("edgekit.reach.ways", name, where))

@@ -1,0 +1,154 @@
+"""Every choice of every menu is what its Protocol says: the type checker compares them, here each is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from edgekit import choices
+from edgekit.config.recipe import (
+    DataSection,
+    ExportSection,
+    ProfileSection,
+    PruneSection,
+    QuantizeSection,
+    Recipe,
+    TrainSection,
+    VerifySection,
+)
+from edgekit.data.port import Source
+from edgekit.data.sources import csv_labels, digits, image_folder, torchvision
+from edgekit.device import file as device_file
+from edgekit.export.formats import onnx as onnx_exporter
+from edgekit.export.formats import tflite as tflite_exporter
+from edgekit.export.port import Exporter
+from edgekit.inspect.port import Reader
+from edgekit.inspect.readers import onnx as onnx_reader
+from edgekit.inspect.readers import tflite as tflite_reader
+from edgekit.lower.port import GraphRewrite, OnnxRewrite, TfliteRewrite
+from edgekit.lower.rewrites import (
+    average_pool,
+    byte_clip,
+    conv_padding,
+    four_channels,
+    global_average_pool,
+    hard_sigmoid,
+    hard_swish,
+    same_padding,
+    saturation,
+    silu,
+    sixteen_channels,
+    uint8_activations,
+)
+from edgekit.pipeline.port import Stage
+from edgekit.pipeline.stages import bundle, data, export, lower, profile, prune, quantize, report, train, verify
+from edgekit.prune.port import Score
+from edgekit.prune.scores import bn_scale, l1, l2, random, taylor
+from edgekit.quantize.port import Rule
+from edgekit.quantize.ranges import auto, entropy, minmax, mse, percentile
+from edgekit.reach.port import Reach, Target
+from edgekit.reach.ways import adb, local, qemu, ssh
+from edgekit.report.formats import csv, html, json, markdown
+from edgekit.report.port import Format
+from edgekit.runtime.engines import litert, onnxruntime, tensorflow, tflite_runtime, torch_cuda
+from edgekit.runtime.port import Engine
+
+SOURCES: dict[str, Source] = {
+    "csv_labels": csv_labels,
+    "digits": digits,
+    "image_folder": image_folder,
+    "torchvision": torchvision,
+}
+EXPORTERS: dict[str, Exporter] = {"onnx": onnx_exporter, "tflite": tflite_exporter}
+READERS: dict[str, Reader] = {"onnx": onnx_reader, "tflite": tflite_reader}
+GRAPH: dict[str, GraphRewrite] = {
+    "average_pool": average_pool,
+    "hard_sigmoid": hard_sigmoid,
+    "hard_swish": hard_swish,
+    "saturation": saturation,
+    "silu": silu,
+}
+ONNX: dict[str, OnnxRewrite] = {
+    "byte_clip": byte_clip,
+    "conv_padding": conv_padding,
+    "four_channels": four_channels,
+    "global_average_pool": global_average_pool,
+    "sixteen_channels": sixteen_channels,
+    "uint8_activations": uint8_activations,
+}
+TFLITE: dict[str, TfliteRewrite] = {"same_padding": same_padding}
+SCORES: dict[str, Score] = {"bn_scale": bn_scale, "l1": l1, "l2": l2, "random": random, "taylor": taylor}
+RULES: dict[str, Rule] = {"auto": auto, "entropy": entropy, "minmax": minmax, "mse": mse, "percentile": percentile}
+WAYS: dict[str, Reach] = {"adb": adb, "local": local, "qemu": qemu, "ssh": ssh}
+FORMATS: dict[str, Format] = {"csv": csv, "html": html, "json": json, "markdown": markdown}
+ENGINES: dict[str, Engine] = {
+    "litert": litert,
+    "onnxruntime": onnxruntime,
+    "tensorflow": tensorflow,
+    "tflite_runtime": tflite_runtime,
+    "torch_cuda": torch_cuda,
+}
+
+# What each stage works by differs, so each is compared by itself.
+_data: Stage[DataSection] = data
+_train: Stage[TrainSection | None] = train
+_prune: Stage[PruneSection] = prune
+_lower: Stage[lower.Sections] = lower
+_quantize: Stage[QuantizeSection] = quantize
+_export: Stage[ExportSection] = export
+_verify: Stage[VerifySection] = verify
+_bundle: Stage[VerifySection] = bundle
+_profile: Stage[ProfileSection | None] = profile
+_report: Stage[Recipe] = report
+STAGES: dict[str, Stage[Any]] = {
+    "data": _data,
+    "train": _train,
+    "prune": _prune,
+    "lower": _lower,
+    "quantize": _quantize,
+    "export": _export,
+    "verify": _verify,
+    "bundle": _bundle,
+    "profile": _profile,
+    "report": _report,
+}
+
+
+@pytest.mark.parametrize(
+    ("folder", "modules"),
+    [
+        ("data.sources", SOURCES),
+        ("export.formats", EXPORTERS),
+        ("inspect.readers", READERS),
+        ("lower.rewrites", dict([*GRAPH.items(), *ONNX.items(), *TFLITE.items()])),
+        ("pipeline.stages", STAGES),
+        ("prune.scores", SCORES),
+        ("quantize.ranges", RULES),
+        ("reach.ways", WAYS),
+        ("report.formats", FORMATS),
+        ("runtime.engines", ENGINES),
+    ],
+)
+def test_every_choice_of_a_menu_is_compared_with_its_contract(folder: str, modules: dict[str, Any]) -> None:
+    assert sorted(modules) == list(choices.names(f"edgekit.{folder}"))
+    assert all(modules[name].__name__ == f"edgekit.{folder}.{name}" for name in modules)
+
+
+@pytest.mark.parametrize(("scope", "modules"), [("graph", GRAPH), ("onnx", ONNX), ("tflite", TFLITE)])
+def test_a_rewrite_says_its_name_and_scope(scope: str, modules: dict[str, Any]) -> None:
+    assert {name: (module.NAME, module.SCOPE) for name, module in modules.items()} == {
+        name: (name, scope) for name in modules
+    }
+
+
+def test_what_an_engine_calls_a_provider_is_a_text() -> None:
+    words: Iterable[tuple[str, str]] = (pair for engine in ENGINES.values() for pair in engine.WORDS.items())
+    assert all(word and name for word, name in words)
+    assert all("cpu" in engine.WORDS for engine in ENGINES.values())
+
+
+def test_a_device_is_what_a_way_asks_for() -> None:
+    device: Target = device_file.Device(name="host")
+    assert (device.name, device.reach.by, device.run.allow_fallback) == ("host", "local", False)
