@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,37 @@ def test_score_runs_the_images_there(
     assert (row.agreement_reference, row.max_steps, row.within_one_step, row.passed) == (1.0, 0.0, 1.0, True)
     monkeypatch.setattr(accuracy, "_compare", None)  # another time nothing has to run
     assert accuracy.score([vww], Path(), devices, images, 0.995, QUIET, tmp_path) == (rows, [])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": np.ones(12, np.int64)},
+        {"exact": np.ones(12, np.int64)},
+        {"split": "val"},
+        {"spec": InputSpec(SIZE, (0.1, 0.0, 0.0), (1.0, 1.0, 1.0))},
+        {"spec": InputSpec(SIZE, (0.0, 0.0, 0.0), (1.0, 1.0, 0.5))},
+    ],
+    ids=["labels", "exact", "split", "mean", "std"],
+)
+def test_a_kept_score_is_used_for_the_same_question_only(
+    board: Board,
+    vww: Artifact,
+    images: accuracy.TestImages,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+) -> None:
+    devices = {"pi": board.device("pi", engines=["litert"])}
+    rows, _ = accuracy.score([vww], Path(), devices, images, 0.995, QUIET, tmp_path, tidy=False)
+
+    def refuse(*_: object) -> None:
+        raise WorkerFault("it ran again")
+
+    monkeypatch.setattr(accuracy, "_compare", refuse)
+    assert accuracy.score([vww], Path(), devices, images, 0.995, QUIET, tmp_path, tidy=False) == (rows, [])
+    again = accuracy.score([vww], Path(), devices, replace(images, **change), 0.995, QUIET, tmp_path, tidy=False)
+    assert (again[0], [failure.reason for failure in again[1]]) == ([], ["accuracy: it ran again"])
 
 
 def test_this_machine_is_not_asked_what_verification_has_asked(vww: Artifact, images: accuracy.TestImages) -> None:

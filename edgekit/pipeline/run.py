@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.console import Console
-from edgekit.disk import json_file
+from edgekit.disk import code_digest, json_file
 from edgekit.disk.run_directory import ORDER, Done, RunDirectory
 from edgekit.errors import Shortfall, missing
 from edgekit.measurements import Failure, Profile, Verdict
@@ -85,7 +85,7 @@ def _do(name: str, stage: port.Stage[Any], state: Run) -> None:
 def _stage(name: str, stage: port.Stage[S], section: S, state: Run) -> Done:
     return state.directory.stage(
         name,
-        stage.inputs(state, section),
+        {**stage.inputs(state, section), "code": code_digest.digest(f"edgekit.pipeline.stages.{name}")},
         lambda work: stage.build(state, section, work),
         before=lambda: state.console.say(f"{name} ..."),
         resumable=stage.RESUMABLE,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgekit.disk import json_file
+from edgekit.disk import code_digest, json_file
 from edgekit.errors import InputError
 
 T = TypeVar("T")
@@ -18,11 +18,13 @@ class Keep:
     """A folder of results.
 
     Args:
-        folder: created when the first one is kept; None keeps nothing.
+        folder: created when the first result is kept; None keeps nothing.
+        module: dotted name of the module that makes the results: its code is part of every key.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, module: str) -> None:
         self._folder = folder
+        self._code = code_digest.digest(module) if folder is not None else ""
         self._wanted: set[str] = set()
 
     def find(self, key: Mapping[str, Any], kind: type[T]) -> T | None:
@@ -51,6 +53,8 @@ class Keep:
     def _path(self, key: Mapping[str, Any]) -> Path | None:
         if self._folder is None:
             return None
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32] + ".json"
+        name = (
+            hashlib.sha256(json.dumps({**key, "code": self._code}, sort_keys=True).encode()).hexdigest()[:32] + ".json"
+        )
         self._wanted.add(name)
         return self._folder / name

@@ -7,7 +7,7 @@ import hashlib
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def score(
     """
     results: dict[str, list[Accuracy | Failure]] = {name: [] for name in devices}
     pairs = {name: _pairs(artifacts, device) for name, device in devices.items()}
-    kept, fleet = Keep(keep), Fleet()
+    kept, fleet = Keep(keep, __name__), Fleet()
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "pixels.npy"
         np.save(file, images.pixels)
@@ -103,7 +103,14 @@ def score(
             model = (folder / artifact.path).read_bytes()
             known = [hashlib.sha256(data).hexdigest() for data in (model, file.read_bytes())]
             run = [engine, facts.get("engines", {}).get(engine), device.run.provider(engine), agreement]
-            key = {"accuracy": known, "run": run, "device": name, "cpu": [facts.get("hostname"), facts.get("cpu")]}
+            key = {
+                "accuracy": known,
+                "artifact": asdict(artifact),
+                "images": [images.split, images.labels.tolist(), images.exact.tolist(), asdict(images.spec)],
+                "run": run,
+                "device": [name, device.reach.model_dump(exclude={"timeout"})],
+                "cpu": [facts.get("hostname"), facts.get("cpu")],
+            }
             row = kept.find(key, Accuracy)
             if row is None:
                 there = _ask(fleet, _reach(name, device), device, artifact, engine, folder, file, images)

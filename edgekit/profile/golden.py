@@ -59,7 +59,7 @@ def replay(
     Returns:
         A row a device x file x engine, in that order; and what could not be replayed.
     """
-    kept, fleet = Keep(keep), Fleet()
+    kept, fleet = Keep(keep, __name__), Fleet()
     digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
     wanted = {name: _once(name, measured) for name in devices}
 

@@ -42,7 +42,7 @@ def find(
     Returns:
         Profiles, the fastest file of a device first; and what could not be profiled.
     """
-    kept, fleet = Keep(keep), Fleet()
+    kept, fleet = Keep(keep, __name__), Fleet()
     by_id = {artifact.id: artifact for artifact in artifacts}
     wanted = {name: _timed(verdict.contenders(name, artifacts, measured.timings)) for name in devices}
 

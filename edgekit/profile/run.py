@@ -99,7 +99,7 @@ def profile(
         InputError: a device file states another architecture than the machine has.
         Shortfall: no artifact at all could be measured, on no device; or the bundle is damaged.
     """
-    kept, fleet = Keep(keep), Fleet()
+    kept, fleet = Keep(keep, __name__), Fleet()
     golden = Golden.of(bundle) if bundle else None
     torch = Reference(str(reference.resolve()) if reference else "")
     plan = _Plan((*artifacts, torch), folder, kept, fleet, golden, minute)
