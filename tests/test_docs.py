@@ -1,0 +1,148 @@
+"""README and docs: every command in them runs, or is at least one that the command line accepts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekit.cli.main import cli
+from edgekit.config import recipe
+from edgekit.device import file as device_file
+from tests.conftest import TinyRun
+from tests.support import BUNDLE, ROOT, environment
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TRAINS = "trains or compresses for minutes; test_tiny.py and test_cli.py run such commands on a small network"
+BOARD = "needs a board, or a download of its emulation; test_ssh.py, test_adb_benchmark.py and test_qemu.py have those"
+PARSED = {
+    r"edgekit (run|train|prune|compress)\b": TRAINS,
+    r"edgekit profile\b": BOARD,
+    r"edgekit devices (probe|check|setup)\b": BOARD,
+    r"edgekit pack runs/mine --device raspberry-pi-5": BOARD,
+}
+"""Commands that are not run here but only parsed, and why."""
+INSTALLS = r"python3\.11 -m venv "
+"""Lines that .ci/run, or a new user, runs in a fresh environment."""
+
+
+def blocks(kind: str) -> list[tuple[str, str]]:
+    """Page and text of each fenced block of that language."""
+    found = []
+    for page in PAGES:
+        texts = re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+        found += [(page.name, text) for text in texts]
+    return found
+
+
+def commands() -> list[tuple[str, str]]:
+    return [
+        (page, re.split(r"\s+# ", line)[0].strip())
+        for page, text in blocks("sh")
+        for line in text.splitlines()
+        if line.strip() and not re.match(INSTALLS, line)
+    ]
+
+
+def is_parsed_only(line: str) -> bool:
+    return any(re.match(pattern, line) for pattern in PARSED)
+
+
+def photo(path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    Image.fromarray(values).save(path)
+
+
+@pytest.fixture(scope="module")
+def place(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages speak of: finished runs, bundles, photos, an ``edgekit`` on the path."""
+    folder = tmp_path_factory.mktemp("docs")
+    for name in ("trash", "mine", "old"):
+        shutil.copytree(tiny.path, folder / "runs" / name)
+    for name in ("trash", "mine"):
+        shutil.copy(tiny.path / BUNDLE, folder / f"{name}.edgekit")
+    (folder / "photos").mkdir()
+    photo(folder / "photos" / "one.png")
+    photo(folder / "photo.jpg")
+    (folder / "bin").mkdir()
+    for name, words in {"edgekit": "-m edgekit", "python3": ""}.items():
+        script = folder / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return folder
+
+
+def test_there_are_commands() -> None:
+    assert len(commands()) > 30
+
+
+@pytest.mark.parametrize("page", sorted({page for page, _ in commands()}))
+def test_commands_of_a_page_run(page: str, place: Path) -> None:
+    path = f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    for line in [line for of, line in commands() if of == page and not is_parsed_only(line)]:
+        answer = subprocess.run(
+            ["bash", "-c", line], cwd=place, env=environment(PATH=path), capture_output=True, text=True, timeout=300
+        )
+        assert answer.returncode == 0, f"{line}\n{answer.stdout[-500:]}\n{answer.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("line", sorted({line for _, line in commands() if is_parsed_only(line)}))
+def test_command_is_accepted(line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    words = shlex.split(line.partition(" > ")[0])[1:]
+    command: click.Command = cli
+    while isinstance(command, click.Group) and words and words[0] in command.commands:
+        command = command.commands[words.pop(0)]
+    assert command is not cli
+    command.make_context(command.name, words)  # fails on a word that it does not know
+
+
+@pytest.mark.parametrize("pattern", PARSED)
+def test_no_pattern_is_left_over(pattern: str) -> None:
+    assert any(re.match(pattern, line) for _, line in commands())
+
+
+def test_commands_in_sentences_and_tables_exist() -> None:
+    for page in PAGES:
+        for words in re.findall(r"`edgekit ([^`]+)`", page.read_text(encoding="utf-8")):
+            command: click.Command = cli
+            for word in words.replace(",", " ").split():
+                if isinstance(command, click.Group) and word in command.commands:
+                    child = command.commands[word]
+                    command = child if isinstance(child, click.Group) or command is cli else command
+            assert command is not cli or words.startswith("-"), f"{page.name}: edgekit {words}"
+            options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+            assert set(re.findall(r"--[\w-]+", words)) <= options, f"{page.name}: edgekit {words}"
+
+
+def test_toml_blocks_are_recipes_and_devices(tmp_path: Path) -> None:
+    for number, (page, text) in enumerate(blocks("toml")):
+        path = tmp_path / f"{page}{number}.toml"
+        path.write_text(text)
+        loaded = device_file.load(path) if "[reach]" in text else recipe.load(path)
+        assert loaded
+
+
+def test_python_blocks_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    found = [text for page, text in blocks("python") if page == "runtime-and-bundles.md"]
+    assert found
+    for text in found:
+        exec(compile(text, "docs", "exec"), {"frames": [np.zeros((20, 20, 3), np.uint8)] * 3})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    for target in targets:
+        assert target.startswith("https://") or (page.parent / target).exists(), target
