@@ -67,6 +67,6 @@ def test_report_goes_on_when_an_engine_is_broken(monkeypatch: pytest.MonkeyPatch
 
 
 def test_report_imports_nothing_heavy() -> None:
-    code = "import sys; from edgekit import doctor; doctor.report(); print(' '.join(sys.modules))"
+    code = "import sys; from edgekit.device import doctor; doctor.report(); print(' '.join(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "onnx", "timm", "pydantic", "sklearn"} & set(answer.stdout.split())

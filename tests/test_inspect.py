@@ -318,7 +318,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 from pathlib import Path
 from edgekit.errors import InputError
-from edgekit.inspect import onnx, tflite
+from edgekit.inspect.readers import onnx, tflite
 data = Path(sys.argv[1]).read_bytes()
 try:
     print((tflite if tflite.matches(data) else onnx).inspect(data, "f").macs)
