@@ -432,7 +432,8 @@ def test_interrupted_or_refused_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 
 def test_a_full_disk_is_named_and_leaves_the_old_bundle(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from edgekit import errors; from edgekit.deploy import bundle; from tests.small_bundle import manifest\n"
+        "from pathlib import Path; from edgekit import errors\n"
+        "from edgekit.deploy import bundle; from tests.small_bundle import manifest\n"
         "path = Path('a.edgekit'); path.write_bytes(b'old')\n"
         "files = {'labels.txt': b'0\\n1\\n', 'model.tflite': bytes(3 << 20)}\n"
         "try: bundle.write(path, bundle.Contents(manifest(), files))\n"
