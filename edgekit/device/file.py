@@ -111,7 +111,7 @@ class RunSection(Section):
     warmup: int = Field(
         10,
         ge=0,
-        description="inferences before each round; before the first, at least these, until times are steady or `seconds` pass",
+        description="least inferences before each round; the first warm-up goes on until times are steady, or `seconds`",
     )
     seconds: float = Field(3.0, gt=0, description="measured time per artifact, engine and thread count")
     rounds: int = Field(
@@ -119,7 +119,7 @@ class RunSection(Section):
     )
     fresh: bool = Field(
         False,
-        description="a new process for each round: takes longer, but intervals then cover what differs between processes",
+        description="a new process for each round: takes longer, but intervals then cover process variation",
     )
     cooldown: float = Field(0.0, ge=0, description="seconds of rest before each round")
     sustained: Duration = Field(
