@@ -111,7 +111,7 @@ class RunSection(Section):
     warmup: int = Field(
         10,
         ge=0,
-        description="least inferences before each round; the first warm-up goes on until times are steady, or `seconds`",
+        description="least inferences before each round; the first goes on until times are steady, or for `seconds`",
     )
     seconds: float = Field(3.0, gt=0, description="measured time per artifact, engine and thread count")
     rounds: int = Field(

@@ -24,7 +24,7 @@ class Settings(Protocol):
 
     @property
     def port(self) -> int | None:
-        """ssh port; None: what its config says."""
+        """Port for ssh; None: what its config says."""
 
     @property
     def config(self) -> str | None:

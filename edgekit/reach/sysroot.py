@@ -6,8 +6,8 @@
 ``tflite``    tflite-runtime and NumPy 1, likewise
 ``counter``   the plugin that counts instructions, compiled here
 
-None of this needs root, containers or binfmt. A part is built under a temporary name, renamed, and its hash recorded;
-a part whose files have changed since is rebuilt. The emulator and the sysroot come from one Debian release, so that counts
+None of this needs root, containers or binfmt. A part is built under a temporary name, renamed, and hashed; a part
+whose files have changed since is rebuilt. The emulator and the sysroot come from one Debian release, so that counts
 taken on different machines can be compared.
 """
 
