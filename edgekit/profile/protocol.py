@@ -20,15 +20,15 @@ STEPS: tuple[tuple[str, str], ...] = (
         "Warm-up",
         "Uncounted inferences run until their times are steady: no trend and no change of level that is both "
         "significant (Mann-Kendall, Mann-Whitney, 5 %) and larger than 1 % over a window of at least 40 inferences and "
-        "0.1 s (or half of the time for warm-up, if that is shorter). Warm-up takes at most as long as the measurement; "
+        "0.1 s (or half of the time for warm-up, if that is shorter). Warm-up takes no longer than the measurement; "
         "a row whose times were not steady by then says so.",
     ),
     (
         "Interleaved rounds",
         "The time of each row (`seconds`, the time budget) is cut into rounds. In each round all rows take turns in "
         "a different seeded order, so that drift of the machine affects all of them alike; a few uncounted "
-        "inferences (`warmup`) come before each turn. A single row rests after each round for as long as the round took, since "
-        "disturbances last. Single inferences are timed, with garbage collection off.",
+        "inferences (`warmup`) come before each turn. A single row rests after each round for as long as the round "
+        "took, since disturbances last. Single inferences are timed, with garbage collection off.",
     ),
     (
         "Outliers",
@@ -38,7 +38,7 @@ STEPS: tuple[tuple[str, str], ...] = (
     (
         "Figures",
         "p50, p90 and p99 interpolate between samples. Their 95 % intervals come from a two-stage bootstrap over "
-        "rounds and over blocks of neighbouring samples within them, with Student's t for small numbers of rounds, widened "
+        "rounds and over blocks of neighbouring samples within them, with Student's t for few rounds, widened "
         "according to the correlation of neighbouring rounds. Two rows are called different only if the interval of "
         "their ratio excludes 1. The intervals do not cover variation between days; they cover variation between "
         "processes only with `fresh = true`, which starts a new process for each round.",
