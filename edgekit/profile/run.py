@@ -2,8 +2,8 @@
 
 All devices at once, one thread each; what is measured on a device is measured alone there, under that machine's lock
 (`edgekit.runtime.machine`). One process per artifact, engine, thread count and batch; all that fit into memory are
-opened first, then measured one at a time in rounds, each round in a different (seeded) order, so that drift of the machine
-affects all of them alike. `edgekit.profile.protocol` has the details.
+opened first, then measured one at a time in rounds, each round in a different (seeded) order, so that drift of the
+machine affects all of them alike. `edgekit.profile.protocol` has the details.
 """
 
 from __future__ import annotations
