@@ -24,10 +24,10 @@ def pick(folder: str, name: str, where: str) -> ModuleType:
     Args:
         folder: dotted name of the menu.
         name: the user's word.
-        where: the place of that word, for the message (``"quantize.range"``).
+        where: the key that holds the word, for the message (``"quantize.range"``).
 
     Raises:
-        InputError: no such choice; the message names near ones.
+        InputError: no such choice; the message lists similar ones.
     """
     allowed = names(folder)
     if name not in allowed:
@@ -36,7 +36,7 @@ def pick(folder: str, name: str, where: str) -> ModuleType:
 
 
 def no_such(word: str, allowed: Iterable[str], noun: str = "choice") -> str:
-    """Half a message: the unknown word, the nearest known one, and all of them when few."""
+    """The end of a message: the unknown word, similar known ones, and all of them if there are few."""
     allowed = sorted(allowed)
     near = difflib.get_close_matches(word, allowed, n=3, cutoff=0.6)
     text = f'"{word}": no such {noun}'

@@ -32,11 +32,11 @@ class InputError(EdgekitError):
 
 
 class MissingPackage(InputError):
-    """An optional package is not installed; the message holds the pip command."""
+    """An optional package is not installed; the message gives the pip command."""
 
 
 class Busy(InputError):
-    """Another process works in the same run directory."""
+    """Another process is using the same run directory."""
 
 
 class Shortfall(EdgekitError):
@@ -44,15 +44,15 @@ class Shortfall(EdgekitError):
 
 
 class Unreached(Shortfall):
-    """Nothing was measured, as no device could be reached: another time it may go well."""
+    """Nothing was measured because no device could be reached; a retry may succeed."""
 
 
 class DiskFull(EdgekitError):
-    """No room for a result; what was finished before stays."""
+    """No room for a result; what was finished before is kept."""
 
 
 def need(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import an optional package, or say which extra brings it.
+    """Import an optional package, or say which extra installs it.
 
     Args:
         module: dotted name of the module, e.g. ``"ai_edge_litert.interpreter"``.
@@ -69,6 +69,6 @@ def need(module: str, *, extra: str, purpose: str) -> ModuleType:
 
 
 def missing(error: ModuleNotFoundError, *, extra: str, purpose: str) -> MissingPackage:
-    """The error to raise, as `need` does, where an import deep inside has failed."""
+    """The error that `need` would raise, for an import that failed deeper inside."""
     package = (error.name or "a package").split(".")[0]
     return MissingPackage(f"{purpose} needs {package}, which is not installed: pip install 'edgekit[{extra}]'")

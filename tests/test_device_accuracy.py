@@ -136,7 +136,7 @@ def test_a_device_that_computes_something_else_fails(
     answering(monkeypatch, encoded(wrong))
     (row,), _ = accuracy.score([vww], Path(), {"pi": board.device(engines=["litert"])}, images, 0.995, QUIET)
     assert not row.passed
-    assert row.problem == "83.33% top-1 agreement with the same file on the host, 99.50% is asked for"
+    assert row.problem == "83.33% top-1 agreement with the same file on the host; 99.50% is required"
     assert row.max_steps == np.abs(wrong[:2].astype(int) - wrong[:2, ::-1]).max()
 
 

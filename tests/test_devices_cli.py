@@ -48,7 +48,7 @@ def test_probe_writes_a_file_that_check_accepts(board: Board, tmp_path: Path) ->
     assert json.loads(edgekit("devices", "clean", "pi.toml", "--json", cwd=tmp_path).stdout)["clean"] is True
     assert not (board.cache / "files").exists()
     message = complaint("devices", "probe", *options(board), "--name", "pi", code=2, cwd=tmp_path)
-    assert message.startswith("pi.toml: is there already")
+    assert message.startswith("pi.toml: already exists")
     shown = edgekit("devices", "show", "pi.toml", cwd=tmp_path).stdout
     assert tomllib.loads(shown) == tomllib.loads((tmp_path / "pi.toml").read_text())
 
@@ -142,7 +142,7 @@ def test_profile_keeps_what_it_has_when_a_device_is_lost(copied: Path, tmp_path:
     answer = edgekit(*words, code=1)
     last = answer.stderr.splitlines()[-1]
     assert last.startswith("edgekit: there: 2 not measured: cannot be reached by ssh: ")
-    assert last.endswith("the same command measures what is missing")
+    assert last.endswith("run the same command again to measure what is missing")
     assert "here: " in answer.stdout  # its verdict
     report = (copied / "10-report" / "report.json").read_text()
     first = json.loads(report)

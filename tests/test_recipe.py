@@ -64,7 +64,7 @@ def test_load_takes_any_text_as_a_quoted_override(tmp_path_factory: pytest.TempP
     [
         ("train.epoch=3", '--set: train.epoch: "epoch": no such key; did you mean "epochs"?'),
         ("trian.epochs=3", '--set: trian: "trian": no such key; did you mean "train"?'),
-        ("train=3", "--set: train = 3: a section is expected, with the keys epochs, frozen"),
+        ("train=3", "--set: train = 3: expected a section with the keys epochs, frozen"),
         ("train.epochs=two", '--set: train.epochs = "two": input should be a valid integer'),
         ("train.epochs=2.5", "--set: train.epochs = 2.5: input should be a valid integer"),
         ("train.epochs=0", "--set: train.epochs = 0: input should be greater than or equal to 1"),

@@ -12,14 +12,16 @@ import click
 from edgekit.cli._common import as_json, debugged, guarded
 
 FILE = click.Path(path_type=Path, dir_okay=False)
-_key = click.option("--key", type=FILE, required=True, metavar="FILE", help="As edgekit keygen writes it.")
+_key = click.option("--key", type=FILE, required=True, metavar="FILE", help="Key file written by edgekit keygen.")
 
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path), metavar="RUN|MANIFEST")
-@click.option("--device", metavar="NAME", help="Only the file that the verdict chose for this device.")
-@click.option("--artifact", "ids", multiple=True, metavar="ID", help="Only this file, e.g. tflite-int8 (repeatable).")
-@click.option("--out", type=FILE, metavar="FILE", help="[<name>.edgekit]")
+@click.option("--device", metavar="NAME", help="Pack only the file that the verdict chose for this device.")
+@click.option(
+    "--artifact", "ids", multiple=True, metavar="ID", help="Pack only this file, e.g. tflite-int8 (repeatable)."
+)
+@click.option("--out", type=FILE, metavar="FILE", help="File to write. [<name>.edgekit]")
 @click.option("--sign", "key", type=FILE, metavar="KEY", help="Sign it with this private key.")
 @as_json
 @debugged
@@ -32,9 +34,9 @@ def pack(
     as_json: bool,
     debug: bool,
 ) -> None:
-    """Write one file for devices, with what they need.
+    """Write one file with everything that a device needs.
 
-    It holds models, labels, preprocessing, golden vectors, hashes, and the verdict of the report, where there is one.
+    It holds models, labels, preprocessing, golden vectors, hashes and, if there is one, the verdict of the report.
     RUN is the directory of an earlier run, MANIFEST a hand-written .json beside a model file.
 
     \b
@@ -51,7 +53,7 @@ def pack(
 
         if source.suffix == ".json" and not source.is_dir():
             if device or ids:
-                raise InputError("--device and --artifact choose among the files of a run, not of a manifest")
+                raise InputError("--device and --artifact select files of a run, not of a manifest")
             contents = bundle.from_manifest(source)
         else:
             contents = bundle.from_run(source, device, ids, say=lambda text: click.echo(f"pack: {text}", err=True))
@@ -79,7 +81,7 @@ def pack(
 def keygen(out: Path, as_json: bool, debug: bool) -> None:
     """Make a key pair to sign bundles with.
 
-    NAME.key is for signing alone, NAME.pub for devices (Ed25519).
+    NAME.key is the private key for signing, NAME.pub the public key for devices (Ed25519).
 
     \b
     Example:
@@ -102,7 +104,7 @@ def keygen(out: Path, as_json: bool, debug: bool) -> None:
 @as_json
 @debugged
 def sign(bundle: Path, key: Path, as_json: bool, debug: bool) -> None:
-    """Sign a bundle in place; an earlier signature goes.
+    """Sign a bundle in place, replacing any earlier signature.
 
     \b
     Example:
@@ -126,7 +128,7 @@ def sign(bundle: Path, key: Path, as_json: bool, debug: bool) -> None:
 def verify_signature(bundle: Path, key: Path, as_json: bool, debug: bool) -> None:
     """Check a bundle's signature and hashes.
 
-    Exit code 1 where it is not signed with that key, or is not what was signed.
+    Exits 1 if the bundle is not signed with that key, or has changed since it was signed.
 
     \b
     Example:
@@ -143,7 +145,9 @@ def verify_signature(bundle: Path, key: Path, as_json: bool, debug: bool) -> Non
 
 
 @click.command("runtime-zip")
-@click.option("--out", type=FILE, default="edgekit-runtime.pyz", metavar="FILE", help="[edgekit-runtime.pyz]")
+@click.option(
+    "--out", type=FILE, default="edgekit-runtime.pyz", metavar="FILE", help="File to write. [edgekit-runtime.pyz]"
+)
 @as_json
 @debugged
 def runtime_zip(out: Path, as_json: bool, debug: bool) -> None:
@@ -169,9 +173,9 @@ def runtime_zip(out: Path, as_json: bool, debug: bool) -> None:
 @click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="BUNDLE [IMAGES...]")
 def predict(words: tuple[str, ...]) -> None:
-    """Predict images with a bundle, as a device does.
+    """Classify images with a bundle, as a device does.
 
-    The same as `python -m edgekit.runtime predict`.
+    Same as `python -m edgekit.runtime predict`.
 
     \b
     Example:

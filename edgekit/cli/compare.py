@@ -21,7 +21,7 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 
 
 @click.command()
-@click.option("--fail-on", callback=_percent, metavar="PERCENT", help="Exit 1 on a significant regression above it.")
+@click.option("--fail-on", callback=_percent, metavar="PERCENT", help="Exit 1 on a significant regression above this.")
 @as_json
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print as Markdown, for a pull request.")
 @debugged
@@ -30,8 +30,9 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 def compare(old: Path, new: Path, fail_on: float | None, as_json: bool, as_markdown: bool, debug: bool) -> None:
     """Show what changed between two reports.
 
-    OLD and NEW are run directories or report.json files. A change is marked only where its confidence interval says
-    so; rows that differ in engine version, machine, governor or threads come with a warning, kinds are never compared.
+    OLD and NEW are run directories or report.json files. A change is marked only where its confidence interval
+    supports it. Rows that differ in engine version, machine, governor or threads come with a warning; measured times
+    are never compared with estimated ones.
     `edgekit report compare` is the same.
 
     \b
@@ -43,7 +44,7 @@ def compare(old: Path, new: Path, fail_on: float | None, as_json: bool, as_markd
 
     def work() -> None:
         if as_json and as_markdown:
-            raise InputError("--json and --markdown exclude each other")
+            raise InputError("--json and --markdown cannot be used together; give one of them")
         need("pydantic", extra="compress", purpose="reading reports")
         from edgekit.report import comparison, comparison_text, reader
 

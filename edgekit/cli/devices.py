@@ -14,12 +14,14 @@ from edgekit.cli._common import Group, as_json, debugged, guarded, print_list, p
 if TYPE_CHECKING:
     from edgekit.device.file import Device
 
-_port = click.option("--port", type=click.IntRange(1, 65535), help="[what the ssh config says, else 22]")
-_config = click.option("--config", metavar="FILE", help="Another ssh client config than ~/.ssh/config.")
-_python = click.option("--python", metavar="PROGRAM", help="Python 3.9 or later there. [python3]")
-_out = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="[NAME.toml]")
+_port = click.option("--port", type=click.IntRange(1, 65535), help="SSH port. [from the ssh config, else 22]")
+_config = click.option("--config", metavar="FILE", help="SSH client config to use instead of ~/.ssh/config.")
+_python = click.option("--python", metavar="PROGRAM", help="Python 3.9 or later on the device. [python3]")
+_out = click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="File to write. [NAME.toml]"
+)
 _force = click.option("--force", is_flag=True, help="Overwrite the file.")
-_by = click.option("--by", metavar="WAY", help="A module of edgekit/reach. [ssh with a HOST, else local]")
+_by = click.option("--by", metavar="WAY", help="How to reach it: ssh, adb, ... [ssh with a HOST, else local]")
 
 
 @click.command()
@@ -49,7 +51,7 @@ def show(name: str, as_json: bool, debug: bool) -> None:
 @as_json
 @debugged
 def check(name: str, as_json: bool, debug: bool) -> None:
-    """Reach a device and say what is missing there; exit 1 unless it is ready.
+    """Connect to a device and report what is missing there; exit 1 unless it is ready.
 
     \b
     Examples:
@@ -76,13 +78,13 @@ def check(name: str, as_json: bool, debug: bool) -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("--mirror", metavar="URL", help="Of Debian. [https://deb.debian.org/debian]")
+@click.option("--mirror", metavar="URL", help="Debian mirror. [https://deb.debian.org/debian]")
 @as_json
 @debugged
 def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
-    """Build what an emulated device needs, into the cache folder; again, to check it.
+    """Build what an emulated device needs in the cache folder, or check what is already there.
 
-    Needs Linux, a C compiler, pip, a network and 700 MB of disk; neither root nor containers.
+    Needs Linux, a C compiler, pip, a network connection and 700 MB of disk, but neither root nor containers.
 
     \b
     Example:
@@ -106,7 +108,7 @@ def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
 @click.command()
 @click.argument("host", required=False)
 @_by
-@click.option("--name", help="[what the device calls itself]")
+@click.option("--name", help="Name of the device. [its host name]")
 @_port
 @_config
 @_python
@@ -115,7 +117,7 @@ def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
 @as_json
 @debugged
 def probe(host: str | None, name: str | None, out: Path | None, force: bool, as_json: bool, **words: Any) -> None:
-    """Connect to HOST and write its device file from what it says.
+    """Connect to HOST and write a device file from what it reports.
 
     \b
     Examples:
@@ -194,7 +196,7 @@ def add(
 @as_json
 @debugged
 def clean(name: str, as_json: bool, debug: bool) -> None:
-    """Remove what edgekit keeps on a device: the runtime, and the latest models.
+    """Remove what edgekit keeps on a device: the runtime and the most recent models.
 
     \b
     Example:
@@ -245,7 +247,7 @@ def _write(path: Path, text: str, force: bool) -> Path:
     from edgekit.errors import InputError
 
     if path.exists() and not force:
-        raise InputError(f"{path}: is there already; give --out another file, or --force")
+        raise InputError(f"{path}: already exists; choose another file with --out, or overwrite it with --force")
     try:
         write_text(path, text)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The commands that look into files: ``inspect`` and ``export-c``."""
+"""The commands that read files: ``inspect`` and ``export-c``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgekit.cli._common import as_json, debugged, guarded
 def inspect(file: Path, as_json: bool, debug: bool) -> None:
     """Show what is in FILE: a bundle, an .onnx or a .tflite.
 
-    Ports, operators, float operators, multiply-adds, parameters, memory, and what each installed engine runs where.
+    Ports, operators, float operators, multiply-adds, parameters, memory, and where each installed engine runs what.
 
     \b
     Examples:
@@ -49,7 +49,7 @@ def inspect(file: Path, as_json: bool, debug: bool) -> None:
 def export_c(source: Path, out: Path, artifact: str | None, force: bool, as_json: bool, debug: bool) -> None:
     """Write a .tflite model and its labels as C arrays.
 
-    Where the package tflite-micro is installed, the model also runs through it.
+    If the package tflite-micro is installed, the model is also run with it.
 
     \b
     Examples:

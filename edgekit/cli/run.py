@@ -25,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _complete(kind: Literal["recipes", "devices"]) -> Callable[..., list[CompletionItem]]:
-    """Shell completion: the names of what is shipped, else files."""
+    """Shell completion: the names of shipped recipes or devices, else files."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from edgekit.config import shipped
@@ -37,7 +37,7 @@ def _complete(kind: Literal["recipes", "devices"]) -> Callable[..., list[Complet
 
 
 def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory. [runs/<recipe>]") -> F:
-    """What every command that works on a recipe or a run directory takes."""
+    """The options and argument of every command that works on a recipe or a run directory."""
     for option in (
         click.option("--debug", is_flag=True, help="Show tracebacks."),
         click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
@@ -63,7 +63,7 @@ def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory
 @click.command()
 @_options
 def run(**flags: Any) -> None:
-    """Do every stage that RECIPE names.
+    """Run every stage in RECIPE.
 
     Stages whose inputs have not changed are skipped.
     RECIPE is a TOML file or the name of a shipped recipe, RUN the directory of an earlier run.
@@ -79,7 +79,7 @@ def run(**flags: Any) -> None:
 @click.command()
 @_options
 def train(**flags: Any) -> None:
-    """Train only: data and train.
+    """Run the stages data and train.
 
     \b
     Example:
@@ -91,7 +91,7 @@ def train(**flags: Any) -> None:
 @click.command()
 @_options
 def prune(**flags: Any) -> None:
-    """Up to the pruned network: data, train, prune.
+    """Run the stages up to the pruned network: data, train, prune.
 
     \b
     Examples:
@@ -104,7 +104,7 @@ def prune(**flags: Any) -> None:
 @click.command()
 @_options
 def compress(**flags: Any) -> None:
-    """Up to a bundle of verified files, not measured.
+    """Run the stages up to a bundle of verified files; measure nothing.
 
     \b
     Example:
@@ -115,12 +115,12 @@ def compress(**flags: Any) -> None:
 
 @click.command()
 @partial(_options, target="[RECIPE|RUN|BUNDLE]", out="Where to write. [runs/<recipe>, profiles/<bundle>]")
-@click.option("--sustained", metavar="TIME", help="Then run each file so long without a break, e.g. 10m.")
+@click.option("--sustained", metavar="TIME", help="Then run each file continuously for this long, e.g. 10m.")
 def profile(sustained: str | None, overrides: tuple[str, ...], **flags: Any) -> None:
-    """Up to latencies: what has changed before, then measure.
+    """Re-run changed stages, then measure latency.
 
-    BUNDLE is an .edgekit file, or a hand-written manifest (.json): its models are measured on each device (this machine
-    if none is named), its golden vectors replayed there, and the reports written.
+    BUNDLE is an .edgekit file or a hand-written manifest (.json): its models are measured on each device (this machine
+    if none is named), its golden vectors are replayed there, and the reports are written.
 
     \b
     Examples:
@@ -179,7 +179,9 @@ def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple
 
     folder = Path(target)
     if folder.suffix == ".edgekit" and not folder.is_dir():
-        raise InputError(f"{target}: a bundle, whose files are made; edgekit profile, inspect and predict take one")
+        raise InputError(
+            f"{target}: is a bundle, which is already built; edgekit profile, inspect and predict accept one"
+        )
     if (folder / "recipe.json").is_file():
         loaded, base = recipe.resume(folder / "recipe.json", overrides)
         out = out or folder
@@ -188,7 +190,7 @@ def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple
     else:
         path = shipped.find("recipes", target)
         loaded, base = recipe.load(path, overrides), path.resolve().parent
-    if names:  # as good as profile.devices, and remembered with it
+    if names:  # same as profile.devices, and recorded with it
         chosen = [str(Path(name).resolve()) if shipped.is_path(name) else name for name in names]
         section = loaded.profile or recipe.ProfileSection()
         loaded = loaded.model_copy(update={"profile": section.model_copy(update={"devices": chosen})})
@@ -197,7 +199,7 @@ def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple
 
 
 def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
-    """The devices of a [profile] section, whose files start from `base`, by name."""
+    """The devices of a [profile] section by name; relative paths start from `base`."""
     from edgekit.config import shipped
     from edgekit.device import file as device_file
 
@@ -220,7 +222,7 @@ def _profiled(
     from edgekit.config import recipe
     from edgekit.pipeline import bundled
 
-    section = recipe.profile_section(overrides, ("operators", "sustained"), "the models of a bundle are made")
+    section = recipe.profile_section(overrides, ("operators", "sustained"), "the models of a bundle are already built")
     section = section.model_copy(update={"devices": list(names) or section.devices})
     return bundled.profile(Path(target), _devices(section, None), console, out, section.operators)
 
@@ -234,12 +236,12 @@ def _summary(outcome: Outcome) -> str:
 
 
 def _missing(lost: Sequence[Failure]) -> str:
-    """What was not measured, a line a device."""
+    """What was not measured, one line per device."""
     reasons: dict[str, list[str]] = {}
     for failure in lost:
         reasons.setdefault(failure.device, []).append(failure.reason)
     lines = [f"{device}: {len(all_)} not measured: {all_[0]}" for device, all_ in reasons.items()]
-    return "\n  ".join(lines) + "; the same command measures what is missing"
+    return "\n  ".join(lines) + "; run the same command again to measure what is missing"
 
 
 def _as_dict(outcome: Outcome) -> dict[str, Any]:

@@ -12,7 +12,7 @@ Folder = Literal["recipes", "devices"]
 
 
 def folder(kind: Folder) -> Path:
-    """Where the shipped files lie: inside the installed package, or beside it in a checkout."""
+    """Where the shipped files are: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "_shipped" / kind
     return installed if installed.is_dir() else package.parent / kind
@@ -32,7 +32,7 @@ def find(kind: Folder, word: str, base: Path | None = None) -> Path:
     """The file that a word stands for: a path (from `base`), or the name of a shipped one.
 
     Raises:
-        InputError: neither; near names are given.
+        InputError: neither; the message lists similar names.
     """
     noun = kind[:-1]
     if is_path(word):

@@ -28,7 +28,7 @@ _DURATION = r"[0-9]+(\.[0-9]+)?(s|m|h)"
 def _seconds(value: Any) -> Any:
     if isinstance(value, str):
         if not re.fullmatch(_DURATION, value):
-            raise ValueError(f'"{value}" is no duration: a number of seconds, or "90s", "10m", "1h"')
+            raise ValueError(f'"{value}" is not a duration: give a number of seconds, or "90s", "10m", "1h"')
         return float(value[:-1]) * _UNITS[value[-1]]
     return value
 
@@ -68,10 +68,10 @@ def validate(section: type[S], raw: dict[str, Any], path: Path, overridden: Coll
         section: what to make.
         raw: the parsed TOML.
         path: the file it came from, for messages.
-        overridden: keys (``section.key``) that came from the command line instead.
+        overridden: keys (``section.key``) that came from the command line.
 
     Raises:
-        InputError: one line for each thing that is wrong.
+        InputError: one line per problem.
     """
     try:
         return section.model_validate(raw)
@@ -101,7 +101,7 @@ def _explain(section: type[BaseModel], problem: dict[str, Any]) -> str:
     if problem["type"] == "literal_error" and isinstance(value, str):
         message = choices.no_such(value, re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
     if problem["type"] == "model_type":
-        message = f"A section is expected, with the keys {', '.join(_fields(section, place))}"
+        message = f"Expected a section with the keys {', '.join(_fields(section, place))}"
     if message.startswith(f'"{value}"'):
         return f"{where} = {message}"
     shown = f' = "{value}"' if isinstance(value, str) else f" = {value}" if not isinstance(value, dict) else ""

@@ -1,4 +1,4 @@
-"""What a device says about itself: is it usable, and what would its file be."""
+"""What a device reports about itself: whether it is usable, and what its device file should say."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from edgekit.reach.worker import Worker, WorkerFault
 from edgekit.runtime import engine_menu
 
 TIMEOUT = 120.0
-"""Seconds for the answer, once it is connected."""
+"""Seconds to wait for the answer, once connected."""
 VENV = "~/edgekit"
-"""Where a Python goes on a device whose own may not be changed."""
+"""Where to put a virtual environment on a device whose own Python must not be changed."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def facts(device: Device) -> dict[str, Any]:
     """`edgekit.runtime.machine.probe`, run on the device.
 
     Raises:
-        Shortfall: it cannot be reached, or what it says makes no sense.
+        Shortfall: it cannot be reached, or its answer is not understood.
     """
     found = _answer(device, ["-m", "edgekit.runtime.machine", "--probe"])
     if not isinstance(found.get("engines"), dict):
@@ -70,7 +70,7 @@ def check(device: Device) -> Check:
         return Check(device.name, False, {}, (f"cannot be reached by {device.reach.by}: {trouble}",))
     problems = []
     if device.arch not in ("any", found["arch"]):
-        problems.append(f'it is {found["arch"]}, its file says arch = "{device.arch}"')
+        problems.append(f'it is {found["arch"]}, but its file says arch = "{device.arch}"')
     wanted = [*(["numpy"] if not found["numpy"] else [])]
     if found.get("trouble"):
         problems.append(str(found["trouble"]))
@@ -84,7 +84,7 @@ def check(device: Device) -> Check:
         if found["engines"].get(engine) and provider != "cpu" and name not in (offered := _providers(device, engine)):
             problems.append(f"{engine} {found['engines'][engine]} there offers {', '.join(offered)}, not {provider}")
     threads = max(device.run.thread_counts(found["cores"]))
-    if threads > found["cores"] and device.reach.by != "qemu":  # whose times are estimated
+    if threads > found["cores"] and device.reach.by != "qemu":  # its times are estimated
         problems.append(f"{threads} threads asked for, but only {found['cores']} cores can be used")
     return Check(device.name, True, found, tuple(problems))
 
@@ -109,9 +109,9 @@ def toml(name: str, reach: Mapping[str, Any], found: Mapping[str, Any] | None, r
     """The text of a device file.
 
     Args:
-        name: what results carry.
+        name: the device's name in results.
         reach: keys of its [reach] section.
-        found: what `facts` gave; None for a device nobody has reached yet.
+        found: what `facts` returned; None for a device not reached yet.
         run: keys of its [run] section.
     """
     top: dict[str, Any] = {"name": name}

@@ -1,4 +1,4 @@
-"""Dataclasses of `edgekit.types` as JSON files: written beside and renamed, checked when read."""
+"""Dataclasses of `edgekit.types` as JSON files: written atomically, checked when read."""
 
 from __future__ import annotations
 

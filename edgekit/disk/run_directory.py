@@ -1,8 +1,8 @@
 """Run directories: ``runs/<recipe>/<n>-<stage>/`` with a ``stage.json`` each. Standard library only.
 
-A stage is skipped when a finished one with the same inputs, and with its outputs unharmed, is there. It is written
-beside and renamed, so that a kill at any moment leaves the old stage, the new one, or a hidden ``.partial`` folder,
-never a half stage.
+A stage is skipped if it has finished before with the same inputs and its outputs are intact. It is written to a hidden
+``.partial`` folder and renamed, so that a kill at any moment leaves the old stage, the new one or that folder, never
+half a stage.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ORDER = ("data", "train", "prune", "lower", "quantize", "export", "verify", "bun
 RECORD = "stage.json"
 KEY = "key"
 UNVERIFIED = "UNVERIFIED.txt"
-"""Lies beside exported files that failed verification; not an output of their stage."""
+"""Placed beside exported files that failed verification; not an output of their stage."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Done:
     digest: str
     """SHA-256 over the stage's files: what later stages depend on."""
     seconds: float
-    """What it cost when it ran."""
+    """How long it took when it ran."""
     cached: bool
     """True when nothing had changed and it did not run again."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    """What it depended on, as it was recorded."""
+    """What it depended on, as recorded."""
 
 
 class RunDirectory:
@@ -74,7 +74,7 @@ class RunDirectory:
                 file.seek(0)
                 holder = file.read().decode() or "unknown"
                 raise Busy(
-                    f"{self.path}: another edgekit works here (process {holder}); "
+                    f"{self.path}: another edgekit is running here (process {holder}); "
                     "wait for it, or give --out another folder"
                 ) from None
             try:
@@ -85,11 +85,11 @@ class RunDirectory:
                 raise disk_full(error, self.path) or error from None
 
     def folder(self, name: str) -> Path:
-        """Where a stage's results lie (or would lie)."""
+        """Where a stage's results are (or would be)."""
         return self.path / f"{ORDER.index(name) + 1}-{name}"
 
     def find(self, name: str) -> Done | None:
-        """A finished stage with all its files as they were written, whatever its inputs were."""
+        """A finished stage whose files are all as written, regardless of its inputs."""
         record = _read(self.folder(name))
         return None if record is None else _done(name, self.folder(name), record, cached=True)
 
@@ -102,14 +102,14 @@ class RunDirectory:
         before: Callable[[], None] = lambda: None,
         resumable: bool = False,
     ) -> Done:
-        """Run a stage unless it is there already.
+        """Run a stage unless it is already finished.
 
         Args:
             name: one of `ORDER`.
             inputs: everything the result depends on, as JSON-like data.
             build: writes the stage's files into the folder it is given.
-            before: called once when the stage will really run.
-            resumable: `build` can go on from files that a killed run with the same inputs left in its folder.
+            before: called once if the stage is actually about to run.
+            resumable: `build` can resume from files that a killed run with the same inputs left in its folder.
 
         Raises:
             Shortfall: raised by `build`; the files stay in ``<n>-<stage>.failed`` for inspection.
@@ -166,7 +166,7 @@ def _run(
         }
         write_text(partial / RECORD, json.dumps(record, indent=1))
     except Exception as error:
-        full = disk_full(error, partial.parent)  # asked before there is room again
+        full = disk_full(error, partial.parent)  # asked before cleaning up makes room
         if isinstance(error, Shortfall) and not full:
             mark.unlink()
             _remove(failed)
@@ -181,7 +181,7 @@ def _run(
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """The record of a finished stage; None when there is none or its files are not as it says."""
+    """The record of a finished stage; None if there is none or its files do not match it."""
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return record if _hashes(folder) == record["outputs"] else None
@@ -195,7 +195,7 @@ def _done(name: str, folder: Path, record: Mapping[str, Any], cached: bool) -> D
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file a stage wrote; logs, and the hidden files that a kill left half written, do not count."""
+    """SHA-256 of each file a stage wrote; logs, and hidden files left half-written by a kill, do not count."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

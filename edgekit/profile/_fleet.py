@@ -1,4 +1,4 @@
-"""Several devices at once, a thread each, and what they share: a way to stop them all."""
+"""Several devices at once, one thread each, and a way to stop them all."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 Row = TypeVar("Row")
 
 OPEN_TIMEOUT = 180.0
-"""Seconds for a process to be ready."""
+"""Seconds to wait for a process to be ready."""
 QUEUE_TIMEOUT = 4 * 3600.0
 """Seconds to wait for another measurement on the same machine."""
 PATIENCE = 5.0
-"""Seconds for a thread to notice that all is over."""
+"""Seconds to wait for a thread to notice that the work was stopped."""
 
 
 class Stopped(Exception):
-    """Another device's error, or the user, has ended the work."""
+    """An error on another device, or the user, stopped the work."""
 
 
 class Fleet:
@@ -43,7 +43,7 @@ class Fleet:
         """Call all of them, at the same time.
 
         Raises:
-            Exception: the first that one of them has raised; the others are stopped.
+            Exception: the first one raised by any of them; the others are stopped.
         """
         if len(work) == 1:
             work[0]()
@@ -81,7 +81,7 @@ class Fleet:
                 worker.kill()
 
     def pause(self, seconds: float) -> None:
-        """Sleep, but not longer than there is something to do."""
+        """Sleep, but wake up if the work is stopped."""
         self._over.wait(seconds)
 
     def rows(
@@ -95,15 +95,15 @@ class Fleet:
         """Do something for each of these timings on its device: all devices at once, each under its lock.
 
         Args:
-            what: is done, for progress and for failures.
+            what: name of the work, for progress and failures.
             devices: by name.
             wanted: timings by device.
-            one: is given the device, the timing and `edgekit.runtime.machine.probe` there.
+            one: called with the device, the timing and `edgekit.runtime.machine.probe` there.
             console: progress.
 
         Returns:
-            What `one` has returned, in the order of the devices and timings; and a failure for each WorkerFault that it
-            has raised, and for what was left on a device that was lost.
+            What `one` returned, in the order of the devices and timings; and a failure for each WorkerFault that it
+            raised, and for what was left to do on a device that was lost.
         """
         found: dict[str, list[Row]] = {name: [] for name in devices}
         failed: dict[str, list[Failure]] = {name: [] for name in devices}
@@ -132,13 +132,13 @@ class Fleet:
 
     @contextmanager
     def machine(self, name: str, reach: Reach, device: Device, console: Console) -> Iterator[dict[str, Any]]:
-        """Have a device to ourselves: under its lock (`edgekit.runtime.machine`), until the context ends.
+        """Hold the lock of a device (`edgekit.runtime.machine`) until the context ends.
 
         Yields:
             `edgekit.runtime.machine.probe` there.
 
         Raises:
-            Shortfall: it cannot be reached, or what it says makes no sense.
+            Shortfall: it cannot be reached, or its answer is not understood.
         """
         with self.worker(reach, ["-m", "edgekit.runtime.machine", "--hold"], device) as holder:
             try:
@@ -155,7 +155,7 @@ class Fleet:
         """Python on a device, ended with the context.
 
         Raises:
-            Stopped: all is over.
+            Stopped: the work was stopped.
             Shortfall: the device cannot be reached.
         """
         if self._over.is_set():

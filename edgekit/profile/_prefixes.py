@@ -1,8 +1,8 @@
-"""Which layer of a file a device computes otherwise than this machine.
+"""Which layer of a file a device computes differently from this machine.
 
-The operators up to one layer are cut out as a file of their own, which both run on the same images; where their outputs
-differ is found by bisection. So it is *a* layer up to which they differ and before which they agree, and the first one
-unless a difference has vanished on the way.
+The operators up to one layer are cut out as a separate file, which both run on the same images; bisection finds where
+their outputs start to differ. The result is *a* layer whose outputs differ while those of the one before agree; it is
+the first one unless a difference disappeared along the way.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from edgekit.runtime.cut import Graph
 from edgekit.types import Artifact
 
 TOLERANCE = 1e-3
-"""Floats that differ by more than this share of the largest one differ by more than rounding."""
+"""Floats that differ by more than this share of the largest one differ by more than rounding error."""
 Run = Callable[[Artifact, Path], npt.NDArray[Any]]
-"""Outputs, [images, values], of an artifact whose file lies in a folder."""
+"""Outputs, [images, values], of an artifact whose file is in a folder."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class _Gap:
     """How far apart two outputs are."""
 
     most: float
-    """In steps of integers; of floats relative to the largest."""
+    """Largest difference: in steps for integers, relative to the largest value for floats."""
     share: float
-    """Of values that differ, 0..1."""
+    """Share of values that differ, 0..1."""
     integer: bool
 
     @property
@@ -62,7 +62,7 @@ def first(artifact: Artifact, folder: Path, there: Run, here: Run) -> str:
     """Name the layer.
 
     Args:
-        artifact: what gives other outputs there.
+        artifact: what gives different outputs there.
         folder: where its file is.
         there: runs a file on the device.
         here: runs a file on this machine.
@@ -83,7 +83,7 @@ def first(artifact: Artifact, folder: Path, there: Run, here: Run) -> str:
         wrong = _bisect(len(found), lambda place: gap(place).wrong)
         rounded = _bisect(len(found), lambda place: gap(place).most != 0)
         if rounded is None:
-            return "none: every part of the file agrees, so that the engine computes the whole file otherwise"
+            return "none: every part of the file agrees, so the engine computes the whole file differently"
         start = f"{found[rounded].layer} ({gap(rounded)})"
         if wrong is None:
             return f"none by more than rounding; from {start} on they round differently"
@@ -93,7 +93,7 @@ def first(artifact: Artifact, folder: Path, there: Run, here: Run) -> str:
 
 
 def _bisect(count: int, differs: Callable[[int], bool]) -> int | None:
-    """A place that differs, the one before which does not; None where the last one does not."""
+    """A place that differs while the one before does not; None if the last one does not differ."""
     low, high = -1, count - 1
     if high < 0 or not differs(high):
         return None

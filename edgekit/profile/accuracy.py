@@ -28,20 +28,20 @@ from edgekit.reach.worker import WorkerFault
 from edgekit.types import Accuracy, Artifact, InputSpec, Split
 
 ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
-"""What a file is run with here, as verification does."""
+"""The engine that runs a file here, same as in verification."""
 TIMEOUT = 600.0
-"""Seconds for all images of one file, and a second for each of them beyond that."""
+"""Seconds for all images of one file, plus one second per image."""
 TRACED = 4
-"""Images that parts of a file run on, to find the layer where two machines part."""
+"""Images that parts of a file run on, to find the layer where two machines diverge."""
 SLACK = 1
-"""Images whose top-1 class may differ from that here, however few images there are."""
+"""Images whose top-1 class may differ from the one here, however few images there are."""
 
 
 @dataclass(frozen=True)
 class TestImages:
-    """What every device is asked."""
+    """The images that every device runs on."""
 
-    __test__ = False  # no test, whatever pytest thinks of the name
+    __test__ = False  # not a test, whatever pytest makes of the name
 
     split: Split
     pixels: npt.NDArray[np.uint8]
@@ -61,7 +61,7 @@ class _Answer:
 
 
 def choose(count: int, wanted: int, seed: int) -> list[int]:
-    """Which images run: `wanted` of `count`, drawn by `seed`, ascending."""
+    """Which images to run: `wanted` of `count`, drawn by `seed`, in ascending order."""
     return sorted(random.Random(f"accuracy/{seed}").sample(range(count), min(wanted, count)))  # noqa: S311
 
 
@@ -78,17 +78,17 @@ def score(
     """Run the images on each device, all devices at once, and compare with the same file here.
 
     Args:
-        artifacts: what to run, with every engine of a device that takes its format.
+        artifacts: what to run, with every engine of a device that supports its format.
         folder: where the artifacts' files are.
-        devices: by the name that results carry.
+        devices: by their name in results.
         images: what to run on.
-        agreement: least share of images whose top-1 class is that here; `SLACK` of them may always differ.
+        agreement: least share of images with the same top-1 class as here; `SLACK` of them may always differ.
         console: progress.
         keep: folder of results, as in `edgekit.profile.run.profile`.
         tidy: remove what is kept of other devices.
 
     Returns:
-        A row a device x file x engine, in that order: `agreement` is with torch fp32, `agreement_reference`,
+        One row per device, file and engine, in that order: `agreement` is with torch fp32, `agreement_reference`,
         `max_difference`, `max_steps` and `within_one_step` are with the same file here. And what could not be run.
     """
     results: dict[str, list[Accuracy | Failure]] = {name: [] for name in devices}
@@ -145,7 +145,7 @@ def score(
 
 
 def _pairs(artifacts: Sequence[Artifact], device: Device) -> list[tuple[Artifact, str]]:
-    """Files and engines that run on a device; not what verification has run already: this machine's usual engines."""
+    """Files and engines to run on a device, without those that verification ran: this machine's usual engines."""
     usual = set(ENGINES.values()) - set(device.run.providers) if device.reach.by == "local" else set()
     return [
         (artifact, engine)
@@ -211,7 +211,7 @@ def _worst(there: _Answer, here: _Answer, images: TestImages) -> TestImages:
 def _diverges(
     fleet: Fleet, name: str, device: Device, artifact: Artifact, engine: str, folder: Path, images: TestImages
 ) -> str:
-    """The layer from which on a device computes something else than this machine (`edgekit.profile._prefixes`).
+    """The first layer whose outputs on a device differ from this machine's (`edgekit.profile._prefixes`).
 
     Raises:
         WorkerFault: the device was lost.
@@ -263,7 +263,7 @@ def _compare(
     if not np.isfinite(real[0]).all():
         problem = "NaN or infinite outputs"
     elif (predicted != wanted).sum() > max(SLACK, (1 - least) * len(wanted)):
-        problem = f"{same:.2%} top-1 agreement with the same file on the host, {least:.2%} is asked for"
+        problem = f"{same:.2%} top-1 agreement with the same file on the host; {least:.2%} is required"
     return Accuracy(
         artifact=artifact.id,
         engine=engine,

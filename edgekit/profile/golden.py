@@ -1,4 +1,4 @@
-"""Whether every engine of every device computes there what was computed where the bundle was packed."""
+"""Whether every engine on every device gives the outputs computed where the bundle was packed."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def replay(
 ) -> tuple[list[Replay], list[Failure]]:
     """Replay the golden vectors on each device, all devices at once, each under its lock.
 
-    Once for each file and engine that were timed, or estimated, there: why the others do not run has been said. The
-    fewest threads are taken.
+    Once for each file and engine that were timed or estimated there, with the fewest threads; why others do not run is
+    reported already.
 
     Args:
-        bundle: its golden vectors; it is sent to each device.
-        devices: by the name that results carry.
+        bundle: holds the golden vectors; it is sent to each device.
+        devices: by their name in results.
         measured: what was timed on them.
         console: progress.
-        keep: folder of results, as in `edgekit.profile.run.profile`. Vectors that do not hold are tried again.
+        keep: folder of results, as in `edgekit.profile.run.profile`. Vectors that do not match are replayed again.
 
     Returns:
-        A row a device x file x engine, in that order; and what could not be replayed.
+        One row per device, file and engine, in that order; and what could not be replayed.
     """
     kept, fleet = Keep(keep, __name__), Fleet()
     digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
@@ -89,13 +89,13 @@ def replay(
         return row
 
     found, failures = fleet.rows("golden", devices, wanted, one, console)
-    if set(devices) <= set(measured.machines):  # else: what is kept of a device that is down serves another time
+    if set(devices) <= set(measured.machines):  # else keep what is known of a device that is down
         kept.tidy()
     return found, failures
 
 
 def _once(device: str, measured: Profile) -> list[Timing]:
-    """A timing of each file and engine of a device: that with the fewest threads."""
+    """For each file and engine of a device, the timing with the fewest threads."""
     rows: dict[tuple[str, str], Timing] = {}
     for timing in measured.timings:
         if timing.device == device:

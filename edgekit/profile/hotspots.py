@@ -1,4 +1,4 @@
-"""Where the time goes on each device: the operators of what is fastest there, quantized and in float."""
+"""Where the time goes on each device: the operators of the fastest quantized and the fastest float file there."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def find(
     Args:
         artifacts: the exported files.
         folder: where they are.
-        devices: by the name that results carry; `RunSection.seconds` is how long each file takes, loading apart.
-        measured: what they were timed at.
+        devices: by their name in results; `RunSection.seconds` is how long each file takes, without loading.
+        measured: their timings.
         console: progress.
         keep: folder of results, as in `edgekit.profile.run.profile`.
 
@@ -65,7 +65,7 @@ def find(
         return profile
 
     found, failures = fleet.rows("operators", devices, wanted, one, console)
-    if set(devices) <= set(measured.machines):  # else: what is kept of a device that is down serves another time
+    if set(devices) <= set(measured.machines):  # else keep what is known of a device that is down
         kept.tidy()
     return found, failures
 

@@ -1,4 +1,4 @@
-"""One row of a profile: what its measuring process (`edgekit.runtime.bench`) is asked, and what comes of it."""
+"""One row of a profile: what its measuring process (`edgekit.runtime.bench`) is asked, and the result."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from edgekit.types import Artifact
 from edgekit.verdict import stats
 
 MIN_SAMPLES = 3
-"""Of each round, however slow the model is."""
+"""Least samples in each round, however slow the model is."""
 COPIES = 20
-"""Inferences whose copies are timed apart, where something else than the CPU computes."""
+"""Inferences whose copies are timed separately, if something other than the CPU computes."""
 RUN_TIMEOUT = 60.0
-"""Seconds, beyond what is expected."""
+"""Seconds to wait beyond the expected time."""
 ENERGY = 0.5
 """Least seconds of the window in which energy is counted: sensors are read 20 times a second."""
 MINUTE = 60.0
-"""Seconds that one row of a sustained measurement takes."""
+"""Seconds covered by one row of a sustained measurement."""
 
 _Time = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -53,14 +53,14 @@ class _Ready(TypedDict):
 
 
 class _Warm(TypedDict):
-    """To the request to warm up."""
+    """Answer to the request to warm up."""
 
     used: Annotated[int, Field(ge=0)]
     stable: bool | None
 
 
 class _Run(TypedDict):
-    """What a sample is, where it is not a single inference; see `edgekit.reach.adb_worker`."""
+    """What a sample consists of, if it is not a single inference; see `edgekit.reach.adb_worker`."""
 
     count: Annotated[int, Field(ge=1)]
     of: str
@@ -71,7 +71,7 @@ class _Run(TypedDict):
 
 
 class _Round(TypedDict):
-    """To each round."""
+    """Answer to each round."""
 
     ms: Annotated[list[_Time], Field(min_length=1)]
     load_average: float | None
@@ -80,27 +80,27 @@ class _Round(TypedDict):
 
 
 class _Copied(TypedDict):
-    """To the question how long copying takes."""
+    """Answer to the question how long copying takes."""
 
     steps: Annotated[list[tuple[_Time, _Time, _Time]], Field(min_length=1)] | None
 
 
 class _EndToEnd(TypedDict):
-    """To the request to predict images."""
+    """Answer to the request to predict images."""
 
     end_to_end: dict[str, _Time] | None
     of: str
 
 
 class _Energy(TypedDict):
-    """To the request to count energy."""
+    """Answer to the request to count energy."""
 
     mj: _Time | None
     of: str
 
 
 class _Minute(TypedDict):
-    """To each minute of a sustained measurement."""
+    """Answer to each minute of a sustained measurement."""
 
     p50_ms: _Time
     p90_ms: _Time | None
@@ -115,7 +115,7 @@ _COPIED, _END_TO_END, _ENERGY, _MINUTE = map(TypeAdapter, (_Copied, _EndToEnd, _
 
 @dataclass(frozen=True)
 class Golden:
-    """What end-to-end times are of: the images in the bundle of the run."""
+    """What end-to-end times are measured on: the images in the bundle of the run."""
 
     bundle: Path
     files: dict[str, str]
@@ -125,7 +125,7 @@ class Golden:
 
     @classmethod
     def of(cls, bundle: Path) -> Golden | None:
-        """Those of a bundle; None where it has none.
+        """The golden images of a bundle; None if it has none.
 
         Raises:
             Shortfall: it is damaged.
@@ -145,7 +145,7 @@ class Golden:
 
 @dataclass
 class Job:
-    """One artifact x engine x threads x batch on its way to a `Timing` or a `Failure`."""
+    """One artifact, engine, thread count and batch on the way to a `Timing` or a `Failure`."""
 
     artifact: Artifact | Reference
     engine: str
@@ -160,7 +160,7 @@ class Job:
     samples: list[float] = field(default_factory=list)
     round_sizes: list[int] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
-    """One a sample, where each is of several inferences."""
+    """One per sample, if each is of several inferences."""
     loads: list[float] = field(default_factory=list)
     rss_bytes: int = 0
     copies: Copies | None = None
@@ -178,28 +178,28 @@ class Job:
 
     @property
     def over(self) -> bool:
-        """Whether it has come to an end, good or bad."""
+        """Whether it has finished, successfully or not."""
         return bool(self.reason) or self.timing is not None
 
     def fail(self, reason: str, lost: bool = False) -> None:
-        """Let it end without a result."""
-        if isinstance(self.artifact, Reference):  # where it is while the stage runs helps nobody afterwards
+        """Finish without a result."""
+        if isinstance(self.artifact, Reference):  # its path during the stage helps nobody later
             reason = reason.removeprefix(f"{self.artifact.path}: ")
         self.reason, self.lost = reason, lost
 
     def open(self, worker: Worker, request: Mapping[str, Any]) -> None:
-        """Load the model, and run it once."""
+        """Load the model and run it once."""
         self.worker = worker
         self.request = {**request, "batch": self.batch} if self.batch != 1 else request
         self.ready = self._ask(self.request, OPEN_TIMEOUT, _READY)
 
     def warm_up(self, plan: RunSection) -> None:
-        """Until times are steady, for no longer than is then measured."""
+        """Warm up until times are steady, for no longer than the measurement itself."""
         request = {"warm_up": {"least": plan.warmup, "seconds": plan.seconds}}
         self.warm = self._ask(request, self._patience(plan.warmup, plan.seconds), _WARM)
 
     def renew(self, worker: Worker, plan: RunSection) -> None:
-        """Go on in another process, warmed up; load and first inference stay those of the first."""
+        """Continue in a new process, warmed up; load and first inference times stay those of the first."""
         if self.worker is not None:
             self.worker.close()
         self.worker = worker
@@ -209,7 +209,7 @@ class Job:
             self.warm["stable"] = self.warm["stable"] and answer.get("stable", False)
 
     def round(self, plan: RunSection) -> None:
-        """One round of samples."""
+        """Take one round of samples."""
         seconds = plan.seconds / plan.rounds
         request = {"run": {"warmup": plan.warmup, "seconds": seconds, "min_samples": MIN_SAMPLES}}
         answer = self._ask(request, self._patience(plan.warmup + MIN_SAMPLES, seconds), _ROUND)
@@ -221,18 +221,18 @@ class Job:
             self.rss_bytes = answer["rss_bytes"]
 
     def copy(self) -> None:
-        """How long copying takes, where something else than the CPU computes."""
+        """Time the copies, if something other than the CPU computes."""
         steps = self._ask({"steps": COPIES}, self._patience(COPIES, 0), _COPIED).get("steps")
         self.copies = Copies(*map(median, zip(*steps, strict=True))) if steps else None
 
     def whole(self, plan: RunSection, golden: Golden | None, bundle: str, trouble: str) -> None:
-        """End to end, for as long as a round takes.
+        """Time end-to-end predictions, for as long as a round takes.
 
         Args:
             plan: how long.
             golden: what is predicted.
-            bundle: path of the bundle on the device; empty where it is not there.
-            trouble: why.
+            bundle: path of the bundle on the device; empty if it is not there.
+            trouble: why it is not there.
         """
         if isinstance(self.artifact, Reference):
             return  # the runtime does not predict with it
@@ -251,21 +251,21 @@ class Job:
                 self.end_to_end = answer["of"]
 
     def count_energy(self, plan: RunSection) -> None:
-        """Where the device has a counter."""
+        """Count energy, if the device has a counter."""
         seconds = max(plan.seconds / plan.rounds, ENERGY)
         answer = self._ask({"energy": {"seconds": seconds}}, self._patience(2, seconds), _ENERGY)
         if answer:
             self.energy_mj, self.energy = answer["mj"], answer["of"]
 
     def sustain(self, seconds: float, minute: float) -> Iterator[str]:
-        """Run without a break.
+        """Run continuously.
 
         Args:
             seconds: how long.
             minute: seconds of each row.
 
         Yields:
-            A word on progress after each row.
+            A progress message after each row.
         """
         count = math.ceil(seconds / minute)
         for number in range(1, count + 1):
@@ -277,7 +277,7 @@ class Job:
             yield f"minute {number} of {count}"
 
     def finish(self, plan: RunSection, device: str) -> Timing:
-        """The row, and the end of the process.
+        """Build the row from what was measured.
 
         Args:
             plan: what was asked for.
@@ -320,11 +320,11 @@ class Job:
         return self.timing
 
     def _patience(self, runs: int, seconds: float) -> float:
-        """Seconds to wait for an answer that takes so many inferences, and so many seconds besides."""
+        """Seconds to wait for an answer that takes `runs` inferences plus `seconds`."""
         return RUN_TIMEOUT + 2 * seconds + 10 * runs * float(self.ready.get("first_ms", 0)) / 1000
 
     def _ask(self, request: Mapping[str, Any], timeout: float, shape: TypeAdapter[Any]) -> dict[str, Any]:
-        """The worker's answer; empty where there is none that makes sense (the reason is set), or it failed before."""
+        """The worker's answer; empty if it is missing or malformed (the reason is set), or the job failed before."""
         if self.reason:
             return {}
         assert self.worker is not None
@@ -352,5 +352,5 @@ def _of_runs(engine: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
         "mean_ms": sum(run["mean_ms"] * run["count"] for run in runs) / sum(counts),
         **dict.fromkeys(("p90_ms", "p99_ms", "p90_ci", "p99_ci", "outliers")),
         "sampling": f"p50 of {len(runs)} runs of {engine}, each the {runs[0]['of']} of {many} inferences{spread}; "
-        "single times, p90 and p99 are not told, and copies in and out are not in the times",
+        "single times, p90 and p99 are not reported, and copies in and out are not in the times",
     }

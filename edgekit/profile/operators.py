@@ -17,7 +17,7 @@ from edgekit.reach.worker import Worker, WorkerFault
 
 ARGV = ("-m", "edgekit.runtime.trace")
 TIMEOUT = 600.0
-"""Seconds, beyond what was asked for: loading a file some dozen times on a slow device."""
+"""Seconds beyond what was asked for: a slow device loads a file about a dozen times."""
 FAMILIES = {
     "convolutions": ("conv",),
     "dense layers": ("gemm", "fullyconnected", "matmul"),
@@ -28,12 +28,12 @@ FAMILIES = {
     "moves and layouts": ("transpose", "reorder", "reshape", "pad", "concat", "slice", "squeeze", "flatten", "split"),
     "conversions": ("quantize", "cast"),
 }
-"""Operators by what they do, under whatever name: the first family of which a word is in the name."""
+"""Families of operators: the first family with a word that is part of the operator's name."""
 OTHER = "others"
 FAR = 1.5
-"""A profile whose `raw_ms` is further from its total than by this factor, either way, is rough (`rough`)."""
+"""A profile whose `raw_ms` differs from its total by more than this factor is rough (`rough`)."""
 LONGEST = 70
-"""Letters of a layer's name in a sentence."""
+"""Most characters of a layer's name in a sentence."""
 
 
 def profile_operators(
@@ -53,12 +53,12 @@ def profile_operators(
         path: the file, as the device sees it.
         artifact_id: `Artifact.id`.
         engine: a module of ``edgekit/runtime/engines``.
-        threads: of one inference.
+        threads: thread count of an inference.
         seconds: about how long to measure.
-        device: the name that the result carries.
-        start: starts Python with these arguments on the device, pipes and all, as `edgekit.reach` modules do; None is
+        device: its name in the result.
+        start: starts Python with these arguments and with pipes on the device, as `edgekit.reach.ways` do; None:
             this machine.
-        provider: execution provider or delegate; None is the engine's choice for the CPU.
+        provider: execution provider or delegate; None: the engine's choice for the CPU.
 
     Raises:
         Shortfall: the file cannot be run there, or the process died.
@@ -80,10 +80,10 @@ def ask(
     device: str,
     provider: str | None,
 ) -> OperatorProfile:
-    """The same, by a process that was started with `ARGV`.
+    """Same as `profile_operators`, by a process started with `ARGV`.
 
     Raises:
-        WorkerFault: the file cannot be run there, the process died, or its answer makes no sense.
+        WorkerFault: the file cannot be run there, the process died, or its answer is not understood.
     """
     request = {"model": str(path), "engine": engine, "threads": threads, "provider": provider, "seconds": seconds}
     answer = worker.ask(request, seconds + TIMEOUT)
@@ -117,22 +117,22 @@ def _time(value: Any) -> float:
 
 
 def shown(name: str) -> str:
-    """A layer's name as a sentence can bear it: the end of a long one, as other exporters write them."""
+    """A layer's name, short enough for a sentence: other exporters write long ones, of which the end is shown."""
     return name if len(name) <= LONGEST else f"…{name.partition(';')[0][1 - LONGEST :]}"
 
 
 def hottest(profile: OperatorProfile, count: int = 10) -> tuple[OperatorRow, ...]:
-    """The operators that take most time, most first."""
+    """The operators that take the most time, slowest first."""
     return tuple(sorted(profile.rows, key=lambda row: -row.ms)[:count])
 
 
 def rough(profile: OperatorProfile) -> str:
-    """A caution where the operators' own times were far from that of a whole inference; else empty."""
+    """A caution if the operators' own times were far from that of a whole inference; else empty."""
     low, high = sorted((profile.raw_ms, profile.total_ms))
     if high <= FAR * low:
         return ""
     return (
-        f"the operators of {profile.artifact} added up to {profile.raw_ms:.3g} ms before they were brought to the "
+        f"the operators of {profile.artifact} added up to {profile.raw_ms:.3g} ms before they were scaled to the "
         f"{profile.total_ms:.3g} ms of a whole inference: its shares are rough"
     )
 
@@ -144,7 +144,7 @@ def family(op: str) -> str:
 
 
 def families(profile: OperatorProfile) -> dict[str, float]:
-    """Milliseconds by family, most first."""
+    """Milliseconds by family, largest first."""
     spent: defaultdict[str, float] = defaultdict(float)
     for row in profile.rows:
         spent[family(row.op)] += row.ms
@@ -157,30 +157,30 @@ class Difference:
 
     name: str
     before_ms: float
-    """0 where it takes no time of its own: fused, or not there."""
+    """0 if it takes no time of its own: fused, or absent."""
     after_ms: float
 
     @property
     def gained_ms(self) -> float:
-        """Time that the second profile saves; negative where it costs more."""
+        """Time that the second profile saves; negative if it is slower."""
         return self.before_ms - self.after_ms
 
 
 def compare(before: OperatorProfile, after: OperatorProfile) -> tuple[Difference, ...]:
-    """Two artifacts, or one on two devices, layer by layer; the largest difference first."""
+    """Compare two artifacts, or one on two devices, layer by layer; the largest difference first."""
     return _differences(_layers(before.rows), _layers(after.rows))
 
 
 def compare_families(before: OperatorProfile, after: OperatorProfile) -> tuple[Difference, ...]:
-    """The same by family of operators."""
+    """Same as `compare`, by family of operators."""
     return _differences(families(before), families(after))
 
 
 def because(before: OperatorProfile, after: OperatorProfile, same: bool = False) -> str:
-    """One sentence: which of the two is faster, by how much, what makes it so and what stands against it.
+    """One sentence: which of the two is faster, by how much, why, and what offsets it.
 
     Args:
-        before: what is compared with.
+        before: the baseline.
         after: what the sentence is about.
         same: their times cannot be told apart (`edgekit.verdict.rule.equal`), so neither is called faster.
     """

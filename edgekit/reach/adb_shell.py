@@ -1,4 +1,4 @@
-"""Commands on a phone through ``adb shell``, which need nothing there but Android's own shell."""
+"""Commands on a phone through ``adb shell``; they need only Android's own shell there."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _END = re.compile(r"^edgekit: exit (\d+)\r?\n\Z", re.MULTILINE)
 
 
 class Lost(Exception):
-    """The way to the phone ended; one line says why. Another time it may go well."""
+    """The connection to the phone ended; one line says why. A retry may succeed."""
 
 
 class Hung(Exception):
-    """The command did not end in time, and was ended."""
+    """The command did not finish in time, and was killed."""
 
 
 def adb(serial: str | None) -> list[str]:
@@ -39,7 +39,7 @@ def adb(serial: str | None) -> list[str]:
 
 
 def trouble(said: str) -> str:
-    """What adb itself says is wrong, with the next move."""
+    """What adb itself reports as wrong, with the next move."""
     lines = [" ".join(line.split()) for line in said.splitlines() if line.strip()]
     text = "; ".join(line for line in lines if not line.startswith("* daemon"))[-300:]
     text = "".join(c if c.isprintable() else "?" for c in text)
@@ -54,15 +54,15 @@ def run(serial: str | None, argv: list[str], timeout: float) -> tuple[int, str]:
     """Run a program on the phone; it is ended there, too, when this process ends.
 
     Args:
-        serial: of the phone; None is the only one.
-        argv: the program and its words, taken as they are.
+        serial: serial number of the phone; None: the only one.
+        argv: the program and its arguments, passed literally.
         timeout: seconds.
 
     Returns:
         Its exit status (128 + n for signal n), and all that it printed.
 
     Raises:
-        Hung: the time is over, or it prints without end.
+        Hung: the time is up, or it prints without end.
         Lost: the connection ended.
     """
     # The shell's stdin ends with this side of the connection: what runs there is not left behind. (SIGKILL, as mksh,

@@ -1,9 +1,9 @@
-"""What TFLite's command-line program ``benchmark_model`` is told and what it prints; nothing is run here.
+"""What to pass to TFLite's command-line program ``benchmark_model`` and what it prints; nothing is run here.
 
 Source: ``tools/benchmark`` of TensorFlow Lite and of LiteRT (README.md, benchmark_model.cc, benchmark_tflite_model.cc,
 and stats_calculator.h for the line ``count=``). Lines differ by version: newer ones start with ``INFO:``, and only
-newer ones print ``p5=``, ``median=`` and ``p95=``. No version prints single times, nor its own version. A flag that it
-does not know it ignores with a warning; here that is a fault.
+newer ones print ``p5=``, ``median=`` and ``p95=``. No version prints single times or its own version. It ignores an
+unknown flag with a warning; here that is a fault.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ OURS = {
     "warmup_min_secs", "dry_run", "help", "report_peak_memory_footprint", "memory_footprint_check_interval_ms",
     "enable_op_profiling", "input_layer", "input_layer_shape",
 }  # fmt: skip
-"""Flags that a device file may not set: they are how it is measured, and of what."""
+"""Flags that a device file may not set: they decide what is measured, and how."""
 WHERE = (
     f"{NAME} is built from TensorFlow or LiteRT (bazel build -c opt --config=android_arm64 "
     "//tensorflow/lite/tools/benchmark:benchmark_model), or downloaded as android_aarch64_benchmark_model "
     "(https://www.tensorflow.org/lite/performance/measurement)"
 )
 FINE = 100.0
-"""Microseconds: a median is printed in whole ones, so that below this the mean is the finer figure."""
+"""Microseconds: the median is printed as a whole number, so below this the mean is more precise."""
 
 _FLAG = re.compile(r"--(\w+)=(.*)", re.DOTALL)
 _PREFIX = r"^(?:(?:INFO|WARN|WARNING|ERROR|FATAL|VERBOSE): ?)?"
@@ -48,19 +48,19 @@ _ELSEWHERE = re.compile(r"--(?:use_(?!xnnpack|cpu|caching|profiler)(\w+)=(?:true
 
 
 class Fault(Exception):
-    """It did not measure, or what it printed makes no sense; one line says which."""
+    """It did not measure, or its output is not understood; one line says which."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """One line ``count=``: what is told of the inferences of one run. Microseconds."""
+    """One line ``count=``: statistics over the inferences of one run, in microseconds."""
 
     count: int
     mean: float
     min: float
     max: float
     median: float | None
-    """None where this version prints none, as the next."""
+    """None if this version prints none; so is `p95`."""
     p95: float | None
 
 
@@ -74,29 +74,29 @@ class Said:
     """Inferences that did not count."""
     times: Spread
     footprint_mb: float | None
-    """What the tool's largest resident set grew by, in MiB; None where it is not told, as the next."""
+    """Growth of the tool's peak resident set in MiB; None if not printed; so is `peak_mb`."""
     peak_mb: float | None
 
 
 def checked(flags: Sequence[str]) -> None:
-    """See to it that a device file's flags are ``--name=value``, and none of `OURS`.
+    """Check that a device file's flags are ``--name=value``, and none of `OURS`.
 
     Raises:
-        ValueError: not so; half a message.
+        ValueError: they are not; the caller adds where.
     """
     for flag in flags:
         match = _FLAG.fullmatch(flag)
         if match is None or not flag.isprintable():
             raise ValueError(f'"{flag}": give flags of {NAME} as "--name=value"')
         if match[1] in OURS:
-            raise ValueError(f"--{match[1]}: edgekit sets this itself; [run] says how it is measured")
+            raise ValueError(f"--{match[1]}: edgekit sets this itself; [run] controls how to measure")
 
 
 def read(text: str) -> Said:
     """Find the figures in what a run printed.
 
     Raises:
-        Fault: a flag was ignored, or figures are missing or make no sense.
+        Fault: a flag was ignored, or figures are missing or not plausible.
     """
     unknown = _UNKNOWN.search(text)
     if unknown:
@@ -120,8 +120,8 @@ def provider(text: str, flags: Sequence[str], allow_fallback: bool) -> str:
     """What computed, read back from what a run printed.
 
     Raises:
-        Fault: a delegate was asked for, and did not run the whole graph, or this is not told; not raised with
-            `allow_fallback`, whose answer then says so.
+        Fault: a delegate was asked for and did not run the whole graph, or the output does not say; not raised
+            with `allow_fallback`, where the result says so instead.
     """
     text = "\n".join(printable(line) for line in text.splitlines())
     asked = next((m[1] or m[2] for flag in flags if (m := _ELSEWHERE.fullmatch(flag))), None)
@@ -176,7 +176,7 @@ def failure(status: int, text: str, binary: str) -> str:
         words = next(line for line in lines if "CANNOT LINK EXECUTABLE" in line)
         return f"{binary} needs a library that is not on the phone: {printable(words)}"
     if status > 128:
-        return f"{NAME} was ended by signal {status - 128}{_SIGNALS.get(status - 128, '')}: {last}"
+        return f"{NAME} was killed by signal {status - 128}{_SIGNALS.get(status - 128, '')}: {last}"
     told = [printable(line) for line in lines if re.search(r"ERROR|FATAL|rror:", line)]
     wrong = [line for line in told if not line.endswith("Benchmarking failed.")]
     return f"{NAME} ended with status {status}: {(wrong or told or [last])[-1]}"
@@ -193,7 +193,7 @@ def printable(text: str) -> str:
 def _spread(line: str) -> Spread:
     fields = dict(_FIELD.findall(line))
     count = _number(fields.get("count", ""), "count")
-    same = _number(fields.get("curr", ""), "curr")  # count=1, or all the same: nothing else is told
+    same = _number(fields.get("curr", ""), "curr")  # count=1, or all equal: nothing else is printed
     mean = _number(fields["avg"], "avg") if "avg" in fields else same
     low, high = (_number(fields[key], key) if key in fields else same for key in ("min", "max"))
     median, p95 = (_number(fields[key], key) if key in fields else None for key in ("median", "p95"))

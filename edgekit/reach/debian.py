@@ -1,4 +1,4 @@
-"""Debian packages without apt and without root: the index, what a package needs, and its files."""
+"""Debian packages without apt and without root: the index, package dependencies, and package files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgekit.errors import InputError
 
 MIRROR = "https://deb.debian.org/debian"
 TIMEOUT = 60.0
-"""Seconds without a byte."""
+"""Seconds to wait without receiving a byte."""
 _FIELD = re.compile(r"^(Package|Version|Depends|Pre-Depends|Filename|SHA256): (.*)$", re.MULTILINE)
 _ARCHIVE, _HEADER = b"!<arch>\n", 60
 
@@ -32,14 +32,14 @@ class Package:
     """Path below the mirror."""
     sha256: str
     needs: tuple[tuple[str, ...], ...]
-    """Depends and Pre-Depends: of each inner tuple any one will do."""
+    """Depends and Pre-Depends: any one name of each inner tuple is enough."""
 
 
 def fetch(url: str) -> bytes:
     """The content behind a URL.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: it cannot be fetched.
     """
     try:
         # An opener of its own: the shared one keeps the proxies of the environment in which it was first used.
@@ -63,7 +63,7 @@ def index(mirror: str, suite: str, arch: str) -> dict[str, Package]:
 
 
 def parse(text: str) -> dict[str, Package]:
-    """Packages of a ``Packages`` file by name; of several versions the first."""
+    """Packages of a ``Packages`` file by name; if there are several versions, the first."""
     found: dict[str, Package] = {}
     for paragraph in text.split("\n\n"):
         fields = dict(_FIELD.findall(paragraph))
@@ -85,7 +85,7 @@ def closure(packages: Mapping[str, Package], roots: Sequence[str], without: Coll
     Args:
         packages: `index`.
         roots: names.
-        without: packages to leave out, with what only they need: maintainer scripts are never run here.
+        without: packages to leave out, with dependencies of theirs alone: maintainer scripts are never run here.
 
     Raises:
         InputError: a root is not in the index.
@@ -102,7 +102,7 @@ def closure(packages: Mapping[str, Package], roots: Sequence[str], without: Coll
         found[name] = packages[name]
         for choices in packages[name].needs:
             known = [choice for choice in choices if choice in packages or choice in without]
-            todo += known[:1]  # a virtual package: nothing that the libraries here need
+            todo += known[:1]  # none: a virtual package, which these libraries do not need
     return [found[name] for name in sorted(found)]
 
 
@@ -143,7 +143,7 @@ def unpack(path: Path, into: Path) -> None:
 
 
 def _data(content: bytes) -> bytes | None:
-    """The member called data.tar.*; None where there is none."""
+    """The member called data.tar.*; None if there is none."""
     if not content.startswith(_ARCHIVE):
         return None
     place = len(_ARCHIVE)

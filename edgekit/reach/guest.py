@@ -1,4 +1,4 @@
-"""Runs inside an emulated device, as a script: what `edgekit.reach.ways.qemu` asks for beyond measuring.
+"""Runs inside an emulated device, as a script: what `edgekit.reach.ways.qemu` needs there.
 
 ``guest.py count MODEL ENGINE RUNS``      marks the counter before the first and after each of RUNS inferences;
                                            prints {"version", "provider", "batch"}
@@ -19,13 +19,13 @@ from edgekit.runtime import engine_menu
 from edgekit.runtime.errors import RuntimeFault
 
 MARK = -24278
-"""As in the plugin."""
+"""Same value as in the plugin."""
 WARMUP = 10
 """The first inference allocates and packs; CPython rewrites its bytecode during the first eight calls."""
 
 
 def count(model: str, engine: str, runs: str) -> None:
-    """What the plugin counts between two marks is one inference."""
+    """Mark single inferences: what the plugin counts between two marks is one of them."""
     session = engine_menu.engine(engine).load(model, 1)
     x = _input(session.input.shape, session.input.dtype)
     for _ in range(WARMUP):
@@ -41,7 +41,7 @@ def count(model: str, engine: str, runs: str) -> None:
 
 
 def outputs(model: str, engine: str, source: str, target: str) -> None:
-    """One inference a row; an input has a batch of one."""
+    """Run one inference per row, each a batch of one."""
     session = engine_menu.engine(engine).load(model, 1)
     np.save(target, np.concatenate([session.run(row[None]) for row in np.load(source)]))
 

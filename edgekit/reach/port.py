@@ -1,4 +1,4 @@
-"""What every way to a device offers, and what a way has to know of a device."""
+"""What every way to reach a device provides, and what it needs to know about a device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit.measurements import Kind
 
 
 class Settings(Protocol):
-    """How commands get to a device: its [reach] section. Each way makes use of some of it."""
+    """How commands get to a device: its [reach] section. Each way uses some of it."""
 
     @property
     def by(self) -> str:
@@ -20,15 +20,15 @@ class Settings(Protocol):
 
     @property
     def host(self) -> str | None:
-        """ssh: [user@]host; adb: serial number, None is the only phone."""
+        """ssh: [user@]host; adb: serial number, None: the only phone."""
 
     @property
     def port(self) -> int | None:
-        """ssh; None is what its config says."""
+        """Port for ssh; None: what its config says."""
 
     @property
     def config(self) -> str | None:
-        """ssh: path of another client config than ~/.ssh/config."""
+        """ssh: path of a client config to use instead of ~/.ssh/config."""
 
     @property
     def python(self) -> str:
@@ -44,7 +44,7 @@ class Settings(Protocol):
 
     @property
     def benchmark(self) -> str | None:
-        """adb: TFLite's program benchmark_model, here or there, instead of Python."""
+        """adb: TFLite's program benchmark_model, here or on the phone, instead of Python."""
 
     @property
     def flags(self) -> Sequence[str]:
@@ -52,15 +52,15 @@ class Settings(Protocol):
 
 
 class Work(Protocol):
-    """What a device is to run: as much of its [run] section as a way makes use of."""
+    """What a device is to run: the part of its [run] section that a way uses."""
 
     @property
     def engines(self) -> Sequence[str]:
-        """Names of engines, one at least."""
+        """Names of engines, at least one."""
 
     @property
     def allow_fallback(self) -> bool:
-        """Whether the CPU may run what an engine's provider does not take."""
+        """Whether the CPU may run what an engine's provider does not support."""
 
 
 class Target(Protocol):
@@ -68,7 +68,7 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Used in messages."""
 
     @property
     def reach(self) -> Settings:
@@ -101,7 +101,7 @@ class Reach(Protocol):
         """
 
     def send(self, file: Path, device: Target) -> str:
-        """Have a file on the device; what is there already is not sent again.
+        """Send a file to the device unless it is already there.
 
         Returns:
             Its absolute path there.
@@ -111,14 +111,14 @@ class Reach(Protocol):
         """
 
     def clean(self, device: Target) -> None:
-        """Remove every file that was sent there.
+        """Remove every file that was sent to the device.
 
         Raises:
             Shortfall: the device cannot be reached.
         """
 
     def explain(self, status: int, said: Sequence[str], device: Target) -> str:
-        """Why a process of `start` has ended, in one line.
+        """Why a process from `start` has ended, in one line.
 
         Args:
             status: its exit status, as `subprocess` tells it.
@@ -132,7 +132,7 @@ def way(name: str, where: str = "reach.by") -> Reach:
 
     Args:
         name: the word in a device file.
-        where: the place of that word, for the message.
+        where: the key that holds the word, for the message.
 
     Raises:
         InputError: there is no such way.

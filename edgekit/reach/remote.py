@@ -1,4 +1,4 @@
-"""What `ssh` and `adb` have in common: the agent on the device, files under the name of their contents."""
+"""What `ssh` and `adb` share: the agent on the device, and files named by their hash."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from edgekit.reach import runtime_zip
 
 _AGENT = (Path(__file__).with_name("_agent.py")).read_text(encoding="utf-8")
 ANSWER = 60.0
-"""Seconds for a short answer, and for a transfer to move on at all."""
+"""Seconds to wait for a short answer, or for a transfer to make any progress."""
 SUFFIX = re.compile(r"(\.[a-z0-9]{1,12})?")
 
 
 class Broken(Exception):
-    """The connection ended, or nothing moves; one line says why. Another try may do better."""
+    """The connection ended or stalled; one line says why. A retry may succeed."""
 
 
 def agent(python: str, *words: str) -> str:
-    """The agent's call as a line for the device's shell, which takes every word as it is."""
+    """The call of the agent as a line for the device's shell, every word quoted."""
     home = ""
     if python.startswith("~/"):
         python, home = python[1:], '"$HOME"'
@@ -43,7 +43,7 @@ def agent(python: str, *words: str) -> str:
 
 
 class Refused(Shortfall):
-    """The device is there, but cannot take a file: no room, most often."""
+    """The device can be reached but cannot store a file, usually for lack of space."""
 
 
 class Call:
@@ -67,7 +67,7 @@ class Call:
         """The next line.
 
         Raises:
-            Shortfall: the device reports an error, or what it says makes no sense.
+            Shortfall: the device reports an error, or its answer is not understood.
             Broken: the process has ended, or `timeout` (seconds) has passed.
         """
         try:
@@ -82,7 +82,7 @@ class Call:
             answer = None
         if not isinstance(answer, dict):
             text = said.decode(errors="replace").strip()[:80]
-            raise Shortfall(f"it answered {text!r}, which makes no sense (does a start-up file of its shell print?)")
+            raise Shortfall(f"it answered {text!r}, which is not JSON (does a start-up file of its shell print?)")
         if "error" in answer:
             raise Shortfall(str(answer["error"]))
         return answer
@@ -91,7 +91,7 @@ class Call:
         """Hand over the rest of a file.
 
         Raises:
-            Broken: the process has ended, or has taken nothing for `ANSWER` seconds.
+            Broken: the process has ended, or has accepted nothing for `ANSWER` seconds.
         """
         assert self.process.stdin is not None
         pipe = self.process.stdin.fileno()
@@ -100,7 +100,7 @@ class Call:
             rest = memoryview(block)
             while rest:
                 if not select.select([], [pipe], [], ANSWER)[1]:
-                    raise Broken(f"nothing was taken for {ANSWER:.0f} s")
+                    raise Broken(f"no data was accepted for {ANSWER:.0f} s")
                 try:
                     rest = rest[os.write(pipe, rest) :]
                 except BlockingIOError:
@@ -126,7 +126,7 @@ class Call:
         self.process.kill()
         self.process.wait()
         with suppress(BrokenPipeError):
-            self.process.stdin.close()  # what it has started sees the end too
+            self.process.stdin.close()  # what it started sees the end too
         for reader in self._readers:
             reader.join(timeout=5)
         self.process.stdout.close()
@@ -139,7 +139,7 @@ class Call:
 
 
 def receive(open_call: Callable[[Sequence[str]], Call], file: Path) -> str:
-    """Have a file on the device; what is there already, or in part, is not sent again.
+    """Send a file to the device, except for what is already there.
 
     Args:
         open_call: starts the agent with these words.
@@ -150,7 +150,7 @@ def receive(open_call: Callable[[Sequence[str]], Call], file: Path) -> str:
 
     Raises:
         Refused: the device has no room for it.
-        Broken: the connection ended; another call goes on from where this one came to.
+        Broken: the connection ended; another call resumes where this one stopped.
     """
     with file.open("rb") as data:
         digest = hashlib.file_digest(data, "sha256").hexdigest()
@@ -168,7 +168,7 @@ def receive(open_call: Callable[[Sequence[str]], Call], file: Path) -> str:
 
 
 def obituary(status: int, said: Sequence[str], python: str) -> str:
-    """What a remote shell's exit status and its last words mean."""
+    """What a remote shell's exit status and its last lines mean."""
     last = next((text for text in reversed(said) if text), "")
     if status in (126, 127):
         return (
@@ -180,7 +180,7 @@ def obituary(status: int, said: Sequence[str], python: str) -> str:
 
 @cache
 def runtime() -> Path:
-    """``edgekit.runtime`` as a zip that Python imports (`edgekit.reach.runtime_zip`), kept until this process ends."""
+    """``edgekit.runtime`` as a zip that Python imports (`edgekit.reach.runtime_zip`), kept until this process exits."""
     folder = Path(tempfile.mkdtemp(prefix="edgekit-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = folder / "runtime.zip"

@@ -1,6 +1,6 @@
-"""The runtime as one file that any Python 3.9 or newer runs: ``python3 edgekit-runtime.pyz``. Standard library only.
+"""The runtime as one file that any Python 3.9 or newer can run: ``python3 edgekit-runtime.pyz``. Standard library only.
 
-A zipapp (PEP 441) of `edgekit.runtime` with its schema and the license; engine and NumPy are the device's.
+A zipapp (PEP 441) of `edgekit.runtime` with its schema and the license; the device provides the engine and NumPy.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 from edgekit.disk.atomic import cannot_write, write_bytes
 
 LIMIT = 100_000
-"""Bytes that the file stays below."""
+"""The file stays smaller than this many bytes."""
 HOST_ONLY = frozenset({"torch_cuda.py"})
-"""Engines that no small device runs."""
+"""Engines that small devices never run."""
 MAIN = """\
 import sys
 
@@ -25,13 +25,13 @@ from edgekit.runtime.__main__ import _main
 
 sys.exit(_main(prog="edgekit-runtime.pyz"))
 """
-"""The entry point; its syntax is older than what it refuses."""
+"""The entry point, in syntax that the Pythons it refuses can still parse."""
 _SHEBANG = b"#!/usr/bin/env python3\n"
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 
 
 def build() -> bytes:
-    """The file's bytes: equal sources, Python and zlib give equal ones."""
+    """The file's bytes, identical for identical sources, Python and zlib."""
     package = Path(__file__).parents[1]
     sources = [
         package / "__init__.py",

@@ -2,12 +2,12 @@
 
 ``host``      QEMU 7.2's aarch64 user-mode emulator and the libraries it needs, from Debian, for this machine
 ``sysroot``   Python 3.11 and the C++ runtime for aarch64, from Debian
-``wheels``    NumPy, ONNX Runtime and LiteRT for aarch64, in the versions that are installed here
+``wheels``    NumPy, ONNX Runtime and LiteRT for aarch64, in the versions installed here
 ``tflite``    tflite-runtime and NumPy 1, likewise
 ``counter``   the plugin that counts instructions, compiled here
 
-Nothing of it needs root, containers or binfmt. A part is built beside and renamed, and its hash recorded; a part whose
-files have changed since is built again. The emulator and the sysroot come from one Debian release, so that counts
+None of this needs root, containers or binfmt. A part is built under a temporary name, renamed, and hashed; a part
+whose files have changed since is rebuilt. The emulator and the sysroot come from one Debian release, so that counts
 taken on different machines can be compared.
 """
 
@@ -37,11 +37,11 @@ SUITE = "bookworm"
 QEMU = ("qemu-user",)
 GUEST = ("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6", "base-files")
 WITHOUT = ("debconf", "dpkg", "perl-base", "awk", "mawk", "adduser", "passwd")
-"""Needed by maintainer scripts alone."""
+"""Packages needed only by maintainer scripts."""
 ENGINES = ("numpy", "onnxruntime", "ai-edge-litert")
 TFLITE = ("tflite-runtime==2.14.0", "numpy==1.26.4")
 PLATFORMS = ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, 37)))
-"""What glibc 2.36, that of the sysroot, can load."""
+"""What the sysroot's glibc (2.36) can load."""
 _ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _PLUGIN = Path(__file__).with_name("_counter.c")
 RECORD, _LOCK = "record.json", "lock"
@@ -50,7 +50,7 @@ _CORES = 4
 
 @dataclass(frozen=True)
 class Core:
-    """What Linux says in /proc/cpuinfo about a core of ARM's own: the engines choose their kernels by it."""
+    """What Linux reports in /proc/cpuinfo about an Arm core; engines choose their kernels by it."""
 
     part: str
     variant: str
@@ -65,17 +65,17 @@ CORES = {
         "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp",
     ),
 }  # fmt: skip
-"""Those of the Raspberry Pi 4 (BCM2711) and 5 (BCM2712), by the emulator's name for them."""
+"""The cores of the Raspberry Pi 4 (BCM2711) and 5 (BCM2712), by the emulator's name for them."""
 
 
 def folder() -> Path:
-    """Where it all lies: ``$XDG_CACHE_HOME/edgekit/emulated-bookworm``."""
+    """Where all of it is kept: ``$XDG_CACHE_HOME/edgekit/emulated-bookworm``."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home).absolute() / "edgekit" / f"emulated-{SUITE}"
 
 
 def missing(cpu: str) -> str:
-    """Why nothing can be emulated yet, in one line; empty where everything is there."""
+    """Why emulation is not possible yet, in one line; empty if everything is there."""
     if cpu not in CORES:
         return f'"{cpu}" cannot be emulated (choices: {", ".join(CORES)})'
     root, record = folder(), _record(folder())
@@ -88,21 +88,21 @@ def missing(cpu: str) -> str:
 
 
 def setup(cpu: str, console: Console, mirror: str = debian.MIRROR) -> dict[str, Any]:
-    """Build what is missing, check the hashes of what is there.
+    """Build what is missing, and check the hashes of the rest.
 
     A second call, or a call after an interrupted one, does what is left to do.
 
     Args:
         cpu: a key of `CORES`.
         console: progress.
-        mirror: of Debian.
+        mirror: URL of a Debian mirror.
 
     Returns:
-        The record: by part its SHA-256 and what it was made of. It is also in ``record.json``.
+        The record: for each part, its SHA-256 and what it was made of. It is also in ``record.json``.
 
     Raises:
-        InputError: something it needs is not there: a C compiler, pip, the network, another kind of machine.
-        Busy: another process is at it.
+        InputError: a requirement is missing: a C compiler, pip, the network, or a suitable machine.
+        Busy: another process is setting it up.
     """
     if cpu not in CORES:
         raise InputError(missing(cpu))
@@ -119,7 +119,7 @@ def setup(cpu: str, console: Console, mirror: str = debian.MIRROR) -> dict[str, 
         )
         try:
             _part(root, "tflite", console, lambda into: _wheels(into, list(TFLITE)), {"wanted": list(TFLITE)})
-        except InputError as error:  # its last release is old: the other engines do without
+        except InputError as error:  # its last release is old; the other engines do not need it
             console.say(f"  no tflite-runtime: {error}")
         _core(root, cpu)
         shutil.rmtree(root / "downloads", ignore_errors=True)
@@ -138,7 +138,7 @@ def _needs() -> tuple[str, str]:
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode:
         lacking.append(f"pip ({sys.executable} -m ensurepip)")
     if lacking:
-        raise InputError(f"setting up the emulation needs {' and '.join(lacking)}; and a network, and 700 MB of disk")
+        raise InputError(f"setting up the emulation needs {' and '.join(lacking)}; also a network and 700 MB of disk")
     assert compiler is not None
     return arch, compiler
 
@@ -164,13 +164,13 @@ def _record(root: Path) -> dict[str, Any]:
 def _part(
     root: Path, name: str, console: Console, build: Callable[[Path], Any], wanted: dict[str, Any] | None = None
 ) -> None:
-    """Build one part, unless it is there, unharmed, and made of what is `wanted`."""
+    """Build one part, unless it is there, intact, and made of what is `wanted`."""
     entry = _record(root).get(name, {})
     if entry and all(entry.get(key) == value for key, value in (wanted or {}).items()):
         if _tree_sha256(root / name) == entry["sha256"]:
             console.say(f"{name}: unchanged")
             return
-        console.say(f"{name}: its files are not those that were recorded; building it again")
+        console.say(f"{name}: its files differ from the record; rebuilding it")
     else:
         console.say(f"{name}: building")
     partial = root / f"{name}.partial"
@@ -194,7 +194,7 @@ def _debs(root: Path, into: Path, mirror: str, arch: str, names: tuple[str, ...]
 
 
 def _installed() -> list[str]:
-    """The engines as pip requirements, in the versions installed here: then only the CPU differs."""
+    """The engines as pip requirements, in the versions installed here, so that only the CPU differs."""
     found = []
     for name in ENGINES:
         try:
@@ -262,7 +262,7 @@ def _core(root: Path, cpu: str) -> None:
 
 
 def _tree_sha256(path: Path) -> str:
-    """Over the names, links and contents of all files below a folder; empty where there is none."""
+    """Hash over the names, links and contents of all files below a folder; empty if there is no folder."""
     if not path.is_dir():
         return ""
     total = hashlib.sha256()

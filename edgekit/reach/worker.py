@@ -15,11 +15,11 @@ from typing import IO, Any, Self
 
 
 class WorkerFault(Exception):
-    """The measuring process failed, died, or does not answer; one line says which.
+    """The measuring process failed, died or does not answer; one line says which.
 
     Args:
         message: the line.
-        lost: the process or the way to it was lost, so that another try may do better.
+        lost: the process or the connection to it was lost, so a retry may succeed.
     """
 
     def __init__(self, message: str, lost: bool = False) -> None:
@@ -28,7 +28,7 @@ class WorkerFault(Exception):
 
 
 def ended(status: int, said: Sequence[str]) -> str:
-    """What the exit status of a process on this machine, and its last words on stderr, mean."""
+    """What the exit status of a process on this machine and its last lines on stderr mean."""
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
     hint = " (out of memory?)" if status == -signal.SIGKILL else ""
     return f"the measuring process {how}{hint}" + (f": {said[-1]}" if said else "")
@@ -40,8 +40,8 @@ class Worker:
     Used as a context manager; leaving it ends the process whatever state it is in.
 
     Args:
-        process: with pipes for text.
-        explain: what an exit status and the last words on stderr mean, where the process is only the way to another.
+        process: its stdin, stdout and stderr are text pipes.
+        explain: what an exit status and the last lines on stderr mean, if the process only connects to another one.
     """
 
     def __init__(self, process: subprocess.Popen[str], explain: Callable[[int, Sequence[str]], str] = ended) -> None:
@@ -78,7 +78,7 @@ class Worker:
         self._process.kill()
         self._process.wait()
         with suppress(BrokenPipeError):  # a request that was never read
-            self._process.stdin.close()  # what it has started, on another machine perhaps, sees the end too
+            self._process.stdin.close()  # what it started, perhaps on another machine, sees the end too
         for reader in self._readers:
             reader.join(timeout=5)
         self._process.stdout.close()

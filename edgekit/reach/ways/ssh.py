@@ -1,8 +1,8 @@
 """A device over the network: the OpenSSH client, with the user's own keys, config and known hosts.
 
-One connection a device, which all processes on it share (ControlMaster, in a private folder). Nothing is ever asked
+One connection per device, shared by all processes on it (ControlMaster, in a private folder). ssh never prompts
 (BatchMode), and host keys are checked as the user's config says: a changed one is never accepted. On the device,
-everything edgekit keeps is below ``~/.cache/edgekit``, under the name of its contents.
+everything edgekit keeps is below ``~/.cache/edgekit``, named by its hash.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from edgekit.reach.remote import Broken, Call
 
 KIND: Kind = "measured"
 ALIVE, MISSED = 5, 4
-"""A device that is silent for so many seconds, so many times, is gone."""
+"""A device that is silent for `ALIVE` seconds, `MISSED` times in a row, is gone."""
 TRIES = 3
-"""Of a transfer whose connection breaks; each goes on where the last one ended."""
+"""Attempts at a transfer whose connection breaks; each resumes where the last one ended."""
 
 
 @dataclass
 class _Line:
-    """The way to one device."""
+    """The connection to one device."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     call: Call | None = None
     """The master: its agent waits until this process ends."""
     socket: str = ""
     runtime: str = ""
-    """Where `edgekit.runtime` is on the device; empty before this connection has sent it."""
+    """Where `edgekit.runtime` is on the device; empty until this connection has sent it."""
 
 
 _lines: dict[tuple[str | None, ...], _Line] = {}
@@ -67,7 +67,7 @@ def start(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
 
 
 def send(file: Path, device: Target) -> str:
-    """Have a file on the device, by its SHA-256: what is there is not sent again, what came in part is completed.
+    """Send a file to the device unless its SHA-256 is already there; a partial transfer is resumed.
 
     Returns:
         Its path there.
@@ -87,7 +87,7 @@ def send(file: Path, device: Target) -> str:
 
 
 def clean(device: Target) -> None:
-    """Remove every file that was sent there, and end the connection.
+    """Remove every file that was sent to the device, and end the connection.
 
     Raises:
         Shortfall: it cannot be reached.
@@ -113,7 +113,7 @@ def close() -> None:
 
 
 def explain(status: int, said: Sequence[str], device: Target) -> str:
-    """Why a process on the device ended, from ssh's exit status (255: ssh itself) and its last words."""
+    """Why a process on the device ended, from ssh's exit status (255: ssh itself) and its last lines."""
     reach, host = device.reach, str(device.reach.host)
     text = "\n".join(said)
     by_hand = shlex.join(["ssh", *_where(device)])
@@ -122,20 +122,20 @@ def explain(status: int, said: Sequence[str], device: Target) -> str:
     if "IDENTIFICATION HAS CHANGED" in text:
         name = f"[{host.rpartition('@')[2]}]:{reach.port}" if reach.port else host.rpartition("@")[2]
         return (
-            "its host key is not the one that is known: it was installed anew, or somebody is in between; "
+            "its host key has changed: it was reinstalled, or somebody is intercepting the connection; "
             f"if you know why: {shlex.join(['ssh-keygen', '-R', name])}"
         )
     if "Host key verification failed" in text:
         return f"its host key is not known yet: connect once by hand and compare the fingerprint: {by_hand}"
     if "Permission denied" in text:
         reason = next(part for part in reversed(said) if "Permission denied" in part)
-        return f"{reason}: it takes none of your keys; {shlex.join(['ssh-copy-id', *_where(device)])}"
+        return f"{reason}: it accepts none of your keys; {shlex.join(['ssh-copy-id', *_where(device)])}"
     last = next((part for part in reversed(said) if part and not part.startswith("mux_client")), "")
     return last.removeprefix("ssh: ") or "the connection broke"
 
 
 def _connected(device: Target) -> _Line:
-    """The line to a device, called anew where it has ended.
+    """The connection to a device, opened again if it has ended.
 
     Raises:
         InputError: there is no OpenSSH client here.
@@ -205,7 +205,7 @@ def _where(device: Target) -> list[str]:
 
 @cache
 def _folder() -> Path:
-    """For the sockets: private, and short, as a socket's path has 104 bytes on some systems."""
+    """A private folder for the sockets; short, as a socket's path is limited to 104 bytes on some systems."""
     folder = tempfile.mkdtemp(prefix="ek-", dir="/tmp")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(close)
@@ -216,7 +216,7 @@ _used: list[int] = []
 
 
 def _number() -> int:
-    """A name that no socket of this process has had."""
+    """A number that no socket of this process has used."""
     with _guard:
         _used.append(len(_used))
         return _used[-1]
