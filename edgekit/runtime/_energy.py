@@ -160,9 +160,9 @@ def _rapl(root: str) -> tuple[Counted | None, str]:
             _integer(path)
             zones.append(Zone(path, label, _integer(os.path.join(folder, "max_energy_range_uj"))))
         except PermissionError:
-            refused = f"RAPL is there, but not readable: sudo chmod a+r {path}"
+            refused = f"RAPL exists, but is not readable: sudo chmod a+r {path}"
         except (OSError, ValueError):
-            refused = f"RAPL is there, but {path} holds no number"
+            refused = f"RAPL exists, but {path} holds no number"
     return (Counted(zones), "") if zones and not refused else (None, refused)
 
 

@@ -75,9 +75,9 @@ def replay(
         unit = "steps" if whole else "of the largest output"
         raise RuntimeFault(
             f"{bundle.path}: {artifact['id']}: golden vector {away.index(worst) + 1} of {len(away)} is {worst:.6g} "
-            f"{unit} away, {allowed:.6g} are allowed ({sum(d > allowed for d in away)} differ; {where}, {provider}, "
-            f"{machine.facts()['cpu'] or 'unknown CPU'}): this engine computes another result here; try another "
-            "engine, provider or version"
+            f"{unit} away, at most {allowed:.6g} is allowed ({sum(d > allowed for d in away)} differ; {where}, "
+            f"{provider}, {machine.facts()['cpu'] or 'unknown CPU'}): this engine computes a different result here; "
+            "try another engine, provider or version"
         )
     return worst
 
@@ -102,16 +102,16 @@ def check_images(bundle: Bundle, decode: Callable[[bytes], npt.NDArray[Any]]) ->
         return None
     given, worst = inputs(bundle), 0
     if len(names) > len(given):
-        raise RuntimeFault(f"{bundle.path}: golden.images: {len(names)} for {len(given)} inputs; pack it again")
+        raise RuntimeFault(f"{bundle.path}: golden.images: {len(names)} images for {len(given)} inputs; pack it again")
     for index, name in enumerate(names):
         found, expected = decode(bundle.read(name)), given[index]
         if found.dtype != np.uint8 or found.shape != expected.shape:
-            raise RuntimeFault(f"{bundle.path}: {name}: decodes to {found.dtype} {list(found.shape)}, not to the input")
+            raise RuntimeFault(f"{bundle.path}: {name}: decodes to {found.dtype} {list(found.shape)}, unlike the input")
         far = int(np.abs(found.astype(np.int16) - expected).max())
         if far > 1:
             raise RuntimeFault(
-                f"{bundle.path}: {name}: decodes to pixels up to {far} steps away from the golden input, 1 is allowed; "
-                "install another version of Pillow, or give arrays"
+                f"{bundle.path}: {name}: decodes to pixels up to {far} steps away from the golden input, at most 1 is "
+                "allowed; install another version of Pillow, or give arrays"
             )
         worst = max(worst, far)
     return worst
@@ -145,12 +145,12 @@ def _array(bundle: Bundle, name: str, dtype: str, shape: list[int] | None) -> np
             raise ValueError(f"version {version}")
         found, fortran, kind = np.lib.format.read_array_header_1_0(head)
     except Exception as error:  # anything may come out of the literal it evaluates
-        raise RuntimeFault(f"{bundle.path}: {name}: no .npy array ({first_line(error)}); pack it again") from None
+        raise RuntimeFault(f"{bundle.path}: {name}: not an .npy array ({first_line(error)}); pack it again") from None
     if kind != np.dtype(dtype) or fortran or len(found) < 1 or (shape is not None and list(found[1:]) != shape):
         wanted = f"{dtype} [n, {', '.join(map(str, shape))}]" if shape is not None else f"{dtype} [n, ...]"
-        raise RuntimeFault(f"{bundle.path}: {name}: {kind} {list(found)}, wanted is {wanted}; pack it again")
+        raise RuntimeFault(f"{bundle.path}: {name}: {kind} {list(found)}, must be {wanted}; pack it again")
     if min(found) < 1 or math.prod(found) * kind.itemsize != len(data) - head.tell():
-        raise RuntimeFault(f"{bundle.path}: {name}: {list(found)} is not the number of values in it; pack it again")
+        raise RuntimeFault(f"{bundle.path}: {name}: shape {list(found)} does not match its size; pack it again")
     array = np.frombuffer(data, kind, offset=head.tell()).reshape(found)
     if kind.kind == "f" and not np.isfinite(array).all():
         raise RuntimeFault(f"{bundle.path}: {name}: holds values that are not finite; pack it again")

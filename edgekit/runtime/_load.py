@@ -51,7 +51,7 @@ def load(
             are not those of the golden vectors.
     """
     if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise RuntimeFault(f"threads={threads!r}: at least 1 is needed")
+        raise RuntimeFault(f"threads={threads!r}: must be a whole number of at least 1")
     bundle, wait = begin(path, verify, trusted_keys, require_signature)
     try:
         chosen, name = choose(bundle, engine, artifact)
@@ -130,7 +130,7 @@ def choose(bundle: Bundle, engine: str = "auto", artifact: str | None = None) ->
                 return entry, name
     formats = {entry["format"] for entry in artifacts}
     commands = [f"pip install {module.PACKAGE}" for module in modules.values() if module.FORMAT in formats]
-    raise RuntimeFault(f"{bundle.path}: no engine for it is installed: {' or '.join(commands)}")
+    raise RuntimeFault(f"{bundle.path}: no engine that runs it is installed: {' or '.join(commands)}")
 
 
 def installed(engine: Engine) -> bool:

@@ -126,7 +126,7 @@ class Model:
     def outcomes(self, images: Iterable[Any]) -> Iterator[Result | RuntimeFault]:
         """As `stream`, but a fault takes the place of its result, and the others go on."""
         if isinstance(images, (str, bytes, os.PathLike)):
-            raise RuntimeFault("several images are needed: put the one into a list")
+            raise RuntimeFault("several images are needed: put a single one into a list")
         from edgekit.runtime import machine
         from edgekit.runtime._stream import ahead
 
@@ -241,7 +241,7 @@ class Model:
         scores = self._activation(output)
         score = float(scores[index])
         if score != score:  # argmax stops at the first NaN
-            raise RuntimeFault(f"{self._path}: the engine's output is not a number; run selftest")
+            raise RuntimeFault(f"{self._path}: the engine's output is NaN; run selftest")
         scores.setflags(write=False)
         label = self.labels[index] if self.labels else None
         return Result(label, index, score, scores, (perf_counter_ns() - start) / _MS, self.labels)

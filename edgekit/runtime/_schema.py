@@ -165,7 +165,7 @@ def _inspect(value: Any) -> None:
 
 
 def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def _float(text: str) -> float:
@@ -177,7 +177,7 @@ def _float(text: str) -> float:
 
 def _int(text: str) -> int:
     if len(text) > 100:  # int() takes time that grows with the square
-        raise ValueError(f"an integer of {len(text)} digits")
+        raise ValueError(f"an integer of {len(text)} digits is too long")
     return int(text)
 
 
@@ -185,5 +185,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"key {shown(next(key for key in keys if keys.count(key) > 1))} comes twice")
+        raise ValueError(f"key {shown(next(key for key in keys if keys.count(key) > 1))} appears twice")
     return found

@@ -50,7 +50,7 @@ def trusted_keys(given: Iterable[str | os.PathLike[str]]) -> dict[bytes, str]:
             text = _source.contents(words, 2**16).decode("latin-1")
             key = public_key(text)
             if "PRIVATE KEY" in text:
-                raise RuntimeFault(f"trusted key {words}: a private key; give the public one that belongs to it")
+                raise RuntimeFault(f"trusted key {words}: a private key; give the matching public key")
         if key is None:
             raise RuntimeFault(f"trusted key {words}: holds no Ed25519 public key (PEM, or 32 bytes in base64)")
         found[key] = words
@@ -78,7 +78,7 @@ def signer(data: bytes, manifest: bytes, path: str) -> bytes:
     if key is None or signature is None:
         raise archive.unsound(path, f"{archive.SIGNATURE}: key and signature must be 32 and 64 bytes in base64")
     if not ed25519.verify(key, signature, manifest):
-        raise archive.unsound(path, f"its signature is not one of {base64.b64encode(key).decode()}")
+        raise archive.unsound(path, f"its signature by {base64.b64encode(key).decode()} is invalid")
     return key
 
 

@@ -52,7 +52,7 @@ class File:
             if name not in self._members:
                 with _opened(self.path) as file:
                     if _identity(file) != self._identity:
-                        raise RuntimeFault(f"{self.path}: it was replaced while it was read; open it again")
+                        raise RuntimeFault(f"{self.path}: it was replaced during reading; open it again")
                     entry = self._entries[name]
                     self._members[name] = _fetch(file, self.path, entry.offset, entry.size)
             return self._members[name]
@@ -74,7 +74,9 @@ class File:
             raise archive.unsound(self.path, f"{name} is {'not listed' if name in members else 'missing'}")
         for name, entry in members.items():
             if entry.size != listed[name]["bytes"]:
-                raise archive.unsound(self.path, f"{name} has {entry.size} bytes, listed are {listed[name]['bytes']}")
+                raise archive.unsound(
+                    self.path, f"{name} has {entry.size} bytes, not {listed[name]['bytes']} as listed"
+                )
         jobs: list[_Job] = []
         if contents:
             jobs += [(entry.size, partial(self._crc, entry)) for entry in self._entries.values()]
@@ -128,7 +130,7 @@ class Folder:
         """As of `File.check`, at once; what the manifest does not list is only looked for."""
         self._members = {**dict.fromkeys(manifest.get("members", ()), "members"), **manifest_file.named(manifest)}
         for reserved in {archive.MANIFEST, archive.SIGNATURE} & self._members.keys():
-            raise RuntimeFault(f"{self.path}: {self._members[reserved]}: {reserved} is no name for a member; rename it")
+            raise RuntimeFault(f"{self.path}: {self._members[reserved]}: {reserved} is a reserved name; rename it")
         self._listed = manifest.get("members", {}) if contents else {}
         for name, place in self._members.items():
             if name in self._listed:
@@ -175,7 +177,7 @@ def _identity(file: FileIO) -> tuple[int, ...]:
 def _fetch(file: FileIO, path: str, offset: int, count: int) -> bytes:
     data = os.pread(file.fileno(), count, offset)
     if len(data) != count:
-        raise archive.unsound(path, "it became shorter while it was read")
+        raise archive.unsound(path, "it was truncated during reading")
     return data
 
 

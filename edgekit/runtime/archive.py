@@ -88,10 +88,10 @@ def layout(size: int, fetch: Callable[[int, int], bytes], path: str = "bundle") 
         refuse("2 GiB or more")
     end = size - _END.size
     if end < 0 or fetch(0, 4) != b"PK\3\4":
-        refuse("no zip file")
+        refuse("not a zip file")
     tag, disk, disks, count, total, length, start, comment = _END.unpack(fetch(end, _END.size))
     if tag != b"PK\5\6":
-        refuse("its end is missing, or something was added to it")
+        refuse("its end is missing, or something was appended")
     if 0xFFFF in (count, total) or 0xFFFFFFFF in (length, start):
         refuse("zip64")
     largest = MOST * (_CENTRAL.size + LONGEST)
@@ -112,16 +112,16 @@ def layout(size: int, fetch: Callable[[int, int], bytes], path: str = "bundle") 
         raw = directory[at + _CENTRAL.size : stop]
         name = raw.decode("latin-1")
         if not NAME.fullmatch(name):
-            refuse(f"a member may not be called {name[:80]!a}")
+            refuse(f"{name[:80]!a} is not a valid member name")
         if attributes >> 16 & _KIND == _LINK:
             refuse(f"{name} is a link")
         if method:
             refuse(f"{name} is compressed")
         if found and _order(name) <= _order(found[-1].name):
-            refuse(f"{name} comes twice" if name in seen else f"{name} is out of order")
+            refuse(f"{name} appears twice" if name in seen else f"{name} is out of order")
         first = here + _LOCAL.size + len(raw)
         if first + bytes_of_member > start:
-            refuse(f"{name} is larger than its place")
+            refuse(f"{name} is larger than its space")
         headers = _local(raw, crc, bytes_of_member), _central(raw, crc, bytes_of_member, here)
         if (fetch(here, first - here), directory[at:stop]) != headers:
             refuse(f"the header of {name} was changed")
@@ -144,7 +144,7 @@ def canonical(members: Mapping[str, bytes]) -> bytes:
     here = 0
     for name in sorted(members, key=_order):
         if not NAME.fullmatch(name):
-            raise RuntimeFault(f"{name!a}: no name for a member: letters, digits, . _ - and up to three /")
+            raise RuntimeFault(f"{name!a}: not a valid member name: letters, digits, . _ - and up to three /")
         content, raw = members[name], name.encode("ascii")
         crc = zlib.crc32(content)
         if here + len(content) > LIMIT:

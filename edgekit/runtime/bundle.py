@@ -141,7 +141,7 @@ def begin(
     if require_signature and not trusted:
         raise RuntimeFault("require_signature needs trusted_keys: anyone can sign with a key of their own")
     if trusted and verify == "off":
-        raise RuntimeFault('a signature says nothing with verify="off": with trusted_keys use "hash" or "golden"')
+        raise RuntimeFault('verify="off" does not check signatures: with trusted_keys use "hash" or "golden"')
     try:
         source = Folder(where) if where.endswith(".json") else File(where)
         raw = source.read(archive.MANIFEST)
@@ -158,7 +158,7 @@ def begin(
     signed_by = binascii.b2a_base64(key, newline=False).decode() if key else None
     if trusted and key not in trusted and (key or require_signature):
         by = f"signed by {signed_by}" if key else "not signed"
-        raise RuntimeFault(f"{where}: {by}, wanted is one of: {', '.join(trusted.values())}; fetch it from its maker")
+        raise RuntimeFault(f"{where}: {by} (trusted: {', '.join(trusted.values())}); fetch it from its maker")
     digest = hashlib.sha256(raw).hexdigest()
     return Bundle(where, manifest, labels, digest, signed_by, key in trusted, verify, source), wait
 
@@ -186,7 +186,7 @@ def _labels(source: File | Folder, manifest: dict[str, Any], where: str) -> tupl
     try:
         text = source.read(name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RuntimeFault(f"{where}: {name}: not UTF-8 ({error.reason} at byte {error.start}); save it so") from None
+        raise RuntimeFault(f"{where}: {name}: not UTF-8 ({error.reason} at byte {error.start}); convert it") from None
     lines = text.replace("\r\n", "\n").split("\n")
     labels = tuple(lines[:-1] if lines[-1] == "" else lines)
     for number, label in enumerate(labels, 1):
@@ -194,5 +194,5 @@ def _labels(source: File | Folder, manifest: dict[str, Any], where: str) -> tupl
             raise RuntimeFault(f"{where}: {name}: control character in line {number}; remove it")
     outputs = manifest_file.classes(manifest["artifacts"][0])
     if len(labels) != outputs:
-        raise RuntimeFault(f"{where}: {name}: {len(labels)} labels for {outputs} outputs; a label a line is needed")
+        raise RuntimeFault(f"{where}: {name}: {len(labels)} labels for {outputs} outputs; one label per line is needed")
     return labels

@@ -29,7 +29,7 @@ class Graph:
         self._data = data
         try:
             if data[4:8] != b"TFL3":
-                raise ValueError("no TFL3 in its head")
+                raise ValueError("no TFL3 at its start")
             self._model = self._word(0)
             self._graph = self._target(self._vector(self._field(self._model, SUBGRAPHS)), 0)
             entries = self._vector(self._field(self._graph, OPERATORS))

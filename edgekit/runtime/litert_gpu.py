@@ -122,7 +122,7 @@ def open_session(
             took, left = shares.groups() if shares else ("0", "0")
             placement = {used: {OPERATORS: int(took)}, "CPU": {OPERATORS: int(left)}}
             if not fallback:  # LiteRT has refused by itself
-                raise RuntimeFault(f"{name}: {word} was asked for, but runs {took} operators, and the CPU {left}")
+                raise RuntimeFault(f"{name}: {word} was asked for, but runs only {took} operators, the CPU {left}")
         return CompiledSession(made, source, sink, used, placement)
 
 

@@ -76,11 +76,11 @@ def classes(artifact: dict[str, Any]) -> int:
 def _newer(manifest: Any, where: str) -> bool:
     """Whether the minor version is above ours; a major version above is refused."""
     if not isinstance(manifest, dict) or manifest.get("format") != "edgekit-bundle":
-        raise RuntimeFault(f'{where}: no manifest of a bundle ("format": "edgekit-bundle" is missing)')
+        raise RuntimeFault(f'{where}: not a bundle manifest ("format": "edgekit-bundle" is missing)')
     parts = re.fullmatch(r"([0-9]{1,4})\.([0-9]{1,4})", str(manifest.get("version")), re.ASCII)
     if not parts or not isinstance(manifest["version"], str):
         stated = _schema.shown(manifest.get("version"))
-        raise RuntimeFault(f'{where}: version {stated} is none ("MAJOR.MINOR", here "{VERSION[0]}.{VERSION[1]}")')
+        raise RuntimeFault(f'{where}: version {stated} is not valid ("MAJOR.MINOR", here "{VERSION[0]}.{VERSION[1]}")')
     major, minor = int(parts[1]), int(parts[2])
     if major != VERSION[0]:
         provenance = manifest.get("provenance")
@@ -101,10 +101,10 @@ def _contradictions(manifest: dict[str, Any]) -> Iterator[str]:
     ids = [artifact["id"] for artifact in artifacts]
     for index, name in enumerate(ids):
         if name in ids[:index]:
-            yield f'artifacts[{index}].id: "{name}" comes twice'
+            yield f'artifacts[{index}].id: "{name}" appears twice'
     for index, row in enumerate(manifest.get("ship", ())):
         if row["artifact"] not in (None, *ids):
-            yield f"ship[{index}].artifact: {_schema.shown(row['artifact'])} is no artifact (choices: {', '.join(ids)})"
+            yield f"ship[{index}].artifact: {_schema.shown(row['artifact'])} is unknown (choices: {', '.join(ids)})"
     if preprocessing["kind"] == "image":
         yield from _incomplete(preprocessing)
     for index, artifact in enumerate(artifacts):
@@ -116,11 +116,11 @@ def _contradictions(manifest: dict[str, Any]) -> Iterator[str]:
         if classes(artifact) != classes(artifacts[0]):
             yield f"{at}.output.shape: {classes(artifact)} outputs, artifacts[0] has {classes(artifacts[0])}"
         if "golden" in artifact and "golden" not in manifest:
-            yield f"{at}.golden: there are outputs, but no golden.inputs"
+            yield f"{at}.golden: has outputs, but the manifest has no golden.inputs"
     if "members" in manifest:
         for name in manifest["members"]:
             if not archive.NAME.fullmatch(name):
-                yield f"members: {_schema.shown(name)} is no name for a member (pattern: {archive.NAME.pattern})"
+                yield f"members: {_schema.shown(name)} is not a valid member name (pattern: {archive.NAME.pattern})"
         for name, path in named(manifest).items():
             if name not in manifest["members"]:
                 yield f"{path}: {name} is not listed in members"
@@ -151,9 +151,9 @@ def _port(port: dict[str, Any], at: str) -> Iterator[str]:
                 yield f'{at}: "{key}" is missing ({dtype} needs scale and zero_point)'
                 return
         if not low <= port["zero_point"] <= high:
-            yield f"{at}.zero_point: {port['zero_point']} is no {dtype} ({low} to {high})"
+            yield f"{at}.zero_point: {port['zero_point']} is not a valid {dtype} ({low} to {high})"
     elif port.get("scale") is not None or port.get("zero_point") is not None:
-        yield f"{at}: {dtype} has no scale and no zero_point (leave them out, or null)"
+        yield f"{at}: {dtype} takes no scale or zero_point (omit them, or set null)"
 
 
 def _pixels(port: dict[str, Any], preprocessing: dict[str, Any], at: str) -> Iterator[str]:

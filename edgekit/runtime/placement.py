@@ -70,7 +70,7 @@ class Watch:
             with open(session.end_profiling(), encoding="utf-8") as file:
                 events = json.load(file)
         except (OSError, ValueError) as error:  # no room for it, perhaps
-            raise RuntimeFault(f"what ran where cannot be read back: {first_line(error)}") from error
+            raise RuntimeFault(f"the profile of what ran cannot be read: {first_line(error)}") from error
         finally:
             self._clean()
         ran = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]

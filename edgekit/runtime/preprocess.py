@@ -82,7 +82,7 @@ def strict_pillow() -> Iterator[None]:
     try:
         from PIL import Image
     except ImportError:
-        raise RuntimeFault("image files are decoded by Pillow (pip install pillow); give a uint8 array") from None
+        raise RuntimeFault("decoding image files needs Pillow (pip install pillow); or give a uint8 array") from None
     with _quiet_lock:
         if _quiet_depth == 0:
             _quiet_filters = warnings.catch_warnings()
@@ -290,7 +290,7 @@ def _from_array(array: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.
     import numpy as np
 
     if array.dtype != np.uint8:
-        raise RuntimeFault(f"the array is {array.dtype}, pixels are uint8")
+        raise RuntimeFault(f"the array is {array.dtype}, pixels must be uint8")
     if array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,)) or 0 in array.shape:
         raise RuntimeFault(f"the array has shape {array.shape}, [height, width, 3] or [height, width] is needed")
     height, width = array.shape[:2]
