@@ -1,4 +1,4 @@
-"""Whether a .tflite file is whole: tflite-runtime does not look, and a file cut short ends the process (SIGSEGV)."""
+"""Whether a .tflite file is intact: tflite-runtime does not check, and a truncated file kills the process (SIGSEGV)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Union
 from edgekit.runtime.errors import RuntimeFault
 
 # Fields of each table in order: bytes of a scalar; minus the bytes of one value of a vector or string; the name of a
-# table; in a tuple that of a vector of tables. "any" has fields that are not looked at. Source: TensorFlow, schema.fbs.
+# table, in a tuple for a vector of tables. The fields of "any" are not checked. Source: TensorFlow, schema.fbs.
 _Field = Union[int, str, "tuple[str]"]
 _TABLES: dict[str, tuple[_Field, ...]] = {
     "any": (),

@@ -1,4 +1,4 @@
-"""Golden vectors: real inputs and the outputs that the files gave where they were made, replayed on this device."""
+"""Golden vectors: real inputs and the outputs that the files gave when the bundle was made, replayed on this device."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def replay(
         artifact: entry of its manifest.
         infer: from one golden input (uint8 [height, width, channels] pixels as cropped; for kind "tensor" float32 of
             the input's shape without the batch) to the raw outputs in the file's own dtype.
-        provider: in use, as the session says it.
+        provider: in use, as the session names it.
         where: engine and version, for the message.
 
     Returns:
-        The largest difference: steps of an integer output; a share of the largest absolute expected value of a float
-        one. None where the artifact has no golden vectors.
+        The largest difference: steps for an integer output; for a float one a share of the largest absolute expected
+        value. None if the artifact has no golden vectors.
 
     Raises:
-        RuntimeFault: an output is further away than its tolerance, or the vectors do not fit the model. The message
+        RuntimeFault: an output differs by more than its tolerance, or the vectors do not fit the model. The message
             says which vector, how far, what is allowed, and on which engine and CPU.
     """
     import numpy as np
@@ -66,7 +66,7 @@ def replay(
                 f"{expected.size} {wanted.dtype}; pack it again"
             )
         difference = np.abs(found.astype(np.float64) - expected.astype(np.float64)).max() / scale
-        away.append(float(difference) if math.isfinite(difference) else math.inf)  # nan is as far as can be
+        away.append(float(difference) if math.isfinite(difference) else math.inf)  # NaN counts as infinitely far
     allowed = golden["tolerance"]
     if provider == BUILTIN:
         allowed = golden.get("tolerance_builtin", allowed)
@@ -83,14 +83,14 @@ def replay(
 
 
 def check_images(bundle: Bundle, decode: Callable[[bytes], npt.NDArray[Any]]) -> int | None:
-    """Compare preprocessing here with that where the bundle was made, image by image.
+    """Compare preprocessing here with that when the bundle was made, image by image.
 
     Args:
         bundle: the opened bundle.
         decode: from an encoded image to uint8 [height, width, channels] pixels, resized and cropped.
 
     Returns:
-        The largest difference in 8-bit steps; None where the bundle has no encoded images.
+        The largest difference in 8-bit steps; None if the bundle has no encoded images.
 
     Raises:
         RuntimeFault: a pixel is more than one step away.
@@ -138,13 +138,13 @@ def _array(bundle: Bundle, name: str, dtype: str, shape: list[int] | None) -> np
     import numpy as np
 
     data = bundle.read(name)
-    head = io.BytesIO(data[:4096])  # longer headers are those of records, which are not allowed here
+    head = io.BytesIO(data[:4096])  # only record types, not allowed here, have longer headers
     try:
         version = np.lib.format.read_magic(head)
         if version != (1, 0):
             raise ValueError(f"version {version}")
         found, fortran, kind = np.lib.format.read_array_header_1_0(head)
-    except Exception as error:  # anything may come out of the literal it evaluates
+    except Exception as error:  # evaluating the header's literal may raise anything
         raise RuntimeFault(f"{bundle.path}: {name}: not an .npy array ({first_line(error)}); pack it again") from None
     if kind != np.dtype(dtype) or fortran or len(found) < 1 or (shape is not None and list(found[1:]) != shape):
         wanted = f"{dtype} [n, {', '.join(map(str, shape))}]" if shape is not None else f"{dtype} [n, ...]"

@@ -19,7 +19,7 @@ _BEGIN, _END = "-----BEGIN PUBLIC KEY-----", "-----END PUBLIC KEY-----"
 
 
 def public_key(text: str) -> bytes | None:
-    """The 32 bytes of an Ed25519 public key, given in PEM or base64; None where the text is neither."""
+    """The 32 bytes of an Ed25519 public key, given in PEM or base64; None if the text is neither."""
     text = text.strip()
     if not text.startswith(_BEGIN):
         return _exactly(text, 32)
@@ -30,7 +30,7 @@ def public_key(text: str) -> bytes | None:
 
 
 def trusted_keys(given: Iterable[str | os.PathLike[str]]) -> dict[bytes, str]:
-    """Public keys, each with the words it was given in.
+    """Public keys, each with the text it was given as.
 
     Args:
         given: base64 text, or a file that holds one key in PEM or base64.
@@ -63,10 +63,10 @@ def signer(data: bytes, manifest: bytes, path: str) -> bytes:
     Args:
         data: content of ``signature.json``: algorithm, key and signature.
         manifest: exact bytes of ``manifest.json``.
-        path: what a fault calls the bundle.
+        path: the bundle's name in error messages.
 
     Raises:
-        RuntimeFault: the signature is not one of these bytes by the key that it names.
+        RuntimeFault: the signature of these bytes by the key it names is invalid.
     """
     stated = _schema.parse(data, f"{path}: {archive.SIGNATURE}")
     if not isinstance(stated, dict) or stated.keys() != {"algorithm", "key", "signature"}:
@@ -83,7 +83,7 @@ def signer(data: bytes, manifest: bytes, path: str) -> bytes:
 
 
 def _exactly(text: object, size: int) -> bytes | None:
-    """That many bytes from base64; None where the text is anything but their one encoding."""
+    """Exactly `size` bytes from base64; None if the text is anything but their canonical encoding."""
     if not isinstance(text, str):
         return None
     try:

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     _Job = tuple[int, Callable[[], None]]
 
 _PARALLEL = 2**21
-"""Bytes from which on threads pay."""
+"""Bytes above which threads pay off."""
 
 
 class File:
-    """Members of a bundle. Each is read once, into memory of its own, as engines want it, when it is first needed."""
+    """Members of a bundle. Each is read once, when first needed, into memory of its own, as engines want it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -45,7 +45,7 @@ class File:
         return tuple(self._entries)
 
     def read(self, name: str) -> bytes:
-        """Content of a member; RuntimeFault where there is none of that name, or the file is not there any more."""
+        """Content of a member; RuntimeFault if there is no such member, or the file is gone."""
         if name not in self._entries:
             raise RuntimeFault(f"{self.path}: no member {name!a} (there are: {', '.join(self._entries)})")
         with self._locks[name]:
@@ -61,7 +61,7 @@ class File:
         """Compare the members with what the manifest lists; with `contents` their bytes, too.
 
         Returns:
-            To be called before anything in them is used: threads may still be at the bytes; it raises what they find.
+            A function to call before any member is used: threads may still be hashing; it raises what they find.
 
         Raises:
             RuntimeFault: a member is missing, not listed, or not what was listed.
@@ -106,11 +106,11 @@ class Folder:
         self._listed: dict[str, dict[str, Any]] = {}
 
     def names(self) -> tuple[str, ...]:
-        """The manifest, and the members that it speaks of."""
+        """The manifest, and the members it refers to."""
         return (archive.MANIFEST, *sorted(self._members))
 
     def read(self, name: str) -> bytes:
-        """Content of a member; RuntimeFault where there is none, or it is not what the manifest lists."""
+        """Content of a member; RuntimeFault if there is none, or it is not what the manifest lists."""
         if name == archive.MANIFEST:
             return self._manifest
         if name not in self._members:
@@ -127,7 +127,7 @@ class Folder:
         return data
 
     def check(self, manifest: dict[str, Any], contents: bool) -> Wait:
-        """As of `File.check`, at once; what the manifest does not list is only looked for."""
+        """As `File.check`, but finished on return; a member without a listed hash need only exist."""
         self._members = {**dict.fromkeys(manifest.get("members", ()), "members"), **manifest_file.named(manifest)}
         for reserved in {archive.MANIFEST, archive.SIGNATURE} & self._members.keys():
             raise RuntimeFault(f"{self.path}: {self._members[reserved]}: {reserved} is a reserved name; rename it")
@@ -152,7 +152,7 @@ def contents(path: str, limit: int = archive.LIMIT) -> bytes:
 
 @contextmanager
 def _opened(path: str, limit: int = archive.LIMIT) -> Iterator[FileIO]:
-    """A file to be read; what goes wrong while it is open is a RuntimeFault."""
+    """A file opened for reading; what goes wrong while it is open becomes a RuntimeFault."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe may never end
@@ -182,15 +182,15 @@ def _fetch(file: FileIO, path: str, offset: int, count: int) -> bytes:
 
 
 def _started(jobs: list[_Job]) -> Wait:
-    """Begin all jobs, each with its cost in bytes.
+    """Start all jobs, each with its cost in bytes.
 
-    In threads where there is much to do: reading and hashing let go of Python's lock.
+    In threads if there is much to do: reading and hashing release Python's lock.
 
     Args:
         jobs: the most expensive ones are done first.
 
     Returns:
-        Does what is left, and returns when all is done; of several faults it raises the one of the first job.
+        A function that does what is left and returns when all is done; of several faults it raises the first job's.
     """
     queue = sorted(range(len(jobs)), key=lambda place: jobs[place][0])
     faults: dict[int, Exception] = {}

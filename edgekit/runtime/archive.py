@@ -2,8 +2,8 @@
 
 Members are stored, not compressed, one right after the other: ``manifest.json`` first, ``signature.json`` last, the
 others by name. Dates, attributes and flags are fixed; there are no extra fields, comments or zip64 records. So a reader
-can work out each header itself and compare: a flipped, added or missing byte is refused, and there is one file for
-one content. Any tool reads it (APPNOTE.TXT, the .ZIP File Format Specification 6.3.10).
+can work out each header itself and compare: a flipped, added or missing byte is refused, and the same content always
+gives the same file. Any zip tool reads it (APPNOTE.TXT, the .ZIP File Format Specification 6.3.10).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 LIMIT = 0x7FFFF000
-"""Bytes of a file at most, just below 2 GiB: what Linux reads at once, and what any reader takes without zip64."""
+"""Most bytes of a file, just below 2 GiB: what Linux reads in one call, and what any reader takes without zip64."""
 MOST = 10_000
-"""Members at most."""
+"""Most members of a bundle."""
 LONGEST = 403
-"""Bytes of a name at most."""
+"""Most bytes of a name."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99}){0,3}")  # `member` of the schema
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
 
 
 def unsound(path: str, why: str) -> RuntimeFault:
-    """The fault of a file that is no whole bundle."""
+    """The fault of a file that is not an intact bundle."""
     return RuntimeFault(f"{path}: not a sound bundle: {why}; fetch or pack it again")
 
 
@@ -55,7 +55,7 @@ def read(data: bytes | memoryview, path: str = "bundle") -> dict[str, memoryview
 
     Args:
         data: the whole file.
-        path: what a fault calls it.
+        path: its name in error messages.
 
     Raises:
         RuntimeFault: any byte differs from what `canonical` writes.
@@ -74,11 +74,11 @@ def layout(size: int, fetch: Callable[[int, int], bytes], path: str = "bundle") 
 
     Args:
         size: of the file in bytes.
-        fetch: from offset and count to that many of its bytes.
-        path: what a fault calls it.
+        fetch: takes an offset and a count, and returns those bytes of the file.
+        path: its name in error messages.
 
     Raises:
-        RuntimeFault: a byte outside of the contents differs from what `canonical` writes.
+        RuntimeFault: a byte outside the contents differs from what `canonical` writes.
     """
 
     def refuse(why: str) -> NoReturn:
@@ -137,7 +137,7 @@ def canonical(members: Mapping[str, bytes]) -> bytes:
     """The one zip file with these members.
 
     Raises:
-        RuntimeFault: a name that a bundle may not hold, or 2 GiB and more.
+        RuntimeFault: a name that a bundle may not hold, or too much content.
     """
     chunks: list[bytes] = []
     directory: list[bytes] = []

@@ -1,4 +1,4 @@
-"""What a manifest says, checked: its version, the schema, and what no schema can express."""
+"""Reading and checking a manifest: its version, the schema, and what no schema can express."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VERSION = (1, 0)
-"""Of the manifests that this runtime knows: major, minor."""
+"""Version of the manifests that this runtime knows: major, minor."""
 
 _RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 _DIMENSIONS = {"NCHW": 4, "NHWC": 4, "NC": 2}
@@ -26,19 +26,19 @@ _IMAGE = ("color", "height", "width", "resize", "interpolation", "mean", "std")
 
 @lru_cache(maxsize=1)
 def schema() -> dict[str, Any]:
-    """The published schema, `manifest.schema.json`; also from inside of a zipapp."""
+    """The published schema, `manifest.schema.json`; also from inside a zipapp."""
     return cast("dict[str, Any]", json.loads(pkgutil.get_data("edgekit.runtime", "manifest.schema.json") or b""))
 
 
 def read(data: bytes, where: str) -> dict[str, Any]:
     """The manifest in these bytes.
 
-    The major version is looked at before anything else. A manifest of a newer minor version may hold keys that the
-    schema does not know; they are left alone.
+    The major version is checked first. A manifest of a newer minor version may hold keys that the schema does not know;
+    they are ignored.
 
     Args:
         data: JSON, UTF-8.
-        where: what a fault calls it.
+        where: its name in error messages.
 
     Raises:
         RuntimeFault: not JSON, a newer major version, or against the schema; with the JSON path and what is allowed.
@@ -53,7 +53,7 @@ def read(data: bytes, where: str) -> dict[str, Any]:
 
 
 def named(manifest: dict[str, Any]) -> dict[str, str]:
-    """Members that the manifest speaks of, each with the JSON path of (the last) where it does."""
+    """Members that the manifest refers to, each with the JSON path of its (last) mention."""
     found = {}
     if "labels" in manifest:
         found[manifest["labels"]] = "labels"
@@ -69,7 +69,7 @@ def named(manifest: dict[str, Any]) -> dict[str, str]:
 
 
 def classes(artifact: dict[str, Any]) -> int:
-    """Scores that one inference gives."""
+    """Number of scores from one inference."""
     return math.prod(artifact["output"]["shape"])
 
 
@@ -96,7 +96,7 @@ def _newer(manifest: Any, where: str) -> bool:
 
 
 def _contradictions(manifest: dict[str, Any]) -> Iterator[str]:
-    """What the parts of a manifest that the schema takes say against each other."""
+    """Contradictions between parts of a manifest that passes the schema."""
     preprocessing, artifacts = manifest["preprocessing"], manifest["artifacts"]
     ids = [artifact["id"] for artifact in artifacts]
     for index, name in enumerate(ids):
