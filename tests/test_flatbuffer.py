@@ -41,7 +41,7 @@ def test_files_of_others_are_whole_until_they_are_cut(shared: Path) -> None:
 
 
 def test_the_fault_says_what_to_do() -> None:
-    with pytest.raises(RuntimeFault, match=r"^x: not a whole .tflite file \(.*\); fetch it again$"):
+    with pytest.raises(RuntimeFault, match=r"^x: not an intact .tflite file \(.*\); fetch it again$"):
         _flatbuffer.check(SMALL[:100], "x")
 
 

@@ -344,7 +344,7 @@ def test_a_file_that_computes_something_else_here_is_not_shipped(tmp_path: Path)
     (row,) = (row for row in found["golden"] if row["problem"])
     assert row["artifact"] == "int8-onnx"
     cpu = found["machines"]["host"]["cpu"]
-    for words in ("golden vector 2 of 3 is ", " steps away, 1 are allowed (1 differ; onnxruntime ", cpu):
+    for words in ("golden vector 2 of 3 is ", " steps away, at most 1 is allowed (1 differ; onnxruntime ", cpu):
         assert words in row["problem"]
         assert words in " ".join(Page((outcome.out / "report.html").read_text()).text)
     text = (outcome.out / "report.md").read_text()
@@ -371,7 +371,7 @@ def test_vectors_that_are_malformed_are_a_problem(tmp_path: Path) -> None:
     path = packed(tmp_path, manifest, {**members, "golden/int8-onnx.npy": b"no array"})
     answer = replay.replay(str(path), "int8-onnx", "onnxruntime", 1, None)
     assert (answer["vectors"], answer["away"]) == (0, None)
-    assert answer["problem"].startswith("golden/int8-onnx.npy: no .npy array")
+    assert answer["problem"].startswith("golden/int8-onnx.npy: not an .npy array")
 
 
 def test_a_model_that_is_not_as_the_manifest_says_cannot_be_replayed(tmp_path: Path) -> None:

@@ -227,8 +227,8 @@ def test_energy_says_why_it_is_not_measured(kind: str, tmp_path: Path, monkeypat
         file.write_text("many\n")
     expected = {
         "none": "not measured: no counter (RAPL, INA sensor or Jetson rail)",
-        "locked": f"not measured: RAPL is there, but not readable: sudo chmod a+r {file}",
-        "garbage": f"not measured: RAPL is there, but {file} holds no number",
+        "locked": f"not measured: RAPL exists, but is not readable: sudo chmod a+r {file}",
+        "garbage": f"not measured: RAPL exists, but {file} holds no number",
         "still": "not measured: RAPL package-0 did not move",
     }
     assert _measure.energy(lambda x: None, 0, 0.001, root) == (None, expected[kind])

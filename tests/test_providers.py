@@ -201,7 +201,9 @@ def test_what_cannot_be_read_back_is_a_fault(profile: str | None, tmp_path: Path
     watch = placement_module.Watch(options)
     folder = Path(options.profile_file_prefix).parent
     assert folder.is_dir()
-    with pytest.raises(RuntimeFault, match=r"cannot be read back: |GPU was asked for, but ONNX Runtime does not tell"):
+    with pytest.raises(
+        RuntimeFault, match=r"what ran cannot be read: |GPU was asked for, but ONNX Runtime does not tell"
+    ):
         watch.end(Session(), "GPU")
     assert not folder.exists()
 

@@ -153,7 +153,7 @@ def test_bench_says_it_in_words(folder: Path) -> None:
 def test_selftest_checks_everything(folder: Path) -> None:
     lines, errors = run("selftest", folder / "signed.edgekit", "--key", bundles.public())
     assert errors == []
-    assert lines[0].startswith("file: ok: 10 members as the manifest lists them")
+    assert lines[0].startswith("file: ok: 10 members match the manifest")
     assert lines[1] == f"signature: ok: by {bundles.public()}, trusted"
     for line, artifact in zip(lines[2:], ("int8-onnx", "fp32-onnx"), strict=True):
         assert line.startswith(f"{artifact} on onnxruntime: ok: {onnxruntime.version()}, CPUExecutionProvider: golden")

@@ -281,7 +281,7 @@ def test_a_damaged_file_gives_pixels_or_a_fault(at: int, damage: bytes, cut: boo
     [
         ("nowhere.jpg", "nowhere.jpg: no such file or directory"),
         (".", "is a directory"),
-        (np.zeros((4, 4, 3), np.float32), "the array is float32, pixels are uint8"),
+        (np.zeros((4, 4, 3), np.float32), "the array is float32, pixels must be uint8"),
         (np.zeros((4, 4, 4), np.uint8), r"the array has shape \(4, 4, 4\)"),
         (np.zeros((1, 4, 4, 3), np.uint8), r"the array has shape \(1, 4, 4, 3\)"),
         (np.zeros((0, 4, 3), np.uint8), r"the array has shape \(0, 4, 3\)"),

@@ -240,7 +240,7 @@ def test_stream_raises_a_bad_image_in_its_place(model: Model) -> None:
     good = images(2)
     stream = model.stream([*good, np.zeros((3, 3), np.float32), good[0]])
     assert [next(stream).index, next(stream).index] == [model(image).index for image in good]
-    with pytest.raises(RuntimeFault, match="pixels are uint8"):
+    with pytest.raises(RuntimeFault, match="pixels must be uint8"):
         next(stream)
     assert streaming() == []
 
@@ -251,7 +251,7 @@ def test_outcomes_go_on_after_a_bad_image(model: Model) -> None:
 
 
 def test_one_image_is_no_stream(model: Model) -> None:
-    with pytest.raises(RuntimeFault, match="put the one into a list"):
+    with pytest.raises(RuntimeFault, match="put a single one into a list"):
         model.batch("photo.jpg")
 
 
@@ -434,7 +434,7 @@ def test_load_says_the_pip_commands_when_no_engine_is_installed(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed(monkeypatch)
-    with pytest.raises(RuntimeFault, match=r"no engine for it is installed: pip install onnxruntime$"):
+    with pytest.raises(RuntimeFault, match=r"no engine that runs it is installed: pip install onnxruntime$"):
         load(bundle)
     everything = "pip install ai-edge-litert or pip install onnxruntime or pip install tflite-runtime or pip install te"
     with pytest.raises(RuntimeFault, match=everything):
@@ -469,8 +469,8 @@ def test_an_engine_that_fails_is_not_replaced_by_the_next(
         ({"engine": "litert"}, "no tflite artifact"),
         ({"artifact": "int4"}, "no artifact called"),
         ({"provider": "TPU"}, "no such provider"),
-        ({"threads": 0}, "threads=0: at least 1"),
-        ({"threads": 1.5}, "threads=1.5: at least 1"),
+        ({"threads": 0}, "threads=0: must be a whole"),
+        ({"threads": 1.5}, "threads=1.5: must be a whole"),
         ({"verify": "maybe"}, "golden, hash, off"),
         ({"require_signature": True}, "needs trusted_keys"),
     ],
@@ -526,7 +526,7 @@ def test_load_raises_when_the_results_here_are_others(tmp_path: Path) -> None:
     manifest, members = bundles.contents()
     members["golden/int8-onnx.npy"] = bundles.npy(bundles.quantized(bundles.expected(bundles.pixels()) + 0.1))
     path = bundles.write(tmp_path / "x.edgekit", bundles.seal(manifest, members))
-    with pytest.raises(RuntimeFault, match=r"int8-onnx: golden vector \d of 3 is 5 steps away, 1 are allowed"):
+    with pytest.raises(RuntimeFault, match=r"int8-onnx: golden vector \d of 3 is 5 steps away, at most 1 is allowed"):
         load(path)
     assert load(path, verify="hash").info["golden"] is None
 
@@ -534,7 +534,7 @@ def test_load_raises_when_the_results_here_are_others(tmp_path: Path) -> None:
 def test_an_output_that_is_no_number_is_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model._session, "run", lambda _: np.full((1, 4), np.nan, np.float32))
     monkeypatch.setattr(model, "_output", Port("y", (1, 4), "float32"))
-    with pytest.raises(RuntimeFault, match="not a number"):
+    with pytest.raises(RuntimeFault, match="is NaN"):
         model(images(1)[0])
 
 

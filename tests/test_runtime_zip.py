@@ -95,4 +95,4 @@ def test_host_commands_say_so_on_an_old_python() -> None:
         [bare("3.9"), "-m", "edgekit", "run", "digits"], cwd=PACKAGE.parent, capture_output=True, text=True
     )
     assert answer.returncode == 2
-    assert answer.stderr == "edgekit: needs Python 3.11, this is 3.9: only python -m edgekit.runtime runs here\n"
+    assert answer.stderr == "edgekit: needs Python 3.11, this is 3.9; only python -m edgekit.runtime runs here\n"

@@ -1,7 +1,7 @@
 """``python -m edgekit.runtime predict|bench|selftest|info BUNDLE``: what a device does with a bundle.
 
-Exit status: 0 done; 1 an image could not be predicted, or a check failed; 2 the bundle, the engine or the words of the
-command cannot be used.
+Exit status: 0 success; 1 an image could not be predicted, or a check failed; 2 the bundle, the engine or the command
+line cannot be used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgekit.runtime.bundle import Bundle
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff", ".webp")
-"""Files of a folder that are taken for inputs; those named on the command line are whatever their name."""
+"""Files in a folder with these suffixes are inputs; a file named on the command line always is."""
 EXAMPLES = {
     "predict": (
         "{} predict trash.edgekit photo.jpg --top 3",
@@ -35,16 +35,16 @@ EXAMPLES = {
     "selftest": ("{} selftest trash.edgekit --key maker.pub",),
     "info": ("{} info trash.edgekit", "{} info trash.edgekit --json"),
 }
-"""What the help of each command shows."""
+"""Shown in the help of each command."""
 
 
 def main(argv: Sequence[str] | None = None, out: IO[str] | None = None, prog: str = "python -m edgekit.runtime") -> int:
     """Run a command and return the exit status.
 
     Args:
-        argv: its words; None is those of the process.
-        out: for results; None is stdout. Faults go to stderr, a line each.
-        prog: what the usage line calls it.
+        argv: its arguments; None takes those of the process.
+        out: for results; None is stdout. Faults go to stderr, one line each.
+        prog: the program's name in the usage line.
     """
     try:
         with redirect_stdout(out or sys.stdout):  # --help and --version are answers
@@ -81,30 +81,30 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         if name == "predict":
             sub.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, glob, or - for paths on stdin")
         sub.add_argument("--engine", default="auto", help="litert, onnxruntime, ... (default: the first that fits)")
-        sub.add_argument("--artifact", metavar="ID", help="one of those that `info` lists")
-        sub.add_argument("--threads", type=_count, help="of one inference (default: as the bundle says, or 1)")
+        sub.add_argument("--artifact", metavar="ID", help="an artifact that `info` lists")
+        sub.add_argument("--threads", type=_count, help="threads per inference (default: what the bundle says, or 1)")
         sub.add_argument("--provider", help="execution provider of the engine")
-        sub.add_argument("--key", action="append", default=[], help="public key, or its file, that may have signed")
-        sub.add_argument("--require-signature", action="store_true", help="refuse a bundle that none of them signed")
-        sub.add_argument("--json", action="store_true", help="JSON, an object a line")
+        sub.add_argument("--key", action="append", default=[], help="trusted public key, or its file (may be repeated)")
+        sub.add_argument("--require-signature", action="store_true", help="refuse a bundle that no --key signed")
+        sub.add_argument("--json", action="store_true", help="print JSON, one object per line")
         if verify:
             choices = ("golden", "hash", "off")
-            sub.add_argument("--verify", default=verify, choices=choices, help=f"what is checked (default: {verify})")
+            sub.add_argument("--verify", default=verify, choices=choices, help=f"what to check (default: {verify})")
         return sub
 
     predict = command("predict", _predict, "Predict images.", "golden")
-    predict.add_argument("--top", type=_count, default=1, metavar="K", help="classes a line (default: 1)")
-    bench = command("bench", _bench, "Measure latency: of single inferences, and from an image to its class.", "hash")
-    bench.add_argument("--seconds", type=float, default=2.0, help="to measure each (default: 2)")
-    bench.add_argument("--warmup", type=int, default=10, help="runs before, at least (default: 10)")
-    command("selftest", _selftest, "Check hashes, signature and golden vectors on each engine installed.", None)
-    command("info", _info, "Say what the bundle holds and what would run here.", "hash")
+    predict.add_argument("--top", type=_count, default=1, metavar="K", help="classes per line (default: 1)")
+    bench = command("bench", _bench, "Measure the latency of single inferences, and from image to class.", "hash")
+    bench.add_argument("--seconds", type=float, default=2.0, help="duration of each measurement (default: 2)")
+    bench.add_argument("--warmup", type=int, default=10, help="minimum warm-up runs (default: 10)")
+    command("selftest", _selftest, "Check hashes, signature and golden vectors on each installed engine.", None)
+    command("info", _info, "Show what the bundle holds and what would run here.", "hash")
     return parser
 
 
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
@@ -152,9 +152,9 @@ def _predict(options: argparse.Namespace, out: IO[str]) -> int:
 
 
 def expand(words: Sequence[str], stdin: IO[str]) -> Iterator[tuple[str, str]]:
-    """Paths behind the words of the command line, in order, each with why it cannot be used ("" where it can).
+    """Paths that the command line names, in order, each with the reason it cannot be used ("" if it can).
 
-    A folder stands for the images in it and below, sorted; a word with ``*?[`` that is no file for what it matches,
+    A folder stands for the images in it and below, sorted; a word with ``*?[`` that is not a file, for its matches,
     sorted; ``-`` for the lines of stdin.
     """
     for word in words:
@@ -180,7 +180,7 @@ def expand(words: Sequence[str], stdin: IO[str]) -> Iterator[tuple[str, str]]:
 
 
 def _array(path: str) -> tuple[Any, str]:
-    """The array in an .npy file, or why there is none."""
+    """The array in an .npy file, or the reason it cannot be read."""
     import numpy as np
 
     try:
@@ -207,7 +207,7 @@ def _bench(options: argparse.Namespace, out: IO[str]) -> int:
     from edgekit.runtime import _load, _measure, bench, machine
 
     if not 0 <= options.seconds < float("inf") or options.warmup < 0:
-        raise RuntimeFault("--seconds and --warmup: not below 0")
+        raise RuntimeFault("--seconds and --warmup must not be negative")
     bundle = _opened(options, options.verify)
     chosen, engine = _load.choose(bundle, options.engine, options.artifact)
     threads = options.threads or _load.shipped_threads(bundle.manifest, chosen["id"], engine)
@@ -233,14 +233,14 @@ def _bench(options: argparse.Namespace, out: IO[str]) -> int:
         f"{chosen['id']} on {engine} {ready['version']} ({ready['provider']}, threads {threads}): p50 {p50:.3f} ms, "
         f"p90 {p90:.3f} ms, min {ordered[0]:.3f} ms of {len(ms)} runs; load {ready['load_ms']:.1f} ms, first run "
         f"{ready['first_ms']:.1f} ms, peak memory {answer['rss_bytes'] / 1e6:.0f} MB\n"
-        f"warm-up: {used} runs, {'steady' if stable else 'NOT steady when its time was up'}\n"
+        f"warm-up: {used} runs, {'steady' if stable else 'NOT steady when time ran out'}\n"
     )
     if steps:
         pieces = ", ".join(f"{name[:-3]} {steps[name]:.3f}" for name in _measure.STEPS)
-        out.write(f"end to end: {pieces}, whole {steps['total_ms']:.3f} ms (medians over {of})\n")
+        out.write(f"end to end: {pieces}, total {steps['total_ms']:.3f} ms (medians over {of})\n")
     else:
         out.write(f"end to end: {of}\n")
-    out.write(f"energy: {counter if spent is None else f'{spent:.3g} mJ an inference ({counter}, idle included)'}\n")
+    out.write(f"energy: {counter if spent is None else f'{spent:.3g} mJ per inference ({counter}, idle included)'}\n")
     return 0
 
 
@@ -265,7 +265,7 @@ def _selftest(options: argparse.Namespace, out: IO[str]) -> int:
     except RuntimeFault as fault:
         say("file", str(fault), wrong=True)
         return 1
-    say("file", f"{len(bundle.members)} members as the manifest lists them, {bundle.digest}")
+    say("file", f"{len(bundle.members)} members match the manifest, {bundle.digest}")
     key = bundle.signed_by
     trust = "" if not options.key else ", trusted" if bundle.trusted else ", NOT trusted"
     say("signature", f"by {key}{trust}" if key else "none")

@@ -1,4 +1,4 @@
-"""One line of JSON in, one line of JSON out: a process that does one thing on a device."""
+"""A process that does one task on a device: one line of JSON in, one line of JSON out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit.runtime.errors import RuntimeFault, first_line
 
 
 def main(work: Callable[..., dict[str, Any]]) -> int:
-    """Answer the line on stdin, an object of `work`'s arguments, by what it returns, or by {"error": "one line"}.
+    """Answer the line on stdin, an object of `work`'s arguments, with what it returns or {"error": "one line"}.
 
     Returns:
         The exit status: 1 after an error.

@@ -6,8 +6,8 @@
   and integrated (Linux kernel documentation, "ina2xx" and "ina3221"). Jetson boards have an INA3221 whose channel
   VDD_IN is the whole board's; older ones show it under iio, in milliwatts (NVIDIA Jetson Linux Developer Guide).
 
-Of several rails that one is taken that feeds the others where its name says so, else their sum. Idle power is not
-subtracted.
+If there are several rails and the name of one says that it feeds the others, it is read; if not, the sum of all. Idle
+power is not subtracted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Meter(Protocol):
     """A running measurement of energy."""
 
     name: str
-    """What is read, e.g. ``RAPL package-0``."""
+    """Name of the counter, e.g. ``RAPL package-0``."""
 
     def start(self) -> None:
         """Begin."""
@@ -40,16 +40,16 @@ class Meter(Protocol):
         """Joules since `start`.
 
         Raises:
-            OSError: the counter cannot be read any more.
+            OSError: the counter can no longer be read.
             ValueError: it does not hold a number.
         """
 
 
 def find(root: str = "/") -> tuple[Meter | None, str]:
-    """The best counter there is: RAPL, then an INA sensor.
+    """The best counter available: RAPL, then an INA sensor.
 
     Returns:
-        The meter and "", or None and why there is none, in a few words.
+        The meter and "", or None and the reason, in a few words.
     """
     rapl, refused = _rapl(root)
     if rapl:
@@ -71,7 +71,7 @@ class Zone:
 
 
 class Counted:
-    """The sum of RAPL's packages. A window must be shorter than the counter takes to run around."""
+    """The sum of RAPL's packages. A window must be shorter than the counter takes to wrap."""
 
     def __init__(self, zones: list[Zone]) -> None:
         self._zones = zones
@@ -83,7 +83,7 @@ class Counted:
         self._before = [(zone, _integer(zone.path)) for zone in self._zones]
 
     def stop(self) -> float:
-        """Joules since `start`; a counter that is smaller than before has run around once."""
+        """Joules since `start`; a counter that is smaller than before has wrapped once."""
         used = 0
         for zone, before in self._before:
             after = _integer(zone.path)
@@ -160,9 +160,9 @@ def _rapl(root: str) -> tuple[Counted | None, str]:
             _integer(path)
             zones.append(Zone(path, label, _integer(os.path.join(folder, "max_energy_range_uj"))))
         except PermissionError:
-            refused = f"RAPL is there, but not readable: sudo chmod a+r {path}"
+            refused = f"RAPL exists, but is not readable: sudo chmod a+r {path}"
         except (OSError, ValueError):
-            refused = f"RAPL is there, but {path} holds no number"
+            refused = f"RAPL exists, but {path} holds no number"
     return (Counted(zones), "") if zones and not refused else (None, refused)
 
 

@@ -1,4 +1,4 @@
-"""Whether a .tflite file is whole: tflite-runtime does not look, and a file cut short ends the process (SIGSEGV)."""
+"""Whether a .tflite file is intact: tflite-runtime does not check, and a truncated file kills the process (SIGSEGV)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Union
 from edgekit.runtime.errors import RuntimeFault
 
 # Fields of each table in order: bytes of a scalar; minus the bytes of one value of a vector or string; the name of a
-# table; in a tuple that of a vector of tables. "any" has fields that are not looked at. Source: TensorFlow, schema.fbs.
+# table, in a tuple for a vector of tables. The fields of "any" are not checked. Source: TensorFlow, schema.fbs.
 _Field = Union[int, str, "tuple[str]"]
 _TABLES: dict[str, tuple[_Field, ...]] = {
     "any": (),
@@ -37,14 +37,14 @@ def check(data: bytes, where: str) -> None:
             raise ValueError("no TFL3 at its start")
         _follow(data)
     except (struct.error, ValueError) as error:
-        why = "an offset leads out of it" if isinstance(error, struct.error) else str(error)
-        raise RuntimeFault(f"{where}: not a whole .tflite file ({why}); fetch it again") from None
+        why = "an offset leads out of the file" if isinstance(error, struct.error) else str(error)
+        raise RuntimeFault(f"{where}: not an intact .tflite file ({why}); fetch it again") from None
 
 
 def _follow(data: bytes) -> None:
     def number(kind: str, at: int) -> int:
         if at < 0:
-            raise ValueError("an offset leads out of it")
+            raise ValueError("an offset leads out of the file")
         found: int = struct.unpack_from(kind, data, at)[0]
         return found
 
@@ -57,7 +57,7 @@ def _follow(data: bytes) -> None:
         layout = table - number("<i", table)
         fields = (number("<H", layout) - 4) // 2
         if fields < 0 or layout + 4 + 2 * fields > len(data):
-            raise ValueError("a table leads out of it")
+            raise ValueError("a table leads out of the file")
         for index, kind in enumerate(_TABLES[name]):
             inside = number("<H", layout + 4 + 2 * index) if index < fields else 0
             if not inside:
@@ -65,7 +65,7 @@ def _follow(data: bytes) -> None:
                     raise ValueError(f"field {index} of a {name} is missing")
                 continue
             if table + inside + (kind if isinstance(kind, int) and kind > 0 else 4) > len(data):
-                raise ValueError("a field leads out of it")
+                raise ValueError("a field leads out of the file")
             if isinstance(kind, int) and kind > 0:
                 continue
             target = table + inside + number("<I", table + inside)
@@ -74,7 +74,7 @@ def _follow(data: bytes) -> None:
                 continue
             count, each = number("<I", target), 4 if isinstance(kind, tuple) else -kind
             if target + 4 + count * each > len(data):
-                raise ValueError("a vector leads out of it")
+                raise ValueError("a vector leads out of the file")
             if isinstance(kind, tuple):
                 places = range(target + 4, target + 4 + 4 * count, 4)
                 waiting += [(kind[0], place + number("<I", place)) for place in places]

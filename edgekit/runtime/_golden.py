@@ -1,4 +1,4 @@
-"""Golden vectors: real inputs and the outputs that the files gave where they were made, replayed on this device."""
+"""Golden vectors: real inputs and the outputs that the files gave when the bundle was made, replayed on this device."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def replay(
         artifact: entry of its manifest.
         infer: from one golden input (uint8 [height, width, channels] pixels as cropped; for kind "tensor" float32 of
             the input's shape without the batch) to the raw outputs in the file's own dtype.
-        provider: in use, as the session says it.
+        provider: in use, as the session names it.
         where: engine and version, for the message.
 
     Returns:
-        The largest difference: steps of an integer output; a share of the largest absolute expected value of a float
-        one. None where the artifact has no golden vectors.
+        The largest difference: steps for an integer output; for a float one a share of the largest absolute expected
+        value. None if the artifact has no golden vectors.
 
     Raises:
-        RuntimeFault: an output is further away than its tolerance, or the vectors do not fit the model. The message
+        RuntimeFault: an output differs by more than its tolerance, or the vectors do not fit the model. The message
             says which vector, how far, what is allowed, and on which engine and CPU.
     """
     import numpy as np
@@ -66,7 +66,7 @@ def replay(
                 f"{expected.size} {wanted.dtype}; pack it again"
             )
         difference = np.abs(found.astype(np.float64) - expected.astype(np.float64)).max() / scale
-        away.append(float(difference) if math.isfinite(difference) else math.inf)  # nan is as far as can be
+        away.append(float(difference) if math.isfinite(difference) else math.inf)  # NaN counts as infinitely far
     allowed = golden["tolerance"]
     if provider == BUILTIN:
         allowed = golden.get("tolerance_builtin", allowed)
@@ -75,22 +75,22 @@ def replay(
         unit = "steps" if whole else "of the largest output"
         raise RuntimeFault(
             f"{bundle.path}: {artifact['id']}: golden vector {away.index(worst) + 1} of {len(away)} is {worst:.6g} "
-            f"{unit} away, {allowed:.6g} are allowed ({sum(d > allowed for d in away)} differ; {where}, {provider}, "
-            f"{machine.facts()['cpu'] or 'unknown CPU'}): this engine computes another result here; try another "
-            "engine, provider or version"
+            f"{unit} away, at most {allowed:.6g} is allowed ({sum(d > allowed for d in away)} differ; {where}, "
+            f"{provider}, {machine.facts()['cpu'] or 'unknown CPU'}): this engine computes a different result here; "
+            "try another engine, provider or version"
         )
     return worst
 
 
 def check_images(bundle: Bundle, decode: Callable[[bytes], npt.NDArray[Any]]) -> int | None:
-    """Compare preprocessing here with that where the bundle was made, image by image.
+    """Compare preprocessing here with that when the bundle was made, image by image.
 
     Args:
         bundle: the opened bundle.
         decode: from an encoded image to uint8 [height, width, channels] pixels, resized and cropped.
 
     Returns:
-        The largest difference in 8-bit steps; None where the bundle has no encoded images.
+        The largest difference in 8-bit steps; None if the bundle has no encoded images.
 
     Raises:
         RuntimeFault: a pixel is more than one step away.
@@ -102,16 +102,16 @@ def check_images(bundle: Bundle, decode: Callable[[bytes], npt.NDArray[Any]]) ->
         return None
     given, worst = inputs(bundle), 0
     if len(names) > len(given):
-        raise RuntimeFault(f"{bundle.path}: golden.images: {len(names)} for {len(given)} inputs; pack it again")
+        raise RuntimeFault(f"{bundle.path}: golden.images: {len(names)} images for {len(given)} inputs; pack it again")
     for index, name in enumerate(names):
         found, expected = decode(bundle.read(name)), given[index]
         if found.dtype != np.uint8 or found.shape != expected.shape:
-            raise RuntimeFault(f"{bundle.path}: {name}: decodes to {found.dtype} {list(found.shape)}, not to the input")
+            raise RuntimeFault(f"{bundle.path}: {name}: decodes to {found.dtype} {list(found.shape)}, unlike the input")
         far = int(np.abs(found.astype(np.int16) - expected).max())
         if far > 1:
             raise RuntimeFault(
-                f"{bundle.path}: {name}: decodes to pixels up to {far} steps away from the golden input, 1 is allowed; "
-                "install another version of Pillow, or give arrays"
+                f"{bundle.path}: {name}: decodes to pixels up to {far} steps away from the golden input, at most 1 is "
+                "allowed; install another version of Pillow, or give arrays"
             )
         worst = max(worst, far)
     return worst
@@ -138,19 +138,19 @@ def _array(bundle: Bundle, name: str, dtype: str, shape: list[int] | None) -> np
     import numpy as np
 
     data = bundle.read(name)
-    head = io.BytesIO(data[:4096])  # longer headers are those of records, which are not allowed here
+    head = io.BytesIO(data[:4096])  # only record types, not allowed here, have longer headers
     try:
         version = np.lib.format.read_magic(head)
         if version != (1, 0):
             raise ValueError(f"version {version}")
         found, fortran, kind = np.lib.format.read_array_header_1_0(head)
-    except Exception as error:  # anything may come out of the literal it evaluates
-        raise RuntimeFault(f"{bundle.path}: {name}: no .npy array ({first_line(error)}); pack it again") from None
+    except Exception as error:  # evaluating the header's literal may raise anything
+        raise RuntimeFault(f"{bundle.path}: {name}: not an .npy array ({first_line(error)}); pack it again") from None
     if kind != np.dtype(dtype) or fortran or len(found) < 1 or (shape is not None and list(found[1:]) != shape):
         wanted = f"{dtype} [n, {', '.join(map(str, shape))}]" if shape is not None else f"{dtype} [n, ...]"
-        raise RuntimeFault(f"{bundle.path}: {name}: {kind} {list(found)}, wanted is {wanted}; pack it again")
+        raise RuntimeFault(f"{bundle.path}: {name}: {kind} {list(found)}, must be {wanted}; pack it again")
     if min(found) < 1 or math.prod(found) * kind.itemsize != len(data) - head.tell():
-        raise RuntimeFault(f"{bundle.path}: {name}: {list(found)} is not the number of values in it; pack it again")
+        raise RuntimeFault(f"{bundle.path}: {name}: shape {list(found)} does not match its size; pack it again")
     array = np.frombuffer(data, kind, offset=head.tell()).reshape(found)
     if kind.kind == "f" and not np.isfinite(array).all():
         raise RuntimeFault(f"{bundle.path}: {name}: holds values that are not finite; pack it again")

@@ -1,4 +1,4 @@
-"""From a file to a model that is ready: which artifact, which engine, and whether they can be trusted."""
+"""From a file to a loaded model: which artifact, which engine, and whether the bundle can be trusted."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def load(
     """Open a bundle (or a hand-written manifest, ``*.json``, beside a model file) and check it.
 
     ``engine="auto"`` goes through the artifacts in the manifest's order and takes the first installed engine that runs
-    one: litert, onnxruntime, tflite_runtime, tensorflow. An engine that then fails is an error: no other one is taken.
+    one: litert, onnxruntime, tflite_runtime, tensorflow. If that engine then fails, no other is tried.
 
     Args:
         path: of the file.
         engine: a name, or auto.
-        threads: of one inference. None: what the manifest's `ship` says for this artifact and engine, but no more than
-            there are cores; 1 where it says nothing.
+        threads: per inference. None: what the manifest's `ship` says for this artifact and engine, but no more than
+            there are cores; 1 if it says nothing.
         provider: execution provider of the engine; None is its choice for the CPU.
         artifact: id of the one to run; None is the first one that the engine runs.
         verify: "golden" checks the structure and every hash, replays the golden vectors on this engine, and decodes
-            the golden images where Pillow is installed; "hash" leaves these out, "off" the hashes, too.
+            the golden images if Pillow is installed; "hash" skips the golden checks, "off" the hashes as well.
         trusted_keys: public keys in base64, or files that hold one.
-        require_signature: refuse a bundle that none of them signed.
+        require_signature: refuse a bundle that none of these keys signed.
 
     Raises:
         RuntimeFault: the file is damaged or not signed as asked for, no engine is installed (the message holds the pip
@@ -51,7 +51,7 @@ def load(
             are not those of the golden vectors.
     """
     if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise RuntimeFault(f"threads={threads!r}: at least 1 is needed")
+        raise RuntimeFault(f"threads={threads!r}: must be a whole number of at least 1")
     bundle, wait = begin(path, verify, trusted_keys, require_signature)
     try:
         chosen, name = choose(bundle, engine, artifact)
@@ -100,7 +100,7 @@ def replay(model: Model, bundle: Bundle, artifact: dict[str, Any]) -> float | No
     """Golden vectors through the model, and golden images through its preprocessing; see `edgekit.runtime._golden`.
 
     Raises:
-        RuntimeFault: something is further away than its tolerance.
+        RuntimeFault: something differs by more than its tolerance.
     """
     from edgekit.runtime import _golden
 
@@ -130,11 +130,11 @@ def choose(bundle: Bundle, engine: str = "auto", artifact: str | None = None) ->
                 return entry, name
     formats = {entry["format"] for entry in artifacts}
     commands = [f"pip install {module.PACKAGE}" for module in modules.values() if module.FORMAT in formats]
-    raise RuntimeFault(f"{bundle.path}: no engine for it is installed: {' or '.join(commands)}")
+    raise RuntimeFault(f"{bundle.path}: no engine that runs it is installed: {' or '.join(commands)}")
 
 
 def installed(engine: Engine) -> bool:
-    """Whether the engine's package is there; it is not imported."""
+    """Whether the engine's package is installed; it is not imported."""
     try:
         return find_spec(engine.MODULE) is not None
     except (ImportError, ValueError):
@@ -142,7 +142,7 @@ def installed(engine: Engine) -> bool:
 
 
 def shipped_threads(manifest: dict[str, Any], artifact: str, engine: str) -> int:
-    """Threads that `ship` says for an artifact and engine, no more than there are cores; 1 where it says nothing."""
+    """Threads that `ship` states for an artifact and engine, no more than there are cores; 1 if it states none."""
     for row in manifest.get("ship", ()):
         if row["artifact"] == artifact and row.get("engine") in (None, engine) and row.get("threads"):
             from edgekit.runtime import machine

@@ -1,4 +1,4 @@
-"""What is measured of a model that is open: warm-up, rounds, end to end, energy, minutes under load; see `bench`."""
+"""What is measured on a loaded model: warm-up, rounds, end to end, energy, minutes under load; see `bench`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 MS = 1e6  # nanoseconds
 SPAN = 0.1
-"""Seconds that the window of the steadiness test spans at least: the clock's governor needs some 10 ms to react."""
+"""Minimum span, in seconds, of the steadiness test's window: the clock's governor needs some 10 ms to react."""
 SLICES = 12
-"""Of a minute; the clock is read after each."""
+"""Slices of a minute; the clock is read after each."""
 STEPS = ("decode_ms", "preprocess_ms", "infer_ms", "postprocess_ms")
 
 Run = Callable[[Any], Any]
@@ -37,8 +37,8 @@ def measure(run: Run, x: Any, warmup: int, seconds: float, min_samples: int) -> 
         run: what is timed.
         x: its argument.
         warmup: calls before the first one that counts.
-        seconds: go on for so long, ...
-        min_samples: ... and until there are so many samples.
+        seconds: minimum duration.
+        min_samples: minimum number of samples.
     """
     clock = perf_counter_ns
     samples: list[int] = []
@@ -63,14 +63,14 @@ def measure(run: Run, x: Any, warmup: int, seconds: float, min_samples: int) -> 
 def warm_up(run: Run, x: Any, least: int, seconds: float) -> tuple[int, bool]:
     """Call ``run(x)`` until its time is steady (`edgekit.runtime._steady`).
 
-    The window that is tested holds `WINDOW` times, more where they are shorter than `SPAN` together, and fewer (but
-    `BATCHES`) where as many would take more than half of `seconds`.
+    The window that is tested holds `WINDOW` times, more if together they are shorter than `SPAN`, and fewer (at least
+    `BATCHES`) if that many would take more than half of `seconds`.
 
     Args:
         run: what is timed.
         x: its argument.
-        least: calls at least.
-        seconds: give up after so long.
+        least: minimum number of calls.
+        seconds: give up after this time.
 
     Returns:
         How many calls it took, and whether they became steady.
@@ -96,7 +96,7 @@ def warm_up(run: Run, x: Any, least: int, seconds: float) -> tuple[int, bool]:
 
 
 def golden_images(bundle: Bundle) -> list[bytes]:
-    """The encoded images of a bundle's golden vectors; empty where it has none."""
+    """The encoded images of a bundle's golden vectors; empty if it has none."""
     return [bundle.read(name) for name in bundle.manifest.get("golden", {}).get("images", ())]
 
 
@@ -104,12 +104,12 @@ def end_to_end(model: Model, images: Sequence[bytes], seconds: float) -> dict[st
     """Whole predictions, and their steps, over encoded images in turn.
 
     Each image is predicted twice: as a user does, for ``total_ms``, and with the clock read between the steps, so that
-    reading it does not count as a part of the whole.
+    reading it does not count towards the total.
 
     Args:
         model: what predicts.
         images: at least one.
-        seconds: go on for so long, and until each image was predicted.
+        seconds: minimum duration; each image is predicted at least once.
 
     Returns:
         Medians, named as in `edgekit.measurements.Steps`.
@@ -142,7 +142,7 @@ def minute(run: Run, x: Any, seconds: float, root: str = "/") -> dict[str, Any]:
 
     Returns:
         ``p50_ms``, ``p90_ms``, ``temperature_c`` at the end, ``clock_mhz`` (mean of `SLICES` readings between
-        inferences) and ``throttled``; None for what the machine does not tell.
+        inferences) and ``throttled``; None for what the machine does not report.
     """
     before = _thermal.throttle(root)
     times: list[float] = []
@@ -162,9 +162,9 @@ def minute(run: Run, x: Any, seconds: float, root: str = "/") -> dict[str, Any]:
 
 
 def energy(run: Run, x: Any, seconds: float, root: str = "/") -> tuple[float | None, str]:
-    """Energy of one inference, as a counter of the machine tells it; a window of its own, lest reading disturb times.
+    """Energy of one inference by the machine's counter, in a window of its own so that reading does not disturb times.
 
-    What the machine takes at rest and what else runs on it are included.
+    The machine's idle power and anything else that runs are included.
 
     Args:
         run: what is measured.
@@ -195,7 +195,7 @@ def energy(run: Run, x: Any, seconds: float, root: str = "/") -> tuple[float | N
 
 
 def cached(path: str) -> bool | None:
-    """Whether a file is in the page cache, judged by a byte in each of up to 64 places; None where Linux does not say.
+    """Whether a file is in the page cache, judged by one byte at up to 64 places; None if Linux does not say.
 
     Asking does not bring it in (preadv2 with RWF_NOWAIT).
     """
@@ -211,20 +211,20 @@ def cached(path: str) -> bool | None:
         return all(os.preadv(file, [bytearray(1)], place, flag) for place in _places(size))
     except BlockingIOError:
         return False
-    except OSError:  # a file system that cannot tell
+    except OSError:  # the file system cannot say
         return None
     finally:
         os.close(file)
 
 
 def rss_bytes() -> int | None:
-    """What this process has in memory now; None where Linux does not say."""
+    """Resident memory of this process now; None if Linux does not say."""
     words = _thermal.text("/proc/self/statm").split()
     return int(words[1]) * os.sysconf("SC_PAGE_SIZE") if len(words) > 1 else None
 
 
 def load_average() -> float | None:
-    """Processes that wanted a core in the last minute, where the system says so."""
+    """Mean number of processes that wanted a core in the last minute; None if the system does not say."""
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):

@@ -36,12 +36,12 @@ class Class:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a model says about one input."""
+    """A model's prediction for one input."""
 
     label: str | None
-    """None where the bundle has no labels."""
+    """None if the bundle has no labels."""
     index: int
-    """Of the largest output."""
+    """Index of the largest output."""
     score: float
     scores: npt.NDArray[np.float32] = field(repr=False)
     """float32 [classes], after the activation that the manifest names; read-only."""
@@ -50,9 +50,9 @@ class Result:
     _labels: tuple[str, ...] = field(repr=False)
 
     def top(self, k: int) -> tuple[Class, ...]:
-        """The `k` best classes (all, where there are fewer), best first; of equal scores the lower index is first."""
+        """The `k` best classes (all, if there are fewer), best first; for equal scores the lower index comes first."""
         order = np.argsort(-self.scores, kind="stable")
-        rest = order[order != self.index]  # scores may saturate to ties that the outputs do not have
+        rest = order[order != self.index]  # scores may saturate and tie where the outputs do not
         best = [self.index, *rest.tolist()][: max(k, 0)]
         return tuple(Class(self._labels[i] if self._labels else None, i, float(self.scores[i])) for i in best)
 
@@ -64,9 +64,9 @@ class Model:
     """
 
     labels: tuple[str, ...]
-    """By index of the output; empty where the bundle has none."""
+    """By index of the output; empty if the bundle has none."""
     takes_images: bool
-    """Or arrays of real values."""
+    """False: it takes arrays of real values."""
 
     def __init__(self, bundle: Bundle, artifact: dict[str, Any], session: Session, info: dict[str, Any]) -> None:
         """Use `load`. The bundle is not kept: its bytes are freed once the engine has what it needs."""
@@ -90,11 +90,11 @@ class Model:
         Args:
             image: path of a JPEG or PNG file, its bytes (both need Pillow), a Pillow image, or a uint8 array
                 [height, width, 3], [height, width, 1] or [height, width] of any size. For a model of other inputs
-                (kind = "tensor") an array of real values in the model's own shape, the leading 1 optional.
+                (kind = "tensor"): an array of real values in the model's own shape, the leading 1 optional.
 
         Raises:
             RuntimeFault: the input cannot be read, has the wrong type, shape or dtype, or holds NaN; the engine
-                failed; the model is closed; memory is short.
+                failed; the model is closed; memory ran out.
         """
         start = perf_counter_ns()
         return self._finish(self._prepare(image), start)
@@ -104,19 +104,19 @@ class Model:
         return list(self.stream(images))
 
     def stream(self, images: Iterable[Any]) -> Iterator[Result]:
-        """Predict images as they come: threads read and prepare the next ones while the engine is at work.
+        """Predict images as they come: threads read and prepare the next ones while the engine works.
 
-        Files are prepared on as many cores as there are (four at most), those of the engine's further threads left
-        out. An array or a Pillow image is prepared before the iterable is asked for the next one, since that may
-        overwrite it. At most two images wait, and one more for each further core. What the iterable or an image raises
-        is raised where its result would have been. The threads end with the generator: close it, or leave the loop.
-        Only an iterable that blocks can keep one longer: then it ends with the next item.
+        Files are prepared on at most four cores, not counting those that the engine's further threads use. An array or
+        a Pillow image is prepared before the iterable is asked for the next one, since that may overwrite it. At
+        most two images wait, and one more for each further core. What the iterable or an image raises is raised where
+        its result would have been. The threads end with the generator: close it, or leave the loop.
+        Only an iterable that blocks can keep one alive, until its next item.
 
         Args:
             images: each as in `__call__`.
 
         Yields:
-            A result for each, in order; its `ms` leaves out the time in which it waited.
+            A result for each, in order; its `ms` leaves out waiting.
         """
         for outcome in self.outcomes(images):
             if isinstance(outcome, RuntimeFault):
@@ -124,9 +124,9 @@ class Model:
             yield outcome
 
     def outcomes(self, images: Iterable[Any]) -> Iterator[Result | RuntimeFault]:
-        """As `stream`, but a fault takes the place of its result, and the others go on."""
+        """As `stream`, but a fault takes the place of its result, and the rest continue."""
         if isinstance(images, (str, bytes, os.PathLike)):
-            raise RuntimeFault("several images are needed: put the one into a list")
+            raise RuntimeFault("several images are needed: put a single one into a list")
         from edgekit.runtime import machine
         from edgekit.runtime._stream import ahead
 
@@ -154,7 +154,7 @@ class Model:
                     yield result
 
     def raw(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """One inference on the engine's own terms; nothing is converted, and nothing copied that is contiguous.
+        """One inference on the engine's own terms; nothing is converted, and a contiguous array is not copied.
 
         Args:
             array: of the model's input shape (a leading 1 may be left out) and dtype; see `info`.
@@ -187,7 +187,7 @@ class Model:
         return dict(self._info)
 
     def close(self) -> None:
-        """Free the engine's memory; the model cannot predict any more. Again is no error."""
+        """Free the engine's memory; the model cannot predict any more. Closing twice is no error."""
         self._session.close()
 
     def __enter__(self) -> Model:
@@ -205,7 +205,7 @@ class Model:
             raise RuntimeFault(f"{self._path}: input: {first_line(error)}") from error
 
     def steps(self, file: bytes) -> tuple[float, float, float, float]:
-        """What a prediction of an encoded image consists of, in milliseconds: decode, preprocess, infer, postprocess.
+        """Times of the steps of predicting an encoded image, in milliseconds: decode, preprocess, infer, postprocess.
 
         The same calls as in `__call__`, with the clock read in between.
 
@@ -241,7 +241,7 @@ class Model:
         scores = self._activation(output)
         score = float(scores[index])
         if score != score:  # argmax stops at the first NaN
-            raise RuntimeFault(f"{self._path}: the engine's output is not a number; run selftest")
+            raise RuntimeFault(f"{self._path}: the engine's output is NaN; run selftest")
         scores.setflags(write=False)
         label = self.labels[index] if self.labels else None
         return Result(label, index, score, scores, (perf_counter_ns() - start) / _MS, self.labels)

@@ -1,4 +1,4 @@
-"""Pillow's antialiased resize in NumPy, for devices without Pillow: the same bits."""
+"""Pillow's antialiased resize in NumPy, for devices without Pillow: bit for bit the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def resize(pixels: npt.NDArray[np.uint8], width: int, height: int, interpolation
     """Resize an image as ``Image.resize`` does: convolution with a kernel as wide as the step between output pixels.
 
     One side after the other, rounded to uint8 in between; coefficients are integers of 22 fractional bits. Which side
-    is first is Pillow 13's rule. Before 13 the width always was: images more than twice as tall as wide may then
+    comes first follows Pillow 13. Before 13 it was always the width, so images more than twice as tall as wide may
     differ by the rounding in between.
 
     Source: Pillow, src/libImaging/Resample.c.
@@ -60,7 +60,7 @@ def _columns(pixels: npt.NDArray[np.uint8], size: int, interpolation: str) -> np
 
 
 def _coefficients(old: int, new: int, interpolation: str) -> tuple[list[int], list[npt.NDArray[np.int32]]]:
-    """For each output pixel the first input pixel that counts, and the weights from there on."""
+    """For each output pixel, the first input pixel in its window and the weights from there on."""
     scale = old / new
     stretch = max(scale, 1.0)
     support = _SUPPORT[interpolation] * stretch

@@ -11,9 +11,9 @@ from typing import Any
 from edgekit.runtime.errors import RuntimeFault, first_line
 
 LARGEST = 16 * 2**20
-"""Bytes of a manifest at most."""
+"""Most bytes of a manifest."""
 DEEPEST = 64
-"""Objects and arrays inside one another at most."""
+"""Most levels of nested objects and arrays."""
 
 _TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 _BOUNDS = {"minimum": operator.lt, "maximum": operator.gt, "exclusiveMinimum": operator.le}
@@ -22,12 +22,12 @@ _BOUNDS = {"minimum": operator.lt, "maximum": operator.gt, "exclusiveMinimum": o
 def parse(data: bytes, where: str) -> Any:
     """The value of a JSON text in UTF-8.
 
-    Stricter than `json.loads`: no NaN or infinity, no number beyond a double, no key twice in an object, no lone
-    surrogate, at most `LARGEST` bytes and `DEEPEST` levels. A whole number is an int however it is written, as JSON
-    Schema has it.
+    Stricter than `json.loads`: no NaN or infinity, no number beyond a double, no repeated key in an object, no lone
+    surrogate, at most `LARGEST` bytes and `DEEPEST` levels. A whole number is an int however it is written, as in JSON
+    Schema.
 
     Raises:
-        RuntimeFault: it is none; the message starts with `where`.
+        RuntimeFault: not such a text; the message starts with `where`.
     """
     if len(data) > LARGEST:
         raise RuntimeFault(f"{where}: {len(data)} bytes of JSON (at most {LARGEST})")
@@ -48,12 +48,12 @@ def parse(data: bytes, where: str) -> Any:
 
 
 def validate(value: Any, schema: dict[str, Any], *, lenient: bool = False) -> str | None:
-    """What is wrong with a value, by a schema of the keywords that `manifest.schema.json` uses.
+    """The first fault of a value, by a schema that uses the keywords of `manifest.schema.json`.
 
     Args:
         value: as `parse` gives it.
         schema: the whole schema; ``$ref`` points into its ``$defs``.
-        lenient: keys that the schema does not know are no fault.
+        lenient: ignore keys that the schema does not know.
 
     Returns:
         None, or the first fault: its JSON path and what is allowed there.
@@ -62,7 +62,7 @@ def validate(value: Any, schema: dict[str, Any], *, lenient: bool = False) -> st
 
 
 def shown(value: Any) -> str:
-    """A value for a message: JSON on one line, cut where it is long."""
+    """A value for a message: JSON on one line, cut if it is long."""
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -165,7 +165,7 @@ def _inspect(value: Any) -> None:
 
 
 def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def _float(text: str) -> float:
@@ -177,7 +177,7 @@ def _float(text: str) -> float:
 
 def _int(text: str) -> int:
     if len(text) > 100:  # int() takes time that grows with the square
-        raise ValueError(f"an integer of {len(text)} digits")
+        raise ValueError(f"an integer of {len(text)} digits is too long")
     return int(text)
 
 
@@ -185,5 +185,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"key {shown(next(key for key in keys if keys.count(key) > 1))} comes twice")
+        raise ValueError(f"key {shown(next(key for key in keys if keys.count(key) > 1))} appears twice")
     return found

@@ -19,7 +19,7 @@ _BEGIN, _END = "-----BEGIN PUBLIC KEY-----", "-----END PUBLIC KEY-----"
 
 
 def public_key(text: str) -> bytes | None:
-    """The 32 bytes of an Ed25519 public key, given in PEM or base64; None where the text is neither."""
+    """The 32 bytes of an Ed25519 public key, given in PEM or base64; None if the text is neither."""
     text = text.strip()
     if not text.startswith(_BEGIN):
         return _exactly(text, 32)
@@ -30,7 +30,7 @@ def public_key(text: str) -> bytes | None:
 
 
 def trusted_keys(given: Iterable[str | os.PathLike[str]]) -> dict[bytes, str]:
-    """Public keys, each with the words it was given in.
+    """Public keys, each with the text it was given as.
 
     Args:
         given: base64 text, or a file that holds one key in PEM or base64.
@@ -50,7 +50,7 @@ def trusted_keys(given: Iterable[str | os.PathLike[str]]) -> dict[bytes, str]:
             text = _source.contents(words, 2**16).decode("latin-1")
             key = public_key(text)
             if "PRIVATE KEY" in text:
-                raise RuntimeFault(f"trusted key {words}: a private key; give the public one that belongs to it")
+                raise RuntimeFault(f"trusted key {words}: a private key; give the matching public key")
         if key is None:
             raise RuntimeFault(f"trusted key {words}: holds no Ed25519 public key (PEM, or 32 bytes in base64)")
         found[key] = words
@@ -63,10 +63,10 @@ def signer(data: bytes, manifest: bytes, path: str) -> bytes:
     Args:
         data: content of ``signature.json``: algorithm, key and signature.
         manifest: exact bytes of ``manifest.json``.
-        path: what a fault calls the bundle.
+        path: the bundle's name in error messages.
 
     Raises:
-        RuntimeFault: the signature is not one of these bytes by the key that it names.
+        RuntimeFault: the signature of these bytes by the key it names is invalid.
     """
     stated = _schema.parse(data, f"{path}: {archive.SIGNATURE}")
     if not isinstance(stated, dict) or stated.keys() != {"algorithm", "key", "signature"}:
@@ -78,12 +78,12 @@ def signer(data: bytes, manifest: bytes, path: str) -> bytes:
     if key is None or signature is None:
         raise archive.unsound(path, f"{archive.SIGNATURE}: key and signature must be 32 and 64 bytes in base64")
     if not ed25519.verify(key, signature, manifest):
-        raise archive.unsound(path, f"its signature is not one of {base64.b64encode(key).decode()}")
+        raise archive.unsound(path, f"its signature by {base64.b64encode(key).decode()} is invalid")
     return key
 
 
 def _exactly(text: object, size: int) -> bytes | None:
-    """That many bytes from base64; None where the text is anything but their one encoding."""
+    """Exactly `size` bytes from base64; None if the text is anything but their canonical encoding."""
     if not isinstance(text, str):
         return None
     try:

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     _Job = tuple[int, Callable[[], None]]
 
 _PARALLEL = 2**21
-"""Bytes from which on threads pay."""
+"""Bytes above which threads pay off."""
 
 
 class File:
-    """Members of a bundle. Each is read once, into memory of its own, as engines want it, when it is first needed."""
+    """Members of a bundle. Each is read once, when first needed, into memory of its own, as engines want it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -45,14 +45,14 @@ class File:
         return tuple(self._entries)
 
     def read(self, name: str) -> bytes:
-        """Content of a member; RuntimeFault where there is none of that name, or the file is not there any more."""
+        """Content of a member; RuntimeFault if there is no such member, or the file is gone."""
         if name not in self._entries:
             raise RuntimeFault(f"{self.path}: no member {name!a} (there are: {', '.join(self._entries)})")
         with self._locks[name]:
             if name not in self._members:
                 with _opened(self.path) as file:
                     if _identity(file) != self._identity:
-                        raise RuntimeFault(f"{self.path}: it was replaced while it was read; open it again")
+                        raise RuntimeFault(f"{self.path}: it was replaced during reading; open it again")
                     entry = self._entries[name]
                     self._members[name] = _fetch(file, self.path, entry.offset, entry.size)
             return self._members[name]
@@ -61,7 +61,7 @@ class File:
         """Compare the members with what the manifest lists; with `contents` their bytes, too.
 
         Returns:
-            To be called before anything in them is used: threads may still be at the bytes; it raises what they find.
+            A function to call before any member is used: threads may still be hashing; it raises what they find.
 
         Raises:
             RuntimeFault: a member is missing, not listed, or not what was listed.
@@ -74,7 +74,9 @@ class File:
             raise archive.unsound(self.path, f"{name} is {'not listed' if name in members else 'missing'}")
         for name, entry in members.items():
             if entry.size != listed[name]["bytes"]:
-                raise archive.unsound(self.path, f"{name} has {entry.size} bytes, listed are {listed[name]['bytes']}")
+                raise archive.unsound(
+                    self.path, f"{name} has {entry.size} bytes, not {listed[name]['bytes']} as listed"
+                )
         jobs: list[_Job] = []
         if contents:
             jobs += [(entry.size, partial(self._crc, entry)) for entry in self._entries.values()]
@@ -104,11 +106,11 @@ class Folder:
         self._listed: dict[str, dict[str, Any]] = {}
 
     def names(self) -> tuple[str, ...]:
-        """The manifest, and the members that it speaks of."""
+        """The manifest, and the members it refers to."""
         return (archive.MANIFEST, *sorted(self._members))
 
     def read(self, name: str) -> bytes:
-        """Content of a member; RuntimeFault where there is none, or it is not what the manifest lists."""
+        """Content of a member; RuntimeFault if there is none, or it is not what the manifest lists."""
         if name == archive.MANIFEST:
             return self._manifest
         if name not in self._members:
@@ -125,10 +127,10 @@ class Folder:
         return data
 
     def check(self, manifest: dict[str, Any], contents: bool) -> Wait:
-        """As of `File.check`, at once; what the manifest does not list is only looked for."""
+        """As `File.check`, but finished on return; a member without a listed hash need only exist."""
         self._members = {**dict.fromkeys(manifest.get("members", ()), "members"), **manifest_file.named(manifest)}
         for reserved in {archive.MANIFEST, archive.SIGNATURE} & self._members.keys():
-            raise RuntimeFault(f"{self.path}: {self._members[reserved]}: {reserved} is no name for a member; rename it")
+            raise RuntimeFault(f"{self.path}: {self._members[reserved]}: {reserved} is a reserved name; rename it")
         self._listed = manifest.get("members", {}) if contents else {}
         for name, place in self._members.items():
             if name in self._listed:
@@ -150,7 +152,7 @@ def contents(path: str, limit: int = archive.LIMIT) -> bytes:
 
 @contextmanager
 def _opened(path: str, limit: int = archive.LIMIT) -> Iterator[FileIO]:
-    """A file to be read; what goes wrong while it is open is a RuntimeFault."""
+    """A file opened for reading; what goes wrong while it is open becomes a RuntimeFault."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe may never end
@@ -175,20 +177,20 @@ def _identity(file: FileIO) -> tuple[int, ...]:
 def _fetch(file: FileIO, path: str, offset: int, count: int) -> bytes:
     data = os.pread(file.fileno(), count, offset)
     if len(data) != count:
-        raise archive.unsound(path, "it became shorter while it was read")
+        raise archive.unsound(path, "it was truncated during reading")
     return data
 
 
 def _started(jobs: list[_Job]) -> Wait:
-    """Begin all jobs, each with its cost in bytes.
+    """Start all jobs, each with its cost in bytes.
 
-    In threads where there is much to do: reading and hashing let go of Python's lock.
+    In threads if there is much to do: reading and hashing release Python's lock.
 
     Args:
         jobs: the most expensive ones are done first.
 
     Returns:
-        Does what is left, and returns when all is done; of several faults it raises the one of the first job.
+        A function that does what is left and returns when all is done; of several faults it raises the first job's.
     """
     queue = sorted(range(len(jobs)), key=lambda place: jobs[place][0])
     faults: dict[int, Exception] = {}

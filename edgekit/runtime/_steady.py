@@ -1,4 +1,4 @@
-"""Has warm-up ended? Whether the latest times of a stream still drift.
+"""Whether warm-up has ended: do the latest times of a stream still drift?
 
 The latest times are cut into a few batches, and the medians of the batches tested: for a trend by Mann-Kendall (Mann,
 "Nonparametric Tests Against Trend", 1945, with the exact distribution of Kendall's S), for a change of level between
@@ -16,9 +16,9 @@ from statistics import median
 
 BATCHES = 8
 WINDOW = 5 * BATCHES
-"""Times that are looked at; each batch of five stays itself with up to two spikes."""
+"""Times that are tested; the median of each batch of five withstands two spikes."""
 SIGNIFICANCE = 0.05
-"""Two-sided chance of so much trend in times without any."""
+"""Two-sided chance of as strong a trend in times that have none."""
 SLOPE = 0.01
 """A drift over the window below this share of the median does not matter."""
 
@@ -28,10 +28,10 @@ def steady(times: Sequence[float], window: int = WINDOW) -> bool:
 
     Args:
         times: a stream of times, oldest first, in any unit.
-        window: how many of the last ones count, at least `BATCHES`; 5 a batch stand two spikes each.
+        window: how many of the last ones count, at least `BATCHES`; batches of 5 withstand two spikes each.
 
     Returns:
-        False also where there are fewer than `window` times yet.
+        False also while there are fewer than `window` times.
 
     Raises:
         ValueError: a window smaller than `BATCHES`.
@@ -48,7 +48,7 @@ def steady(times: Sequence[float], window: int = WINDOW) -> bool:
 
 
 def first_steady(times: Sequence[float], window: int = WINDOW) -> int | None:
-    """How many times pass until `steady` first holds, asked after each batch; None where it never does."""
+    """How many times pass until `steady` first holds, checked after each batch; None if it never does."""
     step = max(window // BATCHES, 1)
     return next((n for n in range(window, len(times) + 1, step) if steady(times[:n], window)), None)
 
@@ -65,7 +65,7 @@ def _apart(values: Sequence[float]) -> bool:
 
 
 def _chance(values: Sequence[float]) -> float:
-    """Two-sided p-value of Kendall's S: how likely so much order is among permutations of n values."""
+    """Two-sided p-value of Kendall's S: how likely as much order is among random permutations of n values."""
     n = len(values)
     score = abs(sum((b > a) - (b < a) for a, b in combinations(values, 2)))
     ways = [1]  # permutations of k values by their number of inversions

@@ -1,4 +1,4 @@
-"""Work ahead of the one who waits for it."""
+"""Work done ahead of its consumer."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def ahead(
     threads: int = 1,
     lasting: Callable[[Item], bool] = lambda item: True,
 ) -> Generator[Done, None, None]:
-    """``map(work, items)`` with threads that do the next items while the consumer is busy.
+    """``map(work, items)`` with threads that process the next items while the consumer is busy.
 
     Args:
         items: iterated in a thread of its own.
-        work: done in that thread, or where `threads` is above 1 in so many others.
-        depth: how many may wait, and one more for each further thread.
-        threads: that work.
-        lasting: whether an item stays as it is when the next one is asked for. One that does not (a camera's buffer)
-            is done before that.
+        work: done in that thread, or in `threads` others if `threads` is above 1.
+        depth: how many results may wait; each further thread adds one.
+        threads: number of workers.
+        lasting: whether an item stays as it is when the next one is requested. One that does not (a camera's buffer)
+            is processed before that.
 
     Yields:
         What `work` returns, in order. What it or `items` raises is raised in its place, and ends the generator.
@@ -89,7 +89,7 @@ def ahead(
             yield value
     finally:
         left.set()
-        while not ready.empty():  # a thread that waits for room goes on, and sees that it is over
+        while not ready.empty():  # a thread that waits for room continues, and sees that it should stop
             ready.get_nowait()
         for each in everyone:
             each.join(_PATIENCE)

@@ -20,7 +20,7 @@ class FromPixels:
     """uint8 pixels [height, width, channels] to a port's array [1, ...].
 
     An integer input can take 256 values per channel, so scaling, `mean`, `std` and quantization are done once for each
-    of them. Where the table leaves pixels as they are, or moves them by 128, none is looked up.
+    of them. If the table leaves pixels as they are, or moves them by 128, it is not used.
     """
 
     def __init__(self, spec: Preprocessing, port: Port, layout: str) -> None:
@@ -55,7 +55,7 @@ class FromPixels:
         return (placed ^ np.uint8(self._flip) if self._flip else placed).view(self._dtype)
 
     def _translated(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        """`bytes.translate` takes less than half of the time of indexing, which makes 64-bit indices first."""
+        """`bytes.translate` takes less than half the time of indexing, which makes 64-bit indices first."""
         if not self._planar and len(set(self._rows)) == 1:
             return np.frombuffer(pixels.tobytes().translate(self._rows[0]), self._dtype).reshape(pixels.shape)
         result = self._empty(pixels)
@@ -81,7 +81,7 @@ class FromPixels:
 
 
 class FromValues:
-    """Real values in the model's own shape to a port's array, quantized where it takes integers."""
+    """Real values in the model's own shape to a port's array, quantized if it takes integers."""
 
     def __init__(self, port: Port) -> None:
         self._port = port

@@ -1,6 +1,6 @@
-"""How hot, how fast and whether throttled this machine is, from what Linux tells. Standard library only.
+"""How hot, how fast and whether throttled this machine is, as Linux reports it. Standard library only.
 
-Each function takes the root of the file system, "/" but for tests. What cannot be read is None, never a guess.
+Each function takes the root of the file system, "/" except in tests. What cannot be read is None, never a guess.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CPU_SENSORS = ("coretemp", "cpu_thermal", "k10temp", "zenpower")
 """hwmon drivers of processors, for machines without thermal zones."""
 _CAPPED, _BEFORE = 0b1110, 16
 """Raspberry Pi's ``get_throttled``: bits 1..3 say that the clock is capped, throttled or at the soft temperature limit
-now, the same 16 higher that it has been since boot (Raspberry Pi documentation, "vcgencmd")."""
+now; the same bits plus 16, that it has been since boot (Raspberry Pi documentation, "vcgencmd")."""
 
 
 class Throttle(NamedTuple):
@@ -32,7 +32,7 @@ class Throttle(NamedTuple):
 
 
 def temperature_c(root: str = "/") -> float | None:
-    """The hottest thermal zone, in degrees Celsius; where there is none the processor's hwmon sensor."""
+    """The hottest thermal zone, in degrees Celsius; if there is none, the processor's hwmon sensor."""
     found = list(_numbers(_glob(root, "sys/class/thermal/thermal_zone*/temp")))
     if not found:
         for folder in _glob(root, "sys/class/hwmon/hwmon*"):
@@ -42,7 +42,7 @@ def temperature_c(root: str = "/") -> float | None:
 
 
 def clock_mhz(root: str = "/") -> float | None:
-    """The fastest core's clock now: that of cpufreq, else as /proc/cpuinfo says (in a virtual machine a constant)."""
+    """The fastest core's clock now: that of cpufreq, or of /proc/cpuinfo (a constant in a virtual machine)."""
     found = list(_numbers(_glob(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")))
     if found:
         return max(found) / 1000
@@ -64,7 +64,7 @@ def throttle(root: str = "/") -> Throttle:
 
 
 def throttled(before: Throttle, after: Throttle) -> bool | None:
-    """Whether the machine has slowed itself down between two moments; None where nothing tells."""
+    """Whether the machine has slowed itself down between two moments; None if unknown."""
     told: list[bool] = []
     if before.counts is not None and after.counts is not None:
         told.append(after.counts > before.counts)
@@ -91,7 +91,7 @@ def _flags(root: str) -> int | None:
 
 
 def text(path: str) -> str:
-    """A small file's text, stripped; empty where it cannot be read."""
+    """A small file's text, stripped; empty if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()

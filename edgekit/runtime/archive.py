@@ -2,8 +2,8 @@
 
 Members are stored, not compressed, one right after the other: ``manifest.json`` first, ``signature.json`` last, the
 others by name. Dates, attributes and flags are fixed; there are no extra fields, comments or zip64 records. So a reader
-can work out each header itself and compare: a flipped, added or missing byte is refused, and there is one file for
-one content. Any tool reads it (APPNOTE.TXT, the .ZIP File Format Specification 6.3.10).
+can work out each header itself and compare: a flipped, added or missing byte is refused, and the same content always
+gives the same file. Any zip tool reads it (APPNOTE.TXT, the .ZIP File Format Specification 6.3.10).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 LIMIT = 0x7FFFF000
-"""Bytes of a file at most, just below 2 GiB: what Linux reads at once, and what any reader takes without zip64."""
+"""Most bytes of a file, just below 2 GiB: what Linux reads in one call, and what any reader takes without zip64."""
 MOST = 10_000
-"""Members at most."""
+"""Most members of a bundle."""
 LONGEST = 403
-"""Bytes of a name at most."""
+"""Most bytes of a name."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99}){0,3}")  # `member` of the schema
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
 
 
 def unsound(path: str, why: str) -> RuntimeFault:
-    """The fault of a file that is no whole bundle."""
+    """The fault of a file that is not an intact bundle."""
     return RuntimeFault(f"{path}: not a sound bundle: {why}; fetch or pack it again")
 
 
@@ -55,7 +55,7 @@ def read(data: bytes | memoryview, path: str = "bundle") -> dict[str, memoryview
 
     Args:
         data: the whole file.
-        path: what a fault calls it.
+        path: its name in error messages.
 
     Raises:
         RuntimeFault: any byte differs from what `canonical` writes.
@@ -74,11 +74,11 @@ def layout(size: int, fetch: Callable[[int, int], bytes], path: str = "bundle") 
 
     Args:
         size: of the file in bytes.
-        fetch: from offset and count to that many of its bytes.
-        path: what a fault calls it.
+        fetch: takes an offset and a count, and returns those bytes of the file.
+        path: its name in error messages.
 
     Raises:
-        RuntimeFault: a byte outside of the contents differs from what `canonical` writes.
+        RuntimeFault: a byte outside the contents differs from what `canonical` writes.
     """
 
     def refuse(why: str) -> NoReturn:
@@ -88,10 +88,10 @@ def layout(size: int, fetch: Callable[[int, int], bytes], path: str = "bundle") 
         refuse("2 GiB or more")
     end = size - _END.size
     if end < 0 or fetch(0, 4) != b"PK\3\4":
-        refuse("no zip file")
+        refuse("not a zip file")
     tag, disk, disks, count, total, length, start, comment = _END.unpack(fetch(end, _END.size))
     if tag != b"PK\5\6":
-        refuse("its end is missing, or something was added to it")
+        refuse("its end is missing, or something was appended")
     if 0xFFFF in (count, total) or 0xFFFFFFFF in (length, start):
         refuse("zip64")
     largest = MOST * (_CENTRAL.size + LONGEST)
@@ -112,16 +112,16 @@ def layout(size: int, fetch: Callable[[int, int], bytes], path: str = "bundle") 
         raw = directory[at + _CENTRAL.size : stop]
         name = raw.decode("latin-1")
         if not NAME.fullmatch(name):
-            refuse(f"a member may not be called {name[:80]!a}")
+            refuse(f"{name[:80]!a} is not a valid member name")
         if attributes >> 16 & _KIND == _LINK:
             refuse(f"{name} is a link")
         if method:
             refuse(f"{name} is compressed")
         if found and _order(name) <= _order(found[-1].name):
-            refuse(f"{name} comes twice" if name in seen else f"{name} is out of order")
+            refuse(f"{name} appears twice" if name in seen else f"{name} is out of order")
         first = here + _LOCAL.size + len(raw)
         if first + bytes_of_member > start:
-            refuse(f"{name} is larger than its place")
+            refuse(f"{name} is larger than its space")
         headers = _local(raw, crc, bytes_of_member), _central(raw, crc, bytes_of_member, here)
         if (fetch(here, first - here), directory[at:stop]) != headers:
             refuse(f"the header of {name} was changed")
@@ -137,14 +137,14 @@ def canonical(members: Mapping[str, bytes]) -> bytes:
     """The one zip file with these members.
 
     Raises:
-        RuntimeFault: a name that a bundle may not hold, or 2 GiB and more.
+        RuntimeFault: a name that a bundle may not hold, or too much content.
     """
     chunks: list[bytes] = []
     directory: list[bytes] = []
     here = 0
     for name in sorted(members, key=_order):
         if not NAME.fullmatch(name):
-            raise RuntimeFault(f"{name!a}: no name for a member: letters, digits, . _ - and up to three /")
+            raise RuntimeFault(f"{name!a}: not a valid member name: letters, digits, . _ - and up to three /")
         content, raw = members[name], name.encode("ascii")
         crc = zlib.crc32(content)
         if here + len(content) > LIMIT:

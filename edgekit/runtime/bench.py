@@ -11,24 +11,24 @@
     -> {"run": {"warmup": n, "seconds": s, "min_samples": n}}                  any number of times
     <- {"ms": [one time per inference], "load_average": 1-minute load or null, "rss_bytes": peak so far}
     -> {"end_to_end": {"bundle": path, "artifact": id, "seconds": s}}
-    <- {"end_to_end": the keys of `edgekit.measurements.Steps` or null, "of": what was predicted, or why nothing}
+    <- {"end_to_end": the keys of `edgekit.measurements.Steps` or null, "of": what was predicted, or why not}
     -> {"energy": {"seconds": s}}
     <- {"mj": of one inference or null, "of": the counter, or why there is none}
     -> {"minute": {"seconds": s}}                                              any number of times
     <- {"p50_ms", "p90_ms", "temperature_c", "clock_mhz", "throttled"}
     -> {"steps": n}
-    <- {"steps": [[in, compute, out] of n inferences] in milliseconds, or null where the engine cannot tell}
+    <- {"steps": [[in, compute, out] of n inferences] in milliseconds, or null if the engine cannot tell}
     -> {"stop": true}                                                          or end of file
     <- {"rss_bytes": n}
 
-With "artifact": id in the first line, "model" is a bundle; its hashes are checked, and count neither for `load_ms` nor
-as the model's memory. Anything that goes wrong is answered by {"error": "one line"} and exit status 1. One process per
+With "artifact": id in the first line, "model" is a bundle; its hashes are checked, which counts neither for `load_ms`
+nor as the model's memory. Any failure is answered with {"error": "one line"} and exit status 1. One process per
 model, engine and thread count, so that load time and peak memory belong to that model alone. `load_ms` leaves out
 importing the engine; "cached" says whether the model's file was in the page cache before. "model_bytes" is what loading
-and the first inference have added to the resident set. `_measure` does the rest.
+and the first inference added to the resident set. `_measure` does the rest.
 
 A time is that of a call that returns with the output in the host's memory (`edgekit.runtime.port.Session.run`). On a
-GPU it so ends when the GPU has finished, and includes copying in and out.
+GPU it therefore ends when the GPU has finished, and includes copying in and out.
 
 The input is one fixed random tensor. The time of convolution and matrix kernels does not depend on the values, float
 denormals aside, so floats are drawn from 0..1 and integers from the whole range of their type.
@@ -69,7 +69,7 @@ def random_input(port: Port, seed: int) -> npt.NDArray[Any]:
 def measure_steps(session: Any, x: npt.NDArray[Any], count: int) -> list[list[float]] | None:
     """Milliseconds of copying the input in, computing, and copying the output out, of `count` inferences.
 
-    None where the engine does not take them apart: those that compute on the CPU, and most others.
+    None if the engine does not separate them: those that compute on the CPU, and most others.
     """
     steps = getattr(session, "steps", None)
     if steps is None or steps(x) is None:  # the first one does not count
@@ -129,12 +129,12 @@ def open_session(
     """What the first line asks for: the session, its input, and the answer to that line.
 
     Raises:
-        RuntimeFault: the bundle, the model or the engine cannot be used, or the file has another batch.
+        RuntimeFault: the bundle, the model or the engine cannot be used, or the file has a different fixed batch.
     """
     module = engine_menu.engine(engine)
     content: str | bytes = model
     version = module.version()
-    import_module(module.MODULE)  # where `version` has not done it: loading is timed alone
+    import_module(module.MODULE)  # in case `version` has not: only loading is timed
     cached = _measure.cached(model)
     if artifact is not None:
         bundle = open_bundle(model, verify="hash")
@@ -176,17 +176,17 @@ def open_session(
 
 
 def end_to_end(session: Session, bundle: str, artifact: str, seconds: float) -> tuple[dict[str, float] | None, str]:
-    """Predictions of a bundle's golden images by `edgekit.runtime.Model`, on a session that is open.
+    """Predictions of a bundle's golden images by `edgekit.runtime.Model`, on an open session.
 
     Args:
         session: of that artifact.
         bundle: path.
         artifact: its id there.
-        seconds: how long.
+        seconds: minimum duration.
 
     Returns:
-        As `_measure.end_to_end`, and what was predicted; None, and why: Pillow or golden images are missing, the
-        bundle cannot be used or is not of this model.
+        As `_measure.end_to_end`, and what was predicted; or None and the reason: Pillow or golden images are missing,
+        the bundle cannot be used or is not of this model.
     """
     from edgekit.runtime._model import Model
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 LEVELS = ("golden", "hash", "off")
-"""What ``verify`` may be."""
+"""Values of ``verify``."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Bundle:
     manifest: dict[str, Any] = field(repr=False)
     """As `manifest.schema.json` describes it."""
     labels: tuple[str, ...] = field(repr=False)
-    """By index of the output; empty where the bundle has none."""
+    """By index of the output; empty if the bundle has none."""
     digest: str
     """SHA-256 of manifest.json in hex: the identity of the bundle, since the manifest holds the hashes of the rest."""
     signed_by: str | None
-    """Public key in base64, whose signature holds; None for an unsigned bundle, and with ``verify="off"``."""
+    """Public key in base64 whose signature is valid; None for an unsigned bundle, and with ``verify="off"``."""
     trusted: bool
     """Whether that key is one of the trusted ones. Anyone can sign with a key of their own."""
     verify: str
@@ -48,7 +48,7 @@ class Bundle:
         return self._source.names()
 
     def read(self, member: str) -> bytes:
-        """Content of a member; of a bundle without a copy.
+        """Content of a member.
 
         Raises:
             RuntimeFault: there is no such member, or its file (of a hand-written manifest) is not what was listed.
@@ -60,10 +60,10 @@ class Bundle:
         return memoryview(self._source.read(member))
 
     def model(self, artifact: dict[str, Any]) -> bytes:
-        """Content of the file of an artifact. A .tflite for which no hash vouches is checked: not every engine does.
+        """Content of the file of an artifact. A .tflite that no hash covers is checked here: not every engine does so.
 
         Raises:
-            RuntimeFault: as `read`, or it is not whole.
+            RuntimeFault: as `read`, or the .tflite is damaged.
         """
         content = self._source.read(artifact["file"])
         if artifact["format"] == "tflite" and (self.verify == "off" or "members" not in self.manifest):
@@ -76,11 +76,11 @@ class Bundle:
         """An entry of the manifest's ``artifacts``.
 
         Args:
-            id: which one; None is the first one in the manifest of a format that runs.
-            formats: those that run here (``onnx``, ``tflite``); None is any.
+            id: which one; None takes the first in the manifest whose format runs.
+            formats: those that run here (``onnx``, ``tflite``); None allows any.
 
         Raises:
-            RuntimeFault: there is no such artifact; the message lists those there are.
+            RuntimeFault: there is no such artifact; the message lists those that exist.
         """
         artifacts: list[dict[str, Any]] = self.manifest["artifacts"]
         runs = None if formats is None else tuple(formats)
@@ -102,18 +102,18 @@ def open_bundle(
     """Open a bundle, or a hand-written manifest (``*.json``) whose members are files in its folder.
 
     Each member is read once. The file's structure and manifest are always checked; with "golden" and "hash" so are the
-    CRC-32 and SHA-256 of every member, and a signature that there is. A hand-written manifest need not list hashes;
+    CRC-32 and SHA-256 of every member, and the signature, if any. A hand-written manifest need not list hashes;
     what it does list is checked.
 
     Args:
         path: of the file.
         verify: "golden", "hash" or "off". Golden vectors are for the caller, who has an engine: `_golden.replay`.
-        trusted_keys: public keys in base64, or files that hold one (PEM or base64). A bundle that someone else signed
+        trusted_keys: public keys in base64, or files that hold one (PEM or base64). A bundle signed with another key
             is refused. An unsigned bundle is refused only with `require_signature`.
         require_signature: refuse a bundle that none of the trusted keys signed.
 
     Raises:
-        RuntimeFault: not readable, damaged, not according to the schema, or not signed as asked for.
+        RuntimeFault: not readable, damaged, against the schema, or not signed as required.
     """
     bundle, wait = begin(path, verify, trusted_keys, require_signature)
     wait()
@@ -126,13 +126,13 @@ def begin(
     trusted_keys: Sequence[str | os.PathLike[str]] = (),
     require_signature: bool = False,
 ) -> tuple[Bundle, Wait]:
-    """As `open_bundle`, but threads may still be at the hashes: the time that importing an engine takes is theirs.
+    """As `open_bundle`, but threads may still be hashing, while the caller imports an engine.
 
     Returns:
-        The bundle, and what to call before any member is used; it raises what was found.
+        The bundle, and a function to call before any member is used; it raises what hashing found.
 
     Raises:
-        RuntimeFault: all else.
+        RuntimeFault: as `open_bundle`, for everything but hashes.
     """
     where = os.fspath(path)
     if verify not in LEVELS:
@@ -141,7 +141,7 @@ def begin(
     if require_signature and not trusted:
         raise RuntimeFault("require_signature needs trusted_keys: anyone can sign with a key of their own")
     if trusted and verify == "off":
-        raise RuntimeFault('a signature says nothing with verify="off": with trusted_keys use "hash" or "golden"')
+        raise RuntimeFault('verify="off" does not check signatures: with trusted_keys use "hash" or "golden"')
     try:
         source = Folder(where) if where.endswith(".json") else File(where)
         raw = source.read(archive.MANIFEST)
@@ -151,20 +151,20 @@ def begin(
             key = _signer(source, raw, where) if verify != "off" else None
             labels = _labels(source, manifest, where)
         except RuntimeFault:
-            wait()  # damage explains what else is wrong
+            wait()  # damage would explain this fault
             raise
     except MemoryError:
         raise RuntimeFault(f"{where}: out of memory while opening it") from None
     signed_by = binascii.b2a_base64(key, newline=False).decode() if key else None
     if trusted and key not in trusted and (key or require_signature):
         by = f"signed by {signed_by}" if key else "not signed"
-        raise RuntimeFault(f"{where}: {by}, wanted is one of: {', '.join(trusted.values())}; fetch it from its maker")
+        raise RuntimeFault(f"{where}: {by} (trusted: {', '.join(trusted.values())}); fetch it from its maker")
     digest = hashlib.sha256(raw).hexdigest()
     return Bundle(where, manifest, labels, digest, signed_by, key in trusted, verify, source), wait
 
 
 def _trusted(keys: Sequence[str | os.PathLike[str]]) -> dict[bytes, str]:
-    if isinstance(keys, (list, tuple)) and not keys:  # what signatures take to be read is not imported then
+    if isinstance(keys, (list, tuple)) and not keys:  # saves importing what reads signatures
         return {}
     from edgekit.runtime import _signature
 
@@ -186,7 +186,7 @@ def _labels(source: File | Folder, manifest: dict[str, Any], where: str) -> tupl
     try:
         text = source.read(name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RuntimeFault(f"{where}: {name}: not UTF-8 ({error.reason} at byte {error.start}); save it so") from None
+        raise RuntimeFault(f"{where}: {name}: not UTF-8 ({error.reason} at byte {error.start}); convert it") from None
     lines = text.replace("\r\n", "\n").split("\n")
     labels = tuple(lines[:-1] if lines[-1] == "" else lines)
     for number, label in enumerate(labels, 1):
@@ -194,5 +194,5 @@ def _labels(source: File | Folder, manifest: dict[str, Any], where: str) -> tupl
             raise RuntimeFault(f"{where}: {name}: control character in line {number}; remove it")
     outputs = manifest_file.classes(manifest["artifacts"][0])
     if len(labels) != outputs:
-        raise RuntimeFault(f"{where}: {name}: {len(labels)} labels for {outputs} outputs; a label a line is needed")
+        raise RuntimeFault(f"{where}: {name}: {len(labels)} labels for {outputs} outputs; one label per line is needed")
     return labels

@@ -13,7 +13,7 @@ SUBGRAPHS, SIGNATURES = 2, 7
 """Fields of the table ``Model`` of TFLite's schema; those of ``SubGraph`` follow."""
 TENSORS, INPUTS, OUTPUTS, OPERATORS = 0, 1, 2, 3
 SHAPE = 0
-"""Of the table ``Tensor``."""
+"""Field of the table ``Tensor``."""
 OPERATOR_INPUTS, OPERATOR_OUTPUTS = 1, 2
 
 
@@ -29,7 +29,7 @@ class Graph:
         self._data = data
         try:
             if data[4:8] != b"TFL3":
-                raise ValueError("no TFL3 in its head")
+                raise ValueError("no TFL3 at its start")
             self._model = self._word(0)
             self._graph = self._target(self._vector(self._field(self._model, SUBGRAPHS)), 0)
             entries = self._vector(self._field(self._graph, OPERATORS))
@@ -37,21 +37,21 @@ class Graph:
             self.inputs = self._numbers(self._graph, INPUTS)
             self.outputs = self._numbers(self._graph, OUTPUTS)
             self.reads = [self._numbers(each, OPERATOR_INPUTS) for each in self._operators]
-            """Tensors that each operator reads, constants included; -1 is one left out."""
+            """Tensors that each operator reads, constants included; -1 stands for an omitted input."""
             self.writes = [self._numbers(each, OPERATOR_OUTPUTS) for each in self._operators]
         except struct.error:
             raise ValueError("the file is cut short") from None
 
     def shape(self, tensor: int) -> list[int]:
-        """Of one tensor, as the file states it."""
+        """Shape of one tensor, as the file states it."""
         tensors = self._vector(self._field(self._graph, TENSORS))
         return self._numbers(self._target(tensors, tensor), SHAPE)
 
     def cut(self, first: int, last: int, alone: bool = False) -> bytes:
         """The operators `first` to `last` as a file.
 
-        It takes the activations they read from outside, and gives those of their results that are used after them;
-        with `alone` the first result of the last one, and nothing else.
+        Its inputs are the activations they read from outside, its outputs those of their results that are used later;
+        with `alone` only the first result of the last operator.
         """
         made: set[int] = set()
         for writes in self.writes[first : last + 1]:
@@ -66,7 +66,7 @@ class Graph:
         struct.pack_into("<I", data, entries, last - first + 1)
         for place, target in enumerate(self._operators[first : last + 1]):
             at = entries + 4 + 4 * place
-            struct.pack_into("<I", data, at, target - at)  # tables lie behind the vector, and entries move forward
+            struct.pack_into("<I", data, at, target - at)  # tables come after the vector, and entries move forward
         signatures = self._field(self._model, SIGNATURES)
         if signatures:
             self._point(data, signatures, [])
@@ -86,7 +86,7 @@ class Graph:
         return value
 
     def _field(self, table: int, number: int) -> int:
-        """Where a field's value lies; 0 where the table has none."""
+        """Position of a field's value; 0 if the table has none."""
         vtable = table - struct.unpack_from("<i", self._data, table)[0]
         size: int = struct.unpack_from("<H", self._data, vtable)[0]
         place = 4 + 2 * number

@@ -1,7 +1,7 @@
 """Ed25519 signatures: verification (RFC 8032, section 5.1.7). Standard library only.
 
-Strict: S below the group's order, points in their one encoding, no key of small order (such a key "signs" more than one
-message). The equation is the one without the cofactor. Not in constant time: a verifier handles nothing secret.
+Strict: S below the group's order, points in their canonical encoding, no key of small order (such a key "signs" more
+than one message). The equation is the one without the cofactor. Not in constant time: a verifier handles no secrets.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def verify(key: bytes, signature: bytes, message: bytes) -> bool:
         choice = (s >> bit & 1) + 2 * (k >> bit & 1)
         if choice:
             r = _add(r, table[choice])
-    return _encode(r) == signature[:32]  # another encoding of R is none
+    return _encode(r) == signature[:32]  # a non-canonical encoding of R is refused
 
 
 def _add(a: _Point, b: _Point) -> _Point:
@@ -64,7 +64,7 @@ def _encode(a: _Point) -> bytes:
 
 
 def _decode(data: bytes) -> _Point | None:
-    """RFC 8032, section 5.1.3; None where the bytes are no point's encoding."""
+    """RFC 8032, section 5.1.3; None if the bytes encode no point."""
     value = int.from_bytes(data, "little")
     sign, y = value >> 255, value & (1 << 255) - 1
     if y >= _P:

@@ -1,4 +1,4 @@
-"""The one error of the runtime, which knows nothing of the rest of edgekit."""
+"""The one error of the runtime, independent of the rest of edgekit."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ PROVIDERS = (GPU, HALF)
 """The second one lets the GPU compute floats in half precision, where it can."""
 
 OPERATORS = "operators"
-"""In place of a type in `placement`, where only their number is known."""
+"""Stands for a type in `placement` when only the number is known."""
 _SHARES = re.compile(r"(\d+) operations will run on the GPU, and the remaining (\d+) operations will run on the CPU")
 _ADAPTER = re.compile(r"Selected adapter: ([^,\n]+)")
 _REFUSED = re.compile(r"Following operations are not supported[^\n]*\n(.*?)\n\d+ operations", re.DOTALL)
@@ -31,7 +31,7 @@ _REFUSED = re.compile(r"Following operations are not supported[^\n]*\n(.*?)\n\d+
 class CompiledSession:
     """A session on an ai_edge_litert CompiledModel. One thread runs it at a time.
 
-    `run` returns when the output is in the host's memory, so that its time holds all work of the GPU, and the copies.
+    `run` returns when the output is in the host's memory, so its time includes all work of the GPU and the copies.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class CompiledSession:
         """One inference; see `edgekit.runtime.port.Session`."""
         import numpy as np
 
-        if x.shape != self.input.shape or x.dtype != self.input.dtype:  # it would take the bytes as they are
+        if x.shape != self.input.shape or x.dtype != self.input.dtype:  # LiteRT would take the bytes as they are
             raise RuntimeFault(
                 f"inference failed: {self.input.dtype} {self.input.shape} is needed, not {x.dtype} {x.shape}"
             )
@@ -78,15 +78,15 @@ def open_session(
 ) -> Session:
     """Compile a file, or its bytes, for the GPU.
 
-    Where the GPU does not take every operator, LiteRT prints how many it took, not which; `placement` says no more.
+    If the GPU does not take every operator, LiteRT prints how many it took, not which; so does `placement`.
 
     Args:
-        package: the module of the interpreter, which tells the scales of input and output.
+        package: the interpreter's module, which reports the scales of input and output.
         model: path or bytes.
-        threads: for what the CPU runs.
+        threads: for the part that the CPU runs.
         word: one of `PROVIDERS`.
-        fallback: whether the CPU may run what the GPU does not take, or everything where there is no GPU.
-        name: what messages call the file.
+        fallback: whether the CPU may run what the GPU does not take, or everything if there is no GPU.
+        name: the file's name in error messages.
 
     Raises:
         RuntimeFault: the file cannot be used, there is no GPU, or it does not take every operator.
@@ -114,20 +114,20 @@ def open_session(
             if not fallback:
                 raise RuntimeFault(f"{name}: {word} was asked for: {_reason(said(), error)}") from error
             return tflite.open_session(package, model, threads, None, name)
-        adapter = _ADAPTER.search(said())  # SwiftShader and its like are software, whatever the word
+        adapter = _ADAPTER.search(said())  # SwiftShader and the like run in software, though the word says GPU
         used = f"{word} ({adapter.group(1)})" if adapter else word
         placement = {used: dict(kinds.most_common())}
         if not whole:
             shares = _SHARES.search(said())
             took, left = shares.groups() if shares else ("0", "0")
             placement = {used: {OPERATORS: int(took)}, "CPU": {OPERATORS: int(left)}}
-            if not fallback:  # LiteRT has refused by itself
-                raise RuntimeFault(f"{name}: {word} was asked for, but runs {took} operators, and the CPU {left}")
+            if not fallback:  # normally LiteRT has already refused
+                raise RuntimeFault(f"{name}: {word} was asked for, but runs only {took} operators, the CPU {left}")
         return CompiledSession(made, source, sink, used, placement)
 
 
 def _reason(said: str, error: Exception) -> str:
-    """Why there is no compiled model, from what LiteRT has printed; its exceptions give line numbers of its source."""
+    """Why compiling failed, from what LiteRT printed; its exceptions only give line numbers of its source."""
     if refused := _REFUSED.search(said):
         return (
             f"it cannot run {'; '.join(refused.group(1).splitlines())} (accept that with allow_fallback = true, or "

@@ -1,9 +1,9 @@
 """Facts of the machine this runs on: the fields of `edgekit.measurements.Machine`. Standard library only.
 
 ``python -m edgekit.runtime.machine`` prints them as one line of JSON, with ``--probe`` those of `probe`. With
-``--hold`` it first takes the machine's lock, so that two measurements do not disturb each other: a line
-{"waiting": holder} where somebody else has it, the facts of `probe` once it is taken, and then it stays until its
-stdin ends.
+``--hold`` it first takes the machine's lock, so that two measurements do not disturb each other: it prints
+{"waiting": path} while another process has it, the facts of `probe` once it is taken, and holds it until its stdin
+ends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FEATURES = {
 }  # fmt: skip
 # Builds of one engine for other hardware: packages of their own.
 _VARIANTS = ("gpu", "directml", "migraphx", "nightly", "openvino", "qnn", "rocm", "webgpu")
-# Where macOS says the same: sysctl names.
+# The same on macOS: sysctl names.
 _DARWIN = {
     "asimddp": "hw.optional.arm.FEAT_DotProd",
     "asimdhp": "hw.optional.arm.FEAT_FP16",
@@ -62,11 +62,11 @@ def facts() -> dict[str, Any]:
 
 
 def probe() -> dict[str, Any]:
-    """`facts`, and what a device file is written from.
+    """`facts`, and what is needed to write a device file.
 
     Returns:
         Besides the facts: ``board``, ``thermal_zones`` (degrees Celsius by "number type", e.g. ``0 cpu-thermal``),
-        ``engines`` (version by name; None where it is not installed), ``packages`` (what pip calls them), ``numpy``
+        ``engines`` (version by name; None if it is not installed), ``packages`` (their names for pip), ``numpy``
         (version or None), ``managed`` (whether pip may not install into this Python, PEP 668), ``executable`` (the
         Python that runs this) and ``disk_free_bytes`` (of the home folder).
     """
@@ -91,7 +91,7 @@ def probe() -> dict[str, Any]:
 def hold() -> IO[str] | None:
     """Take the machine's lock: ``edgekit.lock`` in the folder for temporary files, or the file EDGEKIT_LOCK names.
 
-    Prints a line while it waits. Returns the open file, which is the lock; None where the system has none.
+    Prints a line while it waits. Returns the open file, which is the lock; None if the system has no file locks.
     """
     try:
         import fcntl
@@ -101,7 +101,7 @@ def hold() -> IO[str] | None:
 
     path = os.environ.get("EDGEKIT_LOCK") or os.path.join(tempfile.gettempdir(), "edgekit.lock")
     try:
-        file = open(path, encoding="utf-8")  # noqa: SIM115  (another user's, perhaps: to be read is enough)
+        file = open(path, encoding="utf-8")  # noqa: SIM115  (perhaps another user's: read access is enough)
     except FileNotFoundError:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
     try:
@@ -120,7 +120,7 @@ def cores() -> int:
 
 
 def peak_rss_bytes() -> int:
-    """Peak resident set of this process since it was started; 0 where it cannot be read.
+    """Peak resident set of this process since it was started; 0 if it cannot be read.
 
     Linux: VmHWM, which starts afresh at exec, while getrusage's value is inherited from the parent.
     """
@@ -135,7 +135,7 @@ def peak_rss_bytes() -> int:
 
 
 def available_bytes() -> int | None:
-    """Memory that can be taken without swapping; None where the system does not say."""
+    """Memory that can be taken without swapping; None if the system does not say."""
     for line in _text("/proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

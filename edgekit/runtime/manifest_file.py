@@ -1,4 +1,4 @@
-"""What a manifest says, checked: its version, the schema, and what no schema can express."""
+"""Reading and checking a manifest: its version, the schema, and what no schema can express."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VERSION = (1, 0)
-"""Of the manifests that this runtime knows: major, minor."""
+"""Version of the manifests that this runtime knows: major, minor."""
 
 _RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 _DIMENSIONS = {"NCHW": 4, "NHWC": 4, "NC": 2}
@@ -26,19 +26,19 @@ _IMAGE = ("color", "height", "width", "resize", "interpolation", "mean", "std")
 
 @lru_cache(maxsize=1)
 def schema() -> dict[str, Any]:
-    """The published schema, `manifest.schema.json`; also from inside of a zipapp."""
+    """The published schema, `manifest.schema.json`; also from inside a zipapp."""
     return cast("dict[str, Any]", json.loads(pkgutil.get_data("edgekit.runtime", "manifest.schema.json") or b""))
 
 
 def read(data: bytes, where: str) -> dict[str, Any]:
     """The manifest in these bytes.
 
-    The major version is looked at before anything else. A manifest of a newer minor version may hold keys that the
-    schema does not know; they are left alone.
+    The major version is checked first. A manifest of a newer minor version may hold keys that the schema does not know;
+    they are ignored.
 
     Args:
         data: JSON, UTF-8.
-        where: what a fault calls it.
+        where: its name in error messages.
 
     Raises:
         RuntimeFault: not JSON, a newer major version, or against the schema; with the JSON path and what is allowed.
@@ -53,7 +53,7 @@ def read(data: bytes, where: str) -> dict[str, Any]:
 
 
 def named(manifest: dict[str, Any]) -> dict[str, str]:
-    """Members that the manifest speaks of, each with the JSON path of (the last) where it does."""
+    """Members that the manifest refers to, each with the JSON path of its (last) mention."""
     found = {}
     if "labels" in manifest:
         found[manifest["labels"]] = "labels"
@@ -69,18 +69,18 @@ def named(manifest: dict[str, Any]) -> dict[str, str]:
 
 
 def classes(artifact: dict[str, Any]) -> int:
-    """Scores that one inference gives."""
+    """Number of scores from one inference."""
     return math.prod(artifact["output"]["shape"])
 
 
 def _newer(manifest: Any, where: str) -> bool:
     """Whether the minor version is above ours; a major version above is refused."""
     if not isinstance(manifest, dict) or manifest.get("format") != "edgekit-bundle":
-        raise RuntimeFault(f'{where}: no manifest of a bundle ("format": "edgekit-bundle" is missing)')
+        raise RuntimeFault(f'{where}: not a bundle manifest ("format": "edgekit-bundle" is missing)')
     parts = re.fullmatch(r"([0-9]{1,4})\.([0-9]{1,4})", str(manifest.get("version")), re.ASCII)
     if not parts or not isinstance(manifest["version"], str):
         stated = _schema.shown(manifest.get("version"))
-        raise RuntimeFault(f'{where}: version {stated} is none ("MAJOR.MINOR", here "{VERSION[0]}.{VERSION[1]}")')
+        raise RuntimeFault(f'{where}: version {stated} is not valid ("MAJOR.MINOR", here "{VERSION[0]}.{VERSION[1]}")')
     major, minor = int(parts[1]), int(parts[2])
     if major != VERSION[0]:
         provenance = manifest.get("provenance")
@@ -96,15 +96,15 @@ def _newer(manifest: Any, where: str) -> bool:
 
 
 def _contradictions(manifest: dict[str, Any]) -> Iterator[str]:
-    """What the parts of a manifest that the schema takes say against each other."""
+    """Contradictions between parts of a manifest that passes the schema."""
     preprocessing, artifacts = manifest["preprocessing"], manifest["artifacts"]
     ids = [artifact["id"] for artifact in artifacts]
     for index, name in enumerate(ids):
         if name in ids[:index]:
-            yield f'artifacts[{index}].id: "{name}" comes twice'
+            yield f'artifacts[{index}].id: "{name}" appears twice'
     for index, row in enumerate(manifest.get("ship", ())):
         if row["artifact"] not in (None, *ids):
-            yield f"ship[{index}].artifact: {_schema.shown(row['artifact'])} is no artifact (choices: {', '.join(ids)})"
+            yield f"ship[{index}].artifact: {_schema.shown(row['artifact'])} is unknown (choices: {', '.join(ids)})"
     if preprocessing["kind"] == "image":
         yield from _incomplete(preprocessing)
     for index, artifact in enumerate(artifacts):
@@ -116,11 +116,11 @@ def _contradictions(manifest: dict[str, Any]) -> Iterator[str]:
         if classes(artifact) != classes(artifacts[0]):
             yield f"{at}.output.shape: {classes(artifact)} outputs, artifacts[0] has {classes(artifacts[0])}"
         if "golden" in artifact and "golden" not in manifest:
-            yield f"{at}.golden: there are outputs, but no golden.inputs"
+            yield f"{at}.golden: has outputs, but the manifest has no golden.inputs"
     if "members" in manifest:
         for name in manifest["members"]:
             if not archive.NAME.fullmatch(name):
-                yield f"members: {_schema.shown(name)} is no name for a member (pattern: {archive.NAME.pattern})"
+                yield f"members: {_schema.shown(name)} is not a valid member name (pattern: {archive.NAME.pattern})"
         for name, path in named(manifest).items():
             if name not in manifest["members"]:
                 yield f"{path}: {name} is not listed in members"
@@ -151,9 +151,9 @@ def _port(port: dict[str, Any], at: str) -> Iterator[str]:
                 yield f'{at}: "{key}" is missing ({dtype} needs scale and zero_point)'
                 return
         if not low <= port["zero_point"] <= high:
-            yield f"{at}.zero_point: {port['zero_point']} is no {dtype} ({low} to {high})"
+            yield f"{at}.zero_point: {port['zero_point']} is not a valid {dtype} ({low} to {high})"
     elif port.get("scale") is not None or port.get("zero_point") is not None:
-        yield f"{at}: {dtype} has no scale and no zero_point (leave them out, or null)"
+        yield f"{at}: {dtype} takes no scale or zero_point (omit them, or set null)"
 
 
 def _pixels(port: dict[str, Any], preprocessing: dict[str, Any], at: str) -> Iterator[str]:

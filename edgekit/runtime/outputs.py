@@ -1,4 +1,4 @@
-"""What a model file answers to many images on this device, as its engine gives it.
+"""Raw outputs of a model file for many images on this device.
 
 ``python -m edgekit.runtime.outputs`` reads one line of JSON and answers with one::
 
@@ -6,7 +6,7 @@
         "layout": NHWC or NCHW, "scale": input's step or null, "zero_point": n or null, "mean": [...], "std": [...]}
     <- {"version", "provider", "dtype", "shape": [images, classes], "outputs": base64 of the little-endian values}
 
-The pixels are uint8 [images, height, width, 3], cropped. Anything that goes wrong is answered by {"error": "one line"}.
+The pixels are uint8 [images, height, width, 3], cropped. Any failure is answered with {"error": "one line"}.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where the operators of a model ran: what was asked for, what ONNX Runtime's profiler saw, and the difference.
 
-A provider is asked for by a word, ``cuda``; ``cuda+cpu`` also accepts that the CPU runs what it does not take.
+A provider is asked for by a word such as ``cuda``; ``cuda+cpu`` lets the CPU run what the provider does not take.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ def asked(provider: str) -> tuple[str, bool]:
 class Watch:
     """The profiler of an ONNX Runtime session during its first inference.
 
-    It tells what ran. `get_provider_graph_assignment_info` is a plan: of a provider that changes the layout it names
-    only the operators that the change added (1.27), and it misses what is given to the CPU later on.
+    It records what ran. `get_provider_graph_assignment_info` is only a plan: for a provider that changes the layout it
+    names only the operators that the change added (1.27), and it misses what the CPU is given later.
 
     Args:
-        options: of the session to be; profiling is switched on.
+        options: of the future session; profiling is switched on.
 
     Raises:
         RuntimeFault: there is no folder for temporary files.
     """
 
     def __init__(self, options: Any) -> None:
-        import shutil  # here, as most models run on the CPU and should load quickly
+        import shutil  # here, because most models run on the CPU and should load quickly
         import tempfile
 
         try:
@@ -58,19 +58,19 @@ class Watch:
 
         Args:
             session: the onnxruntime.InferenceSession.
-            provider: the one that was to run everything.
+            provider: the one that should have run everything.
 
         Returns:
-            Where each operator ran, and by type those that `provider` did not run though they are work: `strays`.
+            Where each operator ran, and by type those that `provider` should have run but did not: `strays`.
 
         Raises:
-            RuntimeFault: it cannot be read.
+            RuntimeFault: the profile cannot be read.
         """
         try:
             with open(session.end_profiling(), encoding="utf-8") as file:
                 events = json.load(file)
-        except (OSError, ValueError) as error:  # no room for it, perhaps
-            raise RuntimeFault(f"what ran where cannot be read back: {first_line(error)}") from error
+        except (OSError, ValueError) as error:  # the disk may be full
+            raise RuntimeFault(f"the profile of what ran cannot be read: {first_line(error)}") from error
         finally:
             self._clean()
         ran = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]

@@ -34,7 +34,7 @@ class Session(Protocol):
     only the CPU was asked for, and where the engine does not tell."""
 
     def run(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """One inference; returns when it is over and the output in the host's memory, whatever computes it.
+        """One inference; returns when the output is in the host's memory, whatever computes it.
 
         Args:
             x: contiguous array of the input's shape and dtype.
@@ -55,7 +55,7 @@ class Engine(Protocol):
     """A module of ``edgekit/runtime/engines``."""
 
     FORMAT: str
-    """Files it runs: onnx or tflite."""
+    """Format of the files it runs: onnx or tflite."""
     PACKAGE: str
     """Its name for pip."""
     MODULE: str
@@ -86,8 +86,8 @@ class Engine(Protocol):
             model: path of its file, or the file's bytes.
             threads: of one inference.
             provider: one of `providers`, or an engine's shorter word for it; None is the engine's choice for the CPU.
-                With "+cpu" behind it the CPU may run what it does not take.
-            name: what messages call it; None is the path.
+                With the suffix "+cpu" the CPU may run what the provider does not take.
+            name: its name in error messages; None is the path.
 
         Raises:
             RuntimeFault: engine not installed, file not usable, or another provider than the one asked for would run.
@@ -95,11 +95,11 @@ class Engine(Protocol):
 
 
 def quantize(values: npt.NDArray[Any], port: Port) -> npt.NDArray[Any]:
-    """Real values on a port's integer grid: halves to even, beyond the ends to the ends.
+    """Real values on a port's integer grid: halves round to even, values beyond the range saturate.
 
     Args:
         values: float32, any shape.
-        port: where it takes floats, values are only converted to its dtype.
+        port: if it takes floats, values are only converted to its dtype.
     """
     import numpy as np
 
@@ -112,7 +112,7 @@ def quantize(values: npt.NDArray[Any], port: Port) -> npt.NDArray[Any]:
 
 
 def dequantize(values: npt.NDArray[Any], port: Port) -> npt.NDArray[np.float32]:
-    """What a port's integers stand for, as float32 (its floats as they are)."""
+    """What a port's integers stand for, as float32 (floats stay as they are)."""
     import numpy as np
 
     if port.scale is None or port.zero_point is None:

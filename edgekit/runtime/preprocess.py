@@ -1,6 +1,6 @@
 """From an image to the pixels and the tensor that a network takes; training validates through the same functions.
 
-Pillow decodes, and resizes where it is installed. Without it arrays are resized by `edgekit.runtime._resample`.
+Pillow decodes, and resizes if it is installed; without it arrays are resized by `edgekit.runtime._resample`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ORIENTATION = 0x0112
 # transverse, turn 90, as numbers of Image.Transpose, which Pillow before 9.1 does not have.
 _UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 _FILTERS = {"bilinear": 2, "bicubic": 3}  # Image.Resampling
-_SLENDER = 50  # long side over short side; beyond, resizing the short side makes a huge image
+_SLENDER = 50  # long side over short side; beyond it, resizing the short side makes a huge image
 
 
 class Preprocessing(NamedTuple):
@@ -32,7 +32,7 @@ class Preprocessing(NamedTuple):
 
     ``short_side`` resizes, keeping the aspect ratio, so that the image just covers ``round(height / crop)`` x
     ``round(width / crop)`` pixels, and takes the centre; ``stretch`` resizes both sides to these and takes the centre.
-    Then pixels are scaled to 0..1, less `mean`, over `std`, per channel.
+    Then pixels are scaled to 0..1, `mean` is subtracted and the result divided by `std`, per channel.
     """
 
     height: int
@@ -57,7 +57,7 @@ class Preprocessing(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """An image as RGB, and what its file was."""
+    """An image as RGB, and the mode and rotation of its file."""
 
     image: Image.Image
     mode: str
@@ -82,7 +82,7 @@ def strict_pillow() -> Iterator[None]:
     try:
         from PIL import Image
     except ImportError:
-        raise RuntimeFault("image files are decoded by Pillow (pip install pillow); give a uint8 array") from None
+        raise RuntimeFault("decoding image files needs Pillow (pip install pillow); or give a uint8 array") from None
     with _quiet_lock:
         if _quiet_depth == 0:
             _quiet_filters = warnings.catch_warnings()
@@ -103,7 +103,7 @@ def decode(file: bytes) -> Decoded:
     """Decode the bytes of an image file to upright RGB; call it inside `strict_pillow`.
 
     Alpha is composited on white, the background cut-outs are mostly shown on. 16-bit grey keeps its upper 8 bits.
-    Of an animation the first frame counts.
+    An animation gives its first frame.
 
     Raises:
         Exception: of any kind, as Pillow's decoders raise many kinds for broken files.
@@ -143,7 +143,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # broken metadata around good pixels: nothing asks for a rotation
+    except Exception:  # broken metadata around good pixels: no rotation
         return 1
 
 
@@ -199,7 +199,7 @@ def normalise(
         # Multiplying by 1 / 255 or folding the constants would be faster, and round differently from training.
         scaled = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
         offset, divisor = (np.asarray(values, np.float32)[:, None, None] for values in (mean, std))
-    else:  # by whole rows: NumPy is slow where the innermost axis has 3 entries
+    else:  # by whole rows: NumPy is slow if the innermost axis has 3 entries
         scaled = pixels.reshape(height, width * channels).astype(np.float32)
         offset, divisor = (np.tile(np.asarray(values, np.float32), width) for values in (mean, std))
     scaled /= np.float32(255)
@@ -227,7 +227,7 @@ def pixels(source: Any, spec: Preprocessing) -> npt.NDArray[np.uint8]:
         spec: what the network takes.
 
     Raises:
-        RuntimeFault: it cannot be read or decoded, has the wrong type, shape or dtype, or memory is short.
+        RuntimeFault: it cannot be read or decoded, has the wrong type, shape or dtype, or memory ran out.
     """
     import os
 
@@ -266,12 +266,12 @@ def upright(file: bytes, spec: Preprocessing) -> Image.Image:
     """`decode`, of an image that is not too slender for `spec`; call it inside `strict_pillow`.
 
     Raises:
-        Exception: as `decode`; RuntimeFault where it is too slender.
+        Exception: as `decode`; RuntimeFault if it is too slender.
     """
     from PIL import Image
 
     with Image.open(io.BytesIO(file)) as image:
-        _refuse_slender(*image.size, spec)  # before much memory goes into decoding it
+        _refuse_slender(*image.size, spec)  # before decoding takes much memory
         image.load()
         return _decoded(image).image
 
@@ -290,7 +290,7 @@ def _from_array(array: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.
     import numpy as np
 
     if array.dtype != np.uint8:
-        raise RuntimeFault(f"the array is {array.dtype}, pixels are uint8")
+        raise RuntimeFault(f"the array is {array.dtype}, pixels must be uint8")
     if array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,)) or 0 in array.shape:
         raise RuntimeFault(f"the array has shape {array.shape}, [height, width, 3] or [height, width] is needed")
     height, width = array.shape[:2]

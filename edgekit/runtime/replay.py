@@ -6,8 +6,8 @@
     <- {"version", "provider", "vectors": n or 0, "away": n or null, "unit", "images": n, "problem": "" or one line}
 
 "away" is the largest difference (`edgekit.runtime._golden.replay`) in "unit"; "images" counts the encoded images that
-were decoded and compared, too, which needs Pillow. "problem" says which vector is too far away, and on which CPU.
-Anything else that goes wrong is answered by {"error": "one line"}.
+were also decoded and compared, which needs Pillow. "problem" says which vector is too far away, and on which CPU.
+Any other failure is answered with {"error": "one line"}.
 """
 
 from __future__ import annotations

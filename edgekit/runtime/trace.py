@@ -1,4 +1,4 @@
-"""Where the time of one inference goes, operator by operator, on the machine that runs this.
+"""How the time of one inference divides among its operators, on this machine.
 
 ``python -m edgekit.runtime.trace`` reads one line of JSON and answers with one::
 
@@ -6,19 +6,19 @@
     <- {"version", "provider", "method", "total_ms", "raw_ms", "rows": [row, ...]}
        a row: {"op", "name", "ms", "where", "dtype"}
 
-or {"error": "one line"} and exit status 1. `total_ms` is that of whole inferences without any profiling, taken in turns
+or {"error": "one line"} and exit status 1. `total_ms` is the time of whole inferences without profiling, interleaved
 with the others; all times are means of the fastest quarter. Rows are in order of execution. `name` is the engine's name
 for the operator (ONNX Runtime) or the file's for its result (TFLite), `dtype` that of its result.
 
 ONNX Runtime has a profiler of its own (method ``engine profiler``). It slows every operator down by about the same
-time, so what its times add up to beyond `total_ms` is taken off them in equal parts.
+time, so the excess of their sum over `total_ms` is subtracted from them in equal parts.
 
 The TFLite packages offer no profiler, so parts of the file are timed (method ``prefix differences``): all operators up
-to the end of one window after the other, run in turns, give the windows' times, with caches as in a whole inference.
+to the end of each window, interleaved, give the windows' times, with caches as in a whole inference.
 Within a window, its first operator, its first two, its first three, ... give shares, which are scaled to the window's
 time. A PAD that the delegate may fuse with the operator behind it is counted with it, as ``PAD + CONV_2D``.
 
-`raw_ms` is what the operators' times added up to before they were brought to `total_ms` in these ways.
+`raw_ms` is the sum of the operators' times before they were adjusted to `total_ms` in these ways.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ PROFILER, DIFFERENCES = "engine profiler", "prefix differences"
 BUILTIN = "builtin"
 FUSED = ("PAD", "PADV2")
 TURN = 10
-"""Inferences in a row; the first one finds the caches full of something else and does not count."""
+"""Inferences in a row; the first one finds the caches filled by another model and does not count."""
 MIN_TURNS, MAX_TURNS = 3, 60
 WINDOWS, WINDOW = 12, 8
-"""So many windows at most, as each holds a model in memory, and so many operators in one at least."""
+"""Most windows, as each holds a model in memory, and fewest operators in one."""
 _TYPES = {"float": "float32", "double": "float64"}
 
 
@@ -64,9 +64,9 @@ def trace(
     Args:
         model: the file.
         engine: a module of ``edgekit/runtime/engines``.
-        threads: of one inference.
+        threads: per inference.
         provider: as `edgekit.runtime.port.Engine.load` takes it.
-        seconds: about how long to measure, without loading; `MIN_TURNS` are taken however long they last.
+        seconds: about how long to measure, without loading; at least `MIN_TURNS` are taken.
         seed: of the input's values.
 
     Raises:
@@ -127,7 +127,7 @@ def _onnxruntime(ort: Any, model: str, threads: int, session: Any, seconds: floa
 
 
 def _surplus(times: Sequence[float], total: float) -> float:
-    """What to take off each of the times, where there is so much, so that they add up to no more than `total`."""
+    """What to subtract from each time (but not below 0) so that they add up to no more than `total`."""
     low, high = 0.0, max(times, default=0.0)
     if sum(times) <= total:
         return 0.0
@@ -166,7 +166,7 @@ def _interpreter(package: Any, model: str, threads: int, provider: str, seconds:
     spent: list[float] = []
     raw = 0.0
     for number, window in enumerate(windows):
-        # One operator more in front: the time of any run, and of reading what comes from outside, drops out.
+        # One more operator in front cancels the fixed time of a run, and of reading inputs from outside.
         start = number * width
         first = ends[start - 2] + 1 if start > 1 else 0
         lasts = [*ends[max(start - 1, 0) : start], *window]
@@ -251,7 +251,7 @@ def _turns(runs: Sequence[Any], seconds: float) -> list[float]:
 
 
 def _quick(times: Sequence[float]) -> float:
-    """Mean of the fastest quarter: what else the machine does only ever adds; of more than one, as clocks tick."""
+    """Mean of the fastest quarter: other load on the machine only ever adds; several, because clocks are coarse."""
     return mean(sorted(times)[: -(-len(times) // 4)])
 
 

@@ -28,7 +28,7 @@ def version() -> str:
 
 
 def providers() -> tuple[str, ...]:
-    """XNNPACK and the interpreter's own kernels; a GPU, where the package has an accelerator for it."""
+    """XNNPACK and the interpreter's own kernels; a GPU, if the package has an accelerator for it."""
     _package()
     return (*tflite.PROVIDERS, *litert_gpu.providers())
 

@@ -35,11 +35,11 @@ WORDS = {
     "webgpu": "WebGpuExecutionProvider",
     "qnn": "QNNExecutionProvider",
 }
-"""Short words for providers, which `load` takes as well as ONNX Runtime's own names."""
+"""Short words for providers; `load` also takes ONNX Runtime's own names."""
 _MEMORY = {WORDS["cuda"]: "cuda", WORDS["tensorrt"]: "cuda"}
-"""Where Python can place tensors itself: not, for one, with WebGPU."""
+"""Memory in which Python can place tensors itself; WebGPU, for one, has none."""
 _CODE = re.compile(r"^/\S+\.cc:\d+ .*?( was false\. |\) )(?=[A-Z])")
-"""Where in ONNX Runtime a message comes from."""
+"""Source location in front of ONNX Runtime's messages."""
 _MISSING = re.compile(r"Failed to load library .* with error: (.*)")
 _DTYPES = {"float": "float32", "double": "float64"}  # the other names are NumPy's
 
@@ -47,7 +47,7 @@ _DTYPES = {"float": "float32", "double": "float64"}  # the other names are NumPy
 class OrtSession:
     """A session on an onnxruntime.InferenceSession.
 
-    `run` returns when the output is in the host's memory, so that its time holds all work of a GPU, and the copies.
+    `run` returns when the output is in the host's memory, so its time includes all work of a GPU and the copies.
     """
 
     def __init__(self, session: Any, source: Port, sink: Port, provider: str, guard: _Guard | None = None) -> None:
@@ -64,7 +64,7 @@ class OrtSession:
         """One inference; see `edgekit.runtime.port.Session`."""
         if self._guard is None:
             return self._infer(x)
-        with self._lock:  # the first one shows what runs where
+        with self._lock:  # the first inference shows what runs where
             result = self._infer(x)
             guard, self._guard = self._guard, None
             if guard is not None:
@@ -86,9 +86,9 @@ class OrtSession:
         return result
 
     def steps(self, x: npt.NDArray[Any]) -> tuple[int, int, int] | None:
-        """Nanoseconds of one inference: copying `x` in, computing, copying the output out; None where it is not told.
+        """Nanoseconds of one inference: copying `x` in, computing, copying the output out; None if unknown.
 
-        Tensors are bound to the device's memory, and it is waited for after each step.
+        Tensors are bound to the device's memory, and each step waits for the device.
         """
         memory = _MEMORY.get(self.provider)
         if memory is None or self._session is None:
@@ -116,7 +116,7 @@ class OrtSession:
 
 
 class _Guard:
-    """Sees to it that the provider asked for is the one that runs."""
+    """Ensures that the provider asked for is the one that runs."""
 
     def __init__(self, watch: Watch, wanted: str, fallback: bool, name: str) -> None:
         self._watch, self._wanted, self._fallback, self._name = watch, wanted, fallback, name
@@ -151,10 +151,10 @@ def providers() -> tuple[str, ...]:
 def load(model: str | bytes, threads: int = 1, provider: str | None = None, name: str | None = None) -> Session:
     """Open an .onnx file; see `edgekit.runtime.port.Engine`.
 
-    All graph optimisations, `threads` intra-op threads, sequential execution; spinning as ONNX Runtime has it.
+    All graph optimisations, `threads` intra-op threads, sequential execution; ONNX Runtime's default spinning.
     With a provider other than the CPU, the first inference is profiled to see what ran where: operators that the
-    provider did not run are a fault of that inference, unless "+cpu" behind its name accepts them. Which ones are
-    work, see `edgekit.runtime.placement.strays`. Reading that back takes a part of that inference's time.
+    provider did not run are a fault of that inference, unless "+cpu" behind its name accepts them. For those that
+    do not count see `edgekit.runtime.placement.strays`. Reading the profile adds to that inference's time.
     """
     ort = _package()
     name = name or (model if isinstance(model, str) else "model")
@@ -167,9 +167,9 @@ def load(model: str | bytes, threads: int = 1, provider: str | None = None, name
     options = session_options(threads)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     guard = None if wanted == _CPU else _Guard(Watch(options), wanted, fallback, name)
-    # ONNX Runtime's own falling back would only print why.
+    # ONNX Runtime's own fallback would only print the reason.
     more: dict[str, Any] = {} if wanted == _CPU or fallback else {"enable_fallback": 0}
-    if wanted == WORDS["cuda"]:  # its float32 would have 10 bits of mantissa in convolutions
+    if wanted == WORDS["cuda"]:  # TF32 convolutions keep only 10 bits of mantissa
         more["provider_options"] = [{"use_tf32": "0"}]
     missing = ""
     try:
@@ -182,9 +182,9 @@ def load(model: str | bytes, threads: int = 1, provider: str | None = None, name
     except Exception as error:  # its classes are private, and differ between releases
         raise RuntimeFault(f"{name}: cannot be loaded: {_CODE.sub('', first_line(error))}") from error
     if guard is not None:
-        session.disable_fallback()  # nor in the midst of it
+        session.disable_fallback()  # nor during an inference
     if isinstance(model, bytes) and hasattr(session, "_model_bytes"):
-        session._model_bytes = None  # kept for falling back to another provider, which is not wanted here
+        session._model_bytes = None  # kept only for a fallback to another provider, which is disabled
     applied = _applied(session, wanted)
     if applied != wanted and not fallback:
         raise RuntimeFault(f"{name}: {wanted} was asked for, but {applied} would run" + (missing and f" ({missing})"))
@@ -204,12 +204,12 @@ def session_options(threads: int) -> Any:
 
 
 def cpu_session(model: str | bytes, threads: int = 1, options: Any = None) -> Any:
-    """An InferenceSession on the CPU whose int8 kernels are exact on x86 without VNNI, too.
+    """An InferenceSession on the CPU whose int8 kernels are exact even on x86 without VNNI.
 
     There, products of uint8 and int8 are added in pairs that saturate in int16, unless ONNX Runtime turns the weights
     into uint8, which it does when told to. On other CPUs the setting changes nothing. The conversion fails for weights
     that share a zero point, as in files of other tools: those run with ONNX Runtime's default, and verification or
-    golden vectors tell whether their results are right.
+    golden vectors show whether their results are right.
     """
     ort = _package()
     options = options or session_options(threads)
@@ -224,10 +224,10 @@ def cpu_session(model: str | bytes, threads: int = 1, options: Any = None) -> An
 
 
 def _applied(session: Any, wanted: str) -> str:
-    """The provider that runs the model; `wanted` when it runs at least a part.
+    """The provider that runs the model; `wanted` if it runs at least part of it.
 
-    ONNX Runtime falls back to the CPU with no more than a warning, and `get_providers` also names providers that took
-    no operator. Which operators each one took is told since release 1.24.
+    ONNX Runtime falls back to the CPU with only a warning, and `get_providers` also names providers that took
+    no operator. Since release 1.24 it reports which operators each one took.
     """
     applied: str = session.get_providers()[0]
     if applied == _CPU or not hasattr(session, "get_provider_graph_assignment_info"):
@@ -246,7 +246,7 @@ def _only(nodes: list[Any], what: str) -> Port:
 
 
 def _package() -> Any:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its thread would run beside what is measured
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its thread would run during measurements
     try:
         import onnxruntime
     except ImportError as error:

@@ -1,7 +1,7 @@
 """PyTorch on an NVIDIA GPU, pip package torch: programs of torch.export (.pt2), to compare other engines with.
 
-Channels last, and on a GPU one CUDA graph, so that starting kernels costs next to nothing. float32 is float32: TF32 is
-switched off, for the whole process.
+Channels last, and on a GPU one CUDA graph, so that starting kernels costs next to nothing. float32 is true float32:
+TF32 is switched off for the whole process.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ProgramSession:
     def _run(self, x: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], tuple[int, int, int]]:
         import torch
 
-        if x.shape != self.input.shape or x.dtype != self.input.dtype:  # copying would broadcast and convert
+        if x.shape != self.input.shape or x.dtype != self.input.dtype:  # copy_ would broadcast and convert
             raise RuntimeFault(
                 f"inference failed: {self.input.dtype} {self.input.shape} is needed, not {x.dtype} {x.shape}"
             )
@@ -103,7 +103,7 @@ def providers() -> tuple[str, ...]:
 def load(model: str | bytes, threads: int = 1, provider: str | None = None, name: str | None = None) -> Session:
     """Open a .pt2 file with one float32 input and one output; see `edgekit.runtime.port.Engine`.
 
-    A program runs on one device or not at all, so there is nothing to fall back to. None is the GPU. `threads` is set
+    A program runs on one device or not at all, so there is no fallback. `provider` None is the GPU. `threads` is set
     for the whole process.
     """
     torch = _package()
@@ -119,7 +119,7 @@ def load(model: str | bytes, threads: int = 1, provider: str | None = None, name
 
 
 def open_program(model: str | bytes, device: str, half: bool, provider: str, name: str) -> ProgramSession:
-    """Move a program to a device and, where that is a GPU, record it as a CUDA graph.
+    """Move a program to a device and, if that is a GPU, record it as a CUDA graph.
 
     Raises:
         RuntimeFault: the file cannot be used.
@@ -128,7 +128,7 @@ def open_program(model: str | bytes, device: str, half: bool, provider: str, nam
     from torch.export.passes import move_to_device_pass
 
     chatter = logging.getLogger("torch.export")
-    quiet, chatter.disabled = chatter.disabled, True  # it logs a stack trace of what it raises
+    quiet, chatter.disabled = chatter.disabled, True  # it also logs a stack trace of what it raises
     try:
         program = torch.export.load(BytesIO(model) if isinstance(model, bytes) else model)
     except Exception as error:  # zip, pickle, schema: each has its own
@@ -159,7 +159,7 @@ def open_program(model: str | bytes, device: str, half: bool, provider: str, nam
 
 
 def _recorded(module: Any, x: Any) -> tuple[Any, Any]:
-    """The module's output for `x`, and the CUDA graph that computes it anew from what `x` then holds."""
+    """The module's output for `x`, and the CUDA graph that recomputes it from what `x` then holds."""
     import torch
 
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
