@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 
 from edgekit.cli.main import cli
-from edgekit.config import recipe
+from edgekit.config import recipe, shipped
 from edgekit.device import file as device_file
 from tests.conftest import TinyRun
 from tests.support import BUNDLE, ROOT, environment
@@ -33,7 +34,9 @@ PARSED = {
 }
 """Commands that are not run here but only parsed, and why."""
 INSTALLS = r"python3\.11 -m venv "
-"""Lines that .ci/run, or a new user, runs in a fresh environment."""
+"""Lines that .ci/run, or a new user, runs in a fresh environment; what they name is looked up."""
+TESTED = {"sh", "toml", "python", ""}
+"""Languages of fenced blocks that the tests below know; one without a language holds no command."""
 
 
 def blocks(kind: str) -> list[tuple[str, str]]:
@@ -82,6 +85,25 @@ def place(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def inline(program: str) -> list[tuple[Path, str]]:
+    """Page and words of each command of `program` in a sentence or a table."""
+    return [
+        (page, words)
+        for page in PAGES
+        for words in re.findall(rf"`{program} ([^`\n]+)`", page.read_text(encoding="utf-8"))
+    ]
+
+
+def parse(words: list[str]) -> click.Context:
+    """The command line's own opinion of these words; nothing is invoked."""
+    command: click.Command = cli
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"{command.name} has no command {words[0]}"
+        command = command.commands[words[0]]
+        words = words[1:]
+    return command.make_context(command.name, list(words))  # fails on a word that it does not know
+
+
 def test_there_are_commands() -> None:
     assert len(commands()) > 30
 
@@ -99,12 +121,14 @@ def test_commands_of_a_page_run(page: str, place: Path) -> None:
 @pytest.mark.parametrize("line", sorted({line for _, line in commands() if is_parsed_only(line)}))
 def test_command_is_accepted(line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    words = shlex.split(line.partition(" > ")[0])[1:]
-    command: click.Command = cli
-    while isinstance(command, click.Group) and words and words[0] in command.commands:
-        command = command.commands[words.pop(0)]
-    assert command is not cli
-    command.make_context(command.name, words)  # fails on a word that it does not know
+    given = parse(shlex.split(line.partition(" > ")[0])[1:]).params
+    recipe.load(shipped.find("recipes", "digits"), given.get("overrides", ()))  # fails on a key that there is not
+    named = [
+        *given.get("devices", ()),
+        *([given["name"]] if "devices check" in line or "devices setup" in line else []),
+    ]
+    for device in named:
+        assert shipped.is_path(device) or shipped.find("devices", device)
 
 
 @pytest.mark.parametrize("pattern", PARSED)
@@ -112,17 +136,53 @@ def test_no_pattern_is_left_over(pattern: str) -> None:
     assert any(re.match(pattern, line) for _, line in commands())
 
 
-def test_commands_in_sentences_and_tables_exist() -> None:
-    for page in PAGES:
-        for words in re.findall(r"`edgekit ([^`]+)`", page.read_text(encoding="utf-8")):
-            command: click.Command = cli
-            for word in words.replace(",", " ").split():
-                if isinstance(command, click.Group) and word in command.commands:
-                    child = command.commands[word]
-                    command = child if isinstance(child, click.Group) or command is cli else command
-            assert command is not cli or words.startswith("-"), f"{page.name}: edgekit {words}"
-            options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-            assert set(re.findall(r"--[\w-]+", words)) <= options, f"{page.name}: edgekit {words}"
+def test_commands_in_sentences_and_tables_are_accepted() -> None:
+    for page, words in inline("edgekit"):
+        first, *others = words.replace(",", "").split()
+        command = cli.commands.get(first)
+        assert command is not None or first == "--help", f"{page.name}: edgekit {words}"
+        if isinstance(command, click.Group):
+            assert set(others) <= set(command.commands), f"{page.name}: edgekit {words}"
+        elif others:  # a command by itself is only spoken of
+            assert parse([first, *others])
+
+
+def test_table_names_every_command() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = page.partition("| command |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`.+?) \|", rows, re.M)
+    named = [words.removeprefix("edgekit ").split()[0] for cell in cells for words in re.findall("`([^`]+)`", cell)]
+    assert set(named) == set(cli.commands)
+
+
+def test_benchmarks_that_are_named_take_these_options() -> None:
+    assert inline("python")
+    for page, words in inline("python"):
+        script, *others = words.split()
+        source = (ROOT / script).read_text(encoding="utf-8")
+        for option in [word for word in others if word.startswith("-")]:
+            assert f'"{option}"' in source, f"{page.name}: python {words}"
+
+
+def test_lines_that_install_name_what_is_there() -> None:
+    lines = [line for _, text in blocks("sh") for line in text.splitlines() if re.match(INSTALLS, line)]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert len(lines) == 2
+    for line in lines:
+        _, install, last = (shlex.split(part) for part in line.split(" && "))
+        assert install[:4] == [".venv/bin/pip", "install", "-c", "constraints.txt"]
+        assert install[-1].strip(".[]") in extras
+        assert last == [".venv/bin/pytest"] or (ROOT / parse(last[1:]).params["target"]).is_file()
+    assert (ROOT / "constraints.txt").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_block_escapes_the_tests(page: Path) -> None:
+    fences = re.findall(r"^```(.*)\n((?:(?!```).*\n)*)```$", page.read_text(encoding="utf-8"), re.M)
+    assert {language for language, _ in fences} <= TESTED
+    assert not [text for language, text in fences if not language and re.search("^(edgekit|python3?) ", text, re.M)]
+    starts = re.findall(r"^\s*```", page.read_text(encoding="utf-8"), re.M)
+    assert len(starts) == 2 * len(fences)
 
 
 def test_toml_blocks_are_recipes_and_devices(tmp_path: Path) -> None:
@@ -135,7 +195,7 @@ def test_toml_blocks_are_recipes_and_devices(tmp_path: Path) -> None:
 
 def test_python_blocks_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    found = [text for page, text in blocks("python") if page == "runtime-and-bundles.md"]
+    found = [text for page, text in blocks("python") if page != "CONTRIBUTING.md"]  # test_contributing.py has those
     assert found
     for text in found:
         exec(compile(text, "docs", "exec"), {"frames": [np.zeros((20, 20, 3), np.uint8)] * 3})
