@@ -180,7 +180,7 @@ def test_info_needs_no_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(_load, "installed", lambda engine: False)
     lines = here("info", folder / "waste.edgekit")
     assert lines[0] == "waste: rgb images, 10x8, 4 labels"
-    assert "runs nothing here: " in lines[-1]
+    assert "nothing runs here: " in lines[-1]
     assert "pip install onnxruntime" in lines[-1]
     row: dict[str, Any] = json.loads(here("info", folder / "signed.edgekit", "--json")[0])
     assert row["runs"] is None

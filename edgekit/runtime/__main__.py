@@ -301,7 +301,7 @@ def _replayed(options: argparse.Namespace, artifact: str, engine: str) -> str:
         return f"{info['version']}, {info['provider']}: loads; the bundle has no golden vectors for it"
     images = "" if not model.takes_images or find_spec("PIL") else "; images were not decoded (pip install pillow)"
     unit = "of the largest output" if info["output"]["dtype"].startswith("float") else "steps"
-    return f"{info['version']}, {info['provider']}: golden vectors at most {info['golden']:.3g} {unit} away{images}"
+    return f"{info['version']}, {info['provider']}: golden vectors off by at most {info['golden']:.3g} {unit}{images}"
 
 
 # ---- info ----
@@ -335,7 +335,7 @@ def _info(options: argparse.Namespace, out: IO[str]) -> int:
         port = entry["input"]
         text = f"  {entry['id']}: {entry.get('precision', entry['format'])}, {port['dtype']} {port['shape']}"
         out.write(text + (f", {scores}" if scores else "") + "\n")
-    out.write(f"  runs here: {runs['artifact']} on {runs['engine']}\n" if runs else f"  runs nothing here: {why}\n")
+    out.write(f"  runs here: {runs['artifact']} on {runs['engine']}\n" if runs else f"  nothing runs here: {why}\n")
     return 0
 
 

@@ -34,11 +34,11 @@ def load(
     one: litert, onnxruntime, tflite_runtime, tensorflow. If that engine then fails, no other is tried.
 
     Args:
-        path: of the file.
+        path: the file.
         engine: a name, or auto.
         threads: per inference. None: what the manifest's `ship` says for this artifact and engine, but no more than
             there are cores; 1 if it says nothing.
-        provider: execution provider of the engine; None is its choice for the CPU.
+        provider: execution provider of the engine; None is its default on the CPU.
         artifact: id of the one to run; None is the first one that the engine runs.
         verify: "golden" checks the structure and every hash, replays the golden vectors on this engine, and decodes
             the golden images if Pillow is installed; "hash" skips the golden checks, "off" the hashes as well.
@@ -47,8 +47,8 @@ def load(
 
     Raises:
         RuntimeFault: the file is damaged or not signed as asked for, no engine is installed (the message holds the pip
-            command) or the engine cannot use the model, the model is not what the manifest says, or its outputs here
-            are not those of the golden vectors.
+            command) or the engine cannot use the model, the model does not match the manifest, or its outputs here
+            differ from the golden vectors.
     """
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise RuntimeFault(f"threads={threads!r}: must be a whole number of at least 1")

@@ -138,7 +138,7 @@ def minute(run: Run, x: Any, seconds: float, root: str = "/") -> dict[str, Any]:
         run: what is timed.
         x: its argument.
         seconds: how long.
-        root: of the file system with the sensors.
+        root: root of the file system with the sensors.
 
     Returns:
         ``p50_ms``, ``p90_ms``, ``temperature_c`` at the end, ``clock_mhz`` (mean of `SLICES` readings between
@@ -170,7 +170,7 @@ def energy(run: Run, x: Any, seconds: float, root: str = "/") -> tuple[float | N
         run: what is measured.
         x: its argument.
         seconds: length of the window.
-        root: of the file system with the counters.
+        root: root of the file system with the counters.
 
     Returns:
         Millijoules, and the counter's name; or None, and "not measured: " with the reason.

@@ -64,7 +64,7 @@ class Model:
     """
 
     labels: tuple[str, ...]
-    """By index of the output; empty if the bundle has none."""
+    """One per output, in order; empty if the bundle has none."""
     takes_images: bool
     """False: it takes arrays of real values."""
 
@@ -124,7 +124,7 @@ class Model:
             yield outcome
 
     def outcomes(self, images: Iterable[Any]) -> Iterator[Result | RuntimeFault]:
-        """As `stream`, but a fault takes the place of its result, and the rest continue."""
+        """Like `stream`, but yields a fault in place of its result and goes on with the other images."""
         if isinstance(images, (str, bytes, os.PathLike)):
             raise RuntimeFault("several images are needed: put a single one into a list")
         from edgekit.runtime import machine
@@ -157,7 +157,7 @@ class Model:
         """One inference on the engine's own terms; nothing is converted, and a contiguous array is not copied.
 
         Args:
-            array: of the model's input shape (a leading 1 may be left out) and dtype; see `info`.
+            array: has the model's input shape (a leading 1 may be left out) and dtype; see `info`.
 
         Returns:
             The output, [1, classes] as the file has it, in its own dtype.

@@ -25,8 +25,8 @@ def resize(pixels: npt.NDArray[np.uint8], width: int, height: int, interpolation
 
     Args:
         pixels: uint8 [height, width, channels].
-        width: of the result, as `height`.
-        height: a side that stays the same is not filtered.
+        width: width of the result.
+        height: its height; a side that stays the same is not filtered.
         interpolation: bilinear or bicubic (a = -0.5).
 
     Returns:

@@ -58,7 +58,7 @@ def trusted_keys(given: Iterable[str | os.PathLike[str]]) -> dict[bytes, str]:
 
 
 def signer(data: bytes, manifest: bytes, path: str) -> bytes:
-    """The public key whose signature of the manifest this is.
+    """The public key that signed the manifest.
 
     Args:
         data: content of ``signature.json``: algorithm, key and signature.

@@ -41,7 +41,7 @@ class File:
         self._crc(self._entries[archive.MANIFEST])
 
     def names(self) -> tuple[str, ...]:
-        """In the order of the file."""
+        """Names of the members, in file order."""
         return tuple(self._entries)
 
     def read(self, name: str) -> bytes:

@@ -70,10 +70,10 @@ def read(data: bytes | memoryview, path: str = "bundle") -> dict[str, memoryview
 
 
 def layout(size: int, fetch: Callable[[int, int], bytes], path: str = "bundle") -> list[Entry]:
-    """Where the members are: names and headers are checked, the contents are not looked at.
+    """Where the members are: names and headers are checked, contents are not.
 
     Args:
-        size: of the file in bytes.
+        size: size of the file in bytes.
         fetch: takes an offset and a count, and returns those bytes of the file.
         path: its name in error messages.
 

@@ -1,6 +1,6 @@
 """The process that measures: one model on one engine, driven over stdin and stdout.
 
-``python -m edgekit.runtime.bench`` reads one JSON object a line and answers each with one line::
+``python -m edgekit.runtime.bench`` reads one JSON object per line and answers each with one line::
 
     -> {"model": path, "engine": name, "threads": n, "provider": name or null, "seed": n, ["artifact": id],
         ["batch": n]}

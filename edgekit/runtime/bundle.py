@@ -31,7 +31,7 @@ class Bundle:
     manifest: dict[str, Any] = field(repr=False)
     """As `manifest.schema.json` describes it."""
     labels: tuple[str, ...] = field(repr=False)
-    """By index of the output; empty if the bundle has none."""
+    """One per output, in order; empty if the bundle has none."""
     digest: str
     """SHA-256 of manifest.json in hex: the identity of the bundle, since the manifest holds the hashes of the rest."""
     signed_by: str | None
@@ -39,12 +39,12 @@ class Bundle:
     trusted: bool
     """Whether that key is one of the trusted ones. Anyone can sign with a key of their own."""
     verify: str
-    """What was checked: golden (which here is hash; the vectors are for the caller, who has an engine), hash or off."""
+    """What was checked: hash, off, or golden, which here means hash: replaying is left to the caller's engine."""
     _source: File | Folder = field(repr=False)
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Names of the members, ``manifest.json`` and ``signature.json`` among them."""
+        """Names of the members, including ``manifest.json`` and ``signature.json``."""
         return self._source.names()
 
     def read(self, member: str) -> bytes:
@@ -56,7 +56,7 @@ class Bundle:
         return self._source.read(member)
 
     def view(self, member: str) -> memoryview:
-        """As `read`, for the buffer protocol."""
+        """Like `read`, for the buffer protocol."""
         return memoryview(self._source.read(member))
 
     def model(self, artifact: dict[str, Any]) -> bytes:
@@ -106,7 +106,7 @@ def open_bundle(
     what it does list is checked.
 
     Args:
-        path: of the file.
+        path: the file.
         verify: "golden", "hash" or "off". Golden vectors are for the caller, who has an engine: `_golden.replay`.
         trusted_keys: public keys in base64, or files that hold one (PEM or base64). A bundle signed with another key
             is refused. An unsigned bundle is refused only with `require_signature`.

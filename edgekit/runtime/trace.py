@@ -67,7 +67,7 @@ def trace(
         threads: per inference.
         provider: as `edgekit.runtime.port.Engine.load` takes it.
         seconds: about how long to measure, without loading; at least `MIN_TURNS` are taken.
-        seed: of the input's values.
+        seed: seed of the input's values.
 
     Raises:
         RuntimeFault: the engine or the file cannot be used.
