@@ -212,7 +212,7 @@ def test_what_the_bundle_does_not_say_is_not_invented(tmp_path: Path) -> None:
     outcome = bundled.profile(path, local(engines=["litert", "onnxruntime"]), QUIET, tmp_path / "out", operators=False)
     (chosen,), found = outcome.verdict, report(outcome.out)
     assert chosen.artifact is not None
-    assert "nobody has scored these files, so their accuracy has no say" in chosen.reason
+    assert "these files have no accuracy scores, so accuracy was ignored" in chosen.reason
     assert (chosen.top1_drop, found["accuracy"]) == (None, [])
     assert {(a["precision"], a["float_ops"]) for a in found["artifacts"]} == {("unknown", -1)}
     (row,) = (row for row in found["golden"] if row["artifact"] == "tflite-int8")
@@ -564,7 +564,7 @@ def test_a_float_file_that_ties_is_not_called_the_smaller_one_of_all() -> None:
     times = [replace(row, round_sizes=(), samples=(), p50_ci=None) for row in times]
     found = verdict.decide("host", report_sample.ARTIFACTS, None, times, LimitsSection(), None)
     assert found.artifact == smaller
-    first = f"as fast as {larger} on {engines[larger]}, 1 thread (10.0 ms) within what was measured, which "
+    first = f"as fast as {larger} on {engines[larger]}, 1 thread (10.0 ms) within measurement error, which "
     assert f"{first}onnx-int8 on onnxruntime, 1 thread (10.1 ms) does not beat" in found.reason
     assert "smaller file" not in found.reason
 
