@@ -144,7 +144,7 @@ def test_a_bundle_becomes_a_report_without_torch(tmp_path: Path, quick: Path) ->
     page = Page((out / "report.html").read_text())
     assert "Golden vectors" in page.text
     text = (out / "report.md").read_text()
-    assert "quick: hold for 2 of 2 files and engines (" in text
+    assert "quick: match for 2 of 2 files and engines (" in text
     (row, *_) = csv.DictReader(io.StringIO((out / "report.csv").read_text()))
     assert row["golden"] == "true"
 
@@ -348,8 +348,8 @@ def test_a_file_that_computes_something_else_here_is_not_shipped(tmp_path: Path)
         assert words in row["problem"]
         assert words in " ".join(Page((outcome.out / "report.html").read_text()).text)
     text = (outcome.out / "report.md").read_text()
-    assert "host: hold for 1 of 2 files and engines" in text
-    assert "int8-onnx on onnxruntime does not give its golden vectors: golden vector 2 of 3" in text
+    assert "host: match for 1 of 2 files and engines" in text
+    assert "int8-onnx on onnxruntime does not match its golden vectors: golden vector 2 of 3" in text
     again = report(bundled.profile(packed(tmp_path), local(), QUIET, tmp_path / "out", operators=False).out)
     assert not any(row["problem"] for row in again["golden"])
 
