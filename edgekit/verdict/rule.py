@@ -7,7 +7,7 @@ The rule, in order:
 1. Only the best kind of timing that the device has counts: measured, else emulated, else estimated. Kinds are never
    mixed. References (`Timing.reference`: PyTorch) are ignored.
 2. A candidate (artifact x engine x threads) is shippable when its engine passed verification on the test split, its
-   top-1 there is at least that of torch fp32 minus `max_drop` points, and it holds the device's limits (p90, size,
+   top-1 there is at least that of torch fp32 minus `max_drop` points, and it meets the device's limits (p90, size,
    peak memory). Files of a bundle must also reproduce its golden vectors there (`refused`). If no file has accuracy
    scores, accuracy is ignored, and the reason says so.
 3. Never worse than float: an integer precision is shippable only if its p50 is below that of the fastest shippable
