@@ -1,4 +1,4 @@
-"""Frozen dataclasses of what was measured on devices, and of the verdict on it. Standard library only."""
+"""Frozen dataclasses for measurements on devices and the verdicts on them. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Kind = Literal["measured", "emulated", "estimated"]
 
 @dataclass(frozen=True)
 class Machine:
-    """Facts of the machine that produced a number, read on that machine."""
+    """Facts about the machine that produced a number, read on that machine."""
 
     hostname: str
     arch: str
@@ -22,7 +22,7 @@ class Machine:
     os: str
     python: str
     governor: str | None = None
-    """cpufreq governor, None where it cannot be read."""
+    """cpufreq governor; None if it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Steps:
     infer_ms: float
     postprocess_ms: float
     total_ms: float
-    """Median of whole passes; the steps' medians need not add up to it."""
+    """Median of complete passes; the medians of the steps need not add up to it."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,19 @@ class Minute:
     """One minute of a sustained measurement."""
 
     minute: int
-    """From 1."""
+    """Number of the minute, from 1."""
     p50_ms: float
     p90_ms: float | None
-    """None where single times are not known."""
+    """None if the times of single inferences are unknown."""
     temperature_c: float | None = None
-    """Hottest zone at the end of the minute; None where it cannot be read, as the others."""
+    """Hottest zone at the end of the minute. This and the next two are None if they cannot be read."""
     clock_mhz: float | None = None
     throttled: bool | None = None
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Medians of the steps of an inference on another processor, in milliseconds, each waited for."""
+    """Medians of the steps of an inference on another processor, in milliseconds, each step synchronized."""
 
     in_ms: float
     """Copying the input there."""
@@ -68,7 +68,7 @@ class Timing:
     """Latency of one artifact x engine x threads on one device. Times in milliseconds."""
 
     artifact: str
-    """`Artifact.id`; ``torch-fp32`` of a `reference`."""
+    """`Artifact.id`; ``torch-fp32`` for a `reference`."""
     engine: str
     engine_version: str
     provider: str
@@ -84,53 +84,53 @@ class Timing:
     mean_ms: float
     p50_ms: float
     p90_ms: float | None
-    """None where single times are not known, as the next; see `sampling`."""
+    """This and `p99_ms` are None if the times of single inferences are unknown; see `sampling`."""
     p99_ms: float | None
     warmup: int
     rounds: int
     rss_bytes: int
-    """Peak resident set of the measuring process, engine and model included."""
+    """Peak resident set size of the measuring process, including engine and model."""
     load_average: float
     samples: tuple[float, ...]
     """Every inference after warm-up, in the order measured."""
     round_sizes: tuple[int, ...] = ()
-    """How many of the samples each round gave, in order; empty where that is not known."""
+    """Number of samples in each round, in order; empty if unknown."""
     p50_ci: tuple[float, float] | None = None
-    """95 % confidence interval in ms (`edgekit.verdict.stats`), an estimate's error bar; None where not known."""
+    """95 % confidence interval in ms (`edgekit.verdict.stats`); for an estimate, its error bar. None if unknown."""
     p90_ci: tuple[float, float] | None = None
     p99_ci: tuple[float, float] | None = None
     outliers: float | None = None
-    """Share of samples further than 3 scaled MAD from the median, 0..1. None is ever removed."""
+    """Share of samples further than 3 scaled MAD from the median, 0..1. No sample is removed."""
     stable: bool | None = None
-    """Whether warm-up ended because times had become steady (`edgekit.runtime._steady`); None where nobody looked."""
+    """Whether warm-up ended because times had become steady (`edgekit.runtime._steady`); None if not checked."""
     warmup_used: int | None = None
-    """Inferences that warm-up took until then."""
+    """Number of inferences during warm-up."""
     model_bytes: int | None = None
     """What loading the model and one inference added to the resident set."""
     cached: bool | None = None
-    """Whether the model's file was in the page cache when it was loaded; None where the system does not tell."""
+    """Whether the model file was in the page cache when it was loaded; None if the system does not say."""
     temperature_c: float | None = None
-    """Hottest thermal zone before the first inference; None where it cannot be read."""
+    """Hottest thermal zone before the first inference; None if it cannot be read."""
     steps: Steps | None = None
-    """End to end; None where inference alone was timed."""
+    """Times of the steps end to end; None if only inference was timed."""
     end_to_end: str = "not measured"
-    """What `steps` is of, e.g. ``8 golden images``; or why there are none."""
+    """The images that `steps` was measured on, e.g. ``8 golden images``; or why it was not."""
     energy_mj: float | None = None
-    """Millijoules of one inference, idle power included."""
+    """Millijoules per inference, including idle power."""
     energy: str = "not measured"
     """The counter that `energy_mj` was read from, e.g. ``RAPL package-0``; or why there is none."""
     sustained: tuple[Minute, ...] = ()
-    """Minute by minute; empty where it was not asked for."""
+    """Sustained load, minute by minute; empty if not requested."""
     instructions: int | None = None
-    """Executed for one inference, counted under emulation."""
+    """Instructions executed for one inference, counted under emulation."""
     placement: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Operators by execution provider and type, as they ran; empty where only the CPU was asked for."""
+    """Operators by execution provider and type, as they ran; empty if only the CPU was requested."""
     copies: Copies | None = None
-    """The time of an inference taken apart; None on the CPU, and where the engine does not tell."""
+    """Breakdown of the time of an inference; None on the CPU, or if the engine does not report it."""
     sampling: str = ""
-    """What each of `samples` is, where it is not a single inference: p50 is then that of these samples."""
+    """What each of `samples` is, if not a single inference; p50 is then the median of these samples."""
     reference: bool = False
-    """Of the float network in PyTorch, to compare with: it is in no file, so that it is never shipped."""
+    """Whether this is the float network in PyTorch, for comparison only: it is in no file, so it is never shipped."""
 
 
 @dataclass(frozen=True)
@@ -138,16 +138,16 @@ class OperatorRow:
     """One operator of one artifact, as an engine runs it."""
 
     op: str
-    """The engine's word for it: ``QLinearConv``, ``DEPTHWISE_CONV_2D``, ``PAD + CONV_2D``."""
+    """The engine's name for it: ``QLinearConv``, ``DEPTHWISE_CONV_2D``, ``PAD + CONV_2D``."""
     layer: str
-    """Module of the torch network it comes from; the file's own name for it where the file does not tell."""
+    """Module of the torch network it comes from; if the file does not say, its own name in the file."""
     ms: float
     share: float
-    """Of `OperatorProfile.total_ms`, 0..1."""
+    """Share of `OperatorProfile.total_ms`, 0..1."""
     where: str
     """Execution provider, or the delegate and the number of its partition; ``builtin`` for the interpreter itself."""
     dtype: str
-    """Of its result."""
+    """Data type of its result."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,9 @@ class OperatorProfile:
     method: str
     """``engine profiler`` or ``prefix differences``; see `edgekit.runtime.trace`."""
     total_ms: float
-    """Of a whole inference with nothing else recorded: mean of the fastest quarter, as all times here."""
+    """Time of a whole inference without profiling: mean of the fastest quarter, as for all times here."""
     raw_ms: float
-    """What the rows added up to before they were brought to `total_ms`; how far off it is tells how sure they are."""
+    """Sum of the rows before they were scaled to `total_ms`; the closer it is to that, the more reliable they are."""
     rows: tuple[OperatorRow, ...]
     """In order of execution."""
 
@@ -179,25 +179,25 @@ class Replay:
     provider: str
     device: str
     vectors: int
-    """0 where the bundle has none for this file."""
+    """Number of golden vectors; 0 if the bundle has none for this file."""
     away: float | None
-    """The largest difference, in `unit`; None where nothing was compared, or `problem` says more."""
+    """The largest difference, in `unit`; None if nothing was compared, or if `problem` says more."""
     unit: str
-    """``steps`` of an integer output, or ``of the largest output`` (a share) of a float one."""
+    """``steps`` for an integer output, or ``of the largest output`` (a share) for a float one."""
     images: int
-    """Encoded golden images that were also decoded there, and gave the golden pixels to within one 8-bit step."""
+    """Number of encoded golden images that were also decoded there and matched the golden pixels to one 8-bit step."""
     problem: str = ""
-    """Which vector is further away than its tolerance, how far, and on which CPU; empty where all hold."""
+    """Which vector exceeds its tolerance, by how much, and on which CPU; empty if all match."""
 
     @property
     def held(self) -> bool:
-        """Whether there were vectors, and this engine gives them there."""
+        """Whether there were vectors, and this engine reproduced them on this device."""
         return bool(self.vectors) and not self.problem
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Something that was asked for and could not be measured, and why."""
+    """Something that was requested but could not be measured, and why."""
 
     artifact: str
     engine: str
@@ -205,21 +205,21 @@ class Failure:
     threads: int
     reason: str
     lost: bool = False
-    """The device was not reached, was lost on the way, or had no room: the same command measures it another time."""
+    """The device was unreachable, was lost on the way, or had no space: running the command again measures it again."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What the profile stage writes as ``profile.json``, one for all devices."""
+    """What the profile stage writes as ``profile.json``, one file for all devices."""
 
     machines: dict[str, Machine]
     """By device name."""
     timings: tuple[Timing, ...]
     failures: tuple[Failure, ...] = ()
     operators: tuple[OperatorProfile, ...] = ()
-    """Empty where nobody asked for them."""
+    """Empty if not requested."""
     golden: tuple[Replay, ...] = ()
-    """Empty where nothing was replayed."""
+    """Empty if nothing was replayed."""
 
 
 @dataclass(frozen=True)
@@ -228,17 +228,17 @@ class Verdict:
 
     device: str
     artifact: str | None
-    """None when nothing meets the bounds."""
+    """None if nothing meets the limits."""
     engine: str | None
     threads: int | None
     reason: str
     kind: Kind | None = None
-    """Of the timings that were compared; None where there were none."""
+    """Kind of the timings that were compared; None if there were none."""
     baseline: str | None = None
-    """The fastest float file there, in words; None where the choice itself is float."""
+    """The fastest float file there, in words; None if the choice itself is float."""
     speedup: float | None = None
-    """p50 of that baseline over p50 of the choice."""
+    """p50 of that baseline divided by p50 of the choice."""
     size_ratio: float | None = None
-    """Bytes of that baseline over bytes of the choice."""
+    """Bytes of that baseline divided by bytes of the choice."""
     top1_drop: float | None = None
     """Points of test top-1 lost against torch fp32; negative is a gain."""

@@ -1,6 +1,6 @@
-"""Frozen dataclasses that cross the borders between stages, up to verification. Standard library only.
+"""Frozen dataclasses that stages pass to each other, up to verification. Standard library only.
 
-What is measured on devices, and what follows from it, is in `edgekit.measurements`.
+Device measurements and the verdicts on them are in `edgekit.measurements`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ class Sample:
     label: int
     split: Split
     sha256: str
-    """Of the file's bytes."""
+    """Hash of the file's bytes."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something cleaning found in the data, and what was done about it."""
+    """Something that cleaning found in the data, and what was done about it."""
 
     kind: Literal["unreadable", "mode", "orientation", "duplicate", "conflict", "leak"]
     """`conflict`: the same pixels under two labels. `leak`: the same pixels in two splits."""
@@ -39,19 +39,19 @@ class Index:
     """The data set as every later stage sees it. Written by the data stage as ``index.json``."""
 
     root: str
-    """Folder that sample paths start from: absolute, or relative to the stage's folder."""
+    """Folder that sample paths are relative to; itself absolute, or relative to the stage's folder."""
     labels: tuple[str, ...]
     samples: tuple[Sample, ...]
     findings: tuple[Finding, ...] = ()
 
     def split(self, name: Split) -> tuple[Sample, ...]:
-        """Samples of one split, in the index's order."""
+        """Samples of one split, in the order of the index."""
         return tuple(sample for sample in self.samples if sample.split == name)
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How an image becomes the tensor a network takes (evaluation path, no augmentation).
+    """How an image becomes the network's input tensor (evaluation path, no augmentation).
 
     Resize so that the short side is ``round(size / crop)``, take the centre ``size x size``, scale to
     0..1, subtract `mean`, divide by `std`, per RGB channel.
@@ -75,7 +75,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of the training history. Losses are means per image, accuracies 0..1."""
+    """One epoch of the training history. Losses are means per image, accuracies 0..1."""
 
     epoch: int
     phase: Literal["head", "all"]
@@ -83,14 +83,14 @@ class Epoch:
     train_loss: float
     train_accuracy: float
     val_loss: float | None
-    """None where the data has no validation split, as `val_accuracy`."""
+    """None if the data has no validation split; so is `val_accuracy`."""
     val_accuracy: float | None
     seconds: float
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Precision, recall and F1 of one class, 0..1; `images` is the support."""
+    """Precision, recall and F1 score of one class, 0..1; `images` is the support."""
 
     label: str
     precision: float
@@ -117,12 +117,12 @@ class Metrics:
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """Which output channels of which layers stay. Data: printed, saved as ``prune.json``, replayed."""
+    """Which output channels of which layers are kept. Plain data: printed, saved as ``prune.json``, replayed."""
 
     kept: dict[str, tuple[int, ...]]
-    """By the layer that heads a group of layers pruned together: the output channels that stay, ascending."""
+    """Output channels to keep, ascending, by the first layer of each group of layers pruned together."""
     of: dict[str, int]
-    """How many output channels these layers had."""
+    """How many output channels these layers had before."""
 
     def __str__(self) -> str:
         return ", ".join(f"{layer} {self.of[layer]} -> {len(kept)}" for layer, kept in self.kept.items())
@@ -138,7 +138,7 @@ class Checkpoint:
     input: InputSpec
     labels: tuple[str, ...]
     trained: bool
-    """False where the recipe has no [train] section and the given weights are used as they are."""
+    """False if the recipe has no [train] section and the given weights are used as they are."""
     history: tuple[Epoch, ...] = ()
     metrics: tuple[Metrics, ...] = ()
     """Validation and test scores of the best weights (float, torch)."""
@@ -146,12 +146,12 @@ class Checkpoint:
     macs: int = 0
     """Multiply-adds of one image."""
     plan: PrunePlan | None = None
-    """What was pruned from the network that `model` names; None for the whole one."""
+    """What was pruned from the network that `model` names; None if nothing was."""
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """What the prune stage did, as ``pruning.json``."""
+    """What the prune stage did, written as ``pruning.json``."""
 
     plan: PrunePlan
     score: str
@@ -160,12 +160,12 @@ class Pruning:
     channels: dict[str, tuple[int, int]]
     """Output channels before and after, by layer."""
     parameters: tuple[int, int]
-    """Before and after, as the others."""
+    """Before and after, as in the next two."""
     macs: tuple[int, int]
     latency_ms: tuple[float, float] | None
     """p50 of the exported files before and after, measured in one run."""
     latency_where: str
-    """Device, engine, threads and precision of `latency_ms`; why not, where it was not measured."""
+    """Device, engine, threads and precision of `latency_ms`; if it was not measured, why not."""
     accuracy: tuple[float | None, float | None, float | None]
     """Validation top-1: unpruned, pruned, recovered; None without a validation split."""
 
@@ -179,65 +179,65 @@ class Rung:
     settings: str
     """What it set beyond the recipe, as lines of TOML, e.g. ``range = "mse"``."""
     accuracy: float | None
-    """Validation top-1 of the quantized graph in torch, 0..1; None where there is none, as `agreement` and `drop`."""
+    """Validation top-1 of the quantized graph in torch, 0..1. This, `agreement` and `drop` are None if not known."""
     agreement: float | None
-    """Share of validation images whose top-1 class is that of the float net."""
+    """Share of validation images with the same top-1 class as the float network."""
     drop: float | None
-    """Points of validation top-1 lost against the float net."""
+    """Points of validation top-1 lost against the float network."""
     seconds: float
-    """What trying it cost."""
+    """How long it took to try."""
     holds: bool
     """Whether `drop` is within `max_drop`."""
     chosen: bool
     latency_ms: dict[str, float] = field(default_factory=dict)
-    """p50 by "<format> on <engine>" on this machine, one thread; empty where it was not measured."""
+    """p50 by "<format> on <engine>" on this machine, one thread; empty if not measured."""
     latency_of: str = ""
-    """The rung that was timed in its place: its graph has the same operators; empty where `latency_ms` is its own."""
+    """The rung that was timed instead, as its graph has the same operators; empty if `latency_ms` is its own."""
     problem: str = ""
-    """Why it could not be finished, in one line."""
+    """Why it could not be completed, in one line."""
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What quantizing one layer alone costs."""
+    """The loss from quantizing a single layer."""
 
     layer: str
     sqnr_db: float
-    """Signal to quantization noise of the logits with only this layer's weights and output quantized."""
+    """Signal-to-quantization-noise ratio of the logits when only this layer's weights and output are quantized."""
     agreement: float
-    """Share of the images whose top-1 class stays that of the float net, likewise."""
+    """Share of images with the same top-1 class as the float network, under the same conditions."""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What one choice of the quantizer bought, against the same graph without it."""
+    """What one choice of the quantizer gained over the same graph without it."""
 
     choice: str
     """``bias_correction``, ``equalize``, ``rounding``, ..."""
     sqnr_db: tuple[float, float]
-    """Of the logits on held-out images of the training split, without and with it."""
+    """SQNR of the logits on held-out images of the training split, without and with it."""
     agreement: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the quantized graph was made, as ``quantization.json``."""
+    """How the quantized graph was made, written as ``quantization.json``."""
 
     images: int
-    """Calibration images."""
+    """Number of calibration images."""
     calibration_sha256: str
-    """Over the sorted paths and contents of the calibration images."""
+    """Hash of the sorted paths and contents of the calibration images."""
     ranges: dict[str, str]
-    """Range rule by tensor, where `auto` or the recipe chose per tensor."""
+    """Range rule by tensor, if `auto` or the recipe chose per tensor."""
     open_ends: int
-    """Kernels whose roundings may tie: engines may differ by a step there."""
+    """Number of kernels in which rounding ties are possible: engines may differ by one step there."""
     gains: tuple[Gain, ...] = ()
     sensitivity: tuple[Sensitivity, ...] = ()
     """Worst first."""
     rungs: tuple[Rung, ...] = ()
     """In the order they were tried."""
     note: str = ""
-    """What a reader must know: e.g. why the ladder was not climbed."""
+    """A remark for the reader, e.g. why the ladder was not climbed."""
 
 
 @dataclass(frozen=True)
@@ -249,16 +249,16 @@ class Rewrite:
     """``graph`` (both formats), ``onnx`` or ``tflite``."""
     applied: bool
     reason: str
-    """One line: measured, pinned, not measured (which device), not found in this network."""
+    """One line: measured, pinned, not measured (on which device), or not found in this network."""
     device: str | None = None
-    """The one that decided."""
+    """The device that decided."""
     ms: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """p50 without and with it by engine, in one interleaved run, one thread; "<engine> on <device>" for devices other
-    than the one that decided. Empty where it was not measured."""
+    """p50 without and with it, by engine, from one interleaved run on one thread; the key is "<engine> on <device>" for
+    devices other than the one that decided. Empty if not measured."""
     artifact: str = ""
-    """The file that this is about; empty for a rewrite of the graph, which serves them all."""
+    """The file concerned; empty for a rewrite of the graph, which applies to all files."""
     lost: bool = False
-    """A device was not reached, so that it had no say: the same command asks it another time."""
+    """Whether a device was unreachable and so could not decide; running the command again tries it again."""
 
 
 @dataclass(frozen=True)
@@ -269,9 +269,9 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: str
     layout: Literal["NCHW", "NHWC", "NC", ""]
-    """Empty where a hand-written manifest does not say."""
+    """Empty if a hand-written manifest does not say."""
     scale: float | None = None
-    """Real value of one quantization step; None for a float tensor nobody quantized."""
+    """Real value of one quantization step; None for a float tensor."""
     zero_point: int | None = None
 
 
@@ -288,31 +288,31 @@ class Artifact:
     sha256: str
     bytes: int
     float_ops: int
-    """Operators that compute in floating point (Q/DQ at the file's border are not counted); -1 where nobody has
-    counted them."""
+    """Number of operators that compute in floating point (Q/DQ at the file's inputs and outputs do not count); -1 if
+    not counted."""
     float_op_names: tuple[str, ...]
-    """Where they are: one "TYPE name" a float operator; empty for a float precision."""
+    """One "TYPE name" per float operator; empty for a float precision."""
     input: TensorSpec
     output: TensorSpec
     lowered: tuple[str, ...] = ()
     """Rewrites from ``edgekit/lower/rewrites`` that were applied."""
     calibration_sha256: str | None = None
-    """Of the images that decided its ranges; None for a file without calibration."""
+    """Hash of the images that its ranges were calibrated on; None for a file without calibration."""
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that was asked for and not written, one of ``skipped.json``."""
+    """A file that was requested but not written, an entry of ``skipped.json``."""
 
     artifact: str
     """What `Artifact.id` would have been."""
     reason: str
-    """In one line."""
+    """Why, in one line."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """One artifact, run by one engine over one split on one device."""
+    """Scores of one artifact, run by one engine on one device over one split."""
 
     artifact: str
     """`Artifact.id`, or ``torch-fp32`` / ``torch-int8`` for the references."""
@@ -324,22 +324,22 @@ class Accuracy:
     top1: float
     """0..1"""
     agreement: float
-    """Share of images whose top-1 class is that of torch fp32, 0..1."""
+    """Share of images with the same top-1 class as torch fp32, 0..1."""
     metrics: Metrics | None = None
     agreement_reference: float | None = None
-    """The same against the torch model of the same precision (torch-int8 for an int8 file); of a device other than the
-    host against the same file on the host, as the three below."""
+    """Agreement with the torch model of the same precision (torch-int8 for an int8 file); on a device other than the
+    host, with the same file on the host. The three values below use the same reference."""
     max_difference: float | None = None
-    """Largest absolute difference from that model over all outputs."""
+    """Largest absolute difference from that reference over all outputs."""
     max_steps: float | None = None
     """The same in output quantization steps (int8 files only)."""
     within_one_step: float | None = None
     """Share of outputs at most one step away (int8 files only)."""
     sqnr_db: float | None = None
-    """Signal to quantization noise of the logits against torch fp32, in dB."""
+    """Signal-to-quantization-noise ratio of the logits against torch fp32, in dB."""
     passed: bool = True
     problem: str = ""
-    """Why not, in one line."""
+    """Why it did not pass, in one line."""
     diverges: str | None = None
-    """First layer whose output differs from torch's, and by how much; None where nothing failed. Of a
-    device other than the host: from the same file's on the host, whether it failed or only rounds otherwise."""
+    """First layer whose output differs from torch's, and by how much; None if nothing failed. On a device other than
+    the host: first layer that differs from the same file on the host, whether it failed or just rounds differently."""

@@ -303,7 +303,7 @@ def report(labels: tuple[str, ...] = LABELS) -> Report:
             ),
             Verdict(
                 board, None, None, None,
-                "nothing can be shipped; nearest is tflite-int8 on litert, 1 thread (p50 96.2 ms), but its p90 of 100 "
+                "nothing can be shipped; closest is tflite-int8 on litert, 1 thread (p50 96.2 ms), but its p90 of 100 "
                 "ms is 100 % over the 50 ms allowed; the times are emulated, not measured",
                 "emulated",
             ),

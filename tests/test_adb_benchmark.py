@@ -498,7 +498,7 @@ def timed(limit: float | None) -> tuple[Any, Any]:
 def test_reports_show_what_is_not_known() -> None:
     report, found = timed(None)
     assert found.artifact is not None
-    assert "its accuracy is that of litert, as benchmark_model tells no outputs" in found.reason
+    assert "its accuracy is that of litert, as benchmark_model does not return outputs" in found.reason
     page, short, lines = html.render(report), markdown.render(report), csv.render(report)
     assert "p50 of 6 runs, each &lt;b&gt;so&lt;/b&gt;." in page
     assert "p50 of 6 runs" in short
@@ -509,7 +509,7 @@ def test_reports_show_what_is_not_known() -> None:
 
 
 def test_a_limit_for_p90_is_checked_as_far_as_p50_tells() -> None:
-    assert "its p90 is not known, so the 1000 ms allowed are checked for p50 alone" in timed(1000)[1].reason
+    assert "its p90 is unknown, so the 1000 ms limit was checked against p50 only" in timed(1000)[1].reason
     tight = timed(1e-6)[1]
     assert tight.artifact is None
     assert "p50 alone of " in tight.reason

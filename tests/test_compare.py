@@ -136,7 +136,7 @@ def test_another_machine_or_governor_is_named_and_does_not_count(between: Betwee
     assert all(row.differs == () or not row.counts for row in found.rows)
     text = comparison_text.plain(found, 0.05)
     assert f"{next(iter(what))} " in text
-    assert "8 under other conditions do not count" in text
+    assert "8 measured under different conditions not counted" in text
 
 
 def test_other_threads_are_compared_with_a_warning(between: Between) -> None:
@@ -218,10 +218,10 @@ def test_a_file_without_the_later_keys_is_read(save: Callable[..., Path]) -> Non
         ("[]", "not an edgekit report"),
         ('{"a": 1}', "not an edgekit report"),
         ('{"schema_version": 2, "edgekit_version": "9"}', "written by edgekit 9 with schema version 2"),
-        ('{"schema_version": 0}', "with schema version 0, this edgekit reads version 1"),
+        ('{"schema_version": 0}', "with schema version 0, but this edgekit reads version 1"),
         ('{"schema_version": "1"}', "schema version 1"),
         ('{"schema_version": true}', "schema version True"),
-        ('{"schema_version": 1}', "not as edgekit writes reports: name"),
+        ('{"schema_version": 1}', "not a valid edgekit report: name"),
     ],
 )
 def test_what_is_not_a_report_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:
@@ -246,12 +246,12 @@ def test_a_wrong_value_is_named(save: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("p50_ms", 0.0, "p50_ms: times have to be positive"),
+        ("p50_ms", 0.0, "p50_ms: times must be positive"),
         ("p50_ms", None, "p50_ms"),
-        ("samples", [1.0, -1.0], "samples: times have to be positive"),
-        ("samples", [1.0, float("nan")], "samples: times have to be positive"),
+        ("samples", [1.0, -1.0], "samples: times must be positive"),
+        ("samples", [1.0, float("nan")], "samples: times must be positive"),
         ("samples", "fast", "samples"),
-        ("round_sizes", [1, 2], "round_sizes: 3 in all, but there are 200 samples"),
+        ("round_sizes", [1, 2], "round_sizes: 3 in total, but there are 200 samples"),
         ("round_sizes", [300, -100], "round_sizes"),
         ("p50_ci", [1.0], "p50_ci"),
     ],

@@ -140,7 +140,7 @@ def test_it_overwrites_its_own_files_and_no_others(tmp_path: Path) -> None:
     strange.write_text("int mine;\n")
     (out / "hand_made_v1_model.c").unlink()
     said = complaint("export-c", path, "--out", out, code=2)
-    assert said == f"{strange}: is there, and edgekit did not write it; give another --out, or --force for a file"
+    assert said == f"{strange}: already exists, and edgekit did not write it; give another --out, or --force for a file"
     assert strange.read_text() == "int mine;\n"
     assert not (out / "hand_made_v1_model.c").exists()  # all or nothing
     c_arrays.export(path, out, force=True)
@@ -171,7 +171,7 @@ def test_bad_input(tmp_path: Path) -> None:
     model.write_bytes(model_files.int8_tflite()[:700])
     (tmp_path / "file").write_text("")
     for words, said in (
-        ((onnx,), "neither a bundle of edgekit nor a .tflite file"),
+        ((onnx,), "its content is neither an edgekit bundle nor a .tflite model"),
         ((model,), "damaged, or not a .tflite file"),
         ((model, "--artifact", "x"), "--artifact is for bundles"),
         ((path, "--artifact", "onnx-int8"), "(there are: onnx-int8 (onnx), tflite-int8 (tflite))"),

@@ -51,7 +51,7 @@ def test_float_onnx_by_hand() -> None:
     assert report.inputs == (file_report.Port("x", (1, 3, 8, 8), "float32"),)
     assert report.outputs == (file_report.Port("y", (1, 5), "float32"),)
     assert report.bytes_by_type["float32"] == 4 * (model_files.PARAMETERS + 2)  # and the two bounds
-    assert report.notes == ("dimensions left open are counted as 1: x (batch)",)
+    assert report.notes == ("open dimensions are counted as 1: x (batch)",)
 
 
 def test_int8_onnx_by_hand() -> None:
@@ -244,7 +244,7 @@ def test_an_engine_that_refuses_the_file_is_told(tmp_path: Path) -> None:
     [
         ("kill -SEGV $$", "crashed (SIGSEGV)"),
         ("echo oops >&2; exit 3", "failed (3): oops"),
-        ("exec sleep 60", "finds no end after 0.2 s"),
+        ("exec sleep 60", "did not finish within 0.2 s"),
     ],
 )
 def test_a_process_that_dies_or_hangs_is_told(
@@ -259,7 +259,7 @@ def test_a_process_that_dies_or_hangs_is_told(
     with pytest.raises(InputError, match=re.escape(said)):
         dispatch.model(model)
     (use,) = dispatch._uses(["onnxruntime"], model)
-    assert use.trouble == f"while loading this file it {said}"
+    assert use.trouble == f"while loading this file, it {said}"
 
 
 def changed(operator: int, side: str, ports: list[int]) -> bytes:
@@ -275,7 +275,7 @@ def test_a_file_that_crashes_litert(tmp_path: Path) -> None:
     """Found by changing bytes: a result that overwrites its operand."""
     report = dispatch.model(write(tmp_path / "a.tflite", changed(3, "outputs", [8])))
     (use,) = (use for use in report.engines if use.engine == "litert")
-    assert use.trouble == "while loading this file it crashed (SIGABRT)"
+    assert use.trouble == "while loading this file, it crashed (SIGABRT)"
 
 
 def test_a_convolution_without_weights(tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ def test_without_torch(tmp_path: Path, kind: str, missing: list[str], said: str)
     ("data", "said"),
     [
         (b"", "is empty"),
-        (b"hello\n", "neither a bundle of edgekit nor an .onnx or .tflite file"),
+        (b"hello\n", "its content is neither an edgekit bundle nor an .onnx or .tflite model"),
         (b"\x08\x0a", "damaged, or not a .onnx file: graph, outputs or opset are missing"),
         (b"\0\0\0\0TFL3", "damaged, or not a .tflite file"),
         (b"PK\x03\x04" + bytes(40), "not a sound bundle"),
@@ -375,7 +375,7 @@ def test_no_such_file(tmp_path: Path) -> None:
 def test_what_does_not_fit_together_is_refused() -> None:
     model = model_files.float_onnx()
     model.graph.node[0].input[0] = "nobody"
-    with pytest.raises(ValueError, match='nothing makes "nobody"'):
+    with pytest.raises(ValueError, match='no operator produces "nobody"'):
         onnx_format.inspect(model.SerializeToString(), "f")
 
 
@@ -484,7 +484,7 @@ def test_bundle(tmp_path: Path) -> None:
         assert any(use["version"] for use in each["file"]["engines"])
     onnx_file, tflite_file = (each["file"] for each in table["artifacts"])
     assert tflite_file["notes"] == []
-    assert onnx_file["notes"] == ["the manifest gives the output as float32 (1, 5), which the file does not have"]
+    assert onnx_file["notes"] == ["the manifest gives the output as float32 (1, 5), but the file differs"]
     text = bundle_format.text(bundle_format.inspect(path, engines=False))
     assert "signature   none" in text
     assert "ship        host: tflite-int8, litert: fastest that passed" in text
@@ -514,5 +514,5 @@ def test_a_bundle_whose_model_is_damaged(tmp_path: Path) -> None:
     """Its hashes hold; it was packed so."""
     path = small_bundle.small(tmp_path / "small.edgekit")
     said = complaint("inspect", path, code=2)
-    assert "model.tflite: neither a bundle of edgekit nor" in said
+    assert "model.tflite: its content is neither an edgekit bundle nor" in said
     assert str(tmp_path) in said

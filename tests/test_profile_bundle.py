@@ -144,7 +144,7 @@ def test_a_bundle_becomes_a_report_without_torch(tmp_path: Path, quick: Path) ->
     page = Page((out / "report.html").read_text())
     assert "Golden vectors" in page.text
     text = (out / "report.md").read_text()
-    assert "quick: hold for 2 of 2 files and engines (" in text
+    assert "quick: match for 2 of 2 files and engines (" in text
     (row, *_) = csv.DictReader(io.StringIO((out / "report.csv").read_text()))
     assert row["golden"] == "true"
 
@@ -212,7 +212,7 @@ def test_what_the_bundle_does_not_say_is_not_invented(tmp_path: Path) -> None:
     outcome = bundled.profile(path, local(engines=["litert", "onnxruntime"]), QUIET, tmp_path / "out", operators=False)
     (chosen,), found = outcome.verdict, report(outcome.out)
     assert chosen.artifact is not None
-    assert "nobody has scored these files, so their accuracy has no say" in chosen.reason
+    assert "these files have no accuracy scores, so accuracy was ignored" in chosen.reason
     assert (chosen.top1_drop, found["accuracy"]) == (None, [])
     assert {(a["precision"], a["float_ops"]) for a in found["artifacts"]} == {("unknown", -1)}
     (row,) = (row for row in found["golden"] if row["artifact"] == "tflite-int8")
@@ -348,8 +348,8 @@ def test_a_file_that_computes_something_else_here_is_not_shipped(tmp_path: Path)
         assert words in row["problem"]
         assert words in " ".join(Page((outcome.out / "report.html").read_text()).text)
     text = (outcome.out / "report.md").read_text()
-    assert "host: hold for 1 of 2 files and engines" in text
-    assert "int8-onnx on onnxruntime does not give its golden vectors: golden vector 2 of 3" in text
+    assert "host: match for 1 of 2 files and engines" in text
+    assert "int8-onnx on onnxruntime does not match its golden vectors: golden vector 2 of 3" in text
     again = report(bundled.profile(packed(tmp_path), local(), QUIET, tmp_path / "out", operators=False).out)
     assert not any(row["problem"] for row in again["golden"])
 
@@ -567,7 +567,7 @@ def test_a_float_file_that_ties_is_not_called_the_smaller_one_of_all() -> None:
     times = [replace(row, round_sizes=(), samples=(), p50_ci=None) for row in times]
     found = verdict.decide("host", report_sample.ARTIFACTS, None, times, LimitsSection(), None)
     assert found.artifact == smaller
-    first = f"as fast as {larger} on {engines[larger]}, 1 thread (10.0 ms) within what was measured, which "
+    first = f"as fast as {larger} on {engines[larger]}, 1 thread (10.0 ms) within measurement error, which "
     assert f"{first}onnx-int8 on onnxruntime, 1 thread (10.1 ms) does not beat" in found.reason
     assert "smaller file" not in found.reason
 

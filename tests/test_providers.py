@@ -326,7 +326,7 @@ def test_reports_show_what_ran_elsewhere_and_what_copying_took() -> None:
     rows = tuple(
         replace(t, provider="GPU", placement=placement, copies=Copies(0.25, 1.5, 0.125)) for t in sample.latency
     )
-    told = "GPU; 4 of 12 operators on CPU (Clip 3, Cast); copies in 0.25 ms, out 0.125 ms, between 1.5 ms"
+    told = "GPU; 4 of 12 operators on CPU (Clip 3, Cast); copy in 0.25 ms, compute 1.5 ms, copy out 0.125 ms"
     for render in (html.render, markdown.render):
         assert told in render(replace(sample, latency=rows))
         assert "operators on" not in render(sample)

@@ -210,7 +210,7 @@ def test_html_tells_what_was_done_to_the_network() -> None:
     words = " ".join(" ".join(Page(html.render(report())).text).split())
     for needed in (
         "150,000,000 50 %",  # multiply-adds left
-        "Right after pruning, before recovery: 41.00 % validation top-1",
+        "Validation top-1 after pruning, before recovery: 41.00 %",
         "hard_swish graph applied measured litert 3.80 → 1.30; onnxruntime 2.00 → 1.50",
         "uint8_activations onnx left out pinned by the recipe",
         "bias_correction 13.8 20.5 95.5 % 97.0 %",

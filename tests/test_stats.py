@@ -138,7 +138,7 @@ def test_few_samples_or_unknown_rounds_have_an_interval_or_none(count: int) -> N
 
 
 def test_intervals_refuse_rounds_that_do_not_add_up() -> None:
-    with pytest.raises(ValueError, match="rounds of 5 samples in all, but 3"):
+    with pytest.raises(ValueError, match="the rounds have 5 samples in total, but there are 3"):
         stats_module.intervals([1.0, 2.0, 3.0], [2, 3])
 
 

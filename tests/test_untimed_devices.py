@@ -116,7 +116,7 @@ def test_an_estimate_is_held_against_limits_by_name(limit: float) -> None:
     if limit < 40:
         assert "its estimated time of 40 ms is 3 % over the 39 ms allowed" in found.reason
     else:
-        assert "its peak memory was not measured, so the 10 MB allowed are not checked" in found.reason
+        assert "its peak memory was not measured, so the 10 MB limit was not checked" in found.reason
 
 
 # --- prune.latency

@@ -138,7 +138,7 @@ def test_decide_calls_estimates_equal_within_their_error_bars(error: float, ship
     ]
     found = choose(bare, rss_mb=64.0)
     assert found.artifact == ships
-    assert "peak memory was not measured, so the 64 MB allowed are not checked" in found.reason
+    assert "peak memory was not measured, so the 64 MB limit was not checked" in found.reason
 
 
 def test_decide_refuses_int8_when_it_loses_too_much() -> None:
@@ -200,7 +200,7 @@ def test_decide_says_by_how_much_the_nearest_misses_when_nothing_meets_the_limit
     found = choose(times, p90_ms=20)
     assert (found.artifact, found.engine, found.threads) == (None, None, None)
     assert found.reason == (
-        "nothing can be shipped; nearest is tflite-int8 on litert, 1 thread (p50 20.0 ms), "
+        "nothing can be shipped; closest is tflite-int8 on litert, 1 thread (p50 20.0 ms), "
         "but its p90 of 24 ms is 20 % over the 20 ms allowed"
     )
 

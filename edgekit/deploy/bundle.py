@@ -1,6 +1,6 @@
-"""Bundles on the host: what goes into one, and writing it. Standard library, and the runtime that will read it.
+"""Bundles on the host: what goes into one, and writing it. Uses the standard library, and the runtime that reads it.
 
-The bundle stage writes one with every verified file into the run directory; `from_run` takes of that what a device
+The bundle stage writes a bundle of every verified file into the run directory; `from_run` takes from it what a device
 needs and adds the verdict; `from_manifest` packs a model that was made elsewhere.
 """
 
@@ -30,18 +30,18 @@ class Contents:
     """A bundle in memory."""
 
     manifest: Mapping[str, Any]
-    """Without the hashes of its members."""
+    """The manifest, without the hashes of the members."""
     members: Mapping[str, bytes]
-    """All but ``manifest.json`` and ``signature.json``."""
+    """Every member except ``manifest.json`` and ``signature.json``."""
 
     @property
     def name(self) -> str:
-        """What its file is called, without the suffix."""
+        """Name of its file, without the suffix."""
         return str(self.manifest["name"])
 
 
 def seal(contents: Contents) -> dict[str, bytes]:
-    """All members of an unsigned bundle: ``manifest.json`` with the size and SHA-256 of every other one."""
+    """All members of an unsigned bundle, including ``manifest.json`` with the size and SHA-256 of all others."""
     members = {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, data in contents.members.items()
@@ -53,18 +53,18 @@ def seal(contents: Contents) -> dict[str, bytes]:
 
 
 def write(path: Path, contents: Contents, key: Path | None = None, replay: bool = False) -> None:
-    """Write a bundle beside and rename it, once the runtime has opened it.
+    """Write a bundle to a temporary file, and rename it once the runtime has opened it.
 
     Args:
-        path: of the file; one that is there is replaced.
+        path: the file to write; an existing one is replaced.
         contents: what goes in.
         key: file of a private key to sign with.
-        replay: also run the golden vectors, each file's in the engine that made them.
+        replay: also replay the golden vectors of each file in the engine that made them.
 
     Raises:
-        InputError: the key cannot be used, or nothing can be written there.
+        InputError: the key cannot be used, or the file cannot be written.
         DiskFull: no room for the file.
-        Shortfall: the runtime refuses the bundle, or an engine does not give the golden outputs.
+        Shortfall: the runtime refuses the bundle, or an engine does not reproduce the golden outputs.
     """
     members = seal(contents)
     if key is not None:
@@ -75,7 +75,7 @@ def write(path: Path, contents: Contents, key: Path | None = None, replay: bool 
 
 
 def put(path: Path, members: Mapping[str, bytes], replay: bool = False) -> None:
-    """As `write`, of sealed members."""
+    """Like `write`, for sealed members."""
     beside = path.with_name(f".{path.name}.new")
     try:
         write_bytes(beside, canonical(members))
@@ -106,17 +106,17 @@ def _check(path: Path, replay: bool) -> None:
 def from_run(
     run: Path, device: str | None = None, ids: Sequence[str] = (), say: Callable[[str], None] = lambda _: None
 ) -> Contents:
-    """What the bundle of a run directory holds for a device, or for all.
+    """What the bundle of a run directory holds for one device, or for all devices.
 
     Args:
         run: a run directory, as `edgekit compress` and `edgekit run` leave it.
-        device: only the file that the verdict chose for it; None takes all verified files, those that the verdicts
-            chose first.
+        device: take only the file that the verdict chose for this device; None takes all verified files, starting
+            with those that the verdicts chose.
         ids: only these artifacts.
-        say: told what is left out.
+        say: called with a message about anything that is left out.
 
     Raises:
-        InputError: no run directory, no bundle or no verdict in it, or no such device or artifact.
+        InputError: not a run directory, one without a bundle or verdict, or no such device or artifact.
         Shortfall: the files failed verification, or none of them meets the limits on that device.
     """
     if device and ids:
@@ -130,7 +130,7 @@ def from_run(
         chosen = [str(rows[0]["artifact"])]
     else:
         if not rows:
-            say(f"without a verdict, as there is no report of these files: edgekit report {run} --device NAME")
+            say(f"packed without a verdict, as these files have no report: edgekit report {run} --device NAME")
         known = [str(artifact["id"]) for artifact in bundle.manifest["artifacts"]]
         for word in ids:
             if word not in known:
@@ -150,7 +150,7 @@ def from_run(
 
 
 def _bundled(run: Path) -> Done:
-    """The bundle stage of a run, if it is about the files that lie there."""
+    """The bundle stage of a run, once it is known to match the files there."""
     directory = RunDirectory(run)
     if not (run / "recipe.json").is_file():
         raise InputError(f"{run}: neither a run directory (it has no recipe.json) nor a manifest")
@@ -171,7 +171,7 @@ def _bundled(run: Path) -> Done:
 
 
 def _verdicts(run: Path, done: Done) -> list[dict[str, Any]]:
-    """What the report says about these very files; empty where there is no such report."""
+    """The verdicts of the report on exactly these files; empty if there is no such report."""
     report = RunDirectory(run).find("report")
     if report is None or report.inputs.get("stages", {}).get("bundle") != done.digest:
         return []
@@ -193,7 +193,7 @@ def _of_device(rows: Sequence[dict[str, Any]], device: str, run: Path) -> dict[s
 
 
 def from_manifest(path: Path) -> Contents:
-    """A hand-written manifest and the files beside it that it names.
+    """A hand-written manifest, and the files beside it that it names.
 
     Raises:
         InputError: the manifest does not follow its schema, or a file is missing.

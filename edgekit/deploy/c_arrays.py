@@ -1,6 +1,6 @@
 """A .tflite model and its labels as C arrays, for microcontroller firmware.
 
-The files are C99 and C++11: ``<name>_model.h``, ``<name>_model.c``, and with labels ``<name>_labels.h``,
+The files are valid C99 and C++11: ``<name>_model.h``, ``<name>_model.c``, and with labels also ``<name>_labels.h``,
 ``<name>_labels.c``.
 """
 
@@ -25,7 +25,7 @@ from edgekit.inspect.readers import tflite
 from edgekit.runtime.errors import RuntimeFault
 
 MARK = "/* Written by edgekit export-c"
-"""How each file begins; one that begins otherwise is not overwritten."""
+"""Start of every file; a file that starts differently is not overwritten."""
 ALIGNMENT = 16
 """Bytes; TensorFlow Lite for Microcontrollers reads the model in place."""
 
@@ -38,7 +38,7 @@ class Exported:
     artifact: str | None
     """Its id in the bundle; None for a bare file."""
     sha256: str
-    """Of the model."""
+    """SHA-256 of the model."""
     model_bytes: int
     labels: int
     micro: Micro
@@ -57,12 +57,12 @@ def export(source: Path, out: Path, artifact: str | None = None, force: bool = F
 
     Args:
         source: a bundle or a .tflite file.
-        out: folder, made where it is missing.
-        artifact: id of a .tflite file of the bundle; None is the first one in the manifest.
-        force: overwrite files that did not come from here.
+        out: folder, created if missing.
+        artifact: id of a .tflite file in the bundle; None takes the first one in the manifest.
+        force: overwrite files that edgekit did not write.
 
     Raises:
-        InputError: not a sound file, no such artifact, or files in the way.
+        InputError: a damaged file, no such artifact, or other files in the way.
         DiskFull: no room for the files.
     """
     chosen = _open(source, artifact)
@@ -86,10 +86,10 @@ def _open(source: Path, artifact: str | None) -> _Source:
     data = dispatch.content(source)
     if tflite.matches(data):
         if artifact is not None:
-            raise InputError(f"{source}: is a single model; --artifact is for bundles")
+            raise InputError(f"{source}: a single model; --artifact is for bundles")
         return _Source(source.stem, None, data, ())
     if not bundle.matches(data):
-        raise InputError(f"{source}: neither a bundle of edgekit nor a .tflite file, by its content")
+        raise InputError(f"{source}: its content is neither an edgekit bundle nor a .tflite model")
     from edgekit.runtime.bundle import open_bundle
 
     try:
@@ -101,7 +101,7 @@ def _open(source: Path, artifact: str | None) -> _Source:
 
 
 def identifier(name: str) -> str:
-    """A name that C takes: lower case letters, digits and underscores, no digit first."""
+    """A valid C identifier: lower case letters, digits and underscores, not starting with a digit."""
     word = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "model"
     return f"m_{word}" if word[0].isdigit() else word
 
@@ -140,7 +140,7 @@ def model_source(stem: str, data: bytes) -> str:
             "#elif defined(_MSC_VER)",
             f"#define {stem.upper()}_ALIGN __declspec(align({ALIGNMENT}))",
             "#else",
-            f'#error "say here how this compiler aligns an array to {ALIGNMENT} bytes"',
+            f'#error "define here how this compiler aligns an array to {ALIGNMENT} bytes"',
             "#endif",
             "",
             f"{stem.upper()}_ALIGN const unsigned char {stem}_model[{stem.upper()}_MODEL_BYTES] = {{",
@@ -174,8 +174,8 @@ def labels_source(stem: str, labels: Sequence[str]) -> str:
 def literal(text: str) -> str:
     """A C string literal whose bytes are the text in UTF-8.
 
-    Escapes are octal, of three digits: hexadecimal ones would swallow digits after them. A question mark may begin a
-    trigraph.
+    Escapes are octal with three digits, as a hexadecimal escape would swallow the digits after it. Question marks are
+    escaped because they may begin a trigraph.
     """
     plain = {ord(" "), *range(ord("0"), ord("9") + 1), *range(ord("A"), ord("Z") + 1), *range(ord("a"), ord("z") + 1)}
     plain |= set(b"!#$%&'()*+,-./:;<=>@[]^_`{|}~")
@@ -190,7 +190,7 @@ def _header(guard: str, body: Sequence[str]) -> str:
 
 
 def _ports(prefix: str, ports: Sequence[Port]) -> Iterator[str]:
-    """Of a single port without a number: NAME_MODEL_INPUT_SHAPE; of more: NAME_MODEL_INPUT0_SHAPE."""
+    """Macros of the ports: NAME_MODEL_INPUT_SHAPE for a single port, NAME_MODEL_INPUT0_SHAPE and so on for several."""
     for index, port in enumerate(ports):
         word = prefix if len(ports) == 1 else f"{prefix}{index}"
         yield f"#define {word}_DTYPE {literal(port.dtype)}"
@@ -204,18 +204,18 @@ def _ports(prefix: str, ports: Sequence[Port]) -> Iterator[str]:
 
 
 def _float(value: float) -> str:
-    """Nine digits give a float32 back exactly."""
+    """A C float literal; nine digits reproduce a float32 exactly."""
     digits = f"{value:.9g}"
     return (digits if set(digits) & set(".e") else f"{digits}.0") + "f"
 
 
 def _write(out: Path, texts: Mapping[str, str], force: bool) -> tuple[str, ...]:
-    """Write all files beside, then rename them: a failure leaves what was there."""
+    """Write all files under temporary names, then rename them: a failure leaves existing files intact."""
     paths = {out / name: text for name, text in texts.items()}
     for path in paths:
         if path.is_dir() or (not force and path.exists() and not _ours(path)):
             raise InputError(
-                f"{path}: is there, and edgekit did not write it; give another --out, or --force for a file"
+                f"{path}: already exists, and edgekit did not write it; give another --out, or --force for a file"
             )
     beside = {path: path.with_name(f".{path.name}.new") for path in paths}
     try:
@@ -243,7 +243,7 @@ def _ours(path: Path) -> bool:
 
 
 def text(done: Exported) -> str:
-    """For people."""
+    """Human-readable summary."""
     head = f"{done.artifact}: " if done.artifact else ""
     lines = [f"{head}{done.model_bytes} bytes, {done.labels or 'no'} labels", *done.files]
     micro = done.micro

@@ -1,4 +1,4 @@
-"""Golden vectors: real inputs, and what each file answers to them here, for a device to repeat."""
+"""Golden vectors: real inputs with the outputs that each file gives for them here, for a device to reproduce."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from edgekit.verify import files as verify
 
 COUNT = 8
 LARGEST = 256 << 10
-"""Bytes of an image file above which its shrunk pixels are kept instead."""
+"""Maximum bytes of an image file; of a larger one, the resized pixels are stored instead."""
 SUFFIXES = {"JPEG": "jpg", "PNG": "png"}
 BUILTIN = 16
-"""Steps that TFLite's built-in kernels may be away from XNNPACK's: they round twice a kernel. Up to 10 were seen on
-MobileNetV2 by ``benchmarks/tflite_runtime_agreement.py``."""
+"""Steps by which TFLite's built-in kernels may differ from XNNPACK's: they round twice per kernel. On MobileNetV2,
+``benchmarks/tflite_runtime_agreement.py`` saw up to 10."""
 FLOAT_LAYERS = 4
-"""Steps for an int8 file that keeps layers in float: a sum in another order tips a rounding over now and then."""
+"""Minimum tolerance in steps of an int8 file with float layers: another order of summation may flip a rounding."""
 FLOOR = {"fp16": 1e-2}
-"""Least tolerance of a float file by precision, a share of the largest output. fp16: some CPUs also compute in half
-precision, whose unit roundoff is 5e-4 an operation (IEEE 754), where others compute in single."""
+"""Minimum tolerance of a float file by precision, as a share of the largest output. fp16: some CPUs also compute in
+half precision, whose unit roundoff is 5e-4 per operation (IEEE 754), while others compute in single."""
 USUAL_FLOOR = 1e-3
-"""That of the others: 1000 times what two orders of summation in single precision make, and far below any mistake."""
+"""The same for other precisions: 1000 times the effect of summation order in single precision, far below any bug's."""
 
 
 @dataclass(frozen=True)
 class Golden:
-    """The inputs."""
+    """Inputs of the golden vectors."""
 
     images: dict[str, bytes]
     """Encoded images by member name, in order."""
     pixels: npt.NDArray[np.uint8]
-    """(n, height, width, 3): what they are after resizing and cropping."""
+    """(n, height, width, 3): the images after resizing and cropping."""
 
 
 def choose(samples: Sequence[Sample], seed: int, count: int = COUNT) -> list[Sample]:
-    """Some of the samples, spread over the classes: one of each class in turn, in an order that the seed decides."""
+    """Some of the samples, spread over the classes: one of each class in turn, in an order set by the seed."""
 
     def place(word: str) -> str:
         return hashlib.sha256(f"{seed}/{word}".encode()).hexdigest()
@@ -62,7 +62,7 @@ def choose(samples: Sequence[Sample], seed: int, count: int = COUNT) -> list[Sam
 
 
 def inputs(samples: Sequence[Sample], root: Path, spec: InputSpec) -> Golden:
-    """Read the samples. JPEG and PNG files are taken as they are, large ones and other kinds as `_framed`."""
+    """Read the samples. JPEG and PNG files are kept as they are; large files and other formats become `_framed`."""
     from PIL import Image
 
     images: dict[str, bytes] = {}
@@ -81,7 +81,7 @@ def inputs(samples: Sequence[Sample], root: Path, spec: InputSpec) -> Golden:
 
 
 def _framed(fitted: npt.NDArray[np.uint8], spec: InputSpec) -> bytes:
-    """A PNG of the size that is cropped and not resized, so that fitting it gives the very same pixels."""
+    """A PNG of such a size that fitting it crops without resizing, and so gives exactly these pixels."""
     from PIL import Image
 
     side = round(spec.size / spec.crop)
@@ -94,7 +94,7 @@ def _framed(fitted: npt.NDArray[np.uint8], spec: InputSpec) -> bytes:
 
 
 def answers(golden: Golden, spec: InputSpec, artifact: Artifact, folder: Path) -> tuple[str, npt.NDArray[Any]]:
-    """What a file gives in the engine that verified it.
+    """Outputs of a file in the engine that verified it.
 
     Returns:
         The engine, and its raw outputs, shape (n, classes), in the file's own dtype.
@@ -118,15 +118,15 @@ def tolerance(
 ) -> float:
     """How far a device's outputs may be from `answers`, in the manifest's unit.
 
-    Steps for integer outputs, else a share of the largest absolute output. An int8 file is allowed the steps that it
-    was away from torch in verification, one at least, as each of the two may be right.
+    The unit is steps for integer outputs, else a share of the largest absolute output. An int8 file may be off by as
+    many steps as it was from torch in verification, and by at least one, as either of the two may be right.
 
     Args:
         artifact: the file.
-        rows: its verification.
+        rows: its verification results.
         outputs: its golden outputs.
-        step: real value of one step of an int8 file's output, None where that is float.
-        bound: what verification allowed a float file, a share of the largest output.
+        step: real value of one step of an int8 file's output; None if that output is float.
+        bound: tolerance of verification for a float file, as a share of the largest output.
     """
     integers = np.issubdtype(outputs.dtype, np.integer)
     if artifact.precision == "int8":

@@ -1,4 +1,4 @@
-"""Ed25519 keys (RFC 8032) in PEM files, and what signing with one gives, by the `cryptography` package."""
+"""Ed25519 keys (RFC 8032) in PEM files, and signatures made with them, using the `cryptography` package."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ALGORITHM = "ed25519"
 
 
 def keygen(name: Path) -> str:
-    """Make a pair of keys: ``NAME.key`` (PKCS 8, for its owner alone) and ``NAME.pub`` (SubjectPublicKeyInfo), PEM.
+    """Make a key pair in PEM: ``NAME.key`` (PKCS 8, for its owner only) and ``NAME.pub`` (SubjectPublicKeyInfo).
 
     Returns:
-        The public key as devices take it: 32 bytes in base64.
+        The public key in the form that devices expect: 32 bytes in base64.
 
     Raises:
-        InputError: one of the files is there already, or cannot be written.
+        InputError: one of the files already exists, or cannot be written.
     """
     _package()
     from cryptography.hazmat.primitives import serialization
@@ -32,13 +32,13 @@ def keygen(name: Path) -> str:
 
     private, public = (name.with_name(f"{name.name}.{suffix}") for suffix in ("key", "pub"))
     if public.exists():
-        raise InputError(f"{public}: is there already, and keys are never overwritten; give --out another name")
+        raise InputError(f"{public}: already exists, and keys are never overwritten; give --out another name")
     key = Ed25519PrivateKey.generate()
     encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
     secret = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
     open_text = key.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
     try:
-        # Never readable by others, not even for a moment, and never in place of another key.
+        # Never readable by others, not even for a moment, and never overwriting another key.
         with open(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             try:
                 file.write(secret)
@@ -50,7 +50,7 @@ def keygen(name: Path) -> str:
                 raise
     except FileExistsError:
         raise InputError(
-            f"{private}: is there already, and keys are never overwritten; give --out another name"
+            f"{private}: already exists, and keys are never overwritten; give --out another name"
         ) from None
     except OSError as error:
         raise cannot_write(private, error) from error
@@ -61,7 +61,7 @@ def signature(manifest: bytes, key: Path) -> bytes:
     """The member ``signature.json`` for a manifest.
 
     Raises:
-        InputError: the file is no private Ed25519 key.
+        InputError: the file is not a private Ed25519 key.
     """
     private = private_key(key)
     content = {
@@ -83,15 +83,15 @@ def private_key(path: Path) -> Ed25519PrivateKey:
 
     data = _read(path)
     if b"PUBLIC KEY" in data:
-        raise InputError(f"{path}: a public key; signing takes the private one (NAME.key)")
+        raise InputError(f"{path}: a public key; signing needs the private one (NAME.key)")
     try:
         key = load_pem_private_key(data, None)
     except TypeError:
-        raise InputError(f"{path}: the key is encrypted; give one that is not") from None
-    except Exception as error:  # of many kinds
-        raise InputError(f"{path}: not a private key in PEM as edgekit keygen writes it") from error
+        raise InputError(f"{path}: the key is encrypted; give an unencrypted one") from None
+    except Exception as error:  # the package raises many kinds
+        raise InputError(f"{path}: not a private key in PEM; edgekit keygen makes one") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise InputError(f"{path}: a key of another kind; bundles take Ed25519, as edgekit keygen makes it")
+        raise InputError(f"{path}: not an Ed25519 key; bundles need one, as made by edgekit keygen")
     return key
 
 
@@ -109,10 +109,10 @@ def public_key(path: Path) -> Ed25519PublicKey:
         raise InputError(f"{path}: a private key, which should stay with its owner; give the public one (NAME.pub)")
     try:
         key = load_pem_public_key(data)
-    except Exception as error:  # of many kinds
-        raise InputError(f"{path}: not a public key in PEM as edgekit keygen writes it") from error
+    except Exception as error:  # the package raises many kinds
+        raise InputError(f"{path}: not a public key in PEM; edgekit keygen makes one") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise InputError(f"{path}: a key of another kind; bundles take Ed25519, as edgekit keygen makes it")
+        raise InputError(f"{path}: not an Ed25519 key; bundles need one, as made by edgekit keygen")
     return key
 
 
@@ -125,7 +125,7 @@ def _read(path: Path) -> bytes:
 
 
 def in_base64(key: Ed25519PublicKey) -> str:
-    """The 32 bytes of a public key in base64, as devices take it."""
+    """The 32 bytes of a public key in base64, the form that devices expect."""
     return base64.b64encode(key.public_bytes_raw()).decode()
 
 

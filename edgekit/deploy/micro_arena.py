@@ -1,7 +1,7 @@
-"""A model in TensorFlow Lite for Microcontrollers on this machine: arena size and operators it has no kernel for.
+"""Try a model in TensorFlow Lite for Microcontrollers on this machine: arena size, and operators without a kernel.
 
-pip package ``tflite-micro``, which only has development releases. Its interpreter ends the process where a kernel
-asserts, so that it works in one of its own: ``python -m edgekit.deploy.micro_arena MODEL``.
+Uses the pip package ``tflite-micro``, which only has development releases. Its interpreter aborts the process when a
+kernel's assertion fails, so it runs in a process of its own: ``python -m edgekit.deploy.micro_arena MODEL``.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from typing import Any
 
 PIP = "pip install --pre tflite-micro"
 ROOM = 256 * 2**20
-"""Bytes of arena to measure in; no microcontroller has as many."""
+"""Bytes of the arena used for measuring; more than any microcontroller has."""
 SECONDS = 300
 
 
 @dataclass(frozen=True)
 class Micro:
-    """What tflite-micro says of a model."""
+    """What tflite-micro reports about a model."""
 
     version: str | None
     """None: not installed."""
     ran: bool
-    """Whether it ran an inference of zeros, in an arena of just `arena_bytes`."""
+    """Whether an inference on zeros ran in an arena of exactly `arena_bytes`."""
     arena_bytes: int | None
-    """Arena it used here, where pointers take 8 bytes; a 32-bit microcontroller needs somewhat less."""
+    """Arena that was used here, with 8-byte pointers; a 32-bit microcontroller needs somewhat less."""
     unsupported: tuple[str, ...]
-    """Operators it has no kernel for."""
+    """Operators without a kernel."""
     trouble: str | None
     """Why it did not run."""
 
 
 def run(model: Path) -> Micro:
-    """Run a .tflite file through tflite-micro, where that is installed."""
+    """Run a .tflite file through tflite-micro, if that is installed."""
     if importlib.util.find_spec("tflite_micro") is None:
         return Micro(None, False, None, (), f"tflite-micro is not installed: {PIP}")
     first = _attempt(model, ROOM)
@@ -52,14 +52,14 @@ def run(model: Path) -> Micro:
 
 
 def _attempt(model: Path, arena: int) -> dict[str, Any]:
-    """One process; operators without a kernel are found one after the other."""
+    """Start the process; it is repeated for each operator without a kernel, as each run names only one."""
     unsupported: list[str] = []
     while True:
         words = [sys.executable, "-m", "edgekit.deploy.micro_arena", str(model), str(arena), *unsupported]
         try:
             done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=SECONDS)
         except subprocess.TimeoutExpired:
-            return {"trouble": f"no end after {SECONDS} s"}
+            return {"trouble": f"not finished after {SECONDS} s"}
         said = done.stderr.strip().splitlines()
         lost = [each for line in said for each in re.findall(r"Didn't find op for builtin opcode '(\w+)'", line)]
         lost += [
@@ -71,18 +71,18 @@ def _attempt(model: Path, arena: int) -> dict[str, Any]:
         try:
             answer: dict[str, Any] = json.loads(done.stdout)
         except ValueError:
-            return {"trouble": f"it ended with {done.returncode}: {(said or ['no message'])[-1]}"}
+            return {"trouble": f"exit code {done.returncode}: {(said or ['no message'])[-1]}"}
         if unsupported:
             return {"version": answer["version"], "unsupported": unsupported}
         used = re.findall(r"Arena allocation total (\d+) bytes", done.stderr)
         if answer.pop("ran") and used:
             return {**answer, "arena": int(used[0])}
         reasons = [line for line in said if "RecordingMicroAllocator" not in line and line.strip()]
-        return {**answer, "trouble": "; ".join(reasons[:2]) or "it says not why"}
+        return {**answer, "trouble": "; ".join(reasons[:2]) or "no reason given"}
 
 
 def main() -> None:
-    """Load a model, run it on zeros, print what it took (to stderr, in tflite-micro's own words)."""
+    """Load a model, run it on zeros, and print the memory used (to stderr, in tflite-micro's own words)."""
     import importlib.metadata
 
     import numpy as np
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def _blank(data: bytes, without: list[str]) -> bytes:
-    """The model with operators of these types turned into RESHAPE, so that the next unknown one is named."""
+    """The model with operators of these types turned into RESHAPE, so that the next unsupported one is named."""
     if not without:
         return data
     import flatbuffers

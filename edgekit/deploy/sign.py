@@ -1,6 +1,6 @@
 """Signatures of bundles: Ed25519 (RFC 8032), checked by the runtime's own verifier and by `cryptography`.
 
-What is signed are the exact bytes of ``manifest.json``, which holds the SHA-256 of every other member.
+The signature covers the exact bytes of ``manifest.json``, which holds the SHA-256 of every other member.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 def sign(path: Path, key: Path) -> str:
-    """Sign a bundle in place; an earlier signature goes.
+    """Sign a bundle in place; an existing signature is replaced.
 
     Returns:
         The public key, in base64.
 
     Raises:
-        InputError: no bundle, or no private key.
+        InputError: not a bundle, or not a private key.
     """
     members = _members(path)
     members[SIGNATURE] = signature(members[MANIFEST], key)
@@ -38,16 +38,16 @@ def sign(path: Path, key: Path) -> str:
 
 
 def verify(path: Path, key: Path) -> str:
-    """Check a bundle's hashes, and that the owner of a key has signed it.
+    """Check a bundle's hashes, and that the owner of a key signed it.
 
-    The runtime's own verifier and that of `cryptography` are asked; both must say yes.
+    Both the runtime's own verifier and that of `cryptography` must accept the signature.
 
     Returns:
         The public key, in base64.
 
     Raises:
-        InputError: no bundle, or no public key.
-        Shortfall: not signed, signed with another key, or not what was signed.
+        InputError: not a bundle, or not a public key.
+        Shortfall: not signed, signed with another key, or changed since it was signed.
     """
     public = public_key(key)
     members = _members(path)
@@ -57,14 +57,14 @@ def verify(path: Path, key: Path) -> str:
         found = json.loads(members[SIGNATURE])
         signer, value = str(found["key"]), base64.b64decode(found["signature"], validate=True)
     except (ValueError, KeyError, TypeError):
-        raise Shortfall(f"{path}: {SIGNATURE} is not as edgekit writes it") from None
+        raise Shortfall(f"{path}: {SIGNATURE} is malformed") from None
     if signer != in_base64(public):
         raise Shortfall(f"{path}: signed with another key, {signer}, not with {key}")
     answers = {_holds(public, value, members[MANIFEST]), _runtime_holds(public, value, members[MANIFEST])}
     if len(answers) > 1:
         raise Shortfall(f"{path}: the two verifiers disagree on its signature: do not trust it")
     if answers == {False}:
-        raise Shortfall(f"{path}: the signature does not hold: the manifest is not the one that was signed")
+        raise Shortfall(f"{path}: the signature is invalid: the manifest is not the one that was signed")
     try:
         open_bundle(str(path), verify="hash", trusted_keys=[signer], require_signature=True)
     except RuntimeFault as fault:
@@ -87,7 +87,7 @@ def _runtime_holds(public: Ed25519PublicKey, value: bytes, message: bytes) -> bo
 
 
 def _members(path: Path) -> dict[str, bytes]:
-    """All members of a bundle file as they lie there."""
+    """All members of a bundle file, unchanged."""
     try:
         members = {name: bytes(view) for name, view in archive.read(path.read_bytes(), str(path)).items()}
     except OSError as error:
@@ -95,5 +95,5 @@ def _members(path: Path) -> dict[str, bytes]:
     except RuntimeFault as fault:
         raise InputError(str(fault)) from fault
     if MANIFEST not in members:
-        raise InputError(f"{path}: no bundle: it holds no {MANIFEST}")
+        raise InputError(f"{path}: not a bundle: {MANIFEST} is missing")
     return members

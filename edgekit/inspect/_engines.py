@@ -1,4 +1,4 @@
-"""What an installed engine would run where: read back from the engine itself, after it has loaded the file."""
+"""Where an installed engine would run each operator, read back from the engine itself once it has loaded the file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from edgekit.runtime import engine_menu, litert_gpu
 from edgekit.runtime.errors import RuntimeFault, first_line
 
 SKIPPED = {"AzureExecutionProvider", *litert_gpu.PROVIDERS}
-"""Execution providers that run nothing here, or that an interpreter does not know."""
+"""Providers that run nothing here, or that TFLite's interpreter does not know."""
 
 
 def uses(name: str, path: str) -> list[Use]:
-    """One entry for each provider of an engine; a single one where it cannot tell.
+    """One entry for each provider of an engine; a single one if the engine is not installed.
 
     Args:
         name: a module of ``edgekit/runtime/engines``.
@@ -35,25 +35,25 @@ def uses(name: str, path: str) -> list[Use]:
         look = _ort if engine.FORMAT == "onnx" else _tflite
         try:
             found.append(look(package, name, version, provider, path))
-        except Exception as error:  # engines raise classes of their own
+        except Exception as error:  # engines raise their own exception classes
             found.append(Use(name, version, provider, trouble=f"cannot load it: {_reason(error, path)}"))
     return found
 
 
 def _ort(package: Any, name: str, version: str, provider: str, path: str) -> Use:
-    """Execution providers from the session's own record; kernels from the model it would save."""
+    """Execution providers from the session's own record; kernels from the optimized model that it saves."""
     options = package.SessionOptions()
     options.graph_optimization_level = package.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
-        if provider == "CPUExecutionProvider":  # what other providers compile cannot be saved
+        if provider == "CPUExecutionProvider":  # graphs compiled by other providers cannot be saved
             options.optimized_model_filepath = str(optimized)
         session = package.InferenceSession(path, options, providers=[provider])
         kernels = _kinds(optimized.read_bytes()) if optimized.exists() else {}
     if not hasattr(session, "get_provider_graph_assignment_info"):
-        return Use(name, version, provider, kernels=kernels, trouble="it tells who runs what since release 1.24")
+        return Use(name, version, provider, kernels=kernels, trouble="reports which provider runs what only since 1.24")
     runs: dict[str, Counter[str]] = {}
     for part in session.get_provider_graph_assignment_info():
         runs.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
@@ -69,7 +69,7 @@ def _kinds(data: bytes) -> dict[str, int]:
 
 
 def _tflite(package: Any, name: str, version: str, provider: str, path: str) -> Use:
-    """Delegates appear as operators after those of the file; each stands for what lies between its ends."""
+    """Delegates appear as operators after those of the file; each replaces those between its inputs and outputs."""
     kinds = package.OpResolverType
     builtin = provider == "builtin"
     resolver = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES if builtin else kinds.AUTO

@@ -1,6 +1,6 @@
-"""Work on a file that may be damaged or hostile, in a process that may crash: ``python -m edgekit.inspect._worker``.
+"""Handle a file that may be damaged or hostile, in a process that may crash: ``python -m edgekit.inspect._worker``.
 
-The host's side is `ask`; the request is one JSON line on standard input, the answer a file beside the model.
+The caller's side is `ask`; the request is one JSON line on standard input, the answer a temporary JSON file.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ MEMORY = 8 * 2**30
 
 
 class WorkerFault(Exception):
-    """The process crashed, ran out of time or memory, or says why it cannot do it; one line."""
+    """The process crashed, ran out of time or memory, or reported an error; one line."""
 
 
 def ask(task: str, **request: Any) -> Any:
-    """Have a process do one thing.
+    """Run one task in a process of its own.
 
     Args:
         task: "read" (kind, path, file) or "run" (engine, path).
@@ -34,7 +34,7 @@ def ask(task: str, **request: Any) -> Any:
 
     Raises:
         WorkerFault: there is no answer, or it is an error.
-        MissingPackage: a package to read the file with is not installed.
+        MissingPackage: the package that reads the file is not installed.
     """
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
@@ -43,7 +43,7 @@ def ask(task: str, **request: Any) -> Any:
         try:
             done = subprocess.run(words, input=line.encode(), capture_output=True, timeout=SECONDS)
         except subprocess.TimeoutExpired as error:
-            raise WorkerFault(f"finds no end after {SECONDS} s") from error
+            raise WorkerFault(f"did not finish within {SECONDS} s") from error
         try:
             table = json.loads(answer.read_bytes())
         except (OSError, ValueError) as error:
@@ -64,7 +64,7 @@ def _ending(code: int, chatter: bytes) -> str:
 
 
 def main() -> None:
-    """Answer the one request."""
+    """Answer one request."""
     request = json.loads(sys.stdin.readline())
     answer = Path(request.pop("answer"))
     try:
@@ -73,13 +73,13 @@ def main() -> None:
     except MissingPackage as error:
         table = {"missing": str(error)}
     except MemoryError:
-        table = {"error": "it asks for too much memory"}
+        table = {"error": "it needs too much memory"}
     except RecursionError:
-        table = {"error": "it goes in circles"}
-    except Exception as error:  # a damaged file makes readers raise whatever
+        table = {"error": "its graph is cyclic or too deep"}
+    except Exception as error:  # on a damaged file, readers may raise anything
         first = (str(error).strip() or "no message").splitlines()[0]
         plain = isinstance(error, (EdgekitError, ValueError))
-        table = {"error": first if plain else f"its parts do not fit together ({type(error).__name__}: {first})"}
+        table = {"error": first if plain else f"its contents are inconsistent ({type(error).__name__}: {first})"}
     beside = answer.with_suffix(".tmp")
     beside.write_text(json.dumps(table), encoding="utf-8")
     beside.replace(answer)
@@ -90,7 +90,7 @@ def _read(kind: str, path: str, file: str) -> dict[str, Any]:
     from edgekit.inspect.port import reader
 
     data = Path(path).read_bytes()
-    with contextlib.suppress(ImportError, OSError, ValueError):  # not on every system
+    with contextlib.suppress(ImportError, OSError, ValueError):  # not available on every system
         import resource
 
         room = MEMORY + 20 * len(data)

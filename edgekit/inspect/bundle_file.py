@@ -1,4 +1,4 @@
-"""Bundles of edgekit, and hand-written manifests beside a model."""
+"""Bundles made by edgekit, and hand-written manifests beside a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgekit.runtime.errors import RuntimeFault
 
 @dataclass(frozen=True)
 class ArtifactReport:
-    """A model of the bundle: what the manifest says of it, and what the file says."""
+    """A model of the bundle: what the manifest says about it, and what the file contains."""
 
     id: str
     says: dict[str, Any]
@@ -36,9 +36,9 @@ class BundleReport:
     digest: str
     """SHA-256 of the manifest: the identity of the bundle."""
     signed_by: str | None
-    """Public key in base64 whose signature holds; None: not signed. Whether it is to be trusted is not said."""
+    """Public key, in base64, of the valid signature; None: not signed. Says nothing about whether to trust that key."""
     version: str
-    """Of the manifest."""
+    """Version of the manifest."""
     task: str
     labels: int
     preprocessing: dict[str, Any]
@@ -56,15 +56,15 @@ def matches(data: bytes) -> bool:
 
 
 def inspect(path: Path, engines: bool = True) -> BundleReport:
-    """Read a bundle; hashes and a signature that there is are verified, golden vectors are not replayed.
+    """Read a bundle. Hashes and any signature are verified; golden vectors are not replayed.
 
     Args:
         path: the file.
         engines: also load its models with each installed engine.
 
     Raises:
-        InputError: damaged, or a model of it is.
-        MissingPackage: a package to read a model with is not installed.
+        InputError: the bundle or one of its models is damaged.
+        MissingPackage: the package that reads a model is not installed.
     """
     from edgekit.runtime.bundle import open_bundle
 
@@ -104,14 +104,14 @@ def inspect(path: Path, engines: bool = True) -> BundleReport:
 
 
 def _differ(says: dict[str, Any], report: FileReport) -> tuple[str, ...]:
-    """Where the manifest and the file disagree on an input or output."""
+    """Notes on each input or output that the manifest and the file disagree on."""
     found = []
     for side, ports in (("input", report.inputs), ("output", report.outputs)):
         claimed = (tuple(says[side]["shape"]), says[side]["dtype"])
         if len(ports) != 1 or claimed != (ports[0].shape, ports[0].dtype):
-            found.append(f"the manifest gives the {side} as {claimed[1]} {claimed[0]}, which the file does not have")
+            found.append(f"the manifest gives the {side} as {claimed[1]} {claimed[0]}, but the file differs")
         elif ports[0].scale is not None and not _same_grid(says[side], ports[0]):
-            found.append(f"the manifest gives the {side} another scale or zero point than the file")
+            found.append(f"the manifest and the file disagree on the scale or zero point of the {side}")
     return tuple(found)
 
 
@@ -122,7 +122,7 @@ def _same_grid(says: dict[str, Any], port: Port) -> bool:
 
 
 def text(report: BundleReport) -> str:
-    """For people."""
+    """Human-readable report."""
     signature = f"valid, by {report.signed_by} (compare this key: anyone can sign)" if report.signed_by else "none"
     found = [
         f"{report.file}: bundle (manifest {report.version}), {file_report.size(report.bytes)}",
@@ -153,7 +153,7 @@ def _golden(report: BundleReport) -> str:
 def _accuracy(says: dict[str, Any]) -> list[str]:
     return [
         f"accuracy    {entry['engine']}: top-1 {entry['top1']:.2%} on {entry['images']} images,"
-        f" {entry['agreement']:.2%} as torch"
+        f" {entry['agreement']:.2%} agree with torch"
         for entry in says.get("accuracy", ())
     ]
 

@@ -1,4 +1,4 @@
-"""From a path to a report: which format it is, by content, and who reads it."""
+"""From a path to a report: the format is recognized by content, and the matching reader is called."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def content(path: Path) -> bytes:
     """The bytes of a file.
 
     Raises:
-        InputError: it is not there, or empty.
+        InputError: it does not exist, or is empty.
     """
     try:
         data = path.read_bytes()
@@ -37,18 +37,18 @@ def model(path: Path, name: str | None = None, engines: bool = True) -> FileRepo
 
     Args:
         path: the file.
-        name: what to call it; its path otherwise.
+        name: what to call it; its path by default.
         engines: also load it with each installed engine of its format.
 
     Raises:
         InputError: not an ONNX or TFLite file, or damaged.
-        MissingPackage: a package that reads it is not installed.
+        MissingPackage: the package that reads it is not installed.
     """
     name = str(path) if name is None else name
     data = content(path)
     kind = next((kind for kind, module in FORMATS.items() if module.matches(data)), None)
     if kind is None:
-        raise InputError(f"{name}: neither a bundle of edgekit nor an .onnx or .tflite file, by its content")
+        raise InputError(f"{name}: its content is neither an edgekit bundle nor an .onnx or .tflite model")
     try:
         report = file_report.from_dict(ask("read", kind=kind, path=str(path), file=name))
     except WorkerFault as fault:
@@ -62,5 +62,5 @@ def _uses(names: Sequence[str], path: Path) -> list[Use]:
         try:
             found += [Use(**use) for use in ask("run", engine=name, path=str(path.resolve()))]
         except WorkerFault as fault:
-            found.append(Use(name, None, trouble=f"while loading this file it {fault}"))
+            found.append(Use(name, None, trouble=f"while loading this file, it {fault}"))
     return found

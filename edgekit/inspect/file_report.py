@@ -1,4 +1,4 @@
-"""What `edgekit inspect` says: frozen dataclasses, as text and as JSON."""
+"""What `edgekit inspect` reports: frozen dataclasses, printed as text or JSON."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ class Port:
 
     name: str
     shape: tuple[int, ...]
-    """A dimension that the file leaves open is given as 1."""
+    """Dimensions that the file leaves open are given as 1."""
     dtype: str
     scale: float | None = None
-    """Real value of one step; None for floats, or where the file does not say."""
+    """Real value of one step; None for floats, or if the file does not say."""
     zero_point: int | None = None
 
 
 @dataclass(frozen=True)
 class Use:
-    """What one installed engine makes of the file."""
+    """How one installed engine would run the file."""
 
     engine: str
     version: str | None
     """None: not installed."""
     provider: str | None = None
-    """What was asked for: an execution provider, or a delegate of TFLite."""
+    """What was requested: an execution provider, or a delegate of TFLite."""
     runs: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Operators of the file by who takes them (execution provider; delegate or builtin) and by type."""
+    """Operators of the file by what runs them (execution provider; delegate or builtin) and by type."""
     kernels: Mapping[str, int] = field(default_factory=dict)
-    """ONNX Runtime: operators after its optimisations, which are what it computes."""
+    """ONNX Runtime: operators after its optimisations, which are what it really computes."""
     partitions: int | None = None
-    """TFLite: pieces that the delegate takes; each border costs."""
+    """TFLite: number of pieces that the delegate takes; each border costs time."""
     trouble: str | None = None
-    """Why there is nothing to tell: not installed, or the engine refuses the file."""
+    """Why there is nothing to report: not installed, or the engine refuses the file."""
 
 
 @dataclass(frozen=True)
@@ -56,32 +56,32 @@ class FileReport:
     quantized: bool
     """Whether it has integer activations."""
     float_ops: tuple[str, ...]
-    """Operators that compute in float, "TYPE name" each; a clamp counts as part of the operator before it."""
+    """Operators that compute in float, each as "TYPE name"; a clamp counts as part of the operator before it."""
     macs: int
     """Multiply-adds of convolutions, dense layers and matrix products, for one inference."""
     not_counted: Mapping[str, int]
-    """Operators with multiply-adds that `macs` leaves out."""
+    """Operators whose multiply-adds are missing from `macs`."""
     parameters: int
-    """Weights and biases as stored; scales, zero points, shapes and indices are none."""
+    """Number of weights and biases as stored; scales, zero points, shapes and indices do not count."""
     bytes_by_type: Mapping[str, int]
-    """Stored tensors by type; "other" is the rest of the file: names, structure, metadata."""
+    """Bytes of stored tensors by type; "other" is the rest of the file: names, structure, metadata."""
     peak_bytes: int
-    """Estimate of the peak memory of activations: what lives at the same time in the file's own order of execution,
-    nothing in place, no scratch memory. Between Q/DQ pairs the integers count."""
+    """Estimated peak memory of activations: those alive at the same time when operators run in the file's order, with
+    nothing computed in place and no scratch memory. Tensors between Q/DQ pairs count as integers."""
     peak_at: str
-    """Operator at which that is."""
+    """Operator at which the peak occurs."""
     metadata: Mapping[str, str]
     notes: tuple[str, ...] = ()
     engines: tuple[Use, ...] = ()
 
 
 def as_dict(report: Any) -> dict[str, Any]:
-    """For JSON."""
+    """JSON-ready form of a report."""
     return asdict(report)
 
 
 def from_dict(table: Mapping[str, Any]) -> FileReport:
-    """The inverse of `as_dict`, after a trip through JSON."""
+    """The inverse of `as_dict`, after a round trip through JSON."""
     ports = {side: tuple(Port(**{**port, "shape": tuple(port["shape"])}) for port in table[side]) for side in SIDES}
     lists = {key: tuple(table[key]) for key in ("float_ops", "notes")}
     return FileReport(**{**table, **ports, **lists, "engines": tuple(Use(**use) for use in table["engines"])})
@@ -91,12 +91,12 @@ SIDES = ("inputs", "outputs")
 
 
 def text(report: FileReport) -> str:
-    """For people."""
+    """Human-readable report."""
     return "\n".join(lines(report))
 
 
 def lines(report: FileReport) -> list[str]:
-    """The text, by line."""
+    """Lines of the human-readable report."""
     versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
     found = [f"{report.file}: {report.format} ({versions}), {size(report.bytes)}", f"SHA-256     {report.sha256}"]
     for side in SIDES:
@@ -109,12 +109,12 @@ def lines(report: FileReport) -> list[str]:
     else:
         found.append(f"float ops   {len(report.float_ops)} in a quantized file")
         found += [f"            {_short(name)}" for name in report.float_ops]
-    left = f" (without {_counts(report.not_counted)})" if report.not_counted else ""
+    left = f" (excluding {_counts(report.not_counted)})" if report.not_counted else ""
     found += [
         f"MACs        {_millions(report.macs)}{left}",
         f"parameters  {_millions(report.parameters)}",
         "stored      " + ", ".join(f"{dtype} {size(count)}" for dtype, count in report.bytes_by_type.items()),
-        f"activations {size(report.peak_bytes)} at their peak, an estimate (file order, nothing in place)"
+        f"activations {size(report.peak_bytes)} peak, estimated (file order, nothing in place)"
         + (f", at {_short(report.peak_at)}" if report.peak_at else ""),
     ]
     found += [f"metadata    {key}: {_short(value)}" for key, value in report.metadata.items()]
@@ -124,7 +124,7 @@ def lines(report: FileReport) -> list[str]:
 
 
 def size(count: int) -> str:
-    """Bytes for people: in KiB or MiB."""
+    """Human-readable size, in B, KiB or MiB."""
     if count < 10 * 1024:
         return f"{count} B"
     return f"{count / 1024:.1f} KiB" if count < 1024 * 1024 else f"{count / 1024 / 1024:.2f} MiB"
@@ -145,7 +145,7 @@ def _use(use: Use) -> list[str]:
         pieces = cut if who != "builtin" else ""
         found.append(f"              {who} takes {sum(ops.values())}{pieces}: {_counts(ops)}")
     if use.kernels:
-        found.append(f"              after its fusions {sum(use.kernels.values())} kernels: {_counts(use.kernels)}")
+        found.append(f"              after fusion {sum(use.kernels.values())} kernels: {_counts(use.kernels)}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""A model file in the words both formats share: what is counted here means the same for ONNX and TFLite."""
+"""A model file in terms that both formats share, so that counts mean the same for ONNX and TFLite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BITS = {
     "bool": 8, "complex64": 64, "complex128": 128,
 }  # fmt: skip
 INDEXES = {"int64", "uint64", "bool", "string"}
-"""Types of constants that say where and how much, not what."""
+"""Types of constants that hold indices, shapes or flags rather than data."""
 
 
 @dataclass(frozen=True)
@@ -22,25 +22,25 @@ class Value:
     """A tensor of the file."""
 
     shape: tuple[int, ...] | None
-    """None where neither the file nor shape inference knows it."""
+    """None if neither the file nor shape inference knows it."""
     dtype: str
     constant: bool = False
-    """Its content is stored in the file."""
+    """Whether its content is stored in the file."""
 
     @property
     def elements(self) -> int:
-        """How many; 0 where the shape is unknown."""
+        """Number of elements; 0 if the shape is unknown."""
         return math.prod(self.shape) if self.shape is not None else 0
 
     @property
     def bytes(self) -> int:
-        """As a dense array."""
+        """Size as a dense array."""
         return (self.elements * BITS.get(self.dtype, 0) + 7) // 8
 
 
 @dataclass(frozen=True)
 class Op:
-    """An operator; an input that is left out is the empty word."""
+    """An operator; an omitted input is the empty string."""
 
     kind: str
     name: str
@@ -50,7 +50,7 @@ class Op:
 
 @dataclass(frozen=True)
 class Graph:
-    """Operators in the file's order of execution, and the tensors between them by name."""
+    """Operators in the file's order of execution, and the tensors by name."""
 
     ops: tuple[Op, ...]
     values: Mapping[str, Value]
@@ -60,13 +60,13 @@ class Graph:
     """Tensors that keep their content from one inference to the next."""
 
     def histogram(self) -> dict[str, int]:
-        """How many operators there are of each type, most first."""
+        """Number of operators of each type, most frequent first."""
         counts = Counter(op.kind for op in self.ops)
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def stored(graph: Graph) -> dict[str, str]:
-    """The constants of a graph and whatever is computed from them alone, with the largest constant each stems from."""
+    """The constants of a graph and all tensors computed from constants alone, each with its largest source constant."""
     leaves = {name: name for name, value in graph.values.items() if value.constant}
     for op in graph.ops:
         given = [name for name in op.inputs if name]
@@ -77,21 +77,21 @@ def stored(graph: Graph) -> dict[str, str]:
 
 
 def parameters(graph: Graph, weighted: Collection[str], aside: Mapping[str, Collection[int]]) -> int:
-    """Elements of the constants that data meets: weights, biases, tables; not scales, zero points, shapes and indices.
+    """Number of parameters: elements of weights, biases and tables; not of scales, zero points, shapes and indices.
 
-    A weight that is stored small and restored by other operators (DequantizeLinear, Cast and Mul) counts once.
+    A weight that is stored compressed and restored by other operators (DequantizeLinear, Cast and Mul) counts once.
 
     Args:
         graph: the model.
         weighted: types of operators whose constants are all weights or biases.
-        aside: by type of operator, positions of inputs that say how, not what.
+        aside: by type of operator, positions of inputs that are settings, not parameters.
     """
     leaves = stored(graph)
     found = set()
     for op in graph.ops:
         data = [name for name in op.inputs if name and name not in leaves]
         if all(name in graph.values and graph.values[name].elements == 1 for name in data):
-            continue  # constants alone, or a scale that was found while it runs
+            continue  # constants only, or a scale that is computed at run time
         for place, name in enumerate(op.inputs):
             leaf = leaves.get(name)
             if leaf is None or place in aside.get(op.kind, ()):
@@ -104,10 +104,10 @@ def parameters(graph: Graph, weighted: Collection[str], aside: Mapping[str, Coll
 
 
 def peak(graph: Graph) -> tuple[int, str]:
-    """Most bytes of activations alive at a time, and the operator at which that is.
+    """Maximum bytes of activations alive at the same time, and the operator at which that occurs.
 
     In the file's order, each tensor lives from the operator that makes it (inputs: from the start) to the last one that
-    reads it (outputs: to the end). Nothing is computed in place, no scratch memory of kernels is counted.
+    reads it (outputs: to the end). Nothing is computed in place, and scratch memory of kernels is not counted.
     """
     leaves = stored(graph)
     first: dict[str, int] = dict.fromkeys((*graph.inputs, *graph.state), 0)
@@ -133,7 +133,7 @@ def peak(graph: Graph) -> tuple[int, str]:
 
 
 def sizes(values: Iterable[Value]) -> dict[str, int]:
-    """Bytes of the constants by type of tensor, most first."""
+    """Bytes of the constants by data type, largest first."""
     counts: Counter[str] = Counter()
     for value in values:
         if value.constant:

@@ -12,10 +12,10 @@ class Reader(Protocol):
     """A module of ``edgekit/inspect/readers``."""
 
     ENGINES: tuple[str, ...]
-    """Modules of ``edgekit/runtime/engines`` that run such files."""
+    """Modules of ``edgekit/runtime/engines`` that run files of this format."""
 
     def matches(self, data: bytes) -> bool:
-        """Whether these may be the bytes of such a file. Any bytes are allowed; nothing is raised."""
+        """Whether these may be the bytes of a file of this format. Takes any bytes and never raises."""
 
     def inspect(self, data: bytes, file: str) -> FileReport:
         """Read a file, in a process that may crash (`edgekit.inspect._worker`).
@@ -26,7 +26,7 @@ class Reader(Protocol):
 
         Raises:
             Exception: it is damaged; the first line of the message says how.
-            MissingPackage: a package that reads it is not installed.
+            MissingPackage: the package that reads it is not installed.
         """
 
 

@@ -14,7 +14,7 @@ from edgekit.types import Epoch
 
 WIDTH = 460
 LETTER = 6.6
-"""Width of an average letter at the charts' 12 px."""
+"""Average width of a letter at the charts' font size of 12 px."""
 MARKS = {"litert": "circle", "tflite_runtime": "circle", "onnxruntime": "square"}
 
 
@@ -28,7 +28,7 @@ class Point:
     tone: str
     """CSS class of the precision."""
     mark: str
-    """circle or square, by engine."""
+    """``circle`` or ``square``, by engine."""
     ship: bool = False
     radius: float = 6.0
     """Grows with the file."""
@@ -47,7 +47,7 @@ class Bar:
     p99: float | None = None
     title: str = ""
     error: tuple[float, float] | None = None
-    """Error bar, in place of percentiles."""
+    """Ends of an error bar, shown instead of percentiles."""
 
 
 def tone(precision: str) -> str:
@@ -56,7 +56,7 @@ def tone(precision: str) -> str:
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
-    """Points that no other beats in both latency and accuracy, fastest first."""
+    """Points that no other point beats in both latency and accuracy, fastest first."""
     front: list[Point] = []
     for point in sorted(points, key=lambda p: (p.ms, -p.top1)):
         if not front or point.top1 > front[-1].top1:
@@ -124,7 +124,7 @@ def _place(
     area: tuple[float, float, float, float],
     ship: bool,
 ) -> str:
-    """Put a label beside its dot where it covers nothing; drop it where there is no such place (the table has it)."""
+    """Put a label beside its dot where it covers nothing; if there is no such place, drop it (the table has it)."""
     width = LETTER * len(words)
     for dx, dy in (
         (14, 4),
@@ -157,14 +157,14 @@ def _axes(
 
 
 def bars(rows: Sequence[Bar], summary: str, limit: tuple[float, str] | None = None) -> Markup:
-    """Horizontal bars with the name above each; a whisker runs on to p90 (tall tick) and p99, or is an error bar.
+    """Horizontal bars, each with its name above; its whisker extends to p90 (tall tick) and p99, or is an error bar.
 
-    A whisker far longer than the rest is cut, so that one hiccup does not squash the chart; its end is an arrow.
+    A whisker far longer than the rest is cut and ends in an arrow, so that one outlier does not squash the chart.
 
     Args:
         rows: top to bottom.
         summary: for a screen reader.
-        limit: a value and its name, drawn as a dashed line where it lies near the bars.
+        limit: a value and its name, drawn as a dashed line if it is close to the bars.
     """
     row, right = 40, WIDTH - 14
     most = max(max(r.value, r.p90 or 0, r.error[1] if r.error else 0) for r in rows)
@@ -205,9 +205,9 @@ def bars(rows: Sequence[Bar], summary: str, limit: tuple[float, str] | None = No
 
 
 def curves(history: Sequence[Epoch], quantity: str, summary: str) -> Markup:
-    """Training and validation curve of ``loss`` or ``accuracy`` with the phases marked.
+    """Training and validation curves of ``loss`` or ``accuracy``, with the phases marked.
 
-    A curve with a value that is missing or not finite is left out.
+    A curve with a missing or non-finite value is left out.
     """
     left, right, top, bottom, height = 50, WIDTH - 62, 26, 208, 250
     factor = 100.0 if quantity == "accuracy" else 1.0
@@ -258,7 +258,7 @@ def _phases(history: Sequence[Epoch], x: svg.Scale, left: float, right: float, t
 
 
 def heatmap(confusion: Sequence[Sequence[int]], labels: Sequence[str], summary: str) -> Markup:
-    """Confusion matrix, rows true and columns predicted, shaded by the share of the row."""
+    """Confusion matrix: true classes in rows, predicted ones in columns, shaded by the share of the row."""
     n = len(labels)
     cell = 46 if n <= 8 else 34 if n <= 12 else 20
     names = [label if len(label) <= 16 else f"{label[:15]}…" for label in labels]

@@ -1,4 +1,4 @@
-"""What may be compared in one chart: the timings of one device and one kind, a single image at a time."""
+"""What may be compared in one chart: timings of one device and one kind, at batch size 1."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgekit.verdict.rule import KINDS
 EMPTY = Markup("")
 DASH = "\N{EN DASH}"
 OPEN = 3
-"""With more panels than this each one folds, the first being open."""
+"""With more panels than this, each one is foldable, and only the first is open."""
 MEANING = {
     "measured": "timed on the device itself",
     "emulated": "run on an emulated processor: counts are exact, times are the emulator's",
@@ -25,7 +25,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Panel:
-    """Timings that may stand side by side; kinds are never mixed."""
+    """Timings that may be shown together; kinds are never mixed."""
 
     device: str
     kind: Kind
@@ -34,7 +34,7 @@ class Panel:
 
 
 def panels(report: Report) -> list[Panel]:
-    """All of a report, devices in its order, the best kind first."""
+    """All panels of a report: devices in its order, the best kind of each first."""
     found = []
     for device in report.devices:
         for kind in KINDS:
@@ -45,11 +45,11 @@ def panels(report: Report) -> list[Panel]:
 
 
 def blocks(parts: Iterable[tuple[Panel, Callable[[], Markup]]], *, beside: bool = True) -> list[Markup]:
-    """One block a panel that has something to show: a heading with its kind, and its body.
+    """One block per panel that has something to show: a heading with its kind, and its body.
 
     Args:
-        parts: panels and what makes their body, empty where there is nothing to show.
-        beside: two blocks stand side by side where there is room.
+        parts: panels, each with a function that makes its body, which is empty if there is nothing to show.
+        beside: show two blocks side by side if there is room.
     """
     shown = [(panel, body) for panel, make in parts if (body := make())]
     many = len(shown) > OPEN
@@ -65,12 +65,12 @@ def blocks(parts: Iterable[tuple[Panel, Callable[[], Markup]]], *, beside: bool 
 
 
 def label(t: Timing) -> str:
-    """``tflite-int8 · litert · 2 threads``; of PyTorch, that it is only a reference."""
+    """``tflite-int8 · litert · 2 threads``; PyTorch is marked as a reference."""
     return f"{t.artifact} · {t.engine} · {threads(t.threads)}{' (reference)' if t.reference else ''}"
 
 
 def chosen(report: Report, t: Timing) -> bool:
-    """Whether this is what ships on its device."""
+    """Whether this timing is the one that ships on its device."""
     return any(report.timing(verdict) is t for verdict in report.verdict)
 
 
@@ -86,11 +86,11 @@ def with_interval(value: float, ci: tuple[float, float] | None) -> str:
 
 
 def legend(report: Report, rows: Iterable[Timing]) -> Markup:
-    """Colours of precisions, marks of engines."""
+    """Legend of the precisions' colours and the engines' marks."""
     rows = list(rows)
     precisions = dict.fromkeys(a.precision for t in rows if (a := report.artifact(t.artifact)))
     items = [tag("span", tag("i", class_=f"swatch {tone(p)}"), p) for p in precisions]
-    if any(t.reference for t in rows):  # it is in the bars alone, which have no marks
+    if any(t.reference for t in rows):  # only in the bars, which have no marks
         items.append(tag("span", tag("i", class_=f"swatch {precision_tone(report, '')}"), "reference"))
     for engine in dict.fromkeys(t.engine for t in rows if not t.reference):
         items.append(tag("span", tag("i", class_=f"mark {MARKS.get(engine, 'circle')}"), engine))

@@ -1,4 +1,4 @@
-"""More charts: distributions, stacked bars and lines, in the manner of `edgekit.report._charts`."""
+"""More charts: distributions, stacked bars and lines, in the style of `edgekit.report._charts`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgekit.report.svg import chart, line, linear, ms, path, text, ticks
 
 BINS = 64
 STYLES = 8
-"""Fills of stacked bars and dashes of lines that can be told apart, ``s0`` to ``s7`` in ``_style.css``."""
+"""Number of distinguishable fills of stacked bars (``s0`` to ``s7`` in ``_style.css``) and dashes of lines."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Stack:
 
     label: str
     parts: tuple[tuple[str, float], ...]
-    """Name and milliseconds; equal names have the same look in all bars of a chart."""
+    """Name and milliseconds; a name looks the same in all bars of a chart."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Series:
     points: tuple[tuple[float, float], ...]
     tone: str
     style: int = 0
-    """Which dash."""
+    """Index of its dash pattern."""
     marked: frozenset[float] = field(default=frozenset())
-    """Places on the x axis with a mark of their own."""
+    """Positions on the x axis with a special mark."""
 
 
 def histogram(samples: Sequence[float], low: float, high: float, bins: int = BINS) -> list[int]:
-    """Counts in `bins` cells that grow by a constant factor from `low` to `high`; what lies outside is in the last."""
+    """Counts in `bins` logarithmic bins from `low` to `high`; the last bin also counts larger values."""
     if high <= low:
         return [len(samples)] + [0] * (bins - 1)
     edges = [low * (high / low) ** (i / bins) for i in range(1, bins)]
@@ -60,9 +60,9 @@ def histogram(samples: Sequence[float], low: float, high: float, bins: int = BIN
 
 
 def ridges(rows: Sequence[Spread], summary: str) -> Markup:
-    """A histogram a row on one logarithmic axis; the axis ends where 99 % of the widest row is.
+    """One histogram per row on a shared logarithmic axis, which ends at the largest 99th percentile of all rows.
 
-    Slower samples are counted in the last cell of their row.
+    Slower samples are counted in the last bin of their row.
     """
     row, right, top = 46, WIDTH - 14, 2
     ordered = [sorted(each.samples) for each in rows]
@@ -94,7 +94,7 @@ def ridges(rows: Sequence[Spread], summary: str) -> Markup:
 
 
 def _thin(shape: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The same outline without points in the middle of a level stretch."""
+    """The same outline without points inside level stretches."""
     kept = shape[:1]
     for before, point, after in zip(shape, shape[1:], shape[2:], strict=False):
         if not round(before[1]) == round(point[1]) == round(after[1]):
@@ -103,7 +103,7 @@ def _thin(shape: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _logarithmic(low: float, high: float) -> list[float]:
-    """Round values within [low, high]: 1, 2 and 5 times powers of ten, or even steps where that gives fewer than 3."""
+    """Round values within [low, high]: 1, 2 and 5 times powers of ten, or even steps if that gives fewer than 3."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
     found = [round(value, 12) for value in found if low <= value <= high]
@@ -111,7 +111,7 @@ def _logarithmic(low: float, high: float) -> list[float]:
 
 
 def stacks(rows: Sequence[Stack], summary: str) -> Markup:
-    """Horizontal bars of parts, each named inside where there is room; all on one axis."""
+    """Horizontal stacked bars on one axis; each part is named inside if there is room."""
     row, right = 44, WIDTH - 14
     totals = [sum(value for _, value in each.parts) for each in rows]
     x = linear((0, max(totals) or 1), (0, right))
@@ -133,20 +133,20 @@ def stacks(rows: Sequence[Stack], summary: str) -> Markup:
 
 
 def legend(rows: Sequence[Stack]) -> Markup:
-    """Which fill is which part."""
+    """Legend of the fills of the parts."""
     names = dict.fromkeys(name for each in rows for name, _ in each.parts)
     items = (tag("span", tag("i", class_=f"swatch s{i % STYLES}"), name) for i, name in enumerate(names))
     return tag("p", *items, class_="legend")
 
 
 def lines(series: Sequence[Series], summary: str, xs: Sequence[float], words: tuple[str, str]) -> Markup:
-    """Lines over the same few places, named at their right end where there is room.
+    """Lines over the same few x values, named at their right end if there is room.
 
     Args:
         series: at least one.
         summary: for a screen reader.
         xs: ticks of the x axis.
-        words: what the x and the y axis are.
+        words: titles of the x and y axes.
     """
     left, right, top, bottom, height = 50, WIDTH - 150, 24, 226, 266
     most = max(y for each in series for _, y in each.points)

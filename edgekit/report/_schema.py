@@ -1,4 +1,4 @@
-"""JSON schema of ``report.json``, made from the dataclasses so that it cannot fall behind them."""
+"""JSON schema of ``report.json``, generated from the dataclasses so that the two cannot diverge."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def schema() -> dict[str, Any]:
 
 
 def _describe(described: dict[str, Any], cls: type) -> None:
-    """Take the docstrings under a dataclass's attributes over as descriptions."""
+    """Copy the docstrings of a dataclass's attributes into the schema as descriptions."""
     body = ast.parse(inspect.getsource(cls)).body[0]
     assert isinstance(body, ast.ClassDef)
     for line, following in zip(body.body, body.body[1:], strict=False):

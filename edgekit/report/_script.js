@@ -1,5 +1,5 @@
 (() => {
-  // Theme: the system's unless the button was used; kept for the next visit where the browser lets a file store it.
+  // Theme: the system's unless the button was used; remembered for the next visit if the browser allows it.
   const root = document.documentElement, button = document.getElementById("theme");
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const store = (value) => { try { return value ? localStorage.setItem("edgekit-theme", value) : localStorage.getItem("edgekit-theme"); } catch { return null; } };
@@ -31,7 +31,7 @@
   });
   addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
 
-  // Paper shows what is folded away, but not the numbers of each chart: the tables of measurements have them.
+  // Print folded sections, but not the numbers of each chart: the tables of measurements have them.
   addEventListener("beforeprint", () => {
     for (const each of document.querySelectorAll("section > details")) each.open = true;
   });

@@ -1,4 +1,4 @@
-"""The sections of the HTML report on how the network came about: classes, training, data, stages, provenance."""
+"""Sections of the HTML report on how the network was made: classes, training, data, stages, provenance."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from edgekit.report.svg import number, percent
 from edgekit.types import Metrics
 
 MATRIX_LIMIT = 40
-"""More classes than this make a matrix that nobody reads: the most confused pairs are listed instead."""
+"""With more classes than this the matrix is unreadable, and the most confused pairs are listed instead."""
 SIDE_BY_SIDE = 12
-"""Up to so many classes the matrix and the table of scores stand side by side."""
+"""Up to this many classes, the matrix and the table of scores are shown side by side."""
 PAIRS = 20
 FINDINGS = 50
 
@@ -41,7 +41,7 @@ def classes(report: Report) -> Markup:
     ]
     pairs = confused(scores)
     rows = [(labels[i], labels[j], str(count), percent(count / sum(scores.confusion[i]), 1)) for count, i, j in pairs]
-    heads = ("true", "predicted", "images", "of the class")
+    heads = ("true", "predicted", "images", "share of the class")
     listed = table(heads, rows[:PAIRS], f"Most confused pairs of {len(pairs)}", words=2)
     each = [
         (s.label, percent(s.precision), percent(s.recall), percent(s.f1), f"{s.images:,}") for s in scores.per_class
@@ -60,11 +60,11 @@ def classes(report: Report) -> Markup:
             parts.append(tag("div", matrix, right, class_="grid"))
         else:
             parts += [matrix, details("Scores of each class", scored)]
-    return section("classes", "Classes", *parts, lead=f"Of {whose}, on the {scores.split} split.")
+    return section("classes", "Classes", *parts, lead=f"Scores of {whose} on the {scores.split} split.")
 
 
 def confused(scores: Metrics) -> list[tuple[int, int, int]]:
-    """Off-diagonal cells that are not empty, most frequent first: (images, true class, predicted class)."""
+    """Non-empty off-diagonal cells, most frequent first: (images, true class, predicted class)."""
     cells = ((n, i, j) for i, row in enumerate(scores.confusion) for j, n in enumerate(row) if i != j and n)
     return sorted(cells, key=lambda cell: (-cell[0], cell[1], cell[2]))
 
@@ -144,7 +144,7 @@ def _findings(found: Data) -> list[Markup]:
 
 
 def stages(report: Report) -> Markup:
-    """What ran, what was taken from before, and what was skipped."""
+    """Which stages ran, which were cached, and which were skipped."""
     rows = []
     for stage in report.stages:
         state = "skipped" if stage.skipped else "cached" if stage.cached else "ran"
@@ -160,12 +160,12 @@ def skipped_words(stage: Stage) -> str:
 
 
 def provenance(report: Report) -> Markup:
-    """Machine facts aside, what it takes to make the same files again."""
+    """Everything needed to reproduce the files, apart from the machine."""
     p = report.provenance
     unknown = "not in a git repository" if p.source is None else "not in the bundle"
     facts = [("edgekit", report.edgekit_version), ("git commit", p.git_commit or unknown)]
     if p.source is not None:
-        facts += [("bundle", f"{p.source.file}, packed by edgekit {p.source.edgekit or '(which one is not said)'}")]
+        facts += [("bundle", f"{p.source.file}, packed by edgekit {p.source.edgekit or '(unknown version)'}")]
         facts += [("SHA-256 of its manifest", p.source.digest)]
         facts += [("signed with", p.source.signed_by or "not signed"), *(("note", each) for each in p.source.notes)]
     facts += [("seeds", ", ".join(f"{use} {seed}" for use, seed in p.seeds.items()) or "none")]
@@ -184,7 +184,7 @@ def provenance(report: Report) -> Markup:
 
 
 def toml(table: Mapping[str, Any], prefix: str = "") -> str:
-    """A recipe as TOML: plain values first, then one section a table; keys without a value (None) are left out."""
+    """A recipe as TOML: plain values first, then one section per table; keys without a value (None) are left out."""
     plain = {k: v for k, v in table.items() if v is not None and not isinstance(v, Mapping)}
     lines = [f"{_key(key)} = {_value(value)}" for key, value in plain.items()]
     for key, value in table.items():

@@ -1,13 +1,13 @@
-"""What changed between two reports, and which changes are more than chance.
+"""What changed between two reports, and which changes are statistically significant.
 
-Rows are the same where device, artifact, engine, threads, batch and kind are. Kinds are never compared. A row that
-differs in its engine's version, its machine, its governor or its threads is compared with a warning that names what
-differs; only a new engine version still counts as a regression, as the others change the conditions.
+Two rows match if they have the same device, artifact, engine, threads, batch and kind. Different kinds are never
+compared. Rows that differ in engine version, machine, governor or threads are compared with a warning that names the
+difference; of these, only rows with a new engine version can count as regressions, as the others change the conditions.
 
-p50 changes where the interval of the ratio leaves 1 out (`edgekit.verdict.stats.ratio`), top-1 where the interval of
-the difference leaves 0 out (Newcombe, "Interval Estimation for the Difference Between Independent Proportions", 1998,
-method 10: cautious here, as the images are the same), sizes and counted instructions where they differ at all. The p50
-of an estimate is never called changed: it follows from its instructions. A reference (PyTorch) is left out.
+p50 has changed if the interval of the ratio excludes 1 (`edgekit.verdict.stats.ratio`), top-1 if the interval of the
+difference excludes 0 (Newcombe, "Interval Estimation for the Difference Between Independent Proportions", 1998, method
+10: conservative here, as the images are the same), sizes and instruction counts if they differ at all. The p50 of an
+estimate never counts as changed: it follows from its instructions. References (PyTorch) are left out.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ class Change:
 
     quantity: Literal["p50", "top-1", "size", "instructions"]
     old: float
-    """Milliseconds, 0..1, bytes, count."""
+    """In milliseconds, 0..1, bytes or a count, depending on `quantity`."""
     new: float
     relative: float
-    """New over old, less 1."""
+    """Ratio of new to old, minus 1."""
     ci: tuple[float, float] | None
-    """95 % interval of `relative`; None where there is none to give (too few samples) or to need (sizes, counts)."""
+    """95 % interval of `relative`; None if it is unknown (too few samples) or not needed (sizes, counts)."""
     state: State
-    """``same`` where chance explains it."""
+    """``same`` if chance can explain the change."""
 
     @property
     def loss(self) -> float:
-        """By how much it got worse, relative; negative where it got better."""
+        """By how much it got worse, relative; negative if it got better."""
         return -self.relative if self.quantity == "top-1" else self.relative
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row in both reports."""
+    """One row that is in both reports."""
 
     device: str
     artifact: str
     engine: str
     threads: int
-    """In the new report."""
+    """Threads in the new report."""
     kind: Kind
     changes: tuple[Change, ...]
     differs: tuple[str, ...] = ()
-    """What else is not the same, in words; empty where the rows are like for like."""
+    """Other differences, in words; empty if the rows are like for like."""
     counts: bool = True
-    """False where the conditions differ, so that a change says nothing about the model."""
+    """False if the conditions differ, so that a change says nothing about the model."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Comparison:
     only_new: tuple[str, ...]
 
     def regressions(self, above: float = 0.0) -> tuple[tuple[Row, Change], ...]:
-        """Changes for the worse that are significant, count, and are larger than `above` (relative)."""
+        """Significant changes for the worse, larger than `above` (relative), in rows that count."""
         pairs = ((row, change) for row in self.rows if row.counts for change in row.changes)
         return tuple((row, change) for row, change in pairs if change.state == "worse" and change.loss > above)
 
@@ -111,7 +111,7 @@ def compare(old: Results, new: Results) -> Comparison:
 
 
 def as_dict(found: Comparison, above: float | None) -> dict[str, Any]:
-    """For JSON; `above` is what ``--fail-on`` said."""
+    """JSON-ready form; `above` is the value of ``--fail-on``."""
     worse = [
         {"device": r.device, "artifact": r.artifact, "engine": r.engine, "threads": r.threads, **asdict(change)}
         for r, change in found.regressions(above or 0.0)
@@ -153,7 +153,7 @@ def _conditions(a: Timing, b: Timing, then: Machine | None, now: Machine | None)
         yield f"threads {a.threads} then, {b.threads} now"
     if then is None or now is None:
         if then is not now:
-            yield "the machine is known on one side only"
+            yield "the machine is known in one report only"
         return
     for name in ("cpu", "arch", "cores", "governor"):
         was, is_ = getattr(then, name), getattr(now, name)
@@ -184,7 +184,7 @@ def _accuracy(a: Timing, b: Timing, old: Results, new: Results) -> Change | None
 
 
 def _difference(a: tuple[float, int], b: tuple[float, int]) -> tuple[float, float]:
-    """95 % interval of share b less share a, each with its number of images."""
+    """95 % interval of share b minus share a; each share comes with its number of images."""
     (p, n), (q, m) = a, b
     low_a, high_a = _wilson(p, n)
     low_b, high_b = _wilson(q, m)

@@ -27,7 +27,7 @@ def plain(found: Comparison, above: float | None) -> str:
 
 
 def markdown(found: Comparison, above: float | None) -> str:
-    """GitHub-flavoured Markdown; what came from outside is escaped."""
+    """GitHub-flavoured Markdown; external text is escaped."""
     rows = []
     for row in found.rows:
         by = {c.quantity: c for c in row.changes}
@@ -43,7 +43,7 @@ def markdown(found: Comparison, above: float | None) -> str:
         "## edgekit: what changed",
         f"old: {text(found.old)}  \nnew: {text(found.new)}",
         f"**{text(verdict(found, above))}**",
-        table(_HEADS, rows, words=3) if rows else "No row is in both reports.",
+        table(_HEADS, rows, words=3) if rows else "The reports have no row in common.",
         "\n".join(("**Not like for like**", "", *warnings)) if warnings else "",
         "\n".join(one_sided),
     ]
@@ -56,9 +56,9 @@ def verdict(found: Comparison, above: float | None) -> str:
     limit = f" of more than {100 * above:g} %" if above else ""
     left_out = sum(not row.counts for row in found.rows)
     words = f"{len(worse)} significant regression{'' if len(worse) == 1 else 's'}{limit} in {len(found.rows)} rows"
-    words += f"; {left_out} under other conditions do not count" if left_out else ""
+    words += f"; {left_out} measured under different conditions not counted" if left_out else ""
     chance = 0.025 * sum(row.counts for row in found.rows)
-    return words + (f"; chance alone marks about {chance:.0f}" if chance >= 1 and not above else "")
+    return words + (f"; about {chance:.0f} expected by chance alone" if chance >= 1 and not above else "")
 
 
 def _mark(row: Row) -> str:

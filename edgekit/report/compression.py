@@ -12,11 +12,11 @@ from edgekit.types import Pruning, Quantization, Rung, Sensitivity
 EMPTY = Markup("")
 ARROW = " → "
 SHOWN = 15
-"""Layers in the sensitivity chart; the table behind it has them all."""
+"""Number of layers in the sensitivity chart; its table lists all of them."""
 
 
 def pruning(report: Report) -> Markup:
-    """What went, what that cost and what it bought."""
+    """What was pruned, at what cost and with what benefit."""
     found = report.pruning
     if found is None:
         return EMPTY
@@ -28,8 +28,8 @@ def pruning(report: Report) -> Markup:
         rows.append(("p50, ms", ms(found.latency_ms[0]), ms(found.latency_ms[1]), _share(found.latency_ms)))
     whole, pruned, recovered = found.accuracy
     rows.append(("validation top-1", percent(whole), percent(recovered), ""))
-    words = f"score {found.score}, target {found.target}. "
-    words += f"Right after pruning, before recovery: {percent(pruned)} validation top-1. " if pruned is not None else ""
+    words = f"Score {found.score}, target {found.target}. "
+    words += f"Validation top-1 after pruning, before recovery: {percent(pruned)}. " if pruned is not None else ""
     words += f"Latency: {found.latency_where}."
     return section(
         "pruning",
@@ -50,7 +50,7 @@ def _share(pair: tuple[float, float]) -> str:
 
 
 def rewrites(report: Report) -> Markup:
-    """Which graph rewrites were applied, and what they were measured to do."""
+    """Which graph rewrites were applied, and their measured effect."""
     if not report.rewrites:
         return EMPTY
     rows = []
@@ -63,12 +63,12 @@ def rewrites(report: Report) -> Markup:
         "rewrites",
         "Rewrites",
         table(heads, rows, "Graph rewrites", words=5),
-        lead="Those of the graph keep the float function; those of a file change how the same integers are computed.",
+        lead="Graph rewrites preserve the float function; file rewrites compute the same integers differently.",
     )
 
 
 def quantization(report: Report) -> Markup:
-    """Calibration, what each correction bought, the rescue ladder and the layers that hurt most."""
+    """Calibration, the gain of each correction, the rescue ladder and the most sensitive layers."""
     found = report.quantization
     if found is None:
         return EMPTY
@@ -76,7 +76,7 @@ def quantization(report: Report) -> Markup:
     parts = [tag("p", found.note, class_="muted")] if found.note else []
     if found.open_ends:
         plural = "s" if found.open_ends > 1 else ""
-        parts.append(tag("p", f"{found.open_ends} kernel{plural} may round to a neighbouring step in another engine."))
+        parts.append(tag("p", f"{found.open_ends} kernel{plural} may round to a neighbouring step in other engines."))
     parts += [part for part in (_gains(found), _ladder(report, found), _sensitivity(found.sensitivity)) if part]
     if found.ranges:
         rows = list(found.ranges.items())
@@ -89,7 +89,7 @@ def _gains(found: Quantization) -> Markup:
         return EMPTY
     rows = [(g.choice, *(number(v) for v in g.sqnr_db), *(percent(v, 1) for v in g.agreement)) for g in found.gains]
     heads = ("choice", "SQNR dB without", "with", "agreement without", "with")
-    return table(heads, rows, "What each correction bought, on training images that did not calibrate")
+    return table(heads, rows, "Gain of each correction, on training images not used for calibration")
 
 
 def _ladder(report: Report, found: Quantization) -> Markup:
@@ -135,7 +135,7 @@ def _sensitivity(layers: tuple[Sensitivity, ...]) -> Markup:
     summary = "Most sensitive layers: " + "; ".join(f"{bar.label} {bar.shown}" for bar in rows)
     listed = [(s.layer, number(s.sqnr_db), percent(s.agreement, 1)) for s in layers]
     return figure(
-        f"What quantizing one layer alone costs: SQNR of the logits, agreement ({len(worst)} most sensitive layers)",
+        f"Quantizing a single layer: SQNR of the logits, agreement ({len(worst)} most sensitive layers)",
         _charts.bars(rows, summary),
         details("All layers", table(("layer", "SQNR dB", "agreement"), listed, "Sensitivity of every layer")),
     )

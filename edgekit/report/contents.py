@@ -1,4 +1,4 @@
-"""What a report says, as one frozen dataclass: the three formats print it, ``report.json`` is exactly it."""
+"""Contents of a report, as one frozen dataclass: every format prints it, and ``report.json`` is exactly it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Stage:
     name: str
     seconds: float
     cached: bool = False
-    """True where nothing had changed and an earlier result was taken; `seconds` is what that cost then."""
+    """True if nothing had changed and an earlier result was reused; `seconds` is what that result took to make."""
     skipped: bool = False
     reason: str = ""
-    """Why it was skipped or taken from before, in a few words."""
+    """Why it was skipped or reused, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Data:
 
     labels: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]
-    """Images of each class, in the order of `labels`, by split (train, val, test)."""
+    """Number of images per class, in the order of `labels`, by split (train, val, test)."""
     findings: tuple[Finding, ...] = ()
 
 
@@ -41,31 +41,31 @@ class Source:
     """The bundle that the files come from."""
 
     file: str
-    """Its name."""
+    """Name of its file."""
     digest: str
-    """SHA-256 of its manifest, which holds the hashes of all else: the identity of the bundle."""
+    """SHA-256 of its manifest, which holds the hashes of everything else: the identity of the bundle."""
     signed_by: str | None
-    """Public key in base64, whose signature holds; whether it is to be trusted is not said."""
+    """Public key, in base64, of the valid signature; says nothing about whether to trust that key."""
     edgekit: str | None
     """Version that packed it."""
     notes: tuple[str, ...] = ()
-    """What it does not say, though the verdict asks for it, and what is taken in its place."""
+    """Facts that the verdict needs but the bundle lacks, and what is used instead."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What it takes to make the same files again."""
+    """Everything needed to reproduce the files."""
 
     packages: dict[str, str]
     """Version of each package that mattered, python included."""
     seeds: dict[str, int]
     """By use: train, split, calibration."""
     hashes: dict[str, str]
-    """SHA-256 by what it is of: the recipe, the data index, the weights."""
+    """SHA-256 of the recipe, the data index and the weights, by name."""
     git_commit: str | None = None
-    """Of the working tree that holds the recipe, ``+changes`` appended where it was not clean."""
+    """Commit of the working tree that holds the recipe, with ``+changes`` appended if it was not clean."""
     source: Source | None = None
-    """None where the files were made by the run itself; else all of the above is what the bundle says."""
+    """None if the run itself made the files; otherwise, everything above is taken from the bundle."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Report:
 
     schema_version: Literal[1]
     name: str
-    """Of the recipe."""
+    """Name of the recipe."""
     created: str
     """ISO 8601 time."""
     edgekit_version: str
@@ -90,29 +90,29 @@ class Report:
     machines: dict[str, Machine]
     """By device name."""
     limits: dict[str, dict[str, float]]
-    """By device name: p90_ms, size_mb, rss_mb where they are set."""
+    """By device name: p90_ms, size_mb and rss_mb, if set."""
     verdict: tuple[Verdict, ...]
-    """One a device."""
+    """One per device."""
     provenance: Provenance
     pruning: Pruning | None
-    """None where nothing was pruned."""
+    """None if nothing was pruned."""
     rewrites: tuple[Rewrite, ...]
-    """Those of the graph first, then those of the files."""
+    """Rewrites of the graph first, then those of the files."""
     quantization: Quantization | None
-    """None where nothing was quantized."""
+    """None if nothing was quantized."""
     operators: tuple[OperatorProfile, ...] = ()
     golden: tuple[Replay, ...] = ()
-    """Golden vectors, replayed on the devices; empty where nobody has."""
+    """Golden vectors replayed on the devices; empty if none were."""
 
     @property
     def max_drop(self) -> float | None:
-        """Points of top-1 that the recipe lets int8 lose."""
+        """Points of top-1 that the recipe allows int8 to lose."""
         value = (self.recipe.get("quantize") or {}).get("max_drop")
         return None if value is None else float(value)
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Every device that was asked for, the order of the verdicts first."""
+        """Every requested device, in the order of the verdicts; devices without one come last."""
         rows: tuple[Verdict | Timing | Failure, ...] = (*self.verdict, *self.latency, *self.failures)
         return tuple(dict.fromkeys(row.device for row in rows))
 
@@ -122,11 +122,11 @@ class Report:
         return next((row for row in self.accuracy if row.artifact == "torch-fp32" and row.split == "test"), None)
 
     def artifact(self, name: str | None) -> Artifact | None:
-        """The artifact of that id, None where there is none."""
+        """The artifact with that id; None if there is none."""
         return next((artifact for artifact in self.artifacts if artifact.id == name), None)
 
     def score(self, artifact: str | None, engine: str | None, device: str) -> Accuracy | None:
-        """Test score of an artifact in an engine: over the most images; of equally many, on `device`."""
+        """Test score of an artifact in an engine: the one over the most images; on a tie, the one on `device`."""
         rows = [r for r in self.accuracy if (r.artifact, r.engine, r.split) == (artifact, engine, "test")]
         return max(rows, key=lambda row: (row.images, row.device == device), default=None)
 
@@ -137,7 +137,7 @@ class Report:
         return next((t for t in rows if t.batch == 1), None)
 
     def shown_metrics(self) -> tuple[str, Metrics] | None:
-        """Per-class scores worth showing, and whose: the shipped file's, else torch fp32's on the best split."""
+        """Name and per-class scores of the model to show: the shipped file, else torch fp32 on the best split."""
         for verdict in self.verdict:
             score = self.score(verdict.artifact, verdict.engine, verdict.device) if verdict.artifact else None
             if score is not None and score.metrics is not None:
@@ -168,12 +168,12 @@ def gather(
     rewrites: Iterable[Rewrite] = (),
     quantization: Quantization | None = None,
 ) -> Report:
-    """Put what the stages left behind into one report; a stage that did not run is simply absent.
+    """Combine the results of the stages into one report; a stage that did not run is simply absent.
 
     Args:
-        name: of the recipe.
+        name: name of the recipe.
         created: ISO 8601 time, given by the caller so that equal input gives an equal report.
-        edgekit_version: of the package that ran.
+        edgekit_version: version of the package that ran.
         recipe: the recipe as it ran, JSON-like.
         stages: in the order they ran.
         provenance: versions, seeds and hashes.
@@ -183,7 +183,7 @@ def gather(
         accuracy: verified scores.
         profile: timings of all devices.
         limits: bounds by device name; None values are dropped.
-        verdict: what `edgekit.verdict.rule.decide` said, one a device.
+        verdict: results of `edgekit.verdict.rule.decide`, one per device.
         pruning: what the prune stage did.
         rewrites: which graph rewrites were applied, and why.
         quantization: how the quantized graph was made.

@@ -1,4 +1,4 @@
-"""Sections of the HTML report on how each device did; every chart has its table, every block its kind."""
+"""Sections of the HTML report on each device; every chart has a table, and every block names its kind of timing."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from edgekit.report.svg import megabytes, ms, number, percent, threads
 
 NUMBERS = "Numbers of this chart"
 FAMILIES = 6
-"""Operator families with a part of their own; the rest is one."""
+"""Number of operator families with a part of their own; the rest are combined."""
 HOT = 10
 NOT = "not measured"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def trade(report: Report) -> Markup:
-    """Each device: accuracy against latency and size, and latency with its spread."""
+    """For each device: accuracy against latency and size, and latency with its spread."""
     parts = blocks(((panel, partial(_trade, report, panel)) for panel in panels(report)), beside=False)
-    lead = "Up and to the left is better, a larger mark is a larger file. The line joins the candidates that no other "
-    lead += (
-        "beats in both; ✓ is what ships. Hollow, dashed marks are emulated or estimated: never compared with others."
-    )
+    lead = "Up and to the left is better; larger marks are larger files. The line joins the candidates that no other "
+    lead += "beats in both; ✓ marks what ships. "
+    lead += "Hollow, dashed marks are emulated or estimated, and never compared with others."
     return section("trade", "Accuracy, latency, size", *parts, lead=lead) if parts else EMPTY
 
 
@@ -52,7 +51,7 @@ def _scatter(report: Report, panel: Panel) -> Markup:
             size = megabytes(file.bytes) if file else "—"
             cells.append((t.artifact, t.engine, str(t.threads), ms(t.p50_ms), percent(score.top1), size))
     if not points:
-        none = tag("p", "No accuracy was verified for what was timed here.", class_="muted")
+        none = tag("p", "None of the files timed here has a verified accuracy.", class_="muted")
         return figure("Top-1 against p50", none)
     fastest = min(points, key=lambda p: p.ms)
     summary = (
@@ -99,8 +98,8 @@ def _percentiles(t: Timing) -> tuple[str, str, str]:
 def spread(report: Report) -> Markup:
     """Distributions of the times."""
     parts = blocks((panel, partial(_spread, report, panel)) for panel in panels(report))
-    lead = "Every inference after warm-up counts; none is removed. Outliers are further than 3 scaled median absolute "
-    lead += "deviations from the median."
+    lead = "Every inference after warm-up counts; none is removed. Outliers are more than 3 scaled median absolute "
+    lead += "deviations away from the median."
     return section("spread", "Distributions", *parts, lead=lead) if parts else EMPTY
 
 
@@ -121,7 +120,7 @@ def _spread(report: Report, panel: Panel) -> Markup:
 
 
 def scaling(report: Report) -> Markup:
-    """p50 by thread count, where there are several."""
+    """p50 by thread count, if several were timed."""
     parts = blocks((panel, partial(_scaling, report, panel)) for panel in panels(report))
     return section("threads", "Threads", *parts) if parts else EMPTY
 
@@ -157,7 +156,7 @@ def _scaling(report: Report, panel: Panel) -> Markup:
 def end_to_end(report: Report) -> Markup:
     """From an encoded image to a class."""
     parts = blocks((panel, partial(_steps, panel)) for panel in panels(report))
-    lead = "Medians of each step from an encoded image to a class."
+    lead = "Median time of each step from an encoded image to a class."
     return section("steps", "End to end", *parts, lead=lead) if parts else EMPTY
 
 
@@ -171,7 +170,7 @@ def _steps(panel: Panel) -> Markup:
     summary = f"{panel.kind} time from image to class on {panel.device}: "
     summary += "; ".join(f"{label(t)} {ms(s.total_ms)} ms" for t, s in rows)
     cells = [(label(t), *map(ms, values), ms(s.total_ms)) for (t, s), values in zip(rows, times, strict=True)]
-    listed = table(("", *names, "whole pass"), cells, f"{panel.kind} steps on {panel.device} in ms")
+    listed = table(("", *names, "complete pass"), cells, f"{panel.kind} steps on {panel.device} in ms")
     return join((_plots.legend(each), figure("Steps", _plots.stacks(each, summary), details(NUMBERS, listed))))
 
 
@@ -179,7 +178,7 @@ def operators(report: Report) -> Markup:
     """Where the time of one inference goes."""
     first = {panel.device: panel for panel in reversed(panels(report))}  # the best kind of each device
     parts = blocks((panel, partial(_operators, report, panel)) for panel in reversed(first.values()))
-    lead = "By family of operators. Layers are those of the torch network."
+    lead = "Time by family of operators. Layers are named as in the torch network."
     return section("operators", "Operators", *parts, lead=lead) if parts else EMPTY
 
 
@@ -227,9 +226,9 @@ def _hot(profile: OperatorProfile, kind: str) -> Markup:
 
 
 def sustained(report: Report) -> Markup:
-    """Minute by minute, where that was asked for."""
+    """Sustained load minute by minute, if requested."""
     parts = blocks((panel, partial(_sustained, report, panel)) for panel in panels(report))
-    lead = "A large red mark is a minute in which the device throttled."
+    lead = "A large red mark shows a minute in which the device throttled."
     return section("sustained", "Sustained load", *parts, lead=lead) if parts else EMPTY
 
 
@@ -281,9 +280,9 @@ def _or_not(value: float | None) -> str:
 
 
 def memory(report: Report) -> Markup:
-    """Peak resident set, and what the model adds to it."""
+    """Peak resident set size, and what the model adds to it."""
     parts = blocks((panel, partial(_memory, report, panel)) for panel in panels(report))
-    lead = "Peak resident set of the measuring process, engine included."
+    lead = "Peak resident set size of the measuring process, including the engine."
     return section("memory", "Memory", *parts, lead=lead) if parts else EMPTY
 
 

@@ -13,7 +13,7 @@ from edgekit.report.port import format_called
 
 
 def write(report: Report, folder: Path) -> None:
-    """Write ``report.html``, ``.md``, ``.json``, ``.csv`` and the schema of the third, each beside and renamed."""
+    """Write ``report.html``, ``.md``, ``.json``, ``.csv`` and the JSON schema, each atomically."""
     for name in choices.names("edgekit.report.formats"):
         made = format_called(name)
         write_text(folder / f"report.{made.SUFFIX}", made.render(report))

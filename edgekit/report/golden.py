@@ -1,4 +1,4 @@
-"""What a report says of golden vectors that were replayed on the devices."""
+"""What a report says about golden vectors that were replayed on the devices."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from edgekit.report.svg import number
 
 
 def of(report: Report, device: str) -> list[Replay]:
-    """Those of one device."""
+    """Replays on one device."""
     return [row for row in report.golden if row.device == device]
 
 
 def summary(rows: Iterable[Replay]) -> str:
-    """``hold for 4 of 4 files and engines (at most 1 step, 3e-07 of the largest output away)``."""
+    """``match for 4 of 4 files and engines (differences up to 1 step, 3e-07 of the largest output)``."""
     rows = list(rows)
     there = [row for row in rows if row.vectors or row.problem]
     if not there:
@@ -26,8 +26,8 @@ def summary(rows: Iterable[Replay]) -> str:
     for row in held:
         worst[row.unit] = max(worst.get(row.unit, 0.0), row.away or 0.0)
     far = ", ".join(away(value, unit) for unit, value in worst.items() if value)
-    words = f"hold for {len(held)} of {len(there)} files and engines"
-    words += f" (at most {far} away)" if far else " (bit for bit)" if held else ""
+    words = f"match for {len(held)} of {len(there)} files and engines"
+    words += f" (differences up to {far})" if far else " (bit for bit)" if held else ""
     return words + (f"; none in the bundle for {len(rows) - len(there)} more" if len(there) < len(rows) else "")
 
 
@@ -39,12 +39,12 @@ def away(value: float, unit: str) -> str:
 
 
 def replays(report: Report) -> Markup:
-    """Every file and engine of every device; empty where nothing was replayed."""
+    """Every file and engine of every device; empty if nothing was replayed."""
     if not report.golden:
         return Markup("")
     cells = []
     for row in report.golden:
-        state = badge("hold", "passed") if row.held else badge("fail", "failed") if row.problem else "none"
+        state = badge("match", "passed") if row.held else badge("fail", "failed") if row.problem else "none"
         far = row.problem or ("—" if row.away is None else away(row.away, row.unit))
         where = f"{row.engine} {row.engine_version}"
         cells.append(
@@ -52,6 +52,6 @@ def replays(report: Report) -> Markup:
         )
     heads = ("device", "artifact", "engine", "provider", "", "largest difference", "vectors", "images decoded")
     listed = table(heads, cells, "Golden vectors replayed on the devices", words=6)
-    lead = "Inputs of the bundle with the outputs that were computed where it was packed, run again on each device. "
-    lead += "What is further away than its tolerance is not shipped there. Decoding an image needs Pillow there."
+    lead = "Inputs stored in the bundle with the outputs computed where it was packed, run again on each device. "
+    lead += "A file that exceeds its tolerance is not shipped there. Decoding images needs Pillow on the device."
     return section("golden", "Golden vectors", listed, lead=lead)

@@ -11,12 +11,12 @@ from edgekit.verdict.rule import FLOAT, equal
 
 
 def found(report: Report, device: str) -> list[OperatorProfile]:
-    """Those of one device that hold something."""
+    """Non-empty operator profiles of one device."""
     return [each for each in report.operators if each.device == device and each.rows]
 
 
 def reasons(report: Report, device: str) -> list[str]:
-    """Why each quantized file is faster or slower there than the first float file, a sentence each."""
+    """Why each quantized file is faster or slower there than the first float file, one sentence each."""
     profiles = found(report, device)
     floats = [each for each in profiles if _precision(report, each) in FLOAT]
     others = [each for each in profiles if _precision(report, each) not in FLOAT]
@@ -24,12 +24,12 @@ def reasons(report: Report, device: str) -> list[str]:
 
 
 def cautions(profiles: Sequence[OperatorProfile]) -> list[str]:
-    """What to keep in mind about them."""
+    """What to keep in mind when reading the profiles."""
     return [f"Caution: {text}." for each in profiles if (text := operators.rough(each))]
 
 
 def _same(report: Report, one: OperatorProfile, other: OperatorProfile) -> bool:
-    """Whether what was timed cannot be told apart."""
+    """Whether the timings of the two profiles are indistinguishable."""
     found = [
         t
         for each in (one, other)

@@ -1,4 +1,4 @@
-"""HTML and SVG tags that escape by default: only what `tag` made is taken as markup, every other string is text."""
+"""HTML and SVG tags that escape by default: only the output of `tag` counts as markup; other strings are text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Markup(str):
 def tag(name: str, *children: str, **attributes: object) -> Markup:
     """One element. Children that are not `Markup` are escaped, and so are attribute values; None drops an attribute.
 
-    A trailing underscore is cut from attribute names (``class_``), other underscores become hyphens.
+    A trailing underscore is dropped from attribute names (``class_``); other underscores become hyphens.
     """
     parts = [name]
     for key, value in attributes.items():
@@ -26,12 +26,12 @@ def tag(name: str, *children: str, **attributes: object) -> Markup:
 
 
 def join(children: Iterable[str]) -> Markup:
-    """Pieces one after the other, escaped where they are plain text."""
+    """The pieces concatenated; plain text is escaped."""
     return Markup("".join(child if isinstance(child, Markup) else escape(child, quote=False) for child in children))
 
 
 def section(ident: str, heading: str, *children: str, lead: str = "") -> Markup:
-    """A card with a heading that the navigation can point at."""
+    """A card with a heading that the navigation can link to."""
     intro = tag("p", lead, class_="lead") if lead else ""
     return tag("section", tag("h2", heading, id=f"{ident}-h"), intro, *children, id=ident, aria_labelledby=f"{ident}-h")
 
@@ -42,10 +42,10 @@ def table(
     """A table in a region that scrolls sideways on its own.
 
     Args:
-        headers: one a column.
+        headers: one per column.
         rows: cells, text or markup. The first cell of a row heads it.
         caption: what the table holds; also the region's name for a screen reader.
-        words: so many leading columns hold words (left-aligned), the others numbers.
+        words: number of leading columns with words (left-aligned); the others hold numbers.
         ship: indices of highlighted rows.
     """
     marked = set(ship)
@@ -60,22 +60,22 @@ def table(
 
 
 def scroll(name: str, inner: str) -> Markup:
-    """A region that scrolls sideways on its own, also by keyboard; `name` is what a screen reader calls it."""
+    """A region that scrolls sideways on its own, also by keyboard; `name` is its name for a screen reader."""
     return tag("div", inner, class_="scroll", tabindex=0, role="region", aria_label=name)
 
 
 def details(summary: str, *children: str) -> Markup:
-    """Something to open on demand."""
+    """A block that opens on demand."""
     return tag("details", tag("summary", summary), *children)
 
 
 def figure(title: str, picture: str, *below: str) -> Markup:
-    """A chart with its title and what stands below it."""
+    """A chart with its title and whatever goes below it."""
     return tag("figure", tag("figcaption", title), picture, *below)
 
 
 def tiles(pairs: Iterable[tuple[str, str, str]]) -> Markup:
-    """Key numbers: (number, what it is, more words)."""
+    """Key numbers: (number, name, details)."""
     each = (
         tag("div", tag("dd", number), tag("dt", name, tag("small", more) if more else ""))
         for number, name, more in pairs
@@ -84,5 +84,5 @@ def tiles(pairs: Iterable[tuple[str, str, str]]) -> Markup:
 
 
 def badge(word: str, kind: str = "") -> Markup:
-    """A small coloured word."""
+    """A word on a small coloured label."""
     return tag("span", word, class_=f"badge {kind or word}")

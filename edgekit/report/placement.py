@@ -1,4 +1,4 @@
-"""What ran where, in words: the provider that was asked for, and the operators that others ran for it."""
+"""What ran where, in words: the requested provider, and the operators that ran on other providers instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgekit.runtime.placement import in_words
 
 
 def elsewhere(provider: str, placement: Mapping[str, dict[str, int]]) -> str:
-    """``3 of 40 operators on CPUExecutionProvider (QuantizeLinear 2, Clip)``; empty where one provider ran them all."""
+    """``3 of 40 operators on CPUExecutionProvider (QuantizeLinear 2, Clip)``; empty if `provider` ran them all."""
     every = sum(sum(kinds.values()) for kinds in placement.values())
     parts = [
         f"{sum(kinds.values())} of {every} operators on {name} ({in_words(kinds, most=len(kinds))})"
@@ -20,8 +20,8 @@ def elsewhere(provider: str, placement: Mapping[str, dict[str, int]]) -> str:
 
 
 def ran(timing: Timing) -> str:
-    """What computed a timing, in words: the provider, what others ran for it, and what copying took."""
+    """What ran a timing's inferences, in words: the provider, operators on other providers, and copying times."""
     took, copies = "", timing.copies
     if copies is not None:
-        took = f"copies in {copies.in_ms:.3g} ms, out {copies.out_ms:.3g} ms, between {copies.compute_ms:.3g} ms"
+        took = f"copy in {copies.in_ms:.3g} ms, compute {copies.compute_ms:.3g} ms, copy out {copies.out_ms:.3g} ms"
     return "; ".join(filter(None, (timing.provider, elsewhere(timing.provider, timing.placement), took)))

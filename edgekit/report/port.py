@@ -12,10 +12,10 @@ class Format(Protocol):
     """A module of ``edgekit/report/formats``."""
 
     SUFFIX: str
-    """Of its file, without the dot."""
+    """Suffix of its file, without the dot."""
 
     def render(self, report: Report) -> str:
-        """The whole file. Times are in ms, shares 0..1; what was not measured is None and shown as such."""
+        """The whole file. Times are in ms, shares 0..1; a value of None is shown as not measured."""
 
 
 def format_called(name: str, where: str = "report") -> Format:

@@ -1,4 +1,4 @@
-"""Reading ``report.json`` back, whichever edgekit wrote it: understood, or refused in one line."""
+"""Reading back a ``report.json`` of any edgekit version; one that is not understood is refused in one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgekit.measurements import Failure, Machine, Timing
 from edgekit.types import Accuracy, Artifact
 
 VERSION = 1
-"""Of `edgekit.report.contents.Report`. Keys that came later have defaults, so every file of version 1 can be read."""
+"""Schema version of `edgekit.report.contents.Report`. Keys added later have defaults, so every version 1 file reads."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Results:
 
 
 def results(path: Path) -> Results:
-    """Read a ``report.json``, or that of a run directory.
+    """Read a ``report.json``, or the one in a run directory.
 
     Raises:
         InputError: no such file, not a report, or one of another schema version.
@@ -55,7 +55,7 @@ def results(path: Path) -> Results:
     if type(version) is not int or version != VERSION:
         by = found.get("edgekit_version", "unknown")
         raise InputError(
-            f"{file}: written by edgekit {by} with schema version {version}, this edgekit reads version {VERSION}; "
+            f"{file}: written by edgekit {by} with schema version {version}, but this edgekit reads version {VERSION}; "
             "write the report again, or compare with the edgekit that wrote it"
         )
     try:
@@ -63,11 +63,11 @@ def results(path: Path) -> Results:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{file}: not as edgekit writes reports: {where}: {first['msg']}") from error
+        raise InputError(f"{file}: not a valid edgekit report: {where}: {first['msg']}") from error
     for i, timing in enumerate(read.latency):
         problem = _problem(timing)
         if problem:
-            raise InputError(f"{file}: not as edgekit writes reports: latency.{i}.{problem}")
+            raise InputError(f"{file}: not a valid edgekit report: latency.{i}.{problem}")
     return read
 
 
@@ -80,14 +80,14 @@ def _problem(t: Timing) -> str:
     """What makes a timing unusable, if anything."""
     for name, values in (("p50_ms", (t.p50_ms,)), ("samples", t.samples)):
         if not all(0 < value < math.inf for value in values):
-            return f"{name}: times have to be positive and finite"
+            return f"{name}: times must be positive and finite"
     if t.round_sizes and (min(t.round_sizes) < 0 or sum(t.round_sizes) != len(t.samples)):
-        return f"round_sizes: {sum(t.round_sizes)} in all, but there are {len(t.samples)} samples"
+        return f"round_sizes: {sum(t.round_sizes)} in total, but there are {len(t.samples)} samples"
     return ""
 
 
 def find(path: Path) -> Path:
-    """The ``report.json`` that a path stands for: itself, that of a run directory, or that of a report's folder.
+    """The ``report.json`` that a path refers to: the file itself, or the one in a run directory or a report's folder.
 
     Raises:
         InputError: there is none.
@@ -100,4 +100,4 @@ def find(path: Path) -> Path:
     if not path.exists():
         raise InputError(f"{path}: no such file or directory; give a run directory or a report.json")
     hint = "its report stage has not run: edgekit report" if any(path.glob(f"*/{RECORD}")) else "not a run directory"
-    raise InputError(f"{path}: holds no report.json ({hint})")
+    raise InputError(f"{path}: contains no report.json ({hint})")

@@ -1,4 +1,4 @@
-"""The sections of the HTML report, each a function of the report; an empty one is left out."""
+"""Sections of the HTML report on the results, each a function of the report; an empty one is left out."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from edgekit.verdict.rule import KINDS
 TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
 NOT = "not measured"
 FEW = 4
-"""Up to so many verdicts are shown in full."""
+"""Up to this many verdict cards are shown without folding."""
 
 
 def when(report: Report) -> str:
-    """Creation time to the minute, as the caller gave it."""
+    """Creation time to the minute, in the time zone that the caller gave."""
     return report.created[:16].replace("T", " ") + (" UTC" if report.created.endswith(("Z", "+00:00")) else "")
 
 
 def header(report: Report) -> Markup:
-    """Title, one line on the task, and the float network in numbers."""
+    """Title, a description in one line, and key numbers of the float network."""
     pairs = []
     checkpoint = report.checkpoint
     if checkpoint is not None:
@@ -56,7 +56,7 @@ def header(report: Report) -> Markup:
 
 
 def verdicts(report: Report) -> Markup:
-    """What to ship on each device, first of all."""
+    """What to ship on each device."""
     broken = [row for row in report.accuracy if not row.passed]
     warnings = [
         tag("p", tag("strong", f"{row.artifact} on {row.engine} failed verification. "), _problem(row), class_="alarm")
@@ -65,7 +65,7 @@ def verdicts(report: Report) -> Markup:
     warnings += [
         tag(
             "p",
-            tag("strong", f"{row.artifact} on {row.engine} does not compute on {row.device} what it should. "),
+            tag("strong", f"{row.artifact} on {row.engine} gives wrong results on {row.device}. "),
             f"{row.problem}.",
             class_="alarm",
         )
@@ -76,7 +76,7 @@ def verdicts(report: Report) -> Markup:
     if len(cards) > 1:
         cards.insert(0, tag("article", _glance(report), class_="verdict glance"))
     if len(cards) > FEW:
-        cards = [cards[0], details("The verdicts one by one, with their reasons", *cards[1:])]
+        cards = [cards[0], details("Each verdict with its reason", *cards[1:])]
     if not cards:
         skipped = next((s.reason for s in report.stages if s.name == "profile" and s.skipped), "nothing was measured")
         cards = [tag("article", tag("h3", "No verdict"), tag("p", f"profile: {skipped}"), class_="verdict none")]
@@ -104,7 +104,7 @@ def _glance(report: Report) -> Markup:
             )
         )
     heads = ("device", "kind", "ship", "engine", "p50 ms", "p90 ms", "top-1", "size")
-    return table(heads, cells, "What to ship on each device; kinds of numbers are not comparable", words=4)
+    return table(heads, cells, "What to ship on each device; numbers of different kinds are not comparable", words=4)
 
 
 def _problem(row: Accuracy) -> str:
@@ -118,7 +118,7 @@ def _verdict(report: Report, verdict: Verdict) -> Markup:
     limits = report.limits.get(verdict.device, {})
     names = {"p90_ms": ("p90", "ms"), "size_mb": ("size", "MB"), "rss_mb": ("memory", "MB")}
     bounds = ", ".join(f"{names[k][0]} ≤ {v:g} {names[k][1]}" for k, v in limits.items() if k in names)
-    small = tag("p", f"Limits here: {bounds}.", class_="muted") if bounds else ""
+    small = tag("p", f"Limits of this device: {bounds}.", class_="muted") if bounds else ""
     reason = tag("p", verdict.reason.rstrip(".") + ".", class_="reason")
     if verdict.artifact is None or verdict.engine is None or verdict.threads is None:
         top = tag("div", place, kind, class_="top")
@@ -153,7 +153,7 @@ def _key_numbers(report: Report, verdict: Verdict) -> list[tuple[str, str, str]]
 
 
 def files(report: Report) -> Markup:
-    """The exported files: size, what goes in and comes out, where they compute in float."""
+    """The exported files: size, input, rewrites, and where they compute in float."""
     if not report.artifacts:
         return EMPTY
     shipped = {verdict.artifact for verdict in report.verdict}
@@ -171,7 +171,7 @@ def files(report: Report) -> Markup:
         for a in ordered
     ]
     heads = ("artifact", "input", "rewrites", "float ops", "bytes")
-    listed = table(heads, cells, "What each file takes and how it computes", words=3)
+    listed = table(heads, cells, "Input, rewrites and float operators of each file", words=3)
     floats = [
         details(
             f"{a.id}: where it computes in float ({len(a.float_op_names)})",
@@ -198,7 +198,7 @@ def machine_words(machine: Machine) -> str:
 
 
 def measurements(report: Report) -> Markup:
-    """Every timing with its label, and everything that could not be timed."""
+    """Every timing with its kind, and everything that could not be timed."""
     heads = ["artifact", "engine, provider", "kind", "threads", "top-1", "p50 (95 % interval)", "p90", "p99", "min"]
     heads += ["first", "load", "end to end", "energy, mJ", "peak MB", "file", "warm-up", "samples"]
     parts: list[Markup] = []
@@ -246,11 +246,11 @@ def measurements(report: Report) -> Markup:
         for f in (f for f in report.failures if f.device == device):
             what = f"{f.artifact} on {f.engine}, {threads(f.threads)}: "
             parts.append(tag("p", tag("strong", what), f.reason, class_="alarm"))
-    lead = "Times in milliseconds of single inferences, one image at a time unless a batch is named."
+    lead = "Times in milliseconds of single inferences, one image at a time unless a batch size is given."
     if any(t.sampling for t in report.latency):
-        lead = lead.replace(" of single inferences", " of single inferences, unless a row says below what it is of")
+        lead = lead.replace(" of single inferences", " of single inferences, except for rows with a note below")
     if any(t.reference for t in report.latency):
-        lead += " A reference is PyTorch's time for the float network: to compare with, in no file, never shipped."
+        lead += " A reference is PyTorch's time for the float network, for comparison only; it is never shipped."
     return section("rows", "All measurements", *parts, lead=lead) if parts else EMPTY
 
 
@@ -260,7 +260,7 @@ def _named(t: Timing) -> Markup:
 
 
 def _conditions(rows: Sequence[Timing]) -> list[str]:
-    """Under which the rows of a device were measured, and why something was not."""
+    """Conditions under which the rows of a device were measured, and why anything was not measured."""
     timed = [t for t in rows if t.samples]
     if not timed:
         return []
@@ -289,7 +289,7 @@ def _warmup(t: Timing) -> str:
 
 
 def protocol(report: Report) -> Markup:
-    """How the numbers came about."""
+    """How the numbers were measured."""
     if not report.latency:
         return EMPTY
     kinds = [kind for kind in KINDS if any(t.kind == kind for t in report.latency)]
@@ -329,7 +329,7 @@ def verification(report: Report) -> Markup:
         )
     listed = table(heads, cells, "The same test images through torch and every file", words=3)
     lead = (
-        "Own torch is the torch model of the same precision; differences and steps are against it, SQNR against fp32. "
-        "On devices other than the host all of these are against the same file on the host."
+        "Own torch is the torch model of the same precision; differences and steps are relative to it, SQNR to fp32. "
+        "On devices other than the host, all of these are relative to the same file on the host."
     )
     return section("verify", "Verification", listed, lead=lead)

@@ -40,7 +40,7 @@ def linear(domain: tuple[float, float], to: tuple[float, float]) -> Scale:
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers (1, 2, 2.5 or 5 times a power of ten) within [low, high], about so many."""
+    """About `about` round numbers (1, 2, 2.5 or 5 times a power of ten) within [low, high]."""
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return [low]
     rough = (high - low) / about

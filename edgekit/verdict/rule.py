@@ -1,20 +1,20 @@
 """Which file to ship on a device, and why, in one sentence.
 
-Standard library only, but for numpy where intervals are compared.
+Standard library only, plus numpy when intervals are compared.
 
 The rule, in order:
 
 1. Only the best kind of timing that the device has counts: measured, else emulated, else estimated. Kinds are never
-   mixed. What is only a reference (`Timing.reference`: PyTorch) has no say at all.
+   mixed. References (`Timing.reference`: PyTorch) are ignored.
 2. A candidate (artifact x engine x threads) is shippable when its engine passed verification on the test split, its
-   top-1 there is at least that of torch fp32 minus `max_drop` points, and it holds the device's limits (p90, size,
-   peak memory). Where the files are of a bundle, its golden vectors have to hold there, too (`refused`); where nobody
-   has scored any of them, accuracy has no say, and the reason says so.
+   top-1 there is at least that of torch fp32 minus `max_drop` points, and it meets the device's limits (p90, size,
+   peak memory). Files of a bundle must also reproduce its golden vectors there (`refused`). If no file has accuracy
+   scores, accuracy is ignored, and the reason says so.
 3. Never worse than float: an integer precision is shippable only if its p50 is below that of the fastest shippable
    float file, fp32 or fp16.
-4. The lowest p50 wins. Candidates that its confidence interval cannot tell from it are equal
-   (`edgekit.verdict.stats.different`; for estimates: within the error bar; within 2 % where neither is known): among
-   those the smaller file, then fewer threads, wins.
+4. The lowest p50 wins. Candidates whose p50 does not differ significantly from it tie with it
+   (`edgekit.verdict.stats.different`; for estimates: within the error bar; within 2 % if neither is known). Among
+   those, the smaller file wins, then fewer threads.
 
 Speed is judged by p50, which is the most repeatable; limits by p90, which is what a user notices.
 """
@@ -31,16 +31,16 @@ from edgekit.types import Accuracy, Artifact
 from edgekit.verdict import stats
 
 NOISE = 0.02
-"""Two p50 closer than this (relative) are equal where there are no intervals."""
+"""Without intervals, two p50 values closer than this (relative) are equal."""
 KINDS: tuple[Kind, ...] = ("measured", "emulated", "estimated")
 """Best first."""
 REFERENCE = "torch-fp32"
 _LIMITED = {"estimated": "estimated time"}
-"""What the limit for p90 is compared with, by kind, where that is another figure."""
+"""What the p90 limit is compared with, for kinds of timing that have no p90."""
 _STAND_INS = {"benchmark_model": "litert"}
-"""Whose accuracy counts where an engine tells no outputs: the same kernels, in Python."""
+"""For an engine that does not return its outputs, the engine whose accuracy counts: same kernels, in Python."""
 FLOAT = ("fp32", "fp16")
-"""Precisions that the others have to beat."""
+"""Precisions that the others must beat."""
 
 
 class Limits(Protocol):
@@ -63,7 +63,7 @@ class Limits(Protocol):
 class _Miss:
     text: str
     amount: float
-    """How far off, relative to the bound; infinite where it is not a matter of degree."""
+    """How far off, relative to the bound; infinite if it is not a matter of degree."""
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,15 @@ def decide(
         device_name: `Timing.device` of the timings that count; others are ignored.
         artifacts: the exported files.
         accuracy: scores; rows of this device are preferred, else those of another device with the same engine. None:
-            nobody has scored any file, so that the limits alone decide (and the reason says so).
+            no file has been scored, so the limits alone decide (and the reason says so).
         timings: latencies, any device; only batch 1 is compared.
         limits: bounds of the device.
         max_drop: points of top-1 (0..100) that a file may lose against torch fp32; None is no bound.
-        refused: what else forbids an artifact in an engine there, in words that follow "but".
+        refused: other reasons not to ship an artifact with an engine there, worded to follow "but".
 
     Returns:
-        The choice with its reason; `artifact` is None where nothing is shippable, and the reason says by how much
-        the nearest candidate misses.
+        The choice with its reason; if nothing is shippable, `artifact` is None and the reason says by how much the
+        nearest candidate misses.
     """
     kind = best_kind(device_name, timings)
     if kind is None:
@@ -125,7 +125,7 @@ def decide(
         if timing.device == device_name and timing.kind == kind and timing.batch == 1 and not timing.reference
     ]
     shippable = [candidate for candidate in candidates if not candidate.misses]
-    unscored = "; nobody has scored these files, so their accuracy has no say" if accuracy is None else ""
+    unscored = "; these files have no accuracy scores, so accuracy was ignored" if accuracy is None else ""
     if not shippable:
         return _nothing(device_name, _nearest(candidates, kind) + unscored, kind)
     best = _fastest(_never_worse(shippable))
@@ -146,15 +146,15 @@ def decide(
 
 
 def contenders(device_name: str, artifacts: Sequence[Artifact], timings: Sequence[Timing]) -> tuple[Timing, ...]:
-    """By speed alone: what ships on a device if nothing forbids it, and the fastest file on the other side.
+    """Judged by speed alone: the file that would ship on a device, and its fastest rival (float against quantized).
 
     Args:
-        device_name: as in `decide`, like the others.
+        device_name: as in `decide`.
         artifacts: the exported files.
         timings: any device.
 
     Returns:
-        Two timings, one of a float file and one of a quantized file; or fewer, where there are no such.
+        Two timings, one of a float file and one of a quantized file; fewer if one of them does not exist.
     """
     kind, by_id = best_kind(device_name, timings), {artifact.id: artifact for artifact in artifacts}
     rows = [t for t in timings if (t.device, t.kind, t.batch) == (device_name, kind, 1) and not t.reference]
@@ -167,13 +167,13 @@ def contenders(device_name: str, artifacts: Sequence[Artifact], timings: Sequenc
 
 
 def best_kind(device_name: str, timings: Iterable[Timing]) -> Kind | None:
-    """The most trustworthy kind of timing (batch 1) that a device has of files; None when it has none."""
+    """The most trustworthy kind of timing (batch 1) that a device has for any file; None if it has none."""
     found = {t.kind for t in timings if t.device == device_name and t.batch == 1 and not t.reference}
     return next((kind for kind in KINDS if kind in found), None)
 
 
 def _scores(device: str, accuracy: Iterable[Accuracy]) -> dict[tuple[str, str], Accuracy]:
-    """Test score of each artifact x engine, that of the device itself where there is one."""
+    """Test score of each artifact x engine, preferably from the device itself."""
     scores: dict[tuple[str, str], Accuracy] = {}
     for row in accuracy:
         key = (row.artifact, row.engine)
@@ -242,7 +242,7 @@ def _fastest(candidates: list[_Candidate]) -> _Candidate:
 
 
 def equal(a: Timing, b: Timing) -> bool:
-    """Whether two p50 of one device, from one run, cannot be told apart."""
+    """Whether two p50 values, from one run on one device, are indistinguishable."""
     if len(a.round_sizes) > 1 and len(b.round_sizes) > 1:
         return not stats.different(a, b, interleaved=True)
     if not a.samples and not b.samples and a.p50_ci and b.p50_ci:
@@ -267,11 +267,11 @@ def _reason(
                 f"({rival.artifact.id}, {rival.timing.engine}: {_ms(rival)})"
             )
         elif rival is not None and rival.artifact.bytes >= best.artifact.bytes:
-            parts.append(f"as fast as {rival.artifact.id} within what was measured, and the smaller file")
-        elif rival is not None:  # the fastest float file beats it, and this one is as fast as that, and smaller
+            parts.append(f"as fast as {rival.artifact.id} within measurement error, and the smaller file")
+        elif rival is not None:  # the fastest float file beats it; this one ties with that file and is smaller
             first = min((c for c in candidates if c.is_float and not c.misses), key=lambda c: c.timing.p50_ms)
             parts.append(
-                f"as fast as {first.name} ({_ms(first)}) within what was measured, which {rival.name} ({_ms(rival)}) "
+                f"as fast as {first.name} ({_ms(first)}) within measurement error, which {rival.name} ({_ms(rival)}) "
                 "does not beat"
             )
     elif baseline is None:
@@ -291,12 +291,12 @@ def _reason(
     if refused is not None and not (refused is baseline and not best.is_float):
         text += f"; {refused.name} is faster ({_ms(refused)}) but {refused.why_not}"
     if limits.rss_mb is not None and not best.timing.rss_bytes:
-        text += f"; its peak memory was not measured, so the {limits.rss_mb:g} MB allowed are not checked"
+        text += f"; its peak memory was not measured, so the {limits.rss_mb:g} MB limit was not checked"
     if best.timing.engine in _STAND_INS and best.drop is not None:
         engine = best.timing.engine
-        text += f"; its accuracy is that of {_STAND_INS[engine]}, as {engine} tells no outputs"
+        text += f"; its accuracy is that of {_STAND_INS[engine]}, as {engine} does not return outputs"
     if limits.p90_ms is not None and best.timing.p90_ms is None:
-        text += f"; its p90 is not known, so the {limits.p90_ms:g} ms allowed are checked for p50 alone"
+        text += f"; its p90 is unknown, so the {limits.p90_ms:g} ms limit was checked against p50 only"
     return text + _caveat(kind)
 
 
@@ -307,7 +307,7 @@ def _nearest(candidates: list[_Candidate], kind: Kind) -> str:
 
     nearest = min(candidates, key=distance)
     return (
-        f"nothing can be shipped; nearest is {nearest.name} (p50 {_ms(nearest)}), but {nearest.why_not}{_caveat(kind)}"
+        f"nothing can be shipped; closest is {nearest.name} (p50 {_ms(nearest)}), but {nearest.why_not}{_caveat(kind)}"
     )
 
 

@@ -1,21 +1,21 @@
-"""Figures of a list of times, how sure they are, and when two lists differ.
+"""Statistics of a list of times, their confidence intervals, and whether two lists differ.
 
-Times of one process are not independent: neighbours resemble each other, and each round of a measurement has a level
-of its own. So confidence intervals come from a two-stage bootstrap: rounds are drawn with replacement, and within each
-drawn round blocks of neighbouring samples (Davison and Hinkley, "Bootstrap Methods and their Application", 1997,
+Times from one process are not independent: neighbouring samples are correlated, and each round of a measurement has a
+level of its own. So confidence intervals come from a two-stage bootstrap: rounds are drawn with replacement, and within
+each drawn round, blocks of neighbouring samples (Davison and Hinkley, "Bootstrap Methods and their Application", 1997,
 section 3.8; blocks: Carlstein, "The Use of Subseries Values for Estimating the Variance", 1986; levels of repetition:
-Kalibera and Jones, "Rigorous Benchmarking in Reasonable Time", 2013). Rounds are few, and percentiles of so few
-clusters make intervals that are too narrow, so the interval is that of Student's t with the bootstrap's standard error
-and as many degrees of freedom as there are rounds but one (Hesterberg, "What Teachers Should Know About the Bootstrap",
-2015, sections 4.3 and 5.2), of the logarithm, as times are positive and compared by ratio. Samples whose rounds are not
-known are cut into `BATCHES` rounds.
+Kalibera and Jones, "Rigorous Benchmarking in Reasonable Time", 2013). Rounds are few, and percentiles over so few
+clusters give intervals that are too narrow. So the interval is Student's t with the bootstrap's standard error and one
+degree of freedom less than there are rounds (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015,
+sections 4.3 and 5.2), taken of the logarithm, as times are positive and compared by ratio. Samples whose rounds are
+unknown are cut into `BATCHES` rounds.
 
-Rounds resemble their neighbours, too: what slows a machine down lasts for seconds. So the standard error is widened as
-for a process whose round k depends on round k - 1 (AR(1); Priestley, "Spectral Analysis and Time Series", 1981, section
-5.3.2). Few rounds cannot tell how much they resemble each other, so at least `RESEMBLANCE` is assumed; not for rounds
-that took turns, where what happens to the machine cancels out.
+Neighbouring rounds are correlated too: whatever slows a machine down lasts for seconds. So the standard error is
+widened as for an AR(1) process, whose round k depends on round k - 1 (Priestley, "Spectral Analysis and Time Series",
+1981, section 5.3.2). A few rounds are not enough to estimate that correlation, so at least `RESEMBLANCE` is assumed,
+except for interleaved rounds, where disturbances of the machine cancel out.
 
-No sample is removed. What a new process or another day changes is not in these intervals.
+No sample is removed. These intervals do not cover what changes with a new process or on another day.
 
 Needs numpy, which is imported when a function is called.
 """
@@ -39,11 +39,11 @@ DRAWS = 400
 SEED = 0
 BATCHES = 10
 BLOCKS = 16
-"""Most blocks of one round: at least that long a neighbourhood stays together."""
+"""Maximum number of blocks per round; it keeps blocks of long rounds long."""
 GRID = 256
-"""Points at which distributions of resamples are kept; percentiles between them are interpolated."""
+"""Points at which the distributions of the resamples are stored; percentiles in between are interpolated."""
 RESEMBLANCE, MOST = 0.3, 0.8
-"""Correlation of neighbouring rounds that is assumed at least, and at most."""
+"""Bounds on the assumed correlation of neighbouring rounds."""
 MAD = 1.4826
 """Standard deviations in one median absolute deviation of a normal distribution."""
 
@@ -74,7 +74,7 @@ def intervals(samples: Sequence[float], round_sizes: Sequence[int] = ()) -> dict
 
     Args:
         samples: times in milliseconds, in the order measured.
-        round_sizes: how many of them each round gave; empty where that is not known.
+        round_sizes: number of samples in each round; empty if unknown.
 
     Raises:
         ValueError: the rounds do not add up to the samples.
@@ -91,7 +91,7 @@ def intervals(samples: Sequence[float], round_sizes: Sequence[int] = ()) -> dict
 def outliers(samples: Sequence[float]) -> float:
     """Share of samples further than 3 scaled median absolute deviations from the median.
 
-    The rule of Leys et al., "Detecting outliers: Do not use standard deviation around the mean", 2013, on either side.
+    The two-sided rule of Leys et al., "Detecting outliers: Do not use standard deviation around the mean", 2013.
     """
     import numpy as np
 
@@ -102,26 +102,26 @@ def outliers(samples: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Ratio:
-    """p50 of one list of times over that of another."""
+    """Ratio of the p50 of one list of times to that of another."""
 
     value: float
     ci: tuple[float, float] | None
-    """95 % confidence interval; None where there are too few samples for one."""
+    """95 % confidence interval; None if there are too few samples for one."""
 
     @property
     def differs(self) -> bool:
-        """Whether the interval leaves 1 out; False where there is none."""
+        """Whether the interval excludes 1; False if there is no interval."""
         return self.ci is not None and not self.ci[0] <= 1 <= self.ci[1]
 
 
 def ratio(a: Timing, b: Timing, *, interleaved: bool = False) -> Ratio:
-    """p50 of `a` over p50 of `b`, with its confidence interval.
+    """Ratio of the p50 of `a` to that of `b`, with its confidence interval.
 
     Args:
         a: a timing with its samples.
-        b: the one that it is compared with.
-        interleaved: their rounds took turns in one run: round k of both is drawn together, so that what the machine
-            did in that round cancels out. Ignored where the numbers of rounds differ.
+        b: the timing to compare it with.
+        interleaved: their rounds alternated in one run: round k of both is drawn together, so that disturbances of
+            the machine in that round cancel out. Ignored if the numbers of rounds differ.
     """
     value = a.p50_ms / b.p50_ms
     together = interleaved and len(a.round_sizes) == len(b.round_sizes) > 1
@@ -137,7 +137,7 @@ def ratio(a: Timing, b: Timing, *, interleaved: bool = False) -> Ratio:
 
 
 def different(a: Timing, b: Timing, *, interleaved: bool = False) -> bool:
-    """Whether the p50 of two timings differ: the interval of their ratio leaves 1 out. See `ratio`."""
+    """Whether the p50 of two timings differ: the interval of their ratio excludes 1. See `ratio`."""
     return ratio(a, b, interleaved=interleaved).differs
 
 
@@ -148,12 +148,12 @@ class _Draws:
     grid: npt.NDArray[np.float64]
     """(points,), ascending, in milliseconds."""
     below: npt.NDArray[np.float64]
-    """(DRAWS, points): share of the resample that is at most the grid's value."""
+    """(DRAWS, points): share of the resample that does not exceed the grid's value."""
     levels: npt.NDArray[np.float64]
     """(rounds,): logarithm of each round's median."""
 
     def percentile(self, q: float) -> npt.NDArray[np.float64]:
-        """That of each resample, (DRAWS,), in milliseconds."""
+        """The percentile of each resample, (DRAWS,), in milliseconds."""
         import numpy as np
 
         rows = np.arange(len(self.below))
@@ -168,13 +168,13 @@ class _Draws:
 
 
 def _draws(samples: Sequence[float], round_sizes: Sequence[int], seed: int) -> _Draws | None:
-    """Resamples, as described at the top; None for fewer than two rounds."""
+    """Resamples, as the module's docstring describes; None for fewer than two rounds."""
     import numpy as np
 
     values = np.asarray(samples, np.float64)
     sizes = [size for size in round_sizes if size]
     if round_sizes and sum(sizes) != len(values):
-        raise ValueError(f"rounds of {sum(sizes)} samples in all, but {len(values)} samples")
+        raise ValueError(f"the rounds have {sum(sizes)} samples in total, but there are {len(values)} samples")
     if len(sizes) < 2:
         sizes = [len(part) for part in np.array_split(values, min(BATCHES, max(len(values), 1)))]
     if len(sizes) < 2:
@@ -197,13 +197,13 @@ def _draws(samples: Sequence[float], round_sizes: Sequence[int], seed: int) -> _
 def _ends(
     value: float, resampled: npt.NDArray[np.float64], series: Sequence[npt.NDArray[np.float64]], least: float
 ) -> tuple[float, float]:
-    """The t interval of a statistic whose resampled values these are, in logarithms.
+    """The t interval of a statistic, from the logarithms of its resampled values.
 
     Args:
-        value: of the statistic.
-        resampled: (DRAWS,)
-        series: levels of the rounds in their order, of each list of times that is drawn by itself.
-        least: correlation of neighbouring rounds that is assumed at least.
+        value: the statistic.
+        resampled: its value in each resample, (DRAWS,).
+        series: levels of the rounds, in order, for each list of times that is drawn independently.
+        least: lower bound on the assumed correlation of neighbouring rounds.
     """
     import numpy as np
 
@@ -216,7 +216,7 @@ def _ends(
 
 
 def _correlation(levels: npt.NDArray[np.float64]) -> float:
-    """Of neighbouring rounds, its bias for so few taken off (Marriott and Pope, Biometrika 41, 1954)."""
+    """Correlation of neighbouring rounds, corrected for small-sample bias (Marriott and Pope, Biometrika 41, 1954)."""
     away = levels - levels.mean()
     spread = float((away**2).sum())
     if spread <= 0 or len(levels) < 3:

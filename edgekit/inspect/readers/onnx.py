@@ -26,19 +26,19 @@ NOT_COUNTED = {
     "LSTM", "GRU", "RNN", "Einsum", "Attention", "MultiHeadAttention", "GroupQueryAttention", "DeformConv", "If",
     "Loop", "Scan", "MatMulNBits",
 }  # fmt: skip
-"""Have multiply-adds, or graphs inside, that are not looked at."""
+"""Operators with multiply-adds or nested graphs that are not counted."""
 SCALES = {Q: (1, 2), DQ: (1, 2), "Resize": (1, 2, 3), "ConvInteger": (2, 3), "MatMulInteger": (2, 3),
           "DynamicQuantizeMatMul": (2, 3), "MatMulIntegerToFloat": (2, 3, 4, 5), "QLinearConv": (1, 2, 4, 5, 6, 7),
           "QLinearMatMul": (1, 2, 4, 5, 6, 7), "QGemm": (1, 2, 4, 5, 7, 8), "QLinearAdd": (1, 2, 4, 5, 6, 7),
           "QLinearMul": (1, 2, 4, 5, 6, 7)}  # fmt: skip
-"""Inputs that are scales and zero points (of Resize: sizes)."""
+"""Positions of the inputs that are scales and zero points (Resize: sizes)."""
 KNOWN = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 FIRST = b"\x08\x12\x3a\x42"
-"""How the bytes of a model may begin: ir_version, producer_name, graph, metadata (onnx.proto3)."""
+"""Possible first bytes of a model, one per field: ir_version, producer_name, graph, metadata (onnx.proto3)."""
 
 
 def matches(data: bytes) -> bool:
-    """Whether these may be the bytes of an .onnx file; protocol buffers carry no mark."""
+    """Whether these may be the bytes of an .onnx file; protocol buffers have no magic number."""
     return data[:1] != b"" and data[:1] in FIRST
 
 
@@ -51,7 +51,7 @@ def inspect(data: bytes, file: str) -> FileReport:
 
     Raises:
         MissingPackage: onnx is not installed.
-        Exception: whatever a damaged file makes the reader raise.
+        Exception: of any kind, if the file is damaged.
     """
     need("onnx", extra="compress", purpose="reading .onnx files")
     import onnx
@@ -79,12 +79,12 @@ def inspect(data: bytes, file: str) -> FileReport:
     in_float = {node.output[0] for node in floats}
     macs, left, unknown = _macs(graph)
     if unknown:
-        notes.append(f"shapes are not known, so MACs and memory leave out: {', '.join(unknown[:5])}")
+        notes.append(f"MACs and memory exclude operators with unknown shapes: {', '.join(unknown[:5])}")
     most, at = model_graph.peak(_fused(graph, in_float))
     by_type = model_graph.sizes(graph.values.values())
     outside = [name for name, tensor in constants.items() if tensor.data_location == onnx.TensorProto.EXTERNAL]
     if outside:
-        notes.append(f"{len(outside)} tensors lie in other files")
+        notes.append(f"{len(outside)} tensors are stored in other files")
     other = len(data) - sum(by_type.values())
     return FileReport(
         file=file,
@@ -109,7 +109,7 @@ def inspect(data: bytes, file: str) -> FileReport:
 
 
 def _close(model: Any) -> list[str]:
-    """Set open dimensions of the inputs to 1, and forget shapes that hung on them."""
+    """Set open dimensions of the inputs to 1, and discard the shapes that depended on them."""
     stored = {tensor.name for tensor in model.graph.initializer}
     found = []
     for value in model.graph.input:
@@ -124,7 +124,7 @@ def _close(model: Any) -> list[str]:
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
-    return [f"dimensions left open are counted as 1: {', '.join(found)}"]
+    return [f"open dimensions are counted as 1: {', '.join(found)}"]
 
 
 def _read(graph: Any) -> tuple[Graph, dict[str, Any]]:
@@ -152,13 +152,13 @@ def _read(graph: Any) -> tuple[Graph, dict[str, Any]]:
     inputs = tuple(value.name for value in graph.input if value.name not in constants)
     made = {name for op in ops for name in op.outputs} | set(values)
     if lost := [name for op in ops for name in op.inputs if name and name not in made]:
-        raise ValueError(f'nothing makes "{lost[0]}"')
+        raise ValueError(f'no operator produces "{lost[0]}"')
     return Graph(ops, values, inputs, tuple(value.name for value in graph.output)), constants
 
 
 def _sane(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
     if shape is not None and (min(shape, default=0) < 0 or math.prod(shape) > 2**40):
-        raise ValueError(f"a tensor has the shape {shape}")
+        raise ValueError(f"a tensor has an invalid shape: {shape}")
     return shape
 
 
@@ -169,7 +169,7 @@ def _dtype(number: int) -> str:
     try:
         word = onnx.TensorProto.DataType.Name(number).lower()
     except ValueError as error:
-        raise ValueError(f"there is no data type {number}") from error
+        raise ValueError(f"unknown data type {number}") from error
     return "float8" if word.startswith("float8") else names.get(word, word)
 
 
@@ -189,7 +189,7 @@ def _macs(graph: Graph) -> tuple[int, dict[str, int], list[str]]:
             )
             if first is None or weight is None or out is None:
                 unknown.append(f"{op.kind} {op.name}".strip())
-            elif "Transpose" in op.kind:  # IO…: each input value meets all of it but I
+            elif "Transpose" in op.kind:  # IO…: each input value is multiplied with all of it but I
                 total += math.prod(first) * math.prod(weight[1:])
             elif "Conv" in op.kind:  # OI…, I of one group
                 total += math.prod(out) * math.prod(weight[1:])
@@ -204,7 +204,7 @@ def _fused(graph: Graph, in_float: set[str]) -> Graph:
     """The graph as engines compute it: between DequantizeLinear and QuantizeLinear, operators work on integers.
 
     Args:
-        graph: the file's.
+        graph: the graph of the file.
         in_float: first outputs of the operators that compute in float.
     """
     from edgekit.graph.onnx_floats import FUSED, MOVING
@@ -256,7 +256,7 @@ def _fused(graph: Graph, in_float: set[str]) -> Graph:
                 gone.add(last)
                 name = last
             elif name in values and not values[name].constant and op.outputs[0] not in graph.outputs:
-                values[name] = dataclasses.replace(values[name], dtype="int8")  # moved on before it is quantized
+                values[name] = dataclasses.replace(values[name], dtype="int8")  # moved before it is quantized
             after[op.outputs[0]] = name
             inputs = tuple(before.get(each, each) for each in op.inputs)
             op = dataclasses.replace(op, inputs=inputs, outputs=(name, *op.outputs[1:]))
@@ -265,7 +265,7 @@ def _fused(graph: Graph, in_float: set[str]) -> Graph:
 
 
 def _port(graph: Graph, constants: dict[str, Any], name: str) -> Port:
-    """A port; of an integer one the scale stands in the DequantizeLinear or QuantizeLinear beside it."""
+    """A port; the scale of an integer one is found in the DequantizeLinear or QuantizeLinear next to it."""
     from onnx import numpy_helper
 
     value = graph.values.get(name, Value(None, "undefined"))

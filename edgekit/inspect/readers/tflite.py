@@ -19,7 +19,7 @@ NOT_COUNTED = {
     "BIDIRECTIONAL_SEQUENCE_RNN", "SVDF", "CONV_3D_TRANSPOSE", "STABLEHLO_CONVOLUTION", "STABLEHLO_DOT_GENERAL",
     "IF", "WHILE", "CALL_ONCE", "STABLEHLO_COMPOSITE",
 }  # fmt: skip
-"""Have multiply-adds, or other subgraphs inside, that are not looked at."""
+"""Operators with multiply-adds or nested subgraphs that are not counted."""
 INTEGERS = {"int8", "uint8", "int16"}
 
 
@@ -37,7 +37,7 @@ def inspect(data: bytes, file: str) -> FileReport:
 
     Raises:
         MissingPackage: LiteRT is not installed.
-        Exception: whatever a damaged file makes the reader raise.
+        Exception: of any kind, if the file is damaged.
     """
     need("ai_edge_litert.schema_py_generated", extra="litert", purpose="reading .tflite files")
     from edgekit.graph.tflite_table import Table
@@ -53,10 +53,10 @@ def inspect(data: bytes, file: str) -> FileReport:
     by_type = _sizes(table, graph)
     notes = []
     if len(table.model.subgraphs) > 1:
-        notes.append(f"{len(table.model.subgraphs)} subgraphs; operators, MACs and memory are those of the first")
+        notes.append(f"{len(table.model.subgraphs)} subgraphs; operators, MACs and memory are of the first only")
     open_inputs = [_name(table, index) for index in table.graph.inputs if _is_open(table.graph.tensors[index])]
     if open_inputs:
-        notes.append(f"dimensions left open are counted as 1: {', '.join(open_inputs)}")
+        notes.append(f"open dimensions are counted as 1: {', '.join(open_inputs)}")
     return FileReport(
         file=file,
         format="tflite",
@@ -80,22 +80,22 @@ def inspect(data: bytes, file: str) -> FileReport:
 
 
 def _read(table: Any, length: int) -> Graph:
-    """The first subgraph; everything in it is checked, since the generated reader checks nothing."""
+    """The first subgraph. Everything in it is validated here, since the generated reader validates nothing."""
     graph, model = table.graph, table.model
     values = {}
     for index, tensor in enumerate(graph.tensors):
         dtype = _dtype(table, tensor)
         if not 0 <= tensor.buffer < len(model.buffers):
-            raise ValueError(f"tensor {index} has no buffer {tensor.buffer}")
+            raise ValueError(f"tensor {index} refers to buffer {tensor.buffer}, which does not exist")
         held = _held(model.buffers[tensor.buffer], length)
         value = Value(_shape(tensor), dtype, constant=held > 0)
         if held and tensor.sparsity is None and dtype in model_graph.BITS and held != value.bytes:
-            raise ValueError(f"tensor {index} holds {held} bytes, its shape asks for {value.bytes}")
+            raise ValueError(f"tensor {index} holds {held} bytes, but its shape needs {value.bytes}")
         values[str(index)] = value
     ops = []
     for operator in graph.operators:
         if not 0 <= operator.opcodeIndex < len(model.operatorCodes):
-            raise ValueError(f"there is no operator code {operator.opcodeIndex}")
+            raise ValueError(f"operator code {operator.opcodeIndex} does not exist")
         inputs = _indices(operator.inputs, values)
         outputs = _indices(operator.outputs, values)
         name = _name(table, int(outputs[0])) if outputs and outputs[0] else ""
@@ -110,14 +110,14 @@ def _read(table: Any, length: int) -> Graph:
 def _indices(found: Any, values: dict[str, Value]) -> tuple[str, ...]:
     names = tuple("" if index == -1 else str(index) for index in (() if found is None else found))
     if unknown := [name for name in names if name and name not in values]:
-        raise ValueError(f"there is no tensor {unknown[0]}")
+        raise ValueError(f"tensor {unknown[0]} does not exist")
     return names
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:
     shape = tuple(int(extent) for extent in (() if tensor.shape is None else tensor.shape))
     if min(shape, default=0) < 0 or math.prod(shape) > 2**40:
-        raise ValueError(f"a tensor has the shape {shape}")
+        raise ValueError(f"a tensor has an invalid shape: {shape}")
     return shape
 
 
@@ -130,12 +130,12 @@ def _is_open(tensor: Any) -> bool:
 
 
 def _held(buffer: Any, length: int) -> int:
-    """Bytes of a buffer; those of files above 2 GiB lie behind the flatbuffer."""
+    """Size of a buffer; in files above 2 GiB, buffers follow the flatbuffer."""
     if buffer.data is not None:
         return len(buffer.data)
     if buffer.offset > 1:
         if buffer.offset + buffer.size > length:
-            raise ValueError("a buffer lies outside of the file")
+            raise ValueError("a buffer lies outside the file")
         return int(buffer.size)
     return 0
 
@@ -169,7 +169,7 @@ def _macs(graph: Graph) -> tuple[int, dict[str, int]]:
 
 
 def _products(op: Op, graph: Graph) -> int:
-    """Multiply-adds, from the layouts of the weights that TFLite's documentation gives."""
+    """Multiply-adds, based on the weight layouts in TFLite's documentation."""
     if "" in (*op.inputs[:2], *op.outputs[:1]):
         raise ValueError(f"{op.kind} {op.name} lacks an input or its output")
     shapes = [graph.values[name].shape or () if name else () for name in op.inputs]
@@ -189,7 +189,7 @@ def _products(op: Op, graph: Graph) -> int:
 
 
 def _sizes(table: Any, graph: Graph) -> dict[str, int]:
-    """Bytes by type; tensors may share a buffer, which counts once."""
+    """Bytes by type; a buffer shared by several tensors counts once."""
     owners = {tensor.buffer: str(index) for index, tensor in reversed(list(enumerate(table.graph.tensors)))}
     found: Counter[str] = Counter()
     for buffer, name in owners.items():
@@ -203,7 +203,7 @@ def _metadata(table: Any) -> dict[str, str]:
     for entry in table.model.metadata or ():
         name = entry.name.decode(errors="replace") if entry.name else ""
         if not 0 <= entry.buffer < len(table.model.buffers):
-            raise ValueError(f"metadata {name} has no buffer {entry.buffer}")
+            raise ValueError(f"metadata {name} refers to buffer {entry.buffer}, which does not exist")
         held = table.model.buffers[entry.buffer].data
         found[name] = _readable(b"" if held is None else bytes(bytearray(held)))
     return found

@@ -1,4 +1,4 @@
-"""``report.csv``: a line a timing, for spreadsheets."""
+"""``report.csv``: one line per timing, for spreadsheets."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ COLUMNS = (
     "model_bytes", "file_bytes", "instructions", "top1", "agreement", "images", "samples", "rounds",
     "outliers", "stable", "ships", "cpu", "governor", "edgekit", "golden", "sampling", "reference",
 )  # fmt: skip
-"""In this order; a value that was not measured is an empty field. Times in ms, shares 0..1; "golden" says whether
-the golden vectors hold there, "sampling" what a sample is where it is not a single inference, "reference" that a row
-is PyTorch's, to compare with."""
+"""In this order; a value that was not measured is an empty field. Times in ms, shares 0..1. "golden" says whether the
+golden vectors match there, "sampling" what a sample is if not a single inference, "reference" whether a row is PyTorch,
+for comparison only."""
 
 
 def render(report: Report) -> str:
     """The timings as CSV (RFC 4180, but lines end in a line feed), one header line first.
 
-    A text that a spreadsheet would take for a formula gets a leading apostrophe.
+    Text that a spreadsheet would take for a formula gets a leading apostrophe.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

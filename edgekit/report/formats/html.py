@@ -1,4 +1,4 @@
-"""``report.html``: one file that opens anywhere, without network, in light and dark, on paper and on a phone."""
+"""``report.html``: one file that works offline, in light and dark mode, in print and on a phone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PAGE = """<!doctype html>
 
 
 def render(report: Report) -> str:
-    """The report as a self-contained page: styles, charts (inline SVG) and a little optional script are in it."""
+    """The report as a self-contained page, including styles, charts (inline SVG) and a small optional script."""
     sections = [
         ("verdict", "Verdict", results.verdicts(report)),
         ("trade", "Accuracy and latency", devices.trade(report)),

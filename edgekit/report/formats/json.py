@@ -1,4 +1,4 @@
-"""``report.json``: the whole report, every raw sample included, for programs."""
+"""``report.json``: the whole report, including every raw sample, for programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def render(report: Report) -> str:
     """The report as JSON text; ``edgekit.report._schema.schema()`` describes it.
 
     JSON has no NaN and no infinity: such a number (the SQNR of two equal outputs) becomes null. A list of plain values
-    stays on one line, so that samples and confusion matrices do not take a line a number.
+    stays on one line, so that samples and confusion matrices do not take one line per number.
     """
     return _lines(_plain(report), "") + "\n"
 

@@ -1,4 +1,4 @@
-"""``report.md``: the verdicts, one table and what went wrong; short enough for a pull request."""
+"""``report.md``: the verdicts, one table and any failures; short enough for a pull request."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from edgekit.verdict.rule import KINDS
 
 SUFFIX = "md"
 HOT = 3
-"""Operators of each profile that are named."""
+"""Number of operators that are named for each profile."""
 TIMED = ("accuracy: ", "golden: ", "operators: ")
-"""How the reasons of failures begin that are not about latency."""
+"""Prefixes of failure reasons that are not about latency."""
 
 
 def render(report: Report) -> str:
-    """The report as GitHub-flavoured Markdown. Whatever came from outside is escaped."""
+    """The report as GitHub-flavoured Markdown. External text is escaped."""
     blocks = [f"## edgekit: {text(report.name)}", _verdicts(report)]
     if report.latency:
         blocks.append(_timings(report))
@@ -77,12 +77,12 @@ def _timings(report: Report) -> str:
         if t.sampling
     ]
     if any(t.reference for t in report.latency):
-        notes.append("- (reference): PyTorch's time for the float network, to compare with; it is never shipped.")
+        notes.append("- (reference): PyTorch's time for the float network, for comparison only; it is never shipped.")
     return "\n".join((table((*heads, "agrees with fp32"), rows, words=3), *(["", *notes] if notes else [])))
 
 
 def _protocol(report: Report) -> str:
-    """How the times came about, folded away."""
+    """How the times were measured, in a collapsed block."""
     if not any(t.samples for t in report.latency):
         return ""
     return f"<details><summary>How it was measured</summary>\n\n{protocol.markdown()}\n\n</details>"
@@ -102,7 +102,7 @@ def _operators(report: Report) -> str:
 
 
 def _golden_vectors(report: Report) -> str:
-    """Whether each device computes what was computed where the bundle was packed."""
+    """Whether each device reproduces the outputs that were computed where the bundle was packed."""
     lines = [f"- {text(d)}: {text(golden.summary(rows))}" for d in report.devices if (rows := golden.of(report, d))]
     return "\n".join(("**Golden vectors**", "", *lines)) if lines else ""
 
@@ -154,7 +154,7 @@ def _failures(report: Report) -> str:
         if not a.passed
     ]
     lines += [
-        f"- {text(row.device)}: {text(row.artifact)} on {text(row.engine)} does not give its golden vectors: "
+        f"- {text(row.device)}: {text(row.artifact)} on {text(row.engine)} does not match its golden vectors: "
         f"{text(row.problem)}"
         for row in report.golden
         if row.problem
@@ -191,11 +191,11 @@ def _skipped(report: Report) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: int) -> str:
-    """A table whose first `words` columns are left-aligned; cells are taken as they are."""
+    """A table whose first `words` columns are left-aligned; cells are not escaped."""
     rule = [":---" if i < words else "---:" for i in range(len(heads))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *rows))
 
 
 def text(words: str) -> str:
-    """Plain text: nothing in it is taken as Markdown, HTML or the end of a table cell."""
+    """Plain text, escaped so that nothing in it is read as Markdown, HTML or the end of a table cell."""
     return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", " ".join(words.split()))
