@@ -302,7 +302,7 @@ def test_what_is_refused_is_not_shipped_whatever_else_speaks_for_it(accuracy: An
         return verdict.decide(sample.verdict[0].device, sample.artifacts, scores, sample.latency, limits, None, refused)
 
     best = choose({})
-    assert ("nobody has scored" in best.reason) == (accuracy is None)
+    assert ("no accuracy scores" in best.reason) == (accuracy is None)
     other = choose({(best.artifact, best.engine): "the reason"})
     assert (other.artifact, other.engine) != (best.artifact, best.engine)
     assert "the reason" in other.reason
