@@ -48,7 +48,7 @@ def test_probe_writes_a_file_that_check_accepts(board: Board, tmp_path: Path) ->
     assert json.loads(edgekit("devices", "clean", "pi.toml", "--json", cwd=tmp_path).stdout)["clean"] is True
     assert not (board.cache / "files").exists()
     message = complaint("devices", "probe", *options(board), "--name", "pi", code=2, cwd=tmp_path)
-    assert message.startswith("pi.toml: is there already")
+    assert message.startswith("pi.toml: already exists")
     shown = edgekit("devices", "show", "pi.toml", cwd=tmp_path).stdout
     assert tomllib.loads(shown) == tomllib.loads((tmp_path / "pi.toml").read_text())
 
@@ -112,7 +112,7 @@ def test_check_exits_1_where_an_engine_is_missing(board: Board, tmp_path: Path) 
     answer = edgekit("devices", "check", "pi.toml", code=1, cwd=tmp_path)
     assert f"pip install {facts['packages'][missing[0]]}" in answer.stderr
     assert "256 threads asked for" in answer.stderr
-    assert "not installed (asked for)" in answer.stdout
+    assert "not installed (required)" in answer.stdout
 
 
 def test_check_asks_for_the_provider(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_profile_keeps_what_it_has_when_a_device_is_lost(copied: Path, tmp_path:
     answer = edgekit(*words, code=1)
     last = answer.stderr.splitlines()[-1]
     assert last.startswith("edgekit: there: 2 not measured: cannot be reached by ssh: ")
-    assert last.endswith("the same command measures what is missing")
+    assert last.endswith("run the same command again to measure what is missing")
     assert "here: " in answer.stdout  # its verdict
     report = (copied / "10-report" / "report.json").read_text()
     first = json.loads(report)

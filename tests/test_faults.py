@@ -115,7 +115,7 @@ def test_train_goes_on_after_control_c(tiny: TinyRun, tmp_path: Path) -> None:
     words: list[str | Path] = ["train", *TINY, "--out", run]
     code, said = stop(words, run / ".2-train.partial" / "last.pt", signal.SIGINT)
     assert code == 130
-    assert said.endswith("edgekit: interrupted; the same command goes on from here\n")
+    assert said.endswith("edgekit: interrupted; run the same command again to continue\n")
     assert "Traceback" not in said
     assert "resuming after epoch 1" in edgekit(*words).stderr
     assert (run / FILES[0]).read_bytes() == (tiny.path / FILES[0]).read_bytes()

@@ -485,12 +485,15 @@ def complaint(answer: Result, code: int) -> str:
         (("--device", "no/such.toml"), "no/such.toml: no such device file"),
         (
             ("--set", "train.epochs=2"),
-            "--set train.epochs: the models of a bundle are made: only profile.operators",
+            "--set train.epochs: the models of a bundle are already built: only profile.operators",
         ),
-        (("--set", "profile.accuracy_images=2"), "--set profile.accuracy_images: the models of a bundle are made"),
+        (
+            ("--set", "profile.accuracy_images=2"),
+            "--set profile.accuracy_images: the models of a bundle are already built",
+        ),
         (("--set", "profile.operators=maybe"), "profile.operators"),
         (("--sustained", "long"), "profile.sustained"),
-        (("--device", "host", "--device", "host"), 'a device called "host" is already in this run'),
+        (("--device", "host", "--device", "host"), 'another device in this run is also called "host"'),
     ],
 )
 def test_bad_words_are_refused_in_one_line(
@@ -521,7 +524,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.M
 
 def test_other_commands_take_no_bundle(tmp_path: Path) -> None:
     answer = CliRunner().invoke(cli, ["compress", str(packed(tmp_path))])
-    assert "a bundle, whose files are made; edgekit profile" in complaint(answer, 2)
+    assert "is a bundle, which is already built; use edgekit profile" in complaint(answer, 2)
 
 
 def test_a_run_directory_is_no_place_for_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the commands have in common. Heavy imports stay inside the bodies, so that ``--help`` is quick."""
+"""What the commands share. Heavy imports stay inside the function bodies, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ debugged = click.option("--debug", is_flag=True, help="Show tracebacks.")
 
 
 class Group(click.Group):
-    """Says what was meant when a command is not known; lists commands in the order of the pipeline."""
+    """Suggests close matches for an unknown command; lists commands in the order of the pipeline."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -38,7 +38,7 @@ class Group(click.Group):
 
 
 def guarded(work: Callable[[], None], debug: bool) -> None:
-    """Run a command's body; every foreseeable trouble becomes one line and an exit code."""
+    """Run a command's body; every error becomes one line and an exit code."""
     if debug:
         work()
         return
@@ -50,7 +50,7 @@ def guarded(work: Callable[[], None], debug: bool) -> None:
     except RuntimeFault as error:
         _stop(str(error), 1)
     except KeyboardInterrupt:
-        _stop("interrupted; the same command goes on from here", 128 + signal.SIGINT)
+        _stop("interrupted; run the same command again to continue", 128 + signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -65,7 +65,7 @@ def _stop(message: str, code: int) -> NoReturn:
 
 
 def print_list(kind: Any, as_json: bool) -> None:
-    """The files of that kind that come with edgekit."""
+    """Print the files of this kind that ship with edgekit."""
     import tomllib
 
     from edgekit.config import shipped
@@ -87,7 +87,7 @@ def _about(table: dict[str, Any]) -> str:
 
 
 def print_schema(module: str) -> None:
-    """JSON schema of what a module reads."""
+    """Print the JSON schema of the file that a module reads."""
     import importlib
 
     need("pydantic", extra="compress", purpose="printing a schema")

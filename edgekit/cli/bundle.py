@@ -1,4 +1,4 @@
-"""Commands around the bundle: pack, keys and signatures, the runtime. Heavy imports stay inside the bodies."""
+"""Commands for bundles: pack, keys and signatures, the runtime. Heavy imports stay inside the function bodies."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ import click
 from edgekit.cli._common import as_json, debugged, guarded
 
 FILE = click.Path(path_type=Path, dir_okay=False)
-_key = click.option("--key", type=FILE, required=True, metavar="FILE", help="As edgekit keygen writes it.")
+_key = click.option("--key", type=FILE, required=True, metavar="FILE", help="Key file that edgekit keygen wrote.")
 
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path), metavar="RUN|MANIFEST")
-@click.option("--device", metavar="NAME", help="Only the file that the verdict chose for this device.")
-@click.option("--artifact", "ids", multiple=True, metavar="ID", help="Only this file, e.g. tflite-int8 (repeatable).")
-@click.option("--out", type=FILE, metavar="FILE", help="[<name>.edgekit]")
-@click.option("--sign", "key", type=FILE, metavar="KEY", help="Sign it with this private key.")
+@click.option("--device", metavar="NAME", help="Pack only the file that the verdict chose for this device.")
+@click.option(
+    "--artifact", "ids", multiple=True, metavar="ID", help="Pack only this file, e.g. tflite-int8 (repeatable)."
+)
+@click.option("--out", type=FILE, metavar="FILE", help="Bundle to write. [<name>.edgekit]")
+@click.option("--sign", "key", type=FILE, metavar="KEY", help="Sign the bundle with this private key.")
 @as_json
 @debugged
 def pack(
@@ -32,10 +34,10 @@ def pack(
     as_json: bool,
     debug: bool,
 ) -> None:
-    """Write one file for devices, with what they need.
+    """Write a bundle: one file with all that a device needs.
 
-    It holds models, labels, preprocessing, golden vectors, hashes, and the verdict of the report, where there is one.
-    RUN is the directory of an earlier run, MANIFEST a hand-written .json beside a model file.
+    It holds models, labels, preprocessing, golden vectors, hashes and, if there is one, the verdict of the report.
+    RUN is the directory of an earlier run. MANIFEST is a hand-written .json file next to a model file.
 
     \b
     Examples:
@@ -51,7 +53,7 @@ def pack(
 
         if source.suffix == ".json" and not source.is_dir():
             if device or ids:
-                raise InputError("--device and --artifact choose among the files of a run, not of a manifest")
+                raise InputError("--device and --artifact select files of a run, not of a manifest; leave them out")
             contents = bundle.from_manifest(source)
         else:
             contents = bundle.from_run(source, device, ids, say=lambda text: click.echo(f"pack: {text}", err=True))
@@ -73,13 +75,13 @@ def pack(
 
 
 @click.command()
-@click.option("--out", type=FILE, default="edgekit", metavar="NAME", help="Writes NAME.key and NAME.pub. [edgekit]")
+@click.option("--out", type=FILE, default="edgekit", metavar="NAME", help="Write NAME.key and NAME.pub. [edgekit]")
 @as_json
 @debugged
 def keygen(out: Path, as_json: bool, debug: bool) -> None:
-    """Make a key pair to sign bundles with.
+    """Make an Ed25519 key pair for signing bundles.
 
-    NAME.key is for signing alone, NAME.pub for devices (Ed25519).
+    NAME.key signs bundles: keep it private. NAME.pub goes on the devices, which verify bundles with it.
 
     \b
     Example:
@@ -90,7 +92,7 @@ def keygen(out: Path, as_json: bool, debug: bool) -> None:
         from edgekit.deploy import keys
 
         public = keys.keygen(out)
-        text = f"{out}.key: private, keep it to yourself\n{out}.pub: public, {public}"
+        text = f"{out}.key: private, keep it secret\n{out}.pub: public, {public}"
         _say(as_json, text, private=f"{out}.key", public=f"{out}.pub", key=public)
 
     guarded(work, debug)
@@ -102,7 +104,7 @@ def keygen(out: Path, as_json: bool, debug: bool) -> None:
 @as_json
 @debugged
 def sign(bundle: Path, key: Path, as_json: bool, debug: bool) -> None:
-    """Sign a bundle in place; an earlier signature goes.
+    """Sign a bundle in place, replacing any earlier signature.
 
     \b
     Example:
@@ -126,7 +128,7 @@ def sign(bundle: Path, key: Path, as_json: bool, debug: bool) -> None:
 def verify_signature(bundle: Path, key: Path, as_json: bool, debug: bool) -> None:
     """Check a bundle's signature and hashes.
 
-    Exit code 1 where it is not signed with that key, or is not what was signed.
+    Exits with 1 if the bundle is not signed with this key, or was changed after signing.
 
     \b
     Example:
@@ -143,18 +145,20 @@ def verify_signature(bundle: Path, key: Path, as_json: bool, debug: bool) -> Non
 
 
 @click.command("runtime-zip")
-@click.option("--out", type=FILE, default="edgekit-runtime.pyz", metavar="FILE", help="[edgekit-runtime.pyz]")
+@click.option(
+    "--out", type=FILE, default="edgekit-runtime.pyz", metavar="FILE", help="File to write. [edgekit-runtime.pyz]"
+)
 @as_json
 @debugged
 def runtime_zip(out: Path, as_json: bool, debug: bool) -> None:
-    """Write the runtime as one file for devices.
+    """Write the edgekit runtime as a single file for devices.
 
-    A device runs it with its own Python (3.9 or newer) and engine; nothing is installed.
+    A device runs it with its own Python (3.9 or later) and inference engine; nothing has to be installed.
 
     \b
     Examples:
       edgekit runtime-zip
-      python3 edgekit-runtime.pyz predict digits.edgekit photo.jpg    on the device
+      python3 edgekit-runtime.pyz predict digits.edgekit photo.jpg    (on the device)
     """
 
     def work() -> None:
@@ -169,9 +173,9 @@ def runtime_zip(out: Path, as_json: bool, debug: bool) -> None:
 @click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="BUNDLE [IMAGES...]")
 def predict(words: tuple[str, ...]) -> None:
-    """Predict images with a bundle, as a device does.
+    """Classify images with a bundle, as a device would.
 
-    The same as `python -m edgekit.runtime predict`.
+    Same as `python -m edgekit.runtime predict`.
 
     \b
     Example:

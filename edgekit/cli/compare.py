@@ -1,4 +1,4 @@
-"""The command that compares reports: ``edgekit compare``, also ``edgekit report compare``."""
+"""The command that compares reports: ``edgekit compare``, also known as ``edgekit report compare``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     if value is None:
         return None
     if not re.fullmatch(r"\d+(\.\d+)? ?%", value):
-        raise click.BadParameter(f'"{value}" is not a percentage such as 5%')
+        raise click.BadParameter(f'"{value}" is not a percentage; write it like 5%')
     return float(value.rstrip("% ")) / 100
 
 
 @click.command()
-@click.option("--fail-on", callback=_percent, metavar="PERCENT", help="Exit 1 on a significant regression above it.")
+@click.option(
+    "--fail-on", callback=_percent, metavar="PERCENT", help="Exit 1 on a significant regression above this, e.g. 5%."
+)
 @as_json
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print as Markdown, for a pull request.")
 @debugged
@@ -30,9 +32,9 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 def compare(old: Path, new: Path, fail_on: float | None, as_json: bool, as_markdown: bool, debug: bool) -> None:
     """Show what changed between two reports.
 
-    OLD and NEW are run directories or report.json files. A change is marked only where its confidence interval says
-    so; rows that differ in engine version, machine, governor or threads come with a warning, kinds are never compared.
-    `edgekit report compare` is the same.
+    OLD and NEW are run directories or report.json files. A change is marked only if its confidence interval shows it
+    to be significant. Rows that differ in engine version, machine, governor or threads get a warning; times of
+    different kinds (measured, estimated) are never compared. `edgekit report compare` is the same command.
 
     \b
     Examples:
@@ -43,7 +45,7 @@ def compare(old: Path, new: Path, fail_on: float | None, as_json: bool, as_markd
 
     def work() -> None:
         if as_json and as_markdown:
-            raise InputError("--json and --markdown exclude each other")
+            raise InputError("--json and --markdown cannot be combined; give one of them")
         need("pydantic", extra="compress", purpose="reading reports")
         from edgekit.report import comparison, comparison_text, reader
 

@@ -1,4 +1,4 @@
-"""``edgekit devices show|check|probe|add|clean|setup``. Heavy imports stay inside the bodies."""
+"""``edgekit devices show|check|probe|add|clean|setup``. Heavy imports stay inside the function bodies."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from edgekit.cli._common import Group, as_json, debugged, guarded, print_list, p
 if TYPE_CHECKING:
     from edgekit.device.file import Device
 
-_port = click.option("--port", type=click.IntRange(1, 65535), help="[what the ssh config says, else 22]")
-_config = click.option("--config", metavar="FILE", help="Another ssh client config than ~/.ssh/config.")
-_python = click.option("--python", metavar="PROGRAM", help="Python 3.9 or later there. [python3]")
-_out = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="[NAME.toml]")
-_force = click.option("--force", is_flag=True, help="Overwrite the file.")
-_by = click.option("--by", metavar="WAY", help="A module of edgekit/reach. [ssh with a HOST, else local]")
+_port = click.option("--port", type=click.IntRange(1, 65535), help="SSH port. [from the ssh config, else 22]")
+_config = click.option("--config", metavar="FILE", help="SSH client config. [~/.ssh/config]")
+_python = click.option("--python", metavar="PROGRAM", help="Python 3.9 or later on the device. [python3]")
+_out = click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Device file to write. [NAME.toml]"
+)
+_force = click.option("--force", is_flag=True, help="Overwrite an existing file.")
+_by = click.option(
+    "--by", metavar="WAY", help="How to connect: a module of edgekit/reach/ways. [ssh with a HOST, else local]"
+)
 
 
 @click.command()
@@ -49,7 +53,7 @@ def show(name: str, as_json: bool, debug: bool) -> None:
 @as_json
 @debugged
 def check(name: str, as_json: bool, debug: bool) -> None:
-    """Reach a device and say what is missing there; exit 1 unless it is ready.
+    """Connect to a device and list what is missing on it; exit 1 unless it is ready.
 
     \b
     Examples:
@@ -76,13 +80,14 @@ def check(name: str, as_json: bool, debug: bool) -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("--mirror", metavar="URL", help="Of Debian. [https://deb.debian.org/debian]")
+@click.option("--mirror", metavar="URL", help="Debian mirror. [https://deb.debian.org/debian]")
 @as_json
 @debugged
 def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
-    """Build what an emulated device needs, into the cache folder; again, to check it.
+    """Build what an emulated device needs, in the cache folder.
 
-    Needs Linux, a C compiler, pip, a network and 700 MB of disk; neither root nor containers.
+    Run it again to check an existing build. Needs Linux, a C compiler, pip, network access and 700 MB of disk space,
+    but neither root nor containers.
 
     \b
     Example:
@@ -96,7 +101,9 @@ def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
 
         path, device = _load(name)
         if device.reach.by != "qemu" or device.reach.cpu is None:
-            raise InputError(f'{path}: reach.by = "{device.reach.by}" needs no setup; devices reached by "qemu" do')
+            raise InputError(
+                f'{path}: reach.by = "{device.reach.by}" needs no setup; only devices reached by "qemu" do'
+            )
         record = sysroot.setup(device.reach.cpu, Console(as_json), mirror or debian.MIRROR)
         click.echo(json.dumps(record, indent=2) if as_json else f"{device.name}: ready in {sysroot.folder()}")
 
@@ -106,7 +113,7 @@ def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
 @click.command()
 @click.argument("host", required=False)
 @_by
-@click.option("--name", help="[what the device calls itself]")
+@click.option("--name", help="Name of the device. [its hostname]")
 @_port
 @_config
 @_python
@@ -115,7 +122,7 @@ def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
 @as_json
 @debugged
 def probe(host: str | None, name: str | None, out: Path | None, force: bool, as_json: bool, **words: Any) -> None:
-    """Connect to HOST and write its device file from what it says.
+    """Connect to HOST and write its device file from what it reports.
 
     \b
     Examples:
@@ -141,14 +148,14 @@ def probe(host: str | None, name: str | None, out: Path | None, force: bool, as_
         if as_json:
             click.echo(json.dumps({"path": str(path), "facts": found}, indent=2))
         else:
-            click.echo(f"{_describe(device, found)}\n{path}: written; edgekit devices check {path}")
+            click.echo(f"{_describe(device, found)}\n{path}: written; now run edgekit devices check {path}")
 
     guarded(work, words.pop("debug"))
 
 
 @click.command()
 @click.argument("name")
-@click.option("--host", metavar="HOST", help="[user@]host, or a Host of the ssh config; adb: serial number.")
+@click.option("--host", metavar="HOST", help="ssh: [user@]host, or a Host in the ssh config; adb: serial number.")
 @_by
 @_port
 @_config
@@ -169,7 +176,7 @@ def add(
     as_json: bool,
     **words: Any,
 ) -> None:
-    """Write a device file for later, without connecting.
+    """Write a device file without connecting to the device.
 
     \b
     Example:
@@ -184,7 +191,9 @@ def add(
         reach = _reach(host, words)
         _checked(name, reach, run)
         path = _write(out or Path(f"{name}.toml"), probing.toml(name, reach, None, run), force)
-        click.echo(json.dumps({"path": str(path)}) if as_json else f"{path}: written; edgekit devices check {path}")
+        click.echo(
+            json.dumps({"path": str(path)}) if as_json else f"{path}: written; now run edgekit devices check {path}"
+        )
 
     guarded(work, words.pop("debug"))
 
@@ -194,7 +203,7 @@ def add(
 @as_json
 @debugged
 def clean(name: str, as_json: bool, debug: bool) -> None:
-    """Remove what edgekit keeps on a device: the runtime, and the latest models.
+    """Remove what edgekit stored on a device: the runtime and the latest models.
 
     \b
     Example:
@@ -225,7 +234,7 @@ def _load(name: str) -> tuple[Path, Device]:
 
 
 def _reach(host: str | None, words: dict[str, Any]) -> dict[str, Any]:
-    """Keys of a [reach] section from the command line."""
+    """The keys of a [reach] section, as given on the command line."""
     by = words["by"] or ("ssh" if host else "local")
     given = {"by": by, "host": host, **{key: words[key] for key in ("port", "config", "python")}}
     if given["config"]:
@@ -245,7 +254,7 @@ def _write(path: Path, text: str, force: bool) -> Path:
     from edgekit.errors import InputError
 
     if path.exists() and not force:
-        raise InputError(f"{path}: is there already; give --out another file, or --force")
+        raise InputError(f"{path}: already exists; give another file with --out, or overwrite it with --force")
     try:
         write_text(path, text)
     except OSError as error:
@@ -263,7 +272,7 @@ def _describe(device: Device, found: dict[str, Any]) -> str:
         f"thermal zones: {zones or 'none'}",
     ]
     for engine, version in found["engines"].items():
-        wanted = " (asked for)" if engine in device.run.engines and not version else ""
+        wanted = " (required)" if engine in device.run.engines and not version else ""
         lines.append(f"  {engine:<15} {version or 'not installed'}{wanted}")
     return "\n".join(lines)
 
@@ -298,7 +307,7 @@ def list_devices(as_json: bool) -> None:
 
 @devices.command("schema")
 def devices_schema() -> None:
-    """Print the JSON schema of a device, for editors.
+    """Print the JSON schema of device files, for editors.
 
     \b
     Example:

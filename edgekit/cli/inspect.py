@@ -1,4 +1,4 @@
-"""The commands that look into files: ``inspect`` and ``export-c``."""
+"""The commands that read model files: ``inspect`` and ``export-c``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from edgekit.cli._common import as_json, debugged, guarded
 @debugged
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(file: Path, as_json: bool, debug: bool) -> None:
-    """Show what is in FILE: a bundle, an .onnx or a .tflite.
+    """Show what is in FILE: a bundle, an .onnx or a .tflite file.
 
-    Ports, operators, float operators, multiply-adds, parameters, memory, and what each installed engine runs where.
+    Lists inputs and outputs, operators, operators that run in float, multiply-adds, parameters, memory, and on which
+    provider each installed engine runs the operators.
 
     \b
     Examples:
@@ -40,8 +41,8 @@ def inspect(file: Path, as_json: bool, debug: bool) -> None:
 
 
 @click.command("export-c")
-@click.option("--out", type=click.Path(path_type=Path), default=Path(), metavar="DIR", help="Where to write. [.]")
-@click.option("--artifact", metavar="ID", help="Which file of the bundle. [the first .tflite]")
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), metavar="DIR", help="Folder to write to. [.]")
+@click.option("--artifact", metavar="ID", help="Which file of the bundle to export. [the first .tflite]")
 @click.option("--force", is_flag=True, help="Overwrite files that edgekit did not write.")
 @as_json
 @debugged
@@ -49,7 +50,7 @@ def inspect(file: Path, as_json: bool, debug: bool) -> None:
 def export_c(source: Path, out: Path, artifact: str | None, force: bool, as_json: bool, debug: bool) -> None:
     """Write a .tflite model and its labels as C arrays.
 
-    Where the package tflite-micro is installed, the model also runs through it.
+    If the package tflite-micro is installed, the model is also run with it, as a test.
 
     \b
     Examples:

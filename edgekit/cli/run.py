@@ -25,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _complete(kind: Literal["recipes", "devices"]) -> Callable[..., list[CompletionItem]]:
-    """Shell completion: the names of what is shipped, else files."""
+    """Shell completion: the names of shipped files, or else file paths."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from edgekit.config import shipped
@@ -37,10 +37,10 @@ def _complete(kind: Literal["recipes", "devices"]) -> Callable[..., list[Complet
 
 
 def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory. [runs/<recipe>]") -> F:
-    """What every command that works on a recipe or a run directory takes."""
+    """Add the options of every command that works on a recipe or a run directory."""
     for option in (
         click.option("--debug", is_flag=True, help="Show tracebacks."),
-        click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
+        click.option("--quiet", "-q", is_flag=True, help="Show no progress on stderr."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
         click.option(
             "--device",
@@ -52,7 +52,11 @@ def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory
         ),
         click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help=out),
         click.option(
-            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key: section.key=value."
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override a key of the recipe, as section.key=value (repeatable).",
         ),
         click.argument("target", default="digits", metavar=target, shell_complete=_complete("recipes")),
     ):
@@ -63,10 +67,10 @@ def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory
 @click.command()
 @_options
 def run(**flags: Any) -> None:
-    """Do every stage that RECIPE names.
+    """Run every stage of RECIPE.
 
     Stages whose inputs have not changed are skipped.
-    RECIPE is a TOML file or the name of a shipped recipe, RUN the directory of an earlier run.
+    RECIPE is a TOML file or the name of a shipped recipe. RUN is the directory of an earlier run.
 
     \b
     Examples:
@@ -79,7 +83,7 @@ def run(**flags: Any) -> None:
 @click.command()
 @_options
 def train(**flags: Any) -> None:
-    """Train only: data and train.
+    """Train: run the stages data and train.
 
     \b
     Example:
@@ -91,7 +95,7 @@ def train(**flags: Any) -> None:
 @click.command()
 @_options
 def prune(**flags: Any) -> None:
-    """Up to the pruned network: data, train, prune.
+    """Train and prune: run the stages data, train and prune.
 
     \b
     Examples:
@@ -104,7 +108,7 @@ def prune(**flags: Any) -> None:
 @click.command()
 @_options
 def compress(**flags: Any) -> None:
-    """Up to a bundle of verified files, not measured.
+    """Run all stages up to the bundle; measure nothing.
 
     \b
     Example:
@@ -114,13 +118,13 @@ def compress(**flags: Any) -> None:
 
 
 @click.command()
-@partial(_options, target="[RECIPE|RUN|BUNDLE]", out="Where to write. [runs/<recipe>, profiles/<bundle>]")
-@click.option("--sustained", metavar="TIME", help="Then run each file so long without a break, e.g. 10m.")
+@partial(_options, target="[RECIPE|RUN|BUNDLE]", out="Folder to write to. [runs/<recipe>, or profiles/<bundle>]")
+@click.option("--sustained", metavar="TIME", help="Then run each file continuously for this long, e.g. 10m.")
 def profile(sustained: str | None, overrides: tuple[str, ...], **flags: Any) -> None:
-    """Up to latencies: what has changed before, then measure.
+    """Re-run changed stages, then measure latency.
 
-    BUNDLE is an .edgekit file, or a hand-written manifest (.json): its models are measured on each device (this machine
-    if none is named), its golden vectors replayed there, and the reports written.
+    BUNDLE is an .edgekit file or a hand-written manifest (.json). Its models are measured on each device (on this
+    machine if none is named), its golden vectors are replayed there, and the reports are written.
 
     \b
     Examples:
@@ -179,16 +183,18 @@ def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple
 
     folder = Path(target)
     if folder.suffix == ".edgekit" and not folder.is_dir():
-        raise InputError(f"{target}: a bundle, whose files are made; edgekit profile, inspect and predict take one")
+        raise InputError(
+            f"{target}: is a bundle, which is already built; use edgekit profile, inspect or predict with it"
+        )
     if (folder / "recipe.json").is_file():
         loaded, base = recipe.resume(folder / "recipe.json", overrides)
         out = out or folder
     elif folder.is_dir() and target not in shipped.files("recipes"):
-        raise InputError(f"{target}: neither a recipe nor a run directory (it has no recipe.json)")
+        raise InputError(f"{target}: is neither a recipe nor a run directory (it has no recipe.json)")
     else:
         path = shipped.find("recipes", target)
         loaded, base = recipe.load(path, overrides), path.resolve().parent
-    if names:  # as good as profile.devices, and remembered with it
+    if names:  # replaces profile.devices, and is saved with the recipe
         chosen = [str(Path(name).resolve()) if shipped.is_path(name) else name for name in names]
         section = loaded.profile or recipe.ProfileSection()
         loaded = loaded.model_copy(update={"profile": section.model_copy(update={"devices": chosen})})
@@ -197,7 +203,7 @@ def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple
 
 
 def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
-    """The devices of a [profile] section, whose files start from `base`, by name."""
+    """The devices of a [profile] section by name; relative paths of device files start from `base`."""
     from edgekit.config import shipped
     from edgekit.device import file as device_file
 
@@ -206,7 +212,7 @@ def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
         path = shipped.find("devices", name, base)
         each = device_file.load(path)
         if each.name in found:
-            raise InputError(f'{path}: a device called "{each.name}" is already in this run; give each its own name')
+            raise InputError(f'{path}: another device in this run is also called "{each.name}"; give each its own name')
         if section.sustained is not None:
             run = each.run.model_copy(update={"sustained": section.sustained})
             each = each.model_copy(update={"run": run})
@@ -220,7 +226,7 @@ def _profiled(
     from edgekit.config import recipe
     from edgekit.pipeline import bundled
 
-    section = recipe.profile_section(overrides, ("operators", "sustained"), "the models of a bundle are made")
+    section = recipe.profile_section(overrides, ("operators", "sustained"), "the models of a bundle are already built")
     section = section.model_copy(update={"devices": list(names) or section.devices})
     return bundled.profile(Path(target), _devices(section, None), console, out, section.operators)
 
@@ -234,12 +240,12 @@ def _summary(outcome: Outcome) -> str:
 
 
 def _missing(lost: Sequence[Failure]) -> str:
-    """What was not measured, a line a device."""
+    """What was not measured, one line per device."""
     reasons: dict[str, list[str]] = {}
     for failure in lost:
         reasons.setdefault(failure.device, []).append(failure.reason)
     lines = [f"{device}: {len(all_)} not measured: {all_[0]}" for device, all_ in reasons.items()]
-    return "\n  ".join(lines) + "; the same command measures what is missing"
+    return "\n  ".join(lines) + "; run the same command again to measure what is missing"
 
 
 def _as_dict(outcome: Outcome) -> dict[str, Any]:
