@@ -489,7 +489,7 @@ def complaint(answer: Result, code: int) -> str:
         ),
         (
             ("--set", "profile.accuracy_images=2"),
-            "--set profile.accuracy_images: the models of a bundle are already built",
+            "--set profile.accuracy_images: the models of a bundle are already",
         ),
         (("--set", "profile.operators=maybe"), "profile.operators"),
         (("--sustained", "long"), "profile.sustained"),

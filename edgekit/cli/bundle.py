@@ -18,9 +18,7 @@ _key = click.option("--key", type=FILE, required=True, metavar="FILE", help="Key
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path), metavar="RUN|MANIFEST")
 @click.option("--device", metavar="NAME", help="Pack only the file that the verdict chose for this device.")
-@click.option(
-    "--artifact", "ids", multiple=True, metavar="ID", help="Pack only this file, e.g. tflite-int8 (repeatable)."
-)
+@click.option("--artifact", "ids", multiple=True, metavar="ID", help="Pack only this file (repeatable).")
 @click.option("--out", type=FILE, metavar="FILE", help="Bundle to write. [<name>.edgekit]")
 @click.option("--sign", "key", type=FILE, metavar="KEY", help="Sign the bundle with this private key.")
 @as_json
@@ -145,9 +143,7 @@ def verify_signature(bundle: Path, key: Path, as_json: bool, debug: bool) -> Non
 
 
 @click.command("runtime-zip")
-@click.option(
-    "--out", type=FILE, default="edgekit-runtime.pyz", metavar="FILE", help="File to write. [edgekit-runtime.pyz]"
-)
+@click.option("--out", type=FILE, default="edgekit-runtime.pyz", metavar="FILE", help="[edgekit-runtime.pyz]")
 @as_json
 @debugged
 def runtime_zip(out: Path, as_json: bool, debug: bool) -> None:

@@ -21,9 +21,7 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 
 
 @click.command()
-@click.option(
-    "--fail-on", callback=_percent, metavar="PERCENT", help="Exit 1 on a significant regression above this, e.g. 5%."
-)
+@click.option("--fail-on", callback=_percent, metavar="PERCENT", help="Exit 1 on a significant regression above this.")
 @as_json
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print as Markdown, for a pull request.")
 @debugged

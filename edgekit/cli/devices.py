@@ -17,13 +17,9 @@ if TYPE_CHECKING:
 _port = click.option("--port", type=click.IntRange(1, 65535), help="SSH port. [from the ssh config, else 22]")
 _config = click.option("--config", metavar="FILE", help="SSH client config. [~/.ssh/config]")
 _python = click.option("--python", metavar="PROGRAM", help="Python 3.9 or later on the device. [python3]")
-_out = click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Device file to write. [NAME.toml]"
-)
+_out = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="[NAME.toml]")
 _force = click.option("--force", is_flag=True, help="Overwrite an existing file.")
-_by = click.option(
-    "--by", metavar="WAY", help="How to connect: a module of edgekit/reach/ways. [ssh with a HOST, else local]"
-)
+_by = click.option("--by", metavar="WAY", help="A module of edgekit/reach/ways. [ssh with a HOST, else local]")
 
 
 @click.command()
@@ -53,7 +49,9 @@ def show(name: str, as_json: bool, debug: bool) -> None:
 @as_json
 @debugged
 def check(name: str, as_json: bool, debug: bool) -> None:
-    """Connect to a device and list what is missing on it; exit 1 unless it is ready.
+    """Connect to a device and list what is missing.
+
+    Exits with 1 unless the device is ready.
 
     \b
     Examples:
@@ -101,9 +99,7 @@ def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
 
         path, device = _load(name)
         if device.reach.by != "qemu" or device.reach.cpu is None:
-            raise InputError(
-                f'{path}: reach.by = "{device.reach.by}" needs no setup; only devices reached by "qemu" do'
-            )
+            raise InputError(f'{path}: reach.by = "{device.reach.by}" needs no setup; only reach.by = "qemu" does')
         record = sysroot.setup(device.reach.cpu, Console(as_json), mirror or debian.MIRROR)
         click.echo(json.dumps(record, indent=2) if as_json else f"{device.name}: ready in {sysroot.folder()}")
 
@@ -148,7 +144,7 @@ def probe(host: str | None, name: str | None, out: Path | None, force: bool, as_
         if as_json:
             click.echo(json.dumps({"path": str(path), "facts": found}, indent=2))
         else:
-            click.echo(f"{_describe(device, found)}\n{path}: written; now run edgekit devices check {path}")
+            click.echo(f"{_describe(device, found)}\n{path}: written; next: edgekit devices check {path}")
 
     guarded(work, words.pop("debug"))
 
@@ -192,7 +188,7 @@ def add(
         _checked(name, reach, run)
         path = _write(out or Path(f"{name}.toml"), probing.toml(name, reach, None, run), force)
         click.echo(
-            json.dumps({"path": str(path)}) if as_json else f"{path}: written; now run edgekit devices check {path}"
+            json.dumps({"path": str(path)}) if as_json else f"{path}: written; next: edgekit devices check {path}"
         )
 
     guarded(work, words.pop("debug"))
@@ -203,7 +199,7 @@ def add(
 @as_json
 @debugged
 def clean(name: str, as_json: bool, debug: bool) -> None:
-    """Remove what edgekit stored on a device: the runtime and the latest models.
+    """Remove the runtime and the models that edgekit stored on a device.
 
     \b
     Example:

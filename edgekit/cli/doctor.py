@@ -12,7 +12,7 @@ from edgekit.cli import _common
 @click.command()
 @_common.as_json
 def doctor(as_json: bool) -> None:
-    """Show what is installed on this machine and what is missing.
+    """Show what is installed here and what is missing.
 
     \b
     Example:

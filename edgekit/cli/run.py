@@ -56,7 +56,7 @@ def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory
             "overrides",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Override a key of the recipe, as section.key=value (repeatable).",
+            help="Override a key of the recipe: section.key=value.",
         ),
         click.argument("target", default="digits", metavar=target, shell_complete=_complete("recipes")),
     ):
@@ -183,9 +183,7 @@ def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple
 
     folder = Path(target)
     if folder.suffix == ".edgekit" and not folder.is_dir():
-        raise InputError(
-            f"{target}: is a bundle, which is already built; use edgekit profile, inspect or predict with it"
-        )
+        raise InputError(f"{target}: is a bundle, which is already built; use edgekit profile, inspect or predict")
     if (folder / "recipe.json").is_file():
         loaded, base = recipe.resume(folder / "recipe.json", overrides)
         out = out or folder
