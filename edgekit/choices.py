@@ -1,4 +1,4 @@
-"""A folder is a menu: its public modules are the choices, their file names the words in a recipe."""
+"""A folder is a menu: its public modules are the choices, and their file names are the words used in recipes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pick(folder: str, name: str, where: str) -> ModuleType:
         where: the place of that word, for the message (``"quantize.range"``).
 
     Raises:
-        InputError: no such choice; the message names near ones.
+        InputError: there is no such choice; the message suggests similar ones.
     """
     allowed = names(folder)
     if name not in allowed:
@@ -36,7 +36,7 @@ def pick(folder: str, name: str, where: str) -> ModuleType:
 
 
 def no_such(word: str, allowed: Iterable[str], noun: str = "choice") -> str:
-    """Half a message: the unknown word, the nearest known one, and all of them when few."""
+    """The second part of an error message: the unknown word, similar known ones, and the choices if they are few."""
     allowed = sorted(allowed)
     near = difflib.get_close_matches(word, allowed, n=3, cutoff=0.6)
     text = f'"{word}": no such {noun}'

@@ -1,4 +1,4 @@
-"""What a person sees while stages run: lines on stderr, a progress bar on a terminal only."""
+"""What the user sees while stages run: lines on stderr, and on a terminal a progress bar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Advance = Callable[..., None]
 
 
 class Console:
-    """Progress on stderr, so that stdout holds results alone."""
+    """Progress on stderr, so that stdout holds only results."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -23,7 +23,7 @@ class Console:
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Advance]:
-        """Progress over `total` steps; draws only on a terminal and only where rich is installed."""
+        """Progress over `total` steps; drawn only on a terminal, and only if rich is installed."""
         progress = None
         if not self.quiet and sys.stderr.isatty():
             try:

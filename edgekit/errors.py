@@ -6,7 +6,7 @@
     ├── InputError          the user's input: a recipe, a file, a flag          exit 2
     │   ├── MissingPackage  an extra is not installed                           exit 2
     │   └── Busy            another run holds the directory                     exit 2
-    ├── Shortfall           a model or a device fell short of what was asked    exit 1
+    ├── Shortfall           a model or a device falls short of a requirement    exit 1
     │   └── Unreached       no device could be reached                          exit 1
     └── DiskFull            no room for the results                             exit 1
 
@@ -40,19 +40,19 @@ class Busy(InputError):
 
 
 class Shortfall(EdgekitError):
-    """A model or a device fell short: diverging outputs, NaN loss, no verdict."""
+    """A model or a device falls short of a requirement: diverging outputs, NaN loss, no verdict."""
 
 
 class Unreached(Shortfall):
-    """Nothing was measured, as no device could be reached: another time it may go well."""
+    """Nothing was measured because no device could be reached; a retry may succeed."""
 
 
 class DiskFull(EdgekitError):
-    """No room for a result; what was finished before stays."""
+    """No room for a result; what was finished before is kept."""
 
 
 def need(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import an optional package, or say which extra brings it.
+    """Import an optional package, or say which extra installs it.
 
     Args:
         module: dotted name of the module, e.g. ``"ai_edge_litert.interpreter"``.
@@ -69,6 +69,6 @@ def need(module: str, *, extra: str, purpose: str) -> ModuleType:
 
 
 def missing(error: ModuleNotFoundError, *, extra: str, purpose: str) -> MissingPackage:
-    """The error to raise, as `need` does, where an import deep inside has failed."""
+    """The error that `need` raises, for an import that failed deep inside other code."""
     package = (error.name or "a package").split(".")[0]
     return MissingPackage(f"{purpose} needs {package}, which is not installed: pip install 'edgekit[{extra}]'")

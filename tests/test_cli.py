@@ -253,7 +253,7 @@ def test_run_is_refused_while_another_works_there(copied: Path) -> None:
         holder.stdout.readline()
         before = (copied / "recipe.json").read_bytes()
         message = complaint("run", copied, "--set", "train.seed=5", code=2)
-        assert message.startswith(f"{copied}: another edgekit works here (process {holder.pid})")
+        assert message.startswith(f"{copied}: another edgekit is using this directory (process {holder.pid})")
         assert (copied / "recipe.json").read_bytes() == before
         holder.communicate("")
     edgekit("run", copied)

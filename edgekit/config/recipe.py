@@ -1,6 +1,6 @@
 """A recipe: one TOML file that says what to train, compress, verify and measure.
 
-Each section is one stage; a section that is missing is a stage that is skipped. Unknown keys are errors.
+Each section is one stage; a missing section skips its stage. Unknown keys are errors.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class ModelSection(Section):
 
 
 class CleanSection(Section):
-    """What to do with each kind of flaw that the scan finds."""
+    """What to do with each kind of problem that the data scan finds."""
 
-    unreadable: Literal["error", "drop"] = Field("error", description="files that do not decode as images")
-    mode: Literal["error", "drop", "keep"] = Field("keep", description="palette, grey, CMYK, alpha (kept: as RGB)")
-    orientation: Literal["error", "drop", "keep"] = Field("keep", description="EXIF-rotated (kept: turned upright)")
+    unreadable: Literal["error", "drop"] = Field("error", description="files that cannot be decoded as images")
+    mode: Literal["error", "drop", "keep"] = Field("keep", description="palette, grey, CMYK or alpha (keep: as RGB)")
+    orientation: Literal["error", "drop", "keep"] = Field("keep", description="EXIF-rotated (keep: turn upright)")
     duplicate: Literal["error", "drop", "keep"] = Field("drop", description="same pixels, same class, same split")
     conflict: Literal["error", "drop", "keep"] = Field("error", description="same pixels under two labels")
-    leak: Literal["error", "drop", "keep"] = Field("drop", description="same pixels in two splits (train loses)")
+    leak: Literal["error", "drop", "keep"] = Field("drop", description="same pixels in two splits (drop: from train)")
 
 
 class DataSection(Section):
@@ -63,16 +63,16 @@ class DataSection(Section):
     source: Annotated[str, AfterValidator(menu("edgekit.data.sources"))] = Field(
         description="a module of edgekit/data/sources"
     )
-    path: str | None = Field(None, description="folder or CSV file from the recipe's folder; ${VAR:-default}")
+    path: str | None = Field(None, description="folder or CSV, relative to the recipe; may use ${VAR:-default}")
     name: str | None = Field(None, description="torchvision data set, e.g. Flowers102")
-    labels: str | None = Field(None, description="text file, one class name a line (default: found in the data)")
+    labels: str | None = Field(None, description="text file with one class name per line; default: from the data")
     label_offset: int = Field(0, description="added to each label of a CSV file")
     input: int = Field(224, ge=8, le=1024, description="side of the square input in pixels")
     split: Literal["stratified", "strided"] = Field(
-        "stratified", description="strided: deterministic stride over the sorted list, classes not balanced"
+        "stratified", description="strided: every n-th image of the sorted list, classes not balanced"
     )
-    val: Share = Field(0.15, description="share of the data for validation where it has no split of its own")
-    test: Share = Field(0.15, description="share of the data for the test split, likewise")
+    val: Share = Field(0.15, description="share of the data for validation, if the data has no validation split")
+    test: Share = Field(0.15, description="share of the data for testing, if the data has no test split")
     seed: int = Field(0, ge=0)
     clean: CleanSection = Field(default_factory=CleanSection)
 
@@ -87,37 +87,37 @@ class TrainSection(Section):
     """Transfer learning: head first on frozen features, then all layers."""
 
     epochs: int = Field(10, ge=1, description="epochs over all layers, after the frozen ones")
-    frozen: int = Field(0, ge=0, description="iterations on the head alone first, over cached features (L-BFGS)")
+    frozen: int = Field(0, ge=0, description="L-BFGS iterations on the head alone first, on cached features")
     batch: int = Field(32, ge=1)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(1e-3, gt=0, description="peak learning rate of the backbone")
     head_lr: float | None = Field(None, gt=0, description="peak learning rate of the head (default: lr)")
     weight_decay: float = Field(0.05, ge=0)
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a linearly rising rate, then cosine")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with linear warm-up; cosine decay follows")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     augment: list[Literal["random_crop", "flip", "vertical_flip", "color_jitter", "trivial_augment"]] = Field([])
     batch_norm: Literal["train", "frozen"] = Field("train", description="frozen: keep the running statistics")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of an exponential moving average of the weights")
-    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better validation loss")
+    patience: int | None = Field(None, ge=1, description="stop after this many epochs without a better validation loss")
     seed: int = Field(0, ge=0)
 
 
 class PruneSection(Section):
-    """Structured pruning: whole channels go, until one target is met."""
+    """Structured pruning: remove whole channels until the target is met."""
 
     score: Annotated[str, AfterValidator(menu("edgekit.prune.scores"))] = Field(
         "taylor", description="a module of edgekit/prune/scores"
     )
-    scope: Literal["global", "local"] = Field("global", description="rank channels over all layers, or in each")
+    scope: Literal["global", "local"] = Field("global", description="rank channels across all layers, or in each")
     macs: float | None = Field(None, gt=0, lt=1, description="share of the multiply-adds to keep")
     parameters: float | None = Field(None, gt=0, lt=1, description="share of the parameters to keep")
     latency: float | None = Field(None, gt=0, lt=1, description="share of the measured int8 latency to keep")
-    round_to: int = Field(8, ge=1, le=64, description="channels stay a multiple of this")
-    steps: int = Field(5, ge=1, description="scores are computed anew so many times on the way")
+    round_to: int = Field(8, ge=1, le=64, description="channel counts remain multiples of this")
+    steps: int = Field(5, ge=1, description="number of pruning steps; scores are recomputed before each")
     keep: list[str] = Field([], description="layers whose outputs are not pruned")
-    plan: str | None = Field(None, description="replay this plan (a prune.json) in place of deciding")
-    recover: int = Field(8, ge=0, description="epochs of recovery, distilled from the unpruned net")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate of the recovery")
+    plan: str | None = Field(None, description="apply this plan (a prune.json) instead of computing one")
+    recover: int = Field(8, ge=0, description="epochs of fine-tuning, distilled from the unpruned network")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of this fine-tuning")
     distill: float = Field(0.7, ge=0, le=1, description="weight of the teacher against the labels")
     temperature: float = Field(2.0, gt=0, description="of the softened logits")
     seed: int = Field(0, ge=0)
@@ -131,25 +131,25 @@ class PruneSection(Section):
 
 
 class LowerSection(Section):
-    """Graph rewrites: by default those go that make files slower on the devices of the run."""
+    """Graph rewrites; by default, those that slow a file down on the devices of the run are left out."""
 
     rewrites: list[Annotated[str, AfterValidator(menu("edgekit.lower.rewrites"))]] | None = Field(
-        None, description="pin: apply exactly these modules of edgekit/lower/rewrites, where they match"
+        None, description="apply exactly these modules of edgekit/lower/rewrites, wherever they match"
     )
-    measure: bool = Field(True, description="time each rewrite on the devices; false: apply all of them")
+    measure: bool = Field(True, description="time each rewrite on the devices; false: apply all rewrites")
 
 
 class QatSection(Section):
-    """Quantization-aware training, distilled from the float net, in the same graph."""
+    """Quantization-aware training, distilled from the float network, in the same graph."""
 
     epochs: int = Field(3, ge=1)
     batch: int = Field(32, ge=1)
     lr: float = Field(1e-4, gt=0, description="peak learning rate")
     distill: float = Field(0.9, ge=0, le=1, description="weight of the teacher against the labels")
     temperature: float = Field(2.0, gt=0, description="of the softened logits")
-    freeze: float = Field(0.6, ge=0, le=1, description="share of the epochs after which ranges and batch norm stand")
+    freeze: float = Field(0.6, ge=0, le=1, description="share of epochs after which ranges and batch norm are frozen")
     batch_norm: Literal["train", "frozen"] | None = Field(
-        None, description="frozen: keep the running statistics throughout; default: as [train], frozen without it"
+        None, description="frozen: never update the running statistics; default: as in [train], else frozen"
     )
     ema: float | None = Field(None, gt=0, lt=1, description="decay of an exponential moving average of the weights")
 
@@ -158,26 +158,26 @@ Rungs = Literal["range", "corrections", "rounding", "keep_float", "qat"]
 
 
 class QuantizeSection(Section):
-    """One int8 decision for every format."""
+    """Int8 quantization, decided once for all formats."""
 
-    method: Literal["ptq", "qat"] = Field("ptq", description="qat: train in the quantized graph at once")
+    method: Literal["ptq", "qat"] = Field("ptq", description="qat: quantization-aware training, with no ptq first")
     range: Annotated[str, AfterValidator(menu("edgekit.quantize.ranges"))] = Field(
         "minmax", description="a module of edgekit/quantize/ranges"
     )
     ranges: dict[str, Annotated[str, AfterValidator(menu("edgekit.quantize.ranges"))]] = Field(
-        {}, description="another module of edgekit/quantize/ranges for the outputs of single layers"
+        {}, description="layer name -> module of edgekit/quantize/ranges, for the outputs of single layers"
     )
-    calibration: int = Field(128, ge=1, description="images of the training split")
-    equalize: bool = Field(False, description="even out the channels of neighbouring layers first")
-    bias_correction: bool = Field(True, description="take back what weight rounding shifts on average")
+    calibration: int = Field(128, ge=1, description="number of calibration images, from the training split")
+    equalize: bool = Field(False, description="equalize the channels of neighbouring layers first")
+    bias_correction: bool = Field(True, description="correct the mean shift that weight rounding causes")
     rounding: Literal["nearest", "adaptive"] = Field("nearest", description="adaptive: learned per weight (AdaRound)")
-    max_drop: float = Field(1.0, ge=0, description="points of top-1 that int8 may lose against float")
+    max_drop: float = Field(1.0, ge=0, description="percentage points of top-1 that int8 may lose against float")
     rescue: list[Rungs] = Field(
         ["range", "corrections", "rounding", "keep_float", "qat"],
-        description="what may be tried, in this order, where int8 loses more than max_drop on the validation split",
+        description="what to try, in this order, if int8 loses more than max_drop on the validation split",
     )
     keep_float: list[str] = Field([], description="layers of the torch model to leave in float")
-    sensitivity: bool = Field(True, description="measure what each layer costs")
+    sensitivity: bool = Field(True, description="measure how much accuracy quantizing each layer costs")
     qat: QatSection = Field(default_factory=QatSection)
     seed: int = Field(0, ge=0)
 
@@ -187,14 +187,14 @@ class ExportSection(Section):
 
     formats: list[Literal["onnx", "tflite"]] = Field(["onnx", "tflite"], min_length=1)
     precisions: list[Literal["fp32", "fp16", "int8", "dynamic", "weight_only", "int16x8"]] = Field(
-        ["fp32", "int8"], min_length=1, description="int8 where the recipe quantizes; int16x8 is TFLite's alone"
+        ["fp32", "int8"], min_length=1, description="int8 needs [quantize]; int16x8 is for TFLite only"
     )
-    on_failure: Literal["stop", "skip"] = Field("stop", description="skip: leave out a file that a converter refuses")
+    on_failure: Literal["stop", "skip"] = Field("stop", description="skip: leave out files a converter cannot write")
 
     @model_validator(mode="after")
     def _has_a_format_for_int16(self) -> Self:
         if "int16x8" in self.precisions and "tflite" not in self.formats:
-            raise ValueError('precisions: "int16x8" needs "tflite" in formats: ONNX has no such kernels')
+            raise ValueError('precisions: "int16x8" needs "tflite" in formats: ONNX Runtime has no int16x8 kernels')
         return self
 
 
@@ -202,9 +202,11 @@ class VerifySection(Section):
     """How far an exported file may be from torch."""
 
     images: int = Field(0, ge=0, description="test images to run; 0 is all of them")
-    agreement: float = Field(0.995, ge=0, le=1, description="share of top-1 classes equal to torch's, same precision")
-    within_one_step: float = Field(0.999, ge=0, le=1, description="share of int8 outputs at most one step from torch's")
-    tolerance: float = Field(1e-3, gt=0, description="fp32: largest difference relative to the largest logit")
+    agreement: float = Field(
+        0.995, ge=0, le=1, description="least share of top-1 classes equal to torch's at the same precision"
+    )
+    within_one_step: float = Field(0.999, ge=0, le=1, description="share of int8 outputs within one step of torch's")
+    tolerance: float = Field(1e-3, gt=0, description="fp32: largest allowed difference, relative to the largest logit")
 
 
 class ProfileSection(Section):
@@ -212,20 +214,20 @@ class ProfileSection(Section):
 
     devices: list[str] = Field(["host"], min_length=1, description="names or files of devices")
     accuracy_images: int = Field(
-        32, ge=0, description="test images, by data.seed, that run on each device other than this machine; 0: none"
+        32, ge=0, description="test images, drawn by data.seed, to run on each device other than this machine; 0: none"
     )
     operators: bool = Field(
         True,
         description="time the operators of the fastest quantized and the fastest float file of each device that is "
-        "timed: about three times the device's run.seconds",
+        "timed; takes about three times the device's run.seconds",
     )
     sustained: Duration | None = Field(
-        None, description='how long each file runs without a break, e.g. "10m"; default: what the device file says'
+        None, description='how long each file then runs continuously, e.g. "10m"; default: as in the device file'
     )
 
 
 class _Profiled(Section):
-    """As much of a recipe as profiling a bundle needs."""
+    """The part of a recipe that profiling a bundle needs."""
 
     profile: ProfileSection = Field(default_factory=ProfileSection)
 
@@ -233,7 +235,7 @@ class _Profiled(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    name: str = Field("", pattern="^[^/]*$", description="of the run directory; default: the file's name")
+    name: str = Field("", pattern="^[^/]*$", description="name of the run directory; default: the file's name")
     description: str = ""
     model: ModelSection
     data: DataSection
@@ -260,12 +262,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def profile_section(overrides: Sequence[str], allowed: Sequence[str], why: str) -> ProfileSection:
-    """The [profile] section where there is no recipe: defaults, and what the command line says.
+    """The [profile] section without a recipe: defaults, and what the command line says.
 
     Args:
-        overrides: as of `load`.
-        allowed: its keys that mean something there.
-        why: no other ones do, in words.
+        overrides: as for `load`.
+        allowed: keys of the section that may be set.
+        why: why no other keys may be set, for the message.
 
     Raises:
         InputError: another key, or a wrong type or value.
@@ -289,7 +291,7 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:
         record = json.loads(path.read_text(encoding="utf-8"))
         raw, base = dict(record["recipe"]), Path(record["base"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not as edgekit wrote it: {error}; start again from the recipe") from error
+        raise InputError(f"{path}: is not as edgekit wrote it: {error}; run the recipe itself again") from error
     return validate(Recipe, _settle(raw, path, overrides), path, _keys(overrides)), base
 
 

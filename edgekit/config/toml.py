@@ -1,4 +1,4 @@
-"""TOML into checked pydantic sections, with messages that name the file, the key and the next move."""
+"""Turns TOML into validated pydantic sections; error messages name the file, the key and the next move."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DURATION = r"[0-9]+(\.[0-9]+)?(s|m|h)"
 def _seconds(value: Any) -> Any:
     if isinstance(value, str):
         if not re.fullmatch(_DURATION, value):
-            raise ValueError(f'"{value}" is no duration: a number of seconds, or "90s", "10m", "1h"')
+            raise ValueError(f'"{value}" is not a duration: give a number of seconds, or "90s", "10m", "1h"')
         return float(value[:-1]) * _UNITS[value[-1]]
     return value
 
@@ -71,7 +71,7 @@ def validate(section: type[S], raw: dict[str, Any], path: Path, overridden: Coll
         overridden: keys (``section.key``) that came from the command line instead.
 
     Raises:
-        InputError: one line for each thing that is wrong.
+        InputError: the input is wrong; one line per problem.
     """
     try:
         return section.model_validate(raw)
@@ -105,7 +105,7 @@ def _explain(section: type[BaseModel], problem: dict[str, Any]) -> str:
     if message.startswith(f'"{value}"'):
         return f"{where} = {message}"
     shown = f' = "{value}"' if isinstance(value, str) else f" = {value}" if not isinstance(value, dict) else ""
-    head = f"{where}{shown}: " if where else ""  # else it is about the file as a whole
+    head = f"{where}{shown}: " if where else ""  # else the message is about the whole file
     return f"{head}{message[0].lower()}{message[1:]}"
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside and renamed. Standard library only."""
+"""Files that are complete or absent: written to a temporary file and renamed. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from edgekit.errors import DiskFull, EdgekitError, InputError
 
 FULL = 1 << 20
-"""Bytes left below which a failure is put down to a full disk."""
+"""Free bytes below which a failure is blamed on a full disk."""
 
 
 def disk_full(error: Exception, folder: Path) -> DiskFull | None:
-    """What to raise in place of `error` where a full disk is behind it: writers report that in many ways."""
+    """What to raise instead of `error` if a full disk caused it: writers report that in many ways."""
     said = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if said or shutil.disk_usage(folder).free < FULL:
         reason = str(error).strip().partition("\n")[0]
@@ -23,18 +23,18 @@ def disk_full(error: Exception, folder: Path) -> DiskFull | None:
 
 
 def cannot_write(path: Path, error: OSError) -> EdgekitError:
-    """What to raise where a file that the user asked for cannot be written."""
+    """What to raise if a file that the user asked for cannot be written."""
     full = disk_full(error, path.parent) if path.parent.is_dir() else None
     return full or InputError(f"{path}: cannot be written: {error.strerror or error}")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file beside and rename, so that no reader ever sees half of it."""
+    """Write a temporary file and rename it, so that no reader ever sees half a text file."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file beside and rename, so that no reader ever sees half of it."""
+    """Write a temporary file and rename it, so that no reader ever sees half a file."""
     beside = path.with_name(f".{path.name}.tmp")
     try:
         with beside.open("wb") as file:

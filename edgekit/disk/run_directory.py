@@ -1,8 +1,8 @@
 """Run directories: ``runs/<recipe>/<n>-<stage>/`` with a ``stage.json`` each. Standard library only.
 
-A stage is skipped when a finished one with the same inputs, and with its outputs unharmed, is there. It is written
-beside and renamed, so that a kill at any moment leaves the old stage, the new one, or a hidden ``.partial`` folder,
-never a half stage.
+A stage is skipped if its folder holds a finished one with the same inputs and intact outputs. A stage is written to a
+temporary folder and renamed, so that a kill at any moment leaves the old stage, the new one, or a hidden ``.partial``
+folder, but never half a stage.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from edgekit.disk.atomic import disk_full, write_text
 from edgekit.errors import Busy, InputError, Shortfall
 
 ORDER = ("data", "train", "prune", "lower", "quantize", "export", "verify", "bundle", "profile", "report")
-"""The number in a stage's folder is its place here."""
+"""The number in the name of a stage's folder is its position here."""
 RECORD = "stage.json"
 KEY = "key"
 UNVERIFIED = "UNVERIFIED.txt"
-"""Lies beside exported files that failed verification; not an output of their stage."""
+"""Written next to exported files that failed verification; not an output of their stage."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Done:
     digest: str
     """SHA-256 over the stage's files: what later stages depend on."""
     seconds: float
-    """What it cost when it ran."""
+    """How long it took when it ran."""
     cached: bool
-    """True when nothing had changed and it did not run again."""
+    """True if nothing had changed, so that it did not run again."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """What it depended on, as it was recorded."""
 
@@ -59,7 +59,7 @@ class RunDirectory:
 
         Raises:
             Busy: another process holds it.
-            InputError: it cannot be created or written.
+            InputError: the directory cannot be created or written to.
             DiskFull: there is no room for what the caller writes.
         """
         try:
@@ -74,8 +74,8 @@ class RunDirectory:
                 file.seek(0)
                 holder = file.read().decode() or "unknown"
                 raise Busy(
-                    f"{self.path}: another edgekit works here (process {holder}); "
-                    "wait for it, or give --out another folder"
+                    f"{self.path}: another edgekit is using this directory (process {holder}); "
+                    "wait for it, or give another folder with --out"
                 ) from None
             try:
                 file.truncate(0)
@@ -85,11 +85,11 @@ class RunDirectory:
                 raise disk_full(error, self.path) or error from None
 
     def folder(self, name: str) -> Path:
-        """Where a stage's results lie (or would lie)."""
+        """Where a stage's results are (or would be)."""
         return self.path / f"{ORDER.index(name) + 1}-{name}"
 
     def find(self, name: str) -> Done | None:
-        """A finished stage with all its files as they were written, whatever its inputs were."""
+        """A finished stage whose files are all intact, whatever its inputs were."""
         record = _read(self.folder(name))
         return None if record is None else _done(name, self.folder(name), record, cached=True)
 
@@ -102,14 +102,14 @@ class RunDirectory:
         before: Callable[[], None] = lambda: None,
         resumable: bool = False,
     ) -> Done:
-        """Run a stage unless it is there already.
+        """Run a stage unless it is finished already.
 
         Args:
             name: one of `ORDER`.
             inputs: everything the result depends on, as JSON-like data.
             build: writes the stage's files into the folder it is given.
-            before: called once when the stage will really run.
-            resumable: `build` can go on from files that a killed run with the same inputs left in its folder.
+            before: called once, if the stage really runs.
+            resumable: `build` can continue from files that a killed run with the same inputs left in its folder.
 
         Raises:
             Shortfall: raised by `build`; the files stay in ``<n>-<stage>.failed`` for inspection.
@@ -166,7 +166,7 @@ def _run(
         }
         write_text(partial / RECORD, json.dumps(record, indent=1))
     except Exception as error:
-        full = disk_full(error, partial.parent)  # asked before there is room again
+        full = disk_full(error, partial.parent)  # checked before files are removed, which frees space
         if isinstance(error, Shortfall) and not full:
             mark.unlink()
             _remove(failed)
@@ -181,7 +181,7 @@ def _run(
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """The record of a finished stage; None when there is none or its files are not as it says."""
+    """The record of a finished stage; None if there is none, or if its files do not match it."""
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return record if _hashes(folder) == record["outputs"] else None
@@ -195,7 +195,7 @@ def _done(name: str, folder: Path, record: Mapping[str, Any], cached: bool) -> D
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file a stage wrote; logs, and the hidden files that a kill left half written, do not count."""
+    """SHA-256 of each file a stage wrote, except logs and the hidden, half-written files that a kill leaves."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
