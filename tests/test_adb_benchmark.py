@@ -435,8 +435,8 @@ def test_accuracy_there_is_not_possible_and_is_no_lost_device(phone: Path, progr
     [
         ('[reach]\nby = "adb"\nbenchmark = "b"', 'reach.benchmark needs run.engines = ["benchmark_model"]'),
         ('[run]\nengines = ["benchmark_model"]', 'benchmark_model needs reach.by = "adb" and reach.benchmark'),
-        ('[reach]\nby = "ssh"\nhost = "b"\nbenchmark = "b"', 'by = "ssh" makes no use of benchmark'),
-        ('[reach]\nby = "adb"\nflags = ["--use_gpu=true"]', "flags are those of benchmark, which is not set"),
+        ('[reach]\nby = "ssh"\nhost = "b"\nbenchmark = "b"', 'by = "ssh" does not use benchmark'),
+        ('[reach]\nby = "adb"\nflags = ["--use_gpu=true"]', "flags are passed to benchmark, which is not set"),
         ('[reach]\nby = "adb"\nbenchmark = "b"\nflags = ["--num_runs=9"]', "--num_runs: edgekit sets this itself"),
         (
             '[reach]\nby = "adb"\nbenchmark = "b"\nflags = ["use_gpu"]',

@@ -1,4 +1,4 @@
-"""What is installed here, what this machine can do, and what is missing for what."""
+"""What is installed on this machine, what it can do, and what is missing for which purpose."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _PURPOSE = {
     "compress": "training, quantizing, exporting and verifying models",
     "onnx": "running ONNX files",
     "litert": "running TFLite files",
-    "tflite": "running TFLite files where LiteRT does not install (Python 3.11, an environment of its own)",
+    "tflite": "running TFLite files if LiteRT cannot be installed (Python 3.11, in a separate environment)",
 }
-_STAND_IN = {"litert": "tflite"}  # either of the two runs TFLite files; only the first is worth recommending
+_STAND_IN = {"litert": "tflite"}  # either runs TFLite files; only the first is recommended
 _SECTION = re.compile(r"""extra\s*==\s*["']([\w-]+)["']""")
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*([^;]*)")
 
 
 def report() -> dict[str, Any]:
-    """Everything `render` shows, ready for JSON.
+    """Everything that `render` shows, ready for JSON.
 
     Returns:
         ``edgekit`` and ``python`` (versions), ``executable``, ``machine`` (fields of `edgekit.measurements.Machine`),
@@ -78,7 +78,7 @@ def render(found: dict[str, Any]) -> str:
 
 
 def _extras() -> dict[str, dict[str, Any]]:
-    """What the installed edgekit says it needs, by extra; empty where it runs without being installed."""
+    """The packages that the installed edgekit needs, by extra; empty if edgekit runs without being installed."""
     extras: dict[str, dict[str, Any]] = {
         name: {"purpose": purpose, "complete": False, "packages": []} for name, purpose in _PURPOSE.items()
     }
@@ -98,7 +98,7 @@ def _extras() -> dict[str, dict[str, Any]]:
 def _missing(extras: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
     if not extras:
         return [
-            {"what": "telling what the extras need: edgekit itself is not installed", "install": "pip install edgekit"}
+            {"what": "listing what the extras need: edgekit itself is not installed", "install": "pip install edgekit"}
         ]
     return [
         {"what": extra["purpose"], "install": f"pip install 'edgekit[{name}]'"}
@@ -129,6 +129,6 @@ def _engine(name: str) -> dict[str, Any]:
         return {**found, "version": engine.version(), "providers": list(engine.providers()), "problem": None}
     except RuntimeFault as fault:
         problem = str(fault)
-    except Exception as error:  # a broken installation is what a doctor is for
+    except Exception as error:  # finding a broken installation is what this command is for
         problem = f"{type(error).__name__}: {error}"
     return {**found, "version": None, "providers": [], "problem": problem}

@@ -1,4 +1,4 @@
-"""A device: one TOML file of facts and limits, and how to reach it. Never results."""
+"""A device: one TOML file with facts, limits and how to reach it, but never results."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _KEYS = {
     "adb": ("host", "python", "benchmark", "flags"),
     "qemu": ("cpu",),
 }
-"""Which keys of [reach] each way makes use of."""
+"""The keys of [reach] that each way uses."""
 TORCH = "torch_cuda"
-"""The engine that the others are compared with: it runs the float network in PyTorch, on this machine only."""
+"""The engine that others are compared with: it runs the float network in PyTorch, on this machine only."""
 
 
 class ReachSection(Section):
@@ -39,27 +39,27 @@ class ReachSection(Section):
         "local", description="a module of edgekit/reach/ways"
     )
     host: str | None = Field(
-        None, min_length=1, description="ssh: [user@]host, or a Host of the ssh config; adb: serial number"
+        None, min_length=1, description="ssh: [user@]host, or a Host in the ssh config; adb: serial number"
     )
-    port: int | None = Field(None, ge=1, le=65535, description="ssh; default: what the ssh config says, else 22")
-    config: str | None = Field(None, description="ssh: another client config than ~/.ssh/config")
+    port: int | None = Field(None, ge=1, le=65535, description="ssh: port; default: from the ssh config, else 22")
+    config: str | None = Field(None, description="ssh: client config; default: ~/.ssh/config")
     python: str = Field("python3", min_length=1, description="Python 3.9 or later on the device")
     timeout: float = Field(15.0, gt=0, le=3600, description="seconds to wait for a connection")
-    cpu: Literal["cortex-a72", "cortex-a76"] | None = Field(None, description="qemu: the core that is emulated")
+    cpu: Literal["cortex-a72", "cortex-a76"] | None = Field(None, description="qemu: the core to emulate")
     benchmark: str | None = Field(
         None,
         min_length=1,
-        description="adb: TFLite's program benchmark_model instead of Python: a file here, which is sent (a relative "
-        'path starts from the device file), or one on the phone, e.g. "phone:/data/local/tmp/benchmark_model"; '
-        'goes with run.engines = ["benchmark_model"]',
+        description="adb: TFLite's program benchmark_model, used instead of Python: a local file, which is sent (a "
+        "relative path starts from the device file), or a file on the phone, e.g. "
+        '"phone:/data/local/tmp/benchmark_model"; needs run.engines = ["benchmark_model"]',
     )
-    flags: list[str] = Field([], description='adb: more flags of benchmark_model, e.g. ["--use_gpu=true"]')
+    flags: list[str] = Field([], description='adb: extra flags for benchmark_model, e.g. ["--use_gpu=true"]')
 
     @field_validator("host")
     @classmethod
     def _is_no_option(cls, host: str | None) -> str | None:
         if host is not None and (host.startswith("-") or any(c.isspace() or not c.isprintable() for c in host)):
-            raise ValueError("a host neither starts with a dash nor holds blanks")
+            raise ValueError("a host must not start with a dash or contain blanks or control characters")
         return host
 
     @model_validator(mode="after")
@@ -67,13 +67,13 @@ class ReachSection(Section):
         given = {key for key, about in type(self).model_fields.items() if getattr(self, key) != about.default}
         strange = sorted(given - {"by", "timeout", *_KEYS.get(self.by, ())})
         if strange:
-            raise ValueError(f'by = "{self.by}" makes no use of {", ".join(strange)}')
+            raise ValueError(f'by = "{self.by}" does not use {", ".join(strange)}; remove it')
         if self.by == "ssh" and self.host is None:
             raise ValueError('by = "ssh" needs host = "user@address"')
         if self.by == "qemu" and self.cpu is None:
             raise ValueError('by = "qemu" needs cpu = "cortex-a72" or "cortex-a76"')
         if self.flags and self.benchmark is None:
-            raise ValueError("flags are those of benchmark, which is not set")
+            raise ValueError("flags are passed to benchmark, which is not set; set benchmark or remove flags")
         benchmark_model.checked(self.flags)
         return self
 
@@ -87,34 +87,36 @@ Threads = Annotated[
 
 
 class RunSection(Section):
-    """What is measured there, and for how long."""
+    """What is measured on the device, and for how long."""
 
     engines: list[Literal["onnxruntime", "litert", "tflite_runtime", "benchmark_model", "torch_cuda"]] = Field(
         ["litert", "onnxruntime"],
         min_length=1,
-        description="what runs the files; torch_cuda runs the float network in PyTorch beside them, as a reference",
+        description="what runs the files; torch_cuda also runs the float network in PyTorch, as a reference",
     )
     providers: dict[str, str] = Field(
-        {}, description='what an engine runs on, e.g. onnxruntime = "cuda"; default: cpu, of torch_cuda: cuda'
+        {}, description='what an engine runs on, e.g. onnxruntime = "cuda"; default: cpu, for torch_cuda: cuda'
     )
     allow_fallback: bool = Field(
-        False, description="the CPU may run operators that these providers do not take; else that is an error"
+        False, description="let the CPU run operators that a provider does not support; if false, that is an error"
     )
-    threads: Threads = Field([1], description='of one inference; "all" (kept as []): 1, 2, 4, ... and all the cores')
+    threads: Threads = Field([1], description='thread counts; "all" (stored as []): 1, 2, 4, ... and all cores')
     batch: list[Annotated[int, Field(ge=1, le=4096)]] = Field(
-        [1], min_length=1, description="images of one inference; others than 1 only for ONNX files that leave it open"
+        [1], min_length=1, description="images per inference; only ONNX files with a dynamic batch allow any but 1"
     )
     warmup: int = Field(
-        10, ge=0, description="least before each round; before the first until times are steady, for at most `seconds`"
+        10,
+        ge=0,
+        description="least inferences before each round; before the first, until steady, at most `seconds`",
     )
-    seconds: float = Field(3.0, gt=0, description="measured time of each artifact x engine x threads")
-    rounds: int = Field(5, ge=1, description="the time is cut into so many rounds, interleaved over all artifacts")
+    seconds: float = Field(3.0, gt=0, description="measuring time per artifact x engine x threads x batch")
+    rounds: int = Field(5, ge=1, description="number of rounds the time is split into, interleaved over all artifacts")
     fresh: bool = Field(
-        False, description="a new process for each round: takes longer, and what a process changes is in the intervals"
+        False, description="a new process per round: slower, but the intervals include process-to-process variation"
     )
     cooldown: float = Field(0.0, ge=0, description="seconds of rest before each round")
     sustained: Duration = Field(
-        0.0, description='then each runs so long without a break, told minute by minute, e.g. "10m"; 0: not at all'
+        0.0, description='then run each file continuously for this long, reported by the minute, e.g. "10m"; 0: off'
     )
 
     @model_validator(mode="after")
@@ -126,22 +128,22 @@ class RunSection(Section):
 
     @property
     def file_engines(self) -> list[str]:
-        """Those of `engines` that run exported files, to which what a file is made for may look."""
+        """Those of `engines` that run exported files."""
         return [engine for engine in self.engines if engine != TORCH]
 
     def thread_counts(self, cores: int) -> list[int]:
-        """What `threads` stands for on a machine with so many cores."""
+        """The thread counts that `threads` means on a machine with `cores` cores."""
         return self.threads or sorted({2**power for power in range(cores.bit_length())} | {cores})
 
     def provider(self, engine: str) -> str | None:
-        """What an engine's `load` is told to run on; None is its choice for the CPU."""
-        if engine == TORCH:  # a program runs on one device or not at all
+        """The provider that an engine's `load` is given; None is its default for the CPU."""
+        if engine == TORCH:  # an exported program runs on one device only: no fallback
             return self.providers.get(TORCH, torch_cuda.CUDA)
         return providers_module.asked(self.providers.get(engine), self.allow_fallback)
 
 
 class LimitsSection(Section):
-    """What a model must hold to be shipped on this device."""
+    """The limits a model must meet to be shipped on this device."""
 
     p90_ms: float | None = Field(None, gt=0)
     size_mb: float | None = Field(None, gt=0, description="file size in 1e6 bytes")
@@ -149,37 +151,37 @@ class LimitsSection(Section):
 
 
 class FactsSection(Section):
-    """What the device was when ``edgekit devices probe`` read it. For people; nothing is decided by it."""
+    """The device as ``edgekit devices probe`` found it. For people to read; no decision depends on it."""
 
     cpu: str = ""
     cores: int | None = Field(None, ge=1)
     memory_mb: int | None = Field(None, ge=0, description="in 1e6 bytes")
     features: list[str] = Field([], description="SIMD features that matter to the engines")
-    governor: str | None = Field(None, description="of the CPU's clock")
+    governor: str | None = Field(None, description="CPU frequency governor")
     thermal_zones: list[str] = Field([])
-    engines: dict[str, str] = Field({}, description="versions")
+    engines: dict[str, str] = Field({}, description="versions of the engines")
     os: str = ""
     python: str = ""
 
 
 class Published(Section):
-    """A time that somebody measured on the real board, and what an emulated one counts for the same net."""
+    """A time published for the real board, and the counts of the same network on the emulated one."""
 
     net: str
-    engine: str = Field(description="what ran it")
+    engine: str = Field(description="engine the time was measured with")
     ms: float = Field(gt=0)
     source: str = Field(min_length=1)
-    fit: bool = Field(description="false keeps it out of the fit: it shows what the estimate is worth")
-    instructions: int = Field(gt=0, description="of one inference, one thread, counted under emulation")
-    loaded: int = Field(gt=0, description="bytes")
-    stored: int = Field(gt=0, description="bytes")
+    fit: bool = Field(description="false: not used for the fit, but to check it")
+    instructions: int = Field(gt=0, description="instructions per inference on one thread, counted under emulation")
+    loaded: int = Field(gt=0, description="bytes loaded per inference")
+    stored: int = Field(gt=0, description="bytes stored per inference")
 
 
 class EstimateSection(Section):
-    """How latency is estimated from what an emulated device counts (`edgekit.profile._estimate`)."""
+    """How latency is estimated from instructions counted under emulation (`edgekit.profile._estimate`)."""
 
-    threads: int = Field(ge=1, description="of the published times: there is no estimate for another number")
-    engines: list[str] = Field(min_length=1, description="whose kernels the published times are of")
+    threads: int = Field(ge=1, description="thread count of the published times; others are not estimated")
+    engines: list[str] = Field(min_length=1, description="engines whose kernels the published times cover")
     published: list[Published] = Field(min_length=2)
 
 

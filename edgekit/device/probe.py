@@ -1,4 +1,4 @@
-"""What a device says about itself: is it usable, and what would its file be."""
+"""What a device says about itself: whether it is usable, and the text of its device file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from edgekit.reach.worker import Worker, WorkerFault
 from edgekit.runtime import engine_menu
 
 TIMEOUT = 120.0
-"""Seconds for the answer, once it is connected."""
+"""Seconds to wait for the answer once connected."""
 VENV = "~/edgekit"
-"""Where a Python goes on a device whose own may not be changed."""
+"""Virtual environment for a device whose system Python is externally managed."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Check:
     device: str
     reached: bool
     facts: dict[str, Any]
-    """`edgekit.runtime.machine.probe` there; empty where it was not reached."""
+    """`edgekit.runtime.machine.probe` on the device; empty if the device was not reached."""
     problems: tuple[str, ...]
-    """One line each, with what to do; empty for a device that is ready."""
+    """One line per problem, with what to do; empty if the device is ready."""
 
 
 def facts(device: Device) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def facts(device: Device) -> dict[str, Any]:
 
 
 def _answer(device: Device, argv: Sequence[str]) -> dict[str, Any]:
-    """The line of JSON that Python on the device prints."""
+    """Run Python on the device and return the line of JSON that it prints."""
     reach = way(device.reach.by, f"{device.name}: reach.by")
     with Worker(reach.start(argv, device), lambda status, said: reach.explain(status, said, device)) as worker:
         try:
@@ -56,21 +56,21 @@ def _answer(device: Device, argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _providers(device: Device, engine: str) -> list[str]:
-    """What an engine there can run on."""
+    """The providers that an engine on the device offers."""
     ask = f"print(json.dumps({{'is': engine_menu.engine({engine!r}).providers()}}))"
     code = f"import json; from edgekit.runtime import engine_menu; {ask}"
     return list(_answer(device, ["-c", code])["is"])
 
 
 def check(device: Device) -> Check:
-    """Reach a device, and compare what is there with what its file asks for."""
+    """Connect to a device and compare what it has with what its device file requires."""
     try:
         found = facts(device)
     except Shortfall as trouble:
         return Check(device.name, False, {}, (f"cannot be reached by {device.reach.by}: {trouble}",))
     problems = []
     if device.arch not in ("any", found["arch"]):
-        problems.append(f'it is {found["arch"]}, its file says arch = "{device.arch}"')
+        problems.append(f'it is {found["arch"]}, but its device file says arch = "{device.arch}"')
     wanted = [*(["numpy"] if not found["numpy"] else [])]
     if found.get("trouble"):
         problems.append(str(found["trouble"]))
@@ -84,7 +84,7 @@ def check(device: Device) -> Check:
         if found["engines"].get(engine) and provider != "cpu" and name not in (offered := _providers(device, engine)):
             problems.append(f"{engine} {found['engines'][engine]} there offers {', '.join(offered)}, not {provider}")
     threads = max(device.run.thread_counts(found["cores"]))
-    if threads > found["cores"] and device.reach.by != "qemu":  # whose times are estimated
+    if threads > found["cores"] and device.reach.by != "qemu":  # its times are estimated
         problems.append(f"{threads} threads asked for, but only {found['cores']} cores can be used")
     return Check(device.name, True, found, tuple(problems))
 
@@ -109,9 +109,9 @@ def toml(name: str, reach: Mapping[str, Any], found: Mapping[str, Any] | None, r
     """The text of a device file.
 
     Args:
-        name: what results carry.
+        name: the device's name in results.
         reach: keys of its [reach] section.
-        found: what `facts` gave; None for a device nobody has reached yet.
+        found: what `facts` returned; None if the device has not been reached yet.
         run: keys of its [run] section.
     """
     top: dict[str, Any] = {"name": name}
@@ -134,7 +134,7 @@ def toml(name: str, reach: Mapping[str, Any], found: Mapping[str, Any] | None, r
             lines += ["", f"[{title}]", *_lines(section)]
     lines += ["", "# [limits]", "# p90_ms = 20", "# size_mb = 5", "# rss_mb = 200", ""]
     text = "\n".join(lines)
-    Device.model_validate(tomllib.loads(text))  # what is written can be read
+    Device.model_validate(tomllib.loads(text))  # make sure that it can be read back
     return text
 
 

@@ -1,4 +1,4 @@
-"""What a device file lets an engine run on (execution providers, delegates)."""
+"""The execution providers and delegates that a device file may choose for an engine."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from edgekit.runtime.placement import FALLBACK
 
 
 def words(engine: str) -> tuple[str, ...]:
-    """What `engine` takes as provider: short words, and ONNX Runtime's own names behind them."""
+    """The provider names that `engine` accepts: short ones, then ONNX Runtime's own."""
     known = engine_menu.engine(engine).WORDS
     return tuple(dict.fromkeys((*known, *known.values())))
 
 
 def checked(providers: Mapping[str, str], engines: list[str]) -> None:
-    """See to it that each engine is one of `engines` and has such a provider.
+    """Check that each engine is one of `engines` and offers its provider.
 
     Raises:
-        ValueError: not so; half a message with the choices.
+        ValueError: it does not; the second part of a message, with the choices.
     """
     for engine, word in providers.items():
         if engine not in engines:
@@ -30,5 +30,5 @@ def checked(providers: Mapping[str, str], engines: list[str]) -> None:
 
 
 def asked(word: str | None, allow_fallback: bool) -> str | None:
-    """What the engine's `load` is given."""
+    """The provider to pass to the engine's `load`."""
     return f"{word}{FALLBACK}" if word and allow_fallback else word
