@@ -104,7 +104,7 @@ def test_a_device_that_computes_something_else_fails(
     answering(monkeypatch, encoded(wrong))
     (row,), _ = accuracy.score([vww], Path(), {"pi": board.device(engines=["litert"])}, images, 0.995, QUIET)
     assert not row.passed
-    assert row.problem == "83.33% top-1 agreement with the same file on the host, 99.50% is asked for"
+    assert row.problem == "83.33% top-1 agreement with the same file on the host, 99.50% is required"
     assert row.max_steps == np.abs(wrong[:2].astype(int) - wrong[:2, ::-1]).max()
 
 
@@ -120,7 +120,7 @@ def test_a_device_that_computes_something_else_fails(
     ],
 )
 def test_nonsense_is_refused(answer: dict[str, Any]) -> None:
-    with pytest.raises(WorkerFault, match="the device answered no outputs for 12 images"):
+    with pytest.raises(WorkerFault, match="the device returned no valid outputs for 12 images"):
         accuracy._decoded(answer, 12)
 
 

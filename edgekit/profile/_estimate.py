@@ -1,15 +1,16 @@
-"""What latency to expect of a device that is emulated: from counted instructions and bytes, never from a clock.
+"""Estimates the latency of an emulated device from counted instructions and bytes, never from a clock.
 
 The model is ``ms = a * instructions + b * bytes loaded + c * bytes stored``, with no constant negative, fitted to
 published times of the board so that the squares of the *relative* errors are least (Lawson and Hanson, "Solving Least
-Squares Problems", 1974, chapter 23: non-negative least squares; with three unknowns every choice of which are zero is
+Squares Problems", 1974, chapter 23: non-negative least squares; with three unknowns, every subset of nonzero ones is
 tried). Device files hold the published times with their sources (``[[estimate.published]]``); those with
-``fit = false`` are kept out of the fit and show what it is worth.
+``fit = false`` are held out of the fit and check it.
 
-The error bar is the largest relative error of a published time that was not used to predict it: kept out, or left out
-of the fit in turn. It speaks for nets and engines of that kind. It is twice as wide, which is a judgement, for an
-engine that nobody has published times of, and for a net far smaller or larger than the published ones: what starting
-an operator on all threads costs is not in the model, so that very small nets come out too fast.
+The error bar is the largest relative error over all published times, each predicted by a fit that did not use it:
+those held out, and the others left out one at a time. It holds for similar networks and engines. It is doubled, which
+is a judgement, for an engine without published times, and doubled for a network far smaller or larger than the
+published ones: the model leaves out the cost of starting an operator on all threads, so that estimates for very small
+networks are too low.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ if TYPE_CHECKING:
     from edgekit.reach.ways.qemu import Counts
 
 FAR = 2.0
-"""Beyond the smallest and largest published time by this factor, an estimate is far from what is known."""
+"""An estimate further than this factor outside the range of published times is far from what is known."""
 _TERMS = 3
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Milliseconds by instruction, by byte loaded and by byte stored, and how far off they may be."""
+    """Milliseconds per instruction, per byte loaded and per byte stored, and how far off they may be."""
 
     constants: tuple[float, ...]
     error: float = 0.0
@@ -49,17 +50,17 @@ class Fit:
 
 
 def fit(published: Sequence[Published]) -> Fit:
-    """Fit a device's constants, and say how far off they are.
+    """Fit a device's constants, and estimate their error.
 
     Args:
-        published: times with the counts of the same net; at least two with `fit`.
+        published: times with the counts of the same network; at least two with `fit`.
 
     Raises:
-        Shortfall: fewer.
+        Shortfall: there are fewer.
     """
     used = [row for row in published if row.fit]
     if len(used) < 2:
-        raise Shortfall("an estimate needs two published times at least ([[estimate.published]] with fit = true)")
+        raise Shortfall("an estimate needs at least two published times ([[estimate.published]] with fit = true)")
     found = _solve(used)
     errors = [abs(relative_error(found, row)) for row in published if not row.fit]
     for place, row in enumerate(used):
@@ -68,12 +69,12 @@ def fit(published: Sequence[Published]) -> Fit:
 
 
 def relative_error(fit: Fit, row: Published) -> float:
-    """Estimate over published time, less 1."""
+    """Estimate divided by published time, minus 1."""
     return fit.ms(row) / row.ms - 1
 
 
 def bar(fit: Fit, ms: float, engine: str, section: EstimateSection) -> float:
-    """Relative error bar of an estimate."""
+    """The relative error bar of an estimate."""
     known = [row.ms for row in section.published]
     far = not min(known) / FAR <= ms <= max(known) * FAR
     return fit.error * (1 if engine in section.engines else 2) * (2 if far else 1)
@@ -84,7 +85,7 @@ def _row(counts: Counts | Published) -> tuple[int, ...]:
 
 
 def _solve(rows: Sequence[Published]) -> Fit:
-    """Non-negative least squares of ``A x = 1``, with the counts by millisecond published as the rows of A."""
+    """Non-negative least squares of ``A x = 1``, with the counts per published millisecond as the rows of A."""
     matrix = np.array([_row(row) for row in rows]) / np.array([[row.ms] for row in rows])
     best, found = np.inf, np.zeros(_TERMS)
     for size in range(1, _TERMS + 1):
@@ -93,7 +94,7 @@ def _solve(rows: Sequence[Published]) -> Fit:
             scale = np.linalg.norm(columns, axis=0)
             solution = np.linalg.lstsq(columns / scale, np.ones(len(rows)), rcond=None)[0] / scale
             loss = float(np.square(columns @ solution - 1).sum())
-            if (solution >= 0).all() and loss < best - 1e-12:  # of equals the one with fewer terms
+            if (solution >= 0).all() and loss < best - 1e-12:  # on a tie, the one with fewer terms
                 best, found = loss, np.zeros(_TERMS)
                 found[list(chosen)] = solution
     return Fit(tuple(map(float, found)))
@@ -104,14 +105,14 @@ def estimate(artifact: Artifact, folder: Path, engine: str, threads: int, device
 
     Args:
         artifact: what would be measured.
-        folder: where its path starts.
+        folder: what its path is relative to.
         engine: a name of ``edgekit/runtime/engines``.
         threads: the published times are for one number of threads only.
         device: reached by qemu.
 
     Returns:
-        A timing of kind "estimated" without samples: all percentiles are the estimate, `p50_ci` is the error bar;
-        load time and memory are not estimated and 0.
+        A timing of kind "estimated" without samples: all percentiles are the estimate, and `p50_ci` is the error bar.
+        Load time and memory are not estimated, and are 0.
 
     Raises:
         Shortfall: the emulation is not set up, there is nothing to estimate from, or the file does not run.
@@ -120,9 +121,9 @@ def estimate(artifact: Artifact, folder: Path, engine: str, threads: int, device
 
     section = device.estimate
     if section is None:
-        raise Shortfall("the device file has no [estimate] section: instructions can be counted, times not estimated")
+        raise Shortfall("the device file has no [estimate] section: counted instructions give no times")
     if threads != section.threads:
-        raise Shortfall(f"times are published for {section.threads} threads, not for {threads}: no estimate")
+        raise Shortfall(f"no estimate for {threads} threads: times are published for {section.threads}")
     found = fit(section.published)
     counts = qemu.count(folder / artifact.path, engine, device)
     ms = found.ms(counts)

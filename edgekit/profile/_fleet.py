@@ -1,4 +1,4 @@
-"""Several devices at once, a thread each, and what they share: a way to stop them all."""
+"""Runs several devices in parallel, one thread each, and can stop them all."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ OPEN_TIMEOUT = 180.0
 QUEUE_TIMEOUT = 4 * 3600.0
 """Seconds to wait for another measurement on the same machine."""
 PATIENCE = 5.0
-"""Seconds for a thread to notice that all is over."""
+"""Seconds for a thread to notice that the work was stopped."""
 
 
 class Stopped(Exception):
-    """Another device's error, or the user, has ended the work."""
+    """The work was stopped, by an error on another device or by the user."""
 
 
 class Fleet:
-    """Runs one function for each device, and knows the processes that they start."""
+    """Runs one function per device, and keeps track of the processes that they start."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,10 +40,10 @@ class Fleet:
         self._over = threading.Event()
 
     def each(self, work: Sequence[Callable[[], None]]) -> None:
-        """Call all of them, at the same time.
+        """Call all of them in parallel.
 
         Raises:
-            Exception: the first that one of them has raised; the others are stopped.
+            Exception: the first that one of them raised; the others are stopped.
         """
         if len(work) == 1:
             work[0]()
@@ -74,14 +74,14 @@ class Fleet:
             raise errors[0]
 
     def stop(self) -> None:
-        """End every process, and let no new one start."""
+        """End all processes, and let no new ones start."""
         with self._lock:
             self._over.set()
             for worker in self._workers:
                 worker.kill()
 
     def pause(self, seconds: float) -> None:
-        """Sleep, but not longer than there is something to do."""
+        """Sleep, but wake up early if the work is stopped."""
         self._over.wait(seconds)
 
     def rows(
@@ -92,18 +92,18 @@ class Fleet:
         one: Callable[[Device, Timing, Mapping[str, Any]], Row],
         console: Console,
     ) -> tuple[list[Row], list[Failure]]:
-        """Do something for each of these timings on its device: all devices at once, each under its lock.
+        """Call `one` for each timing on its device: all devices in parallel, each under its lock.
 
         Args:
-            what: is done, for progress and for failures.
+            what: what is done, for progress and failures.
             devices: by name.
             wanted: timings by device.
-            one: is given the device, the timing and `edgekit.runtime.machine.probe` there.
+            one: called with the device, the timing and `edgekit.runtime.machine.probe` of the device.
             console: progress.
 
         Returns:
-            What `one` has returned, in the order of the devices and timings; and a failure for each WorkerFault that it
-            has raised, and for what was left on a device that was lost.
+            What `one` returned, in the order of devices and timings; and a failure for each WorkerFault that it raised
+            and for each timing that was left on a lost device.
         """
         found: dict[str, list[Row]] = {name: [] for name in devices}
         failed: dict[str, list[Failure]] = {name: [] for name in devices}
@@ -132,10 +132,10 @@ class Fleet:
 
     @contextmanager
     def machine(self, name: str, reach: Reach, device: Device, console: Console) -> Iterator[dict[str, Any]]:
-        """Have a device to ourselves: under its lock (`edgekit.runtime.machine`), until the context ends.
+        """Hold the lock of a device (`edgekit.runtime.machine`) until the context ends.
 
         Yields:
-            `edgekit.runtime.machine.probe` there.
+            `edgekit.runtime.machine.probe` of the device.
 
         Raises:
             Shortfall: it cannot be reached, or what it says makes no sense.
@@ -155,7 +155,7 @@ class Fleet:
         """Python on a device, ended with the context.
 
         Raises:
-            Stopped: all is over.
+            Stopped: the work was stopped.
             Shortfall: the device cannot be reached.
         """
         if self._over.is_set():

@@ -1,8 +1,8 @@
-"""Which layer of a file a device computes otherwise than this machine.
+"""Finds the layer of a file that a device computes differently from this machine.
 
-The operators up to one layer are cut out as a file of their own, which both run on the same images; where their outputs
-differ is found by bisection. So it is *a* layer up to which they differ and before which they agree, and the first one
-unless a difference has vanished on the way.
+The operators up to a layer are cut out as a separate file, which both machines run on the same images; bisection finds
+the layer at which their outputs begin to differ. It is the first such layer unless an earlier difference vanishes again
+on the way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edgekit.runtime.cut import Graph
 from edgekit.types import Artifact
 
 TOLERANCE = 1e-3
-"""Floats that differ by more than this share of the largest one differ by more than rounding."""
+"""Differences above this share of the largest value are more than float rounding."""
 Run = Callable[[Artifact, Path], npt.NDArray[Any]]
 """Outputs, [images, values], of an artifact whose file lies in a folder."""
 
@@ -40,9 +40,9 @@ class _Gap:
     """How far apart two outputs are."""
 
     most: float
-    """In steps of integers; of floats relative to the largest."""
+    """Largest difference: for integers in quantization steps, for floats relative to the largest value."""
     share: float
-    """Of values that differ, 0..1."""
+    """Share of values that differ, 0..1."""
     integer: bool
 
     @property
@@ -62,7 +62,7 @@ def first(artifact: Artifact, folder: Path, there: Run, here: Run) -> str:
     """Name the layer.
 
     Args:
-        artifact: what gives other outputs there.
+        artifact: the file whose outputs differ on the device.
         folder: where its file is.
         there: runs a file on the device.
         here: runs a file on this machine.
@@ -83,7 +83,7 @@ def first(artifact: Artifact, folder: Path, there: Run, here: Run) -> str:
         wrong = _bisect(len(found), lambda place: gap(place).wrong)
         rounded = _bisect(len(found), lambda place: gap(place).most != 0)
         if rounded is None:
-            return "none: every part of the file agrees, so that the engine computes the whole file otherwise"
+            return "none: every part of the file agrees, so the engine computes only the whole file differently"
         start = f"{found[rounded].layer} ({gap(rounded)})"
         if wrong is None:
             return f"none by more than rounding; from {start} on they round differently"
@@ -93,7 +93,7 @@ def first(artifact: Artifact, folder: Path, there: Run, here: Run) -> str:
 
 
 def _bisect(count: int, differs: Callable[[int], bool]) -> int | None:
-    """A place that differs, the one before which does not; None where the last one does not."""
+    """A position that differs although the one before does not; None if the last one does not differ."""
     low, high = -1, count - 1
     if high < 0 or not differs(high):
         return None

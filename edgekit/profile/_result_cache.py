@@ -1,4 +1,4 @@
-"""Results kept between calls, one JSON file each, under the hash of everything they depend on."""
+"""Results kept between calls: one JSON file each, named by the hash of everything the result depends on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Keep:
     """A folder of results.
 
     Args:
-        folder: created when the first one is kept; None keeps nothing.
+        folder: created when the first result is kept; None keeps nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -26,7 +26,7 @@ class Keep:
         self._wanted: set[str] = set()
 
     def find(self, key: Mapping[str, Any], kind: type[T]) -> T | None:
-        """What was measured under these circumstances before; None where there is nothing, or nothing that is whole."""
+        """The result measured earlier under the same conditions; None if there is none, or if it is damaged."""
         path = self._path(key)
         if path is None or not path.is_file():
             return None
@@ -36,14 +36,14 @@ class Keep:
             return None
 
     def add(self, key: Mapping[str, Any], result: Any) -> None:
-        """Keep one; several threads may do so."""
+        """Keep a result; safe to call from several threads."""
         path = self._path(key)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             json_file.save(path, result)
 
     def tidy(self) -> None:
-        """Remove what nobody has asked for."""
+        """Remove results that were neither looked up nor added."""
         for path in self._folder.glob("*.json") if self._folder else ():
             if path.name not in self._wanted:
                 path.unlink()

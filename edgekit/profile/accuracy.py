@@ -1,4 +1,4 @@
-"""Accuracy on the devices: the same test images through every file, there and here."""
+"""Accuracy on the devices: the same test images run through every file, on the device and on this machine."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from edgekit.reach.worker import WorkerFault
 from edgekit.types import Accuracy, Artifact, InputSpec, Split
 
 ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
-"""What a file is run with here, as verification does."""
+"""The engine that runs a file on this machine, as in verification."""
 TIMEOUT = 600.0
-"""Seconds for all images of one file, and a second for each of them beyond that."""
+"""Seconds for all images of one file, plus one second per image."""
 TRACED = 4
-"""Images that parts of a file run on, to find the layer where two machines part."""
+"""Images used to find the layer where the outputs of two machines diverge."""
 SLACK = 1
-"""Images whose top-1 class may differ from that here, however few images there are."""
+"""Images whose top-1 class may differ from this machine's, however few images there are."""
 
 
 @dataclass(frozen=True)
 class TestImages:
-    """What every device is asked."""
+    """What every device is asked to classify."""
 
-    __test__ = False  # no test, whatever pytest thinks of the name
+    __test__ = False  # pytest takes the name for a test
 
     split: Split
     pixels: npt.NDArray[np.uint8]
@@ -61,7 +61,7 @@ class _Answer:
 
 
 def choose(count: int, wanted: int, seed: int) -> list[int]:
-    """Which images run: `wanted` of `count`, drawn by `seed`, ascending."""
+    """The images to run: `wanted` of `count` indices, drawn by `seed`, in ascending order."""
     return sorted(random.Random(f"accuracy/{seed}").sample(range(count), min(wanted, count)))  # noqa: S311
 
 
@@ -75,21 +75,21 @@ def score(
     keep: Path | None = None,
     tidy: bool = True,
 ) -> tuple[list[Accuracy], list[Failure]]:
-    """Run the images on each device, all devices at once, and compare with the same file here.
+    """Run the images on all devices in parallel, and compare with the same file on this machine.
 
     Args:
-        artifacts: what to run, with every engine of a device that takes its format.
+        artifacts: what to run, with every engine of a device that supports its format.
         folder: where the artifacts' files are.
-        devices: by the name that results carry.
+        devices: by their names in results.
         images: what to run on.
-        agreement: least share of images whose top-1 class is that here; `SLACK` of them may always differ.
+        agreement: least share of images with the same top-1 class as on this machine; `SLACK` may always differ.
         console: progress.
         keep: folder of results, as in `edgekit.profile.run.profile`.
-        tidy: remove what is kept of other devices.
+        tidy: remove kept results of other devices.
 
     Returns:
-        A row a device x file x engine, in that order: `agreement` is with torch fp32, `agreement_reference`,
-        `max_difference`, `max_steps` and `within_one_step` are with the same file here. And what could not be run.
+        One row per device x file x engine, in that order: `agreement` is with torch fp32; `agreement_reference`,
+        `max_difference`, `max_steps` and `within_one_step` are with the same file on this machine. And failures.
     """
     results: dict[str, list[Accuracy | Failure]] = {name: [] for name in devices}
     pairs = {name: _pairs(artifacts, device) for name, device in devices.items()}
@@ -138,7 +138,7 @@ def score(
 
 
 def _pairs(artifacts: Sequence[Artifact], device: Device) -> list[tuple[Artifact, str]]:
-    """Files and engines that run on a device; not what verification has run already: this machine's usual engines."""
+    """Files and engines to run on a device, except those that verification has already run on this machine."""
     usual = set(ENGINES.values()) - set(device.run.providers) if device.reach.by == "local" else set()
     return [
         (artifact, engine)
@@ -178,7 +178,7 @@ def _ask(
     pixels: Path,
     images: TestImages,
 ) -> _Answer:
-    """The outputs of one file in one engine of a device."""
+    """Outputs of one file on one engine of a device."""
     request = {
         "model": reach.send(folder / artifact.path, device),
         "engine": engine,
@@ -196,7 +196,7 @@ def _ask(
 
 
 def _worst(there: _Answer, here: _Answer, images: TestImages) -> TestImages:
-    """The images whose outputs are furthest apart."""
+    """The images whose outputs differ most."""
     gap = np.nan_to_num(np.abs(there.outputs.astype(np.float64) - here.outputs), nan=np.inf).max(1)
     return replace(images, pixels=images.pixels[np.argsort(-gap, kind="stable")[:TRACED]])
 
@@ -204,7 +204,7 @@ def _worst(there: _Answer, here: _Answer, images: TestImages) -> TestImages:
 def _diverges(
     fleet: Fleet, name: str, device: Device, artifact: Artifact, engine: str, folder: Path, images: TestImages
 ) -> str:
-    """The layer from which on a device computes something else than this machine (`edgekit.profile._prefixes`).
+    """The layer from which a device's outputs differ from this machine's (`edgekit.profile._prefixes`).
 
     Raises:
         WorkerFault: the device was lost.
@@ -238,7 +238,7 @@ def _decoded(answer: Mapping[str, Any], count: int) -> _Answer:
             raise ValueError(f"{outputs.dtype} {list(outputs.shape)}")
         return _Answer(str(answer["version"]), outputs)
     except (KeyError, TypeError, ValueError) as error:
-        raise WorkerFault(f"the device answered no outputs for {count} images ({error})") from None
+        raise WorkerFault(f"the device returned no valid outputs for {count} images ({error})") from None
 
 
 def _compare(
@@ -247,7 +247,7 @@ def _compare(
     step = artifact.output.scale if artifact.precision == "int8" else None
     real = [_real(answer.outputs, artifact) for answer in (there, here)]
     if real[0].shape != real[1].shape:
-        raise WorkerFault(f"it gives {real[0].shape[1]} outputs, here it is {real[1].shape[1]}")
+        raise WorkerFault(f"it gives {real[0].shape[1]} outputs, this machine {real[1].shape[1]}")
     difference = np.abs(real[0] - real[1])
     predicted, wanted = real[0].argmax(1), real[1].argmax(1)
     same = float((predicted == wanted).mean())
@@ -256,7 +256,7 @@ def _compare(
     if not np.isfinite(real[0]).all():
         problem = "NaN or infinite outputs"
     elif (predicted != wanted).sum() > max(SLACK, (1 - least) * len(wanted)):
-        problem = f"{same:.2%} top-1 agreement with the same file on the host, {least:.2%} is asked for"
+        problem = f"{same:.2%} top-1 agreement with the same file on the host, {least:.2%} is required"
     return Accuracy(
         artifact=artifact.id,
         engine=engine,
@@ -276,7 +276,7 @@ def _compare(
 
 
 def _real(outputs: npt.NDArray[Any], artifact: Artifact) -> npt.NDArray[np.float64]:
-    """Integers on the output's grid as real values."""
+    """Outputs as real values: integers are dequantized."""
     values = outputs.astype(np.float64)
     scale, zero = artifact.output.scale, artifact.output.zero_point
     return (values - (zero or 0)) * scale if outputs.dtype.kind in "iu" and scale else values

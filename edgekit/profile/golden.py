@@ -1,4 +1,4 @@
-"""Whether every engine of every device computes there what was computed where the bundle was packed."""
+"""Checks that every engine of every device reproduces the golden vectors of a bundle."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from edgekit.reach.worker import WorkerFault
 
 ARGV = ("-m", "edgekit.runtime.replay")
 TIMEOUT = 600.0
-"""Seconds for the vectors of one file: emulators are slow."""
+"""Seconds for the vectors of one file; emulators are slow."""
 _Count = Annotated[int, Field(ge=0)]
 
 
 class _Answer(TypedDict):
-    """What `edgekit.runtime.replay` says."""
+    """What `edgekit.runtime.replay` answers."""
 
     version: str
     provider: str
@@ -44,20 +44,20 @@ _ANSWER = TypeAdapter(_Answer)
 def replay(
     bundle: Path, devices: Mapping[str, Device], measured: Profile, console: Console, keep: Path | None = None
 ) -> tuple[list[Replay], list[Failure]]:
-    """Replay the golden vectors on each device, all devices at once, each under its lock.
+    """Replay the golden vectors on all devices in parallel, each under its lock.
 
-    Once for each file and engine that were timed, or estimated, there: why the others do not run has been said. The
-    fewest threads are taken.
+    Each file and engine that was timed or estimated on a device is replayed once, with the fewest threads that were
+    timed. Why the others do not run is reported already.
 
     Args:
-        bundle: its golden vectors; it is sent to each device.
-        devices: by the name that results carry.
+        bundle: the bundle with the golden vectors; it is sent to each device.
+        devices: by their names in results.
         measured: what was timed on them.
         console: progress.
-        keep: folder of results, as in `edgekit.profile.run.profile`. Vectors that do not hold are tried again.
+        keep: folder of results, as in `edgekit.profile.run.profile`. Failed replays are not kept, but tried again.
 
     Returns:
-        A row a device x file x engine, in that order; and what could not be replayed.
+        One row per device x file x engine, in that order; and what could not be replayed.
     """
     kept, fleet = Keep(keep), Fleet()
     digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
@@ -89,13 +89,13 @@ def replay(
         return row
 
     found, failures = fleet.rows("golden", devices, wanted, one, console)
-    if set(devices) <= set(measured.machines):  # else: what is kept of a device that is down serves another time
+    if set(devices) <= set(measured.machines):  # if not, keep the results of the device that is down for a later run
         kept.tidy()
     return found, failures
 
 
 def _once(device: str, measured: Profile) -> list[Timing]:
-    """A timing of each file and engine of a device: that with the fewest threads."""
+    """For each file and engine of a device, the timing with the fewest threads."""
     rows: dict[tuple[str, str], Timing] = {}
     for timing in measured.timings:
         if timing.device == device:

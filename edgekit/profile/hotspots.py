@@ -1,4 +1,4 @@
-"""Where the time goes on each device: the operators of what is fastest there, quantized and in float."""
+"""Where the time goes on each device: operators of the fastest quantized and the fastest float file."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def find(
     console: Console,
     keep: Path | None = None,
 ) -> tuple[list[OperatorProfile], list[Failure]]:
-    """Profile the operators of `edgekit.verdict.rule.contenders`, all devices at once, each under its own lock.
+    """Profile the operators of `edgekit.verdict.rule.contenders` on all devices in parallel, each under its lock.
 
-    A device that is not timed (emulated), or was not reached before, is left out.
+    Devices that are not timed (emulated ones), or were not reached before, are left out.
 
     Args:
         artifacts: the exported files.
         folder: where they are.
-        devices: by the name that results carry; `RunSection.seconds` is how long each file takes, loading apart.
-        measured: what they were timed at.
+        devices: by their names in results; `RunSection.seconds` is how long each file takes, without loading.
+        measured: their timings.
         console: progress.
         keep: folder of results, as in `edgekit.profile.run.profile`.
 
     Returns:
-        Profiles, the fastest file of a device first; and what could not be profiled.
+        Profiles, the fastest file of each device first; and what could not be profiled.
     """
     kept, fleet = Keep(keep), Fleet()
     by_id = {artifact.id: artifact for artifact in artifacts}
@@ -65,7 +65,7 @@ def find(
         return profile
 
     found, failures = fleet.rows("operators", devices, wanted, one, console)
-    if set(devices) <= set(measured.machines):  # else: what is kept of a device that is down serves another time
+    if set(devices) <= set(measured.machines):  # if not, keep the results of the device that is down for a later run
         kept.tidy()
     return found, failures
 

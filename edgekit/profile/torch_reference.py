@@ -1,4 +1,4 @@
-"""The float network in PyTorch: exported files are compared with it where a device lists the engine ``torch_cuda``."""
+"""The float network in PyTorch: exported files are compared with it if a device lists the engine ``torch_cuda``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 FILE = f"{REFERENCE}.{torch_cuda.FORMAT}"
-ABSENT = "there is no torch network to run (a bundle holds none); profile the run that made it"
+ABSENT = "there is no torch network to run (a bundle holds none); profile the run directory instead"
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A program of torch.export. It is measured as an `edgekit.types.Artifact` is, but is none: it is never shipped."""
+    """A torch.export program. It is measured like an `edgekit.types.Artifact` but is not one: it is never shipped."""
 
     path: str
-    """Absolute; empty where there is none."""
+    """Absolute path; empty if there is none."""
     id: str = REFERENCE
     format: str = torch_cuda.FORMAT
 
