@@ -1,4 +1,4 @@
-"""One row of a profile: what its measuring process (`edgekit.runtime.bench`) is asked, and what comes of it."""
+"""One row of a profile: the requests to its measuring process (`edgekit.runtime.bench`), and their results."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from edgekit.types import Artifact
 from edgekit.verdict import stats
 
 MIN_SAMPLES = 3
-"""Of each round, however slow the model is."""
+"""Least samples per round, however slow the model is."""
 COPIES = 20
-"""Inferences whose copies are timed apart, where something else than the CPU computes."""
+"""Inferences whose copies are timed separately, if something other than the CPU computes."""
 RUN_TIMEOUT = 60.0
-"""Seconds, beyond what is expected."""
+"""Seconds to wait beyond the expected time."""
 ENERGY = 0.5
-"""Least seconds of the window in which energy is counted: sensors are read 20 times a second."""
+"""Least seconds of the energy window; sensors are read 20 times per second."""
 MINUTE = 60.0
-"""Seconds that one row of a sustained measurement takes."""
+"""Seconds per row of a sustained measurement."""
 
 _Time = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -53,14 +53,14 @@ class _Ready(TypedDict):
 
 
 class _Warm(TypedDict):
-    """To the request to warm up."""
+    """Answer to the request to warm up."""
 
     used: Annotated[int, Field(ge=0)]
     stable: bool | None
 
 
 class _Run(TypedDict):
-    """What a sample is, where it is not a single inference; see `edgekit.reach.adb_worker`."""
+    """What one sample stands for, if it is not a single inference; see `edgekit.reach.adb_worker`."""
 
     count: Annotated[int, Field(ge=1)]
     of: str
@@ -71,7 +71,7 @@ class _Run(TypedDict):
 
 
 class _Round(TypedDict):
-    """To each round."""
+    """Answer to each round."""
 
     ms: Annotated[list[_Time], Field(min_length=1)]
     load_average: float | None
@@ -80,27 +80,27 @@ class _Round(TypedDict):
 
 
 class _Copied(TypedDict):
-    """To the question how long copying takes."""
+    """Answer to the request to time copies."""
 
     steps: Annotated[list[tuple[_Time, _Time, _Time]], Field(min_length=1)] | None
 
 
 class _EndToEnd(TypedDict):
-    """To the request to predict images."""
+    """Answer to the request to predict images."""
 
     end_to_end: dict[str, _Time] | None
     of: str
 
 
 class _Energy(TypedDict):
-    """To the request to count energy."""
+    """Answer to the request to count energy."""
 
     mj: _Time | None
     of: str
 
 
 class _Minute(TypedDict):
-    """To each minute of a sustained measurement."""
+    """Answer to each minute of a sustained measurement."""
 
     p50_ms: _Time
     p90_ms: _Time | None
@@ -115,20 +115,20 @@ _COPIED, _END_TO_END, _ENERGY, _MINUTE = map(TypeAdapter, (_Copied, _EndToEnd, _
 
 @dataclass(frozen=True)
 class Golden:
-    """What end-to-end times are of: the images in the bundle of the run."""
+    """What is predicted end to end: the images in the run's bundle."""
 
     bundle: Path
     files: dict[str, str]
-    """SHA-256 of the model's file, by artifact."""
+    """SHA-256 of each artifact's model file."""
     key: tuple[Any, ...]
     """What the times depend on: preprocessing, postprocessing, and SHA-256 of the images."""
 
     @classmethod
     def of(cls, bundle: Path) -> Golden | None:
-        """Those of a bundle; None where it has none.
+        """The golden images of a bundle; None if it has none.
 
         Raises:
-            Shortfall: it is damaged.
+            Shortfall: the bundle is damaged.
         """
         try:
             manifest = open_bundle(bundle, verify="off").manifest
@@ -152,7 +152,7 @@ class Job:
     threads: int
     batch: int = 1
     key: dict[str, Any] = field(default_factory=dict)
-    """What its result depends on."""
+    """What the result depends on."""
     worker: Worker | None = None
     request: Mapping[str, Any] = field(default_factory=dict)
     ready: dict[str, Any] = field(default_factory=dict)
@@ -160,7 +160,7 @@ class Job:
     samples: list[float] = field(default_factory=list)
     round_sizes: list[int] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
-    """One a sample, where each is of several inferences."""
+    """One per sample, if each sample covers several inferences."""
     loads: list[float] = field(default_factory=list)
     rss_bytes: int = 0
     copies: Copies | None = None
@@ -178,12 +178,12 @@ class Job:
 
     @property
     def over(self) -> bool:
-        """Whether it has come to an end, good or bad."""
+        """Whether it is finished, with or without a result."""
         return bool(self.reason) or self.timing is not None
 
     def fail(self, reason: str, lost: bool = False) -> None:
-        """Let it end without a result."""
-        if isinstance(self.artifact, Reference):  # where it is while the stage runs helps nobody afterwards
+        """Finish without a result."""
+        if isinstance(self.artifact, Reference):  # its path is temporary
             reason = reason.removeprefix(f"{self.artifact.path}: ")
         self.reason, self.lost = reason, lost
 
@@ -194,12 +194,12 @@ class Job:
         self.ready = self._ask(self.request, OPEN_TIMEOUT, _READY)
 
     def warm_up(self, plan: RunSection) -> None:
-        """Until times are steady, for no longer than is then measured."""
+        """Warm up until times are steady, for at most as long as the measurement takes."""
         request = {"warm_up": {"least": plan.warmup, "seconds": plan.seconds}}
         self.warm = self._ask(request, self._patience(plan.warmup, plan.seconds), _WARM)
 
     def renew(self, worker: Worker, plan: RunSection) -> None:
-        """Go on in another process, warmed up; load and first inference stay those of the first."""
+        """Continue in a new process, warmed up; load and first-inference times remain those of the first process."""
         if self.worker is not None:
             self.worker.close()
         self.worker = worker
@@ -209,7 +209,7 @@ class Job:
             self.warm["stable"] = self.warm["stable"] and answer.get("stable", False)
 
     def round(self, plan: RunSection) -> None:
-        """One round of samples."""
+        """Measure one round of samples."""
         seconds = plan.seconds / plan.rounds
         request = {"run": {"warmup": plan.warmup, "seconds": seconds, "min_samples": MIN_SAMPLES}}
         answer = self._ask(request, self._patience(plan.warmup + MIN_SAMPLES, seconds), _ROUND)
@@ -221,25 +221,25 @@ class Job:
             self.rss_bytes = answer["rss_bytes"]
 
     def copy(self) -> None:
-        """How long copying takes, where something else than the CPU computes."""
+        """Time the copies, if something other than the CPU computes."""
         steps = self._ask({"steps": COPIES}, self._patience(COPIES, 0), _COPIED).get("steps")
         self.copies = Copies(*map(median, zip(*steps, strict=True))) if steps else None
 
     def whole(self, plan: RunSection, golden: Golden | None, bundle: str, trouble: str) -> None:
-        """End to end, for as long as a round takes.
+        """Measure end to end, for as long as a round takes.
 
         Args:
-            plan: how long.
-            golden: what is predicted.
-            bundle: path of the bundle on the device; empty where it is not there.
-            trouble: why.
+            plan: how long to measure.
+            golden: what to predict.
+            bundle: path of the bundle on the device; empty if it is not there.
+            trouble: why it is not there.
         """
         if isinstance(self.artifact, Reference):
-            return  # the runtime does not predict with it
+            return  # the runtime cannot predict with it
         if golden is None or not bundle:
             self.end_to_end = f"not measured: {trouble}"
         elif self.batch != 1:
-            self.end_to_end = "not measured: it takes one image at a time"
+            self.end_to_end = "not measured: end to end takes one image at a time"
         elif golden.files.get(self.artifact.id) != self.artifact.sha256:
             self.end_to_end = "not measured: the bundle does not have this file"
         else:
@@ -251,21 +251,21 @@ class Job:
                 self.end_to_end = answer["of"]
 
     def count_energy(self, plan: RunSection) -> None:
-        """Where the device has a counter."""
+        """Measure energy, if the device has a counter."""
         seconds = max(plan.seconds / plan.rounds, ENERGY)
         answer = self._ask({"energy": {"seconds": seconds}}, self._patience(2, seconds), _ENERGY)
         if answer:
             self.energy_mj, self.energy = answer["mj"], answer["of"]
 
     def sustain(self, seconds: float, minute: float) -> Iterator[str]:
-        """Run without a break.
+        """Run continuously.
 
         Args:
             seconds: how long.
-            minute: seconds of each row.
+            minute: seconds per row.
 
         Yields:
-            A word on progress after each row.
+            Progress, in words, after each row.
         """
         count = math.ceil(seconds / minute)
         for number in range(1, count + 1):
@@ -277,10 +277,10 @@ class Job:
             yield f"minute {number} of {count}"
 
     def finish(self, plan: RunSection, device: str) -> Timing:
-        """The row, and the end of the process.
+        """Return the row and end the process.
 
         Args:
-            plan: what was asked for.
+            plan: what was requested.
             device: its name.
         """
         figures = {**stats.summary(self.samples), **stats.intervals(self.samples, self.round_sizes)}
@@ -320,11 +320,11 @@ class Job:
         return self.timing
 
     def _patience(self, runs: int, seconds: float) -> float:
-        """Seconds to wait for an answer that takes so many inferences, and so many seconds besides."""
+        """Seconds to wait for an answer that takes `runs` inferences plus `seconds`."""
         return RUN_TIMEOUT + 2 * seconds + 10 * runs * float(self.ready.get("first_ms", 0)) / 1000
 
     def _ask(self, request: Mapping[str, Any], timeout: float, shape: TypeAdapter[Any]) -> dict[str, Any]:
-        """The worker's answer; empty where there is none that makes sense (the reason is set), or it failed before."""
+        """The worker's answer; empty if it is invalid (then the reason is set) or if the job has failed before."""
         if self.reason:
             return {}
         assert self.worker is not None
@@ -338,12 +338,12 @@ class Job:
             self.fail(f"the measuring process answered {'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()}")
         else:
             return answer
-        self.worker.close()  # one that hangs must not slow the others
+        self.worker.close()  # a process that hangs must not slow down the others
         return {}
 
 
 def _of_runs(engine: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of a `Timing` whose samples are of several inferences each: what cannot be known is None."""
+    """The figures of a `Timing` whose samples cover several inferences each; what cannot be known is None."""
     counts, p95 = [run["count"] for run in runs], [run["p95_ms"] for run in runs]
     many = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{counts[0]}"
     spread = "" if None in p95 else f"; their p95 is {min(p95):.3g} to {max(p95):.3g} ms"
@@ -352,5 +352,5 @@ def _of_runs(engine: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
         "mean_ms": sum(run["mean_ms"] * run["count"] for run in runs) / sum(counts),
         **dict.fromkeys(("p90_ms", "p99_ms", "p90_ci", "p99_ci", "outliers")),
         "sampling": f"p50 of {len(runs)} runs of {engine}, each the {runs[0]['of']} of {many} inferences{spread}; "
-        "single times, p90 and p99 are not told, and copies in and out are not in the times",
+        "single times, p90 and p99 are unknown, and the times do not include copies in and out",
     }

@@ -1,4 +1,4 @@
-"""Which operators of a file take the time, by layer of the torch network, on any engine; and why two files differ."""
+"""Which operators of a file take the time, by layer of the torch network; and why two files differ in speed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgekit.reach.worker import Worker, WorkerFault
 
 ARGV = ("-m", "edgekit.runtime.trace")
 TIMEOUT = 600.0
-"""Seconds, beyond what was asked for: loading a file some dozen times on a slow device."""
+"""Seconds to wait beyond the requested time: a slow device loads the file about a dozen times."""
 FAMILIES = {
     "convolutions": ("conv",),
     "dense layers": ("gemm", "fullyconnected", "matmul"),
@@ -28,12 +28,12 @@ FAMILIES = {
     "moves and layouts": ("transpose", "reorder", "reshape", "pad", "concat", "slice", "squeeze", "flatten", "split"),
     "conversions": ("quantize", "cast"),
 }
-"""Operators by what they do, under whatever name: the first family of which a word is in the name."""
+"""Operators by what they do: an operator belongs to the first family with a word that is part of its name."""
 OTHER = "others"
 FAR = 1.5
-"""A profile whose `raw_ms` is further from its total than by this factor, either way, is rough (`rough`)."""
+"""A profile whose `raw_ms` differs from its total by more than this factor, either way, is rough (`rough`)."""
 LONGEST = 70
-"""Letters of a layer's name in a sentence."""
+"""Most characters of a layer's name in a sentence."""
 
 
 def profile_operators(
@@ -47,7 +47,7 @@ def profile_operators(
     start: Callable[[Sequence[str]], subprocess.Popen[str]] | None = None,
     provider: str | None = None,
 ) -> OperatorProfile:
-    """Time the operators of one file, in a process of its own.
+    """Time the operators of one file in a separate process.
 
     Args:
         path: the file, as the device sees it.
@@ -55,13 +55,13 @@ def profile_operators(
         engine: a module of ``edgekit/runtime/engines``.
         threads: of one inference.
         seconds: about how long to measure.
-        device: the name that the result carries.
-        start: starts Python with these arguments on the device, pipes and all, as `edgekit.reach` modules do; None is
+        device: the device's name in the result.
+        start: starts Python with these arguments on the device, with pipes, as `edgekit.reach` modules do; None: on
             this machine.
-        provider: execution provider or delegate; None is the engine's choice for the CPU.
+        provider: execution provider or delegate; None: the engine's default for the CPU.
 
     Raises:
-        Shortfall: the file cannot be run there, or the process died.
+        Shortfall: the file cannot be run on the device, or the process died.
     """
     with Worker((start or _here)(ARGV)) as worker:
         try:
@@ -80,10 +80,10 @@ def ask(
     device: str,
     provider: str | None,
 ) -> OperatorProfile:
-    """The same, by a process that was started with `ARGV`.
+    """Like `profile_operators`, with a process that was started with `ARGV`.
 
     Raises:
-        WorkerFault: the file cannot be run there, the process died, or its answer makes no sense.
+        WorkerFault: the file cannot be run there, the process died, or its answer is invalid.
     """
     request = {"model": str(path), "engine": engine, "threads": threads, "provider": provider, "seconds": seconds}
     answer = worker.ask(request, seconds + TIMEOUT)
@@ -101,7 +101,7 @@ def ask(
             rows=tuple(_row(row, total) for row in answer["rows"]),
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise WorkerFault(f"the measuring process answered no times of operators ({error!r})") from None
+        raise WorkerFault(f"the measuring process returned no valid operator times ({error!r})") from None
 
 
 def _row(row: Mapping[str, Any], total: float) -> OperatorRow:
@@ -117,23 +117,23 @@ def _time(value: Any) -> float:
 
 
 def shown(name: str) -> str:
-    """A layer's name as a sentence can bear it: the end of a long one, as other exporters write them."""
+    """A layer's name shortened for a sentence: the end of a long name, such as other exporters write."""
     return name if len(name) <= LONGEST else f"…{name.partition(';')[0][1 - LONGEST :]}"
 
 
 def hottest(profile: OperatorProfile, count: int = 10) -> tuple[OperatorRow, ...]:
-    """The operators that take most time, most first."""
+    """The operators that take the most time, slowest first."""
     return tuple(sorted(profile.rows, key=lambda row: -row.ms)[:count])
 
 
 def rough(profile: OperatorProfile) -> str:
-    """A caution where the operators' own times were far from that of a whole inference; else empty."""
+    """A warning if the operators' times are far from the time of a whole inference; empty if not."""
     low, high = sorted((profile.raw_ms, profile.total_ms))
     if high <= FAR * low:
         return ""
     return (
-        f"the operators of {profile.artifact} added up to {profile.raw_ms:.3g} ms before they were brought to the "
-        f"{profile.total_ms:.3g} ms of a whole inference: its shares are rough"
+        f"the operators of {profile.artifact} added up to {profile.raw_ms:.3g} ms before they were scaled to the "
+        f"{profile.total_ms:.3g} ms of a whole inference: their shares are rough"
     )
 
 
@@ -144,7 +144,7 @@ def family(op: str) -> str:
 
 
 def families(profile: OperatorProfile) -> dict[str, float]:
-    """Milliseconds by family, most first."""
+    """Milliseconds per family, largest first."""
     spent: defaultdict[str, float] = defaultdict(float)
     for row in profile.rows:
         spent[family(row.op)] += row.ms
@@ -157,12 +157,12 @@ class Difference:
 
     name: str
     before_ms: float
-    """0 where it takes no time of its own: fused, or not there."""
+    """0 if it takes no time of its own because it is fused or absent."""
     after_ms: float
 
     @property
     def gained_ms(self) -> float:
-        """Time that the second profile saves; negative where it costs more."""
+        """Time that the second profile saves; negative if it takes longer."""
         return self.before_ms - self.after_ms
 
 
@@ -172,12 +172,12 @@ def compare(before: OperatorProfile, after: OperatorProfile) -> tuple[Difference
 
 
 def compare_families(before: OperatorProfile, after: OperatorProfile) -> tuple[Difference, ...]:
-    """The same by family of operators."""
+    """Like `compare`, by family of operators."""
     return _differences(families(before), families(after))
 
 
 def because(before: OperatorProfile, after: OperatorProfile, same: bool = False) -> str:
-    """One sentence: which of the two is faster, by how much, what makes it so and what stands against it.
+    """One sentence: which of the two is faster, by how much, why, and what counteracts it.
 
     Args:
         before: what is compared with.

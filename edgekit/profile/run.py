@@ -1,9 +1,9 @@
 """The profile stage: latency, load time and peak memory of every artifact on every device.
 
-All devices at once, a thread each; what is measured on one device is measured alone there, under that machine's lock
-(`edgekit.runtime.machine`). One process per artifact x engine x threads x batch; all that fit into memory are opened
-first, then measured one at a time in rounds, each round in another (seeded) order, so that drift of the machine hits
-all of them alike. `edgekit.profile.protocol` says it in full.
+All devices are measured in parallel, one thread each; on each device one thing is measured at a time, under the
+machine's lock (`edgekit.runtime.machine`). There is one process per artifact x engine x threads x batch. As many as fit
+into memory are opened first, then measured one at a time in rounds, each round in a new (seeded) order, so that drift
+of the machine affects all of them alike. `edgekit.profile.protocol` has the details.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from edgekit.types import Artifact
 
 SEED = 0
 SPREAD = 2
-"""Rounds start so many times as far apart as one row takes: what disturbs a machine lasts, and is not to hit all."""
+"""Rounds start this many times as far apart as one row takes: disturbances last, and must not affect all rounds."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What all devices have in common."""
+    """What all devices share."""
 
     artifacts: Sequence[Artifact | Reference]
     folder: Path
@@ -77,27 +77,27 @@ def profile(
 ) -> Profile:
     """Measure every artifact with every engine of each device that runs its format, at each thread count and batch.
 
-    How, says `edgekit.profile.protocol`.
+    `edgekit.profile.protocol` says how.
 
     Args:
         artifacts: what to measure.
         folder: where the artifacts' files are.
-        devices: by the name that results carry.
+        devices: by their names in results.
         console: progress.
-        keep: folder of results. What an earlier call has left there, of the same file, engine, settings and machine,
-            is not measured again; what is measured is added; anything else is removed.
-        bundle: whose golden images are predicted end to end; None leaves that out.
-        minute: seconds of each row of a sustained measurement.
+        keep: folder of results. Results of an earlier call for the same file, engine, settings and machine are not
+            measured again; new results are added; all others are removed.
+        bundle: its golden images are predicted end to end; None: no end-to-end times.
+        minute: seconds per row of a sustained measurement.
         reference: the float network as an exported program (`edgekit.profile.torch_reference`), for devices with the
-            engine ``torch_cuda``. It is a row as the artifacts are, marked so that nobody ships it.
+            engine ``torch_cuda``. It gets a row like an artifact, marked so that it is never shipped.
 
     Returns:
         Timings and, for what could not be measured, failures with the reason, both in the order
         device, artifact, engine, threads, batch. A device that was not reached has no machine.
 
     Raises:
-        InputError: a device file states another architecture than the machine has.
-        Shortfall: no artifact at all could be measured, on no device; or the bundle is damaged.
+        InputError: the architecture in a device file is not that of the machine.
+        Shortfall: no artifact could be measured on any device, or the bundle is damaged.
     """
     kept, fleet = Keep(keep), Fleet()
     golden = Golden.of(bundle) if bundle else None
@@ -119,7 +119,7 @@ def profile(
                 _give_up(target, str(trouble))
 
         fleet.each([partial(visit, target) for target in targets])
-    if not any(target.trouble for target in targets):  # else: what is kept of that device serves another time
+    if not any(target.trouble for target in targets):  # if not, keep that device's results for a later run
         kept.tidy()
     if not any(job.timing and not job.timing.reference for target in targets for job in target.jobs):
         kind = Unreached if all(target.trouble for target in targets) else Shortfall
@@ -132,7 +132,7 @@ def profile(
 
 
 def _jobs(artifacts: Sequence[Artifact | Reference], device: Device, cores: int) -> list[Job]:
-    """The rows of a device with so many cores."""
+    """The rows of a device with `cores` cores."""
     return [
         Job(artifact, engine, threads, batch)
         for artifact in artifacts
@@ -144,10 +144,10 @@ def _jobs(artifacts: Sequence[Artifact | Reference], device: Device, cores: int)
 
 
 def _visit(target: _Target, plan: _Plan, console: Console, advance: Advance) -> None:
-    """All of one device.
+    """Measure everything on one device.
 
     Raises:
-        Shortfall: it cannot be reached, or not any more.
+        Shortfall: it cannot be reached, or was lost.
     """
     with plan.fleet.machine(target.name, target.reach, target.device, console) as facts:
         target.machine = _machine(target, facts)
@@ -167,7 +167,7 @@ def _visit(target: _Target, plan: _Plan, console: Console, advance: Advance) -> 
 
 
 def _estimate_all(target: _Target, plan: _Plan, advance: Advance) -> None:
-    """Of a device that is emulated nothing is timed: instructions are counted, and milliseconds estimated."""
+    """Estimate every row of an emulated device: instructions are counted and nothing is timed."""
     for job in target.jobs:
         if job.over:
             continue
@@ -192,7 +192,7 @@ def _give_up(target: _Target, trouble: str) -> None:
 
 
 def _machine(target: _Target, facts: dict[str, Any]) -> Machine:
-    """What the device says it is."""
+    """The machine, as the device describes it."""
     try:
         machine = TypeAdapter(Machine).validate_python(facts)
     except ValidationError as error:
@@ -200,7 +200,7 @@ def _machine(target: _Target, facts: dict[str, Any]) -> Machine:
     if target.device.arch not in ("any", machine.arch):
         raise InputError(
             f'{target.name}: the device file says arch = "{target.device.arch}", but the machine reached by '
-            f'"{target.device.reach.by}" is {machine.arch}; correct arch, or reach.by'
+            f'"{target.device.reach.by}" is {machine.arch}; correct arch or reach.by'
         )
     return machine
 
@@ -234,7 +234,7 @@ def _fits(job: Job, machine: Machine) -> bool:
 
 
 def _measure(jobs: list[Job], target: _Target, plan: _Plan, advance: Advance) -> list[Job]:
-    """Fill in the jobs: samples, or the reason why there are none. Returns those that memory has no room for yet."""
+    """Measure jobs, or set the reason why they failed. Returns those that did not fit into memory yet."""
     run, shuffle = target.device.run, random.Random(SEED).shuffle  # noqa: S311
     with ExitStack() as stack:
         opened = _open(jobs, target, plan, advance, stack)
@@ -267,12 +267,12 @@ def _measure(jobs: list[Job], target: _Target, plan: _Plan, advance: Advance) ->
 
 
 def _open(jobs: list[Job], target: _Target, plan: _Plan, advance: Advance, stack: ExitStack) -> list[Job]:
-    """Start the workers of as many jobs as fit into memory together, of one at least."""
+    """Start the workers of as many jobs as fit into memory together, and at least one."""
     opened: list[Job] = []
     largest = 0
     for job in jobs:
         file = plan.folder / job.artifact.path
-        try:  # a file that is not there: the device will say so
+        try:  # the device will report a missing file
             model = target.reach.send(file, target.device) if file.is_file() else str(file)
         except Refused as trouble:
             job.fail(str(trouble), lost=True)
@@ -296,7 +296,7 @@ def _open(jobs: list[Job], target: _Target, plan: _Plan, advance: Advance, stack
 
 
 def _start(target: _Target, plan: _Plan, stack: ExitStack) -> Worker:
-    """A measuring process, ended with the stack at the latest."""
+    """A measuring process, which ends with the stack at the latest."""
     return stack.enter_context(plan.fleet.worker(target.reach, ["-m", "edgekit.runtime.bench"], target.device))
 
 
@@ -313,7 +313,7 @@ def _sent(target: _Target, plan: _Plan) -> tuple[str, str]:
 def _failures(target: _Target, artifacts: Sequence[Artifact]) -> list[Failure]:
     found = []
     if all(isinstance(job.artifact, Reference) for job in target.jobs):
-        # say so of each file, lest the device be missing from the report without a word
+        # one failure per file, so that the report does not silently omit the device
         reason = target.trouble or _unsuited(target, artifacts)
         engine, threads = target.device.run.engines[0], target.device.run.thread_counts(1)[0]
         found = [Failure(artifact.id, engine, target.name, threads, reason) for artifact in artifacts]
