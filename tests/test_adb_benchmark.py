@@ -323,12 +323,12 @@ def test_a_program_that_cannot_run_says_why(phone: Path, program: Path, tmp_path
     assert "cannot be read as a .tflite file" not in why(tmp_path, device("phone:/data/local/tmp/gone"))
     assert "there is no /data/local/tmp/gone on the phone" in why(tmp_path, device("phone:/data/local/tmp/gone"))
     (phone / "plain").write_text("#!/bin/sh\n")
-    assert "may not execute" in why(tmp_path, device("phone:/data/local/tmp/plain"))
+    assert "cannot execute" in why(tmp_path, device("phone:/data/local/tmp/plain"))
     other, name = (183, "AArch64") if platform.machine() == "x86_64" else (62, "x86-64")
     (phone / "other").write_bytes(elf(other))
     (phone / "other").chmod(0o755)
-    assert "is built for another processor than the phone has" in why(tmp_path, device("phone:/data/local/tmp/other"))
-    assert f"is built for {name}, the phone runs" in why(tmp_path, device(shutil.copy(phone / "other", tmp_path / "o")))
+    assert "is built for a different processor than the phone's" in why(tmp_path, device("phone:/data/local/tmp/other"))
+    assert f"is built for {name}, but the phone" in why(tmp_path, device(shutil.copy(phone / "other", tmp_path / "o")))
     with pytest.raises(InputError, match=r"reach\.benchmark: .*gone: cannot be read"):
         adb.start(["-m", "edgekit.runtime.bench"], device(tmp_path / "gone"))
     with pytest.raises(InputError, match="is not a program for Android"):
@@ -338,7 +338,7 @@ def test_a_program_that_cannot_run_says_why(phone: Path, program: Path, tmp_path
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ("error: device offline", "device offline: connect the phone, and switch on USB debugging"),
+        ("error: device offline", "device offline: connect the phone and enable USB debugging"),
         ("error: device unauthorized.\nThis adb server's $ADB_VENDOR_KEYS is not set", "allow USB debugging"),
         (
             "* daemon not running; starting now at tcp:5037\nerror: no devices/emulators found",
@@ -414,7 +414,7 @@ def test_a_worker_that_is_killed_leaves_nothing_on_the_phone(
 def test_what_needs_python_there_is_not_possible_and_says_so(phone: Path, program: Path, module: str) -> None:
     with adb.start(["-m", module], device(program)) as worker:
         said, _ = worker.communicate('{"model": "x"}\n', timeout=30)
-    assert json.loads(said)["error"].startswith("not possible: benchmark_model only tells how long ")
+    assert json.loads(said)["error"].startswith("not possible: benchmark_model only times inferences ")
 
 
 def test_accuracy_there_is_not_possible_and_is_no_lost_device(phone: Path, program: Path, tmp_path: Path) -> None:
@@ -423,7 +423,7 @@ def test_accuracy_there_is_not_possible_and_is_no_lost_device(phone: Path, progr
     rows, (failure,) = accuracy.score([model(tmp_path)], tmp_path, {"phone": device(program)}, images, 1, QUIET)
     assert rows == []
     assert (failure.engine, failure.lost) == ("benchmark_model", False)
-    assert failure.reason.startswith("accuracy: not possible: benchmark_model only tells how long")
+    assert failure.reason.startswith("accuracy: not possible: benchmark_model only times inferences")
     assert not [path for path in (phone / "edgekit").iterdir() if path.suffix == ".npy"]  # for nobody there to read
 
 
@@ -440,7 +440,7 @@ def test_accuracy_there_is_not_possible_and_is_no_lost_device(phone: Path, progr
         ('[reach]\nby = "adb"\nbenchmark = "b"\nflags = ["--num_runs=9"]', "--num_runs: edgekit sets this itself"),
         (
             '[reach]\nby = "adb"\nbenchmark = "b"\nflags = ["use_gpu"]',
-            'give flags of benchmark_model as "--name=value"',
+            'write flags of benchmark_model as "--name=value"',
         ),
         ('[run]\nengines = ["benchmark_model"]\nproviders = {benchmark_model = "cpu"}', "takes reach.flags"),
     ],
@@ -477,7 +477,7 @@ def test_check_says_what_is_there_and_what_is_missing(phone: Path, program: Path
     assert "gone: cannot be read: No such file" in message
     assert "https://www.tensorflow.org/lite/performance/measurement" in message
     (problem,) = probe.check(device(script(tmp_path, "echo hello"))).problems
-    assert problem.endswith("is no benchmark_model: --help does not name --graph")
+    assert problem.endswith("is not benchmark_model: --help does not list --graph")
 
 
 # What comes of it.
@@ -525,5 +525,5 @@ def test_facts_of_a_phone(phone: Path, tmp_path: Path) -> None:
     assert facts["memory_bytes"] > 1e8
     assert facts["disk_free_bytes"] > 0
     (tmp_path / "other").write_bytes(elf(62))
-    with pytest.raises(Shortfall, match=r"is built for x86-64, the phone runs arm64-v8a, armeabi-v7a"):
+    with pytest.raises(Shortfall, match=r"is built for x86-64, but the phone runs arm64-v8a, armeabi-v7a"):
         adb_phone.program(str(tmp_path / "other"), "phone")

@@ -216,7 +216,7 @@ def test_profile_over_adb(phone: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said", "message"),
     [
-        ({"host": "other"}, "", "switch on USB debugging"),
+        ({"host": "other"}, "", "enable USB debugging"),
         ({}, "unknown package: com.termux", "com.termux is not installed"),
         ({}, "package not debuggable: com.termux", 'reach it by = "ssh"'),
         ({"python": "/no/$(touch OOPS)"}, "", "pkg install python"),

@@ -1,4 +1,4 @@
-"""A phone without Python: files in ``/data/local/tmp/edgekit`` under the name of their contents, and its facts."""
+"""A phone without Python: files in ``/data/local/tmp/edgekit``, named by their hashes, and the phone's facts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgekit.runtime import machine
 FOLDER = "/data/local/tmp/edgekit"
 """Where Android lets ``adb shell`` write and execute."""
 KEPT = 64
-"""Files that stay; beyond that those go that were asked for longest ago."""
+"""Files to keep; beyond that, the least recently used are removed."""
 TRANSFER = 600.0
 """Seconds for one file."""
 _ELF = {3: ("x86", "x86"), 40: ("32-bit ARM", "armeabi-v7a"), 62: ("x86-64", "x86_64"), 183: ("AArch64", "arm64-v8a")}
@@ -38,10 +38,10 @@ cat /proc/meminfo /proc/cpuinfo 2>/dev/null
 
 
 def send(file: Path, serial: str | None, mode: str = "644") -> str:
-    """Have a file on the phone; one that is there already is not sent again. A transfer cut short starts afresh.
+    """Send a file to the phone, unless it is there already. An interrupted transfer starts over.
 
     Returns:
-        Its path there.
+        Its path on the phone.
 
     Raises:
         Refused: the phone has no room for it, or does not let it be written.
@@ -63,7 +63,7 @@ def send(file: Path, serial: str | None, mode: str = "644") -> str:
         if pushed.returncode:
             told = f"{pushed.stdout}\n{pushed.stderr}"
             why = next((line for line in told.splitlines() if "failed to" in line or "couldn't" in line), "")
-            adb_shell.script(serial, f"rm -f {part}")  # raises Lost where that is the trouble
+            adb_shell.script(serial, f"rm -f {part}")  # raises Lost if the phone is gone
             raise Refused(f"{what}: {printable(why.rpartition(': ')[2]) or adb_shell.trouble(told)}")
         status, said = adb_shell.script(
             serial,
@@ -74,16 +74,16 @@ def send(file: Path, serial: str | None, mode: str = "644") -> str:
     except Lost as lost:
         raise Shortfall(str(lost)) from None
     except (Hung, subprocess.TimeoutExpired):
-        raise Shortfall(f"{what}: nothing moves") from None
+        raise Shortfall(f"{what}: the transfer stalled") from None
     if status or said.split()[:1] != [digest]:
         with suppress(Lost, Hung):
             adb_shell.script(serial, f"rm -f {part} {final}")
-        raise Refused(f"{what}: {printable(' '.join(said.split())) or 'its SHA-256 cannot be read there'}")
+        raise Refused(f"{what}: {printable(' '.join(said.split())) or 'its SHA-256 cannot be read on the phone'}")
     return final
 
 
 def clean(serial: str | None) -> None:
-    """Remove every file that was sent there.
+    """Remove every file that was sent to the phone.
 
     Raises:
         Shortfall: the phone cannot be reached.
@@ -95,17 +95,17 @@ def clean(serial: str | None) -> None:
 
 
 def program(given: str, serial: str | None) -> tuple[str, str]:
-    """Have `reach.benchmark` on the phone.
+    """Make sure that `reach.benchmark` is on the phone.
 
     Args:
-        given: the path of a file here, or `THERE` and a path on the phone.
-        serial: of the phone.
+        given: a path on this machine, or `THERE` and a path on the phone.
+        serial: serial number of the phone.
 
     Returns:
-        Its path there, and its version: as no version is printed, the start of the file's SHA-256.
+        Its path on the phone, and as its version the start of the file's SHA-256: it does not print its version.
 
     Raises:
-        InputError: there is no such file here, or it is no program.
+        InputError: there is no such file on this machine, or it is not a program.
         Shortfall: it is built for another processor, or the phone cannot be reached or has no room.
     """
     if given.startswith(THERE):
@@ -124,7 +124,7 @@ def program(given: str, serial: str | None) -> tuple[str, str]:
     except OSError as error:
         raise InputError(f"reach.benchmark: {file}: cannot be read: {error.strerror}. {WHERE}") from None
     if not head.startswith((b"\x7fELF", b"#!")):
-        raise InputError(f"reach.benchmark: {file}: is not a program for Android (no ELF file). {WHERE}")
+        raise InputError(f"reach.benchmark: {file}: is not a program for Android (not an ELF file). {WHERE}")
     if head.startswith(b"\x7fELF") and len(head) > 20:
         _suits(struct.unpack_from("<H", head, 18)[0], file, serial)
     return send(file, serial, "755"), f"sha256 {hashlib.sha256(head).hexdigest()[:12]}"
@@ -139,11 +139,11 @@ def _suits(machine_number: int, file: Path, serial: str | None) -> None:
     *listed, arch = said.split() or [""]
     known = listed[0].split(",") if listed else [_ABIS.get(arch, abi)]
     if abi not in known:
-        raise Shortfall(f"{file} is built for {name}, the phone runs {', '.join(known)}. {WHERE}")
+        raise Shortfall(f"{file} is built for {name}, but the phone runs {', '.join(known)}. {WHERE}")
 
 
 def facts(serial: str | None) -> dict[str, Any]:
-    """What `edgekit.runtime.machine.probe` tells of a device with Python, as far as Android's shell can.
+    """The facts of `edgekit.runtime.machine.probe`, as far as Android's shell can tell them.
 
     Raises:
         Lost, Hung: the phone cannot be reached.
@@ -186,7 +186,7 @@ def facts(serial: str | None) -> dict[str, Any]:
 
 
 def load_average(serial: str | None) -> float | None:
-    """Of the last minute; None where it is not told."""
+    """The load average of the last minute; None if it cannot be read."""
     _, said = adb_shell.script(serial, "cat /proc/loadavg")
     match = re.match(r"\d+\.\d+", said)
     return float(match[0]) if match else None

@@ -1,11 +1,11 @@
-"""A process on this machine that measures on a phone by ``benchmark_model``, and speaks as `edgekit.runtime.bench`.
+"""A process on this machine that measures on a phone with ``benchmark_model``, answering as `edgekit.runtime.bench`.
 
 ``python -m edgekit.reach.adb_worker SETTINGS -m MODULE ...``: SETTINGS is JSON with the keys of `Settings`; MODULE is
-what would run on a device with Python, and is answered as far as can be.
+what would run on a device with Python, and is answered as far as possible.
 
-One round is `RUNS` runs of the program, each of which loads the model, warms up, and is told to go on for its share of
-the round's time. Each run gives one sample: the median of its inferences where it prints one (and that is not too
-short for whole microseconds), else their mean. Answers to "run" have, besides the keys of `edgekit.runtime.bench`,
+One round is `RUNS` runs of the program. Each run loads the model, warms up, and runs for its share of the round's time.
+It gives one sample: the median of its inferences if the program prints one (and it is not too short for whole
+microseconds), or else their mean. Answers to "run" have the keys of `edgekit.runtime.bench`, and also
 "runs": [{"count", "of", "mean_ms", "min_ms", "max_ms", "p95_ms"}].
 
 Exit status 3 and a line on stderr: the phone was lost.
@@ -30,25 +30,25 @@ from edgekit.runtime import machine
 from edgekit.runtime.cut import Graph
 
 RUNS = 3
-"""Of the program in each round."""
+"""Runs of the program per round."""
 LEAST = 3
-"""Inferences of each, however slow."""
+"""Least inferences per run, however slow."""
 SETTLE = 1.0
-"""Most seconds of the first warm-up: what it warms is the phone, as each run is a process of its own."""
+"""Most seconds of the first warm-up; it warms only the phone, as each run is a new process."""
 OPEN = 80.0
-"""Seconds for each of the two runs that load the model first; `edgekit.profile` waits for both together."""
+"""Seconds for each of the two runs that first load the model; `edgekit.profile` waits for both together."""
 PATIENCE = 45.0
-"""Seconds for an answer beyond what is expected; less than `edgekit.profile` waits."""
+"""Seconds to wait for an answer beyond the expected time; less than `edgekit.profile` waits."""
 CHECK = 5
-"""Milliseconds between two looks at the memory."""
-IMPOSSIBLE = f"not possible: {NAME} only tells how long random tensors take; this needs Python on the phone (Termux)"
-"""What else edgekit does on devices: accuracy, golden vectors, operators, end to end."""
+"""Milliseconds between two memory samples."""
+IMPOSSIBLE = f"not possible: {NAME} only times inferences on random tensors; this needs Python on the phone (Termux)"
+"""The answer to everything else that edgekit does on devices: accuracy, golden vectors, operators, end to end."""
 LOST = 3
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the process is told."""
+    """The settings of the process."""
 
     serial: str | None
     binary: str
@@ -57,11 +57,11 @@ class Settings:
     flags: tuple[str, ...]
     allow_fallback: bool
     files: dict[str, str]
-    """Models: paths here by paths on the phone."""
+    """Models: paths on this machine by paths on the phone."""
 
 
 class Bench:
-    """One model at one number of threads."""
+    """One model at one thread count."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -72,11 +72,11 @@ class Bench:
         self._of = ""
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """To one line of the protocol.
+        """Answer one line of the protocol.
 
         Raises:
             Fault: it cannot be measured.
-            Lost: the phone is gone.
+            Lost: the connection to the phone was lost.
         """
         if "model" in request:
             return self._open(request["model"], request["threads"], request.get("batch"))
@@ -131,7 +131,7 @@ class Bench:
         return shape[0] if shape else 1
 
     def _peak(self) -> float | None:
-        """MiB, in a run of its own, as looking takes time; None where this version cannot tell."""
+        """Peak memory in MiB, from a separate run because sampling takes time; None if this version cannot tell."""
         look = ("--report_peak_memory_footprint=true", f"--memory_footprint_check_interval_ms={CHECK}")
         try:
             return self._run(OPEN, extra=look)[0].peak_mb
@@ -165,7 +165,7 @@ class Bench:
             self._of = "median" if fine else "mean"
         value = times.median if self._of == "median" and times.median else times.mean
         if not (times.count and value > 0):
-            raise Fault(f"{NAME} tells {times.count} inferences of {value:g} microseconds: too short for its clock")
+            raise Fault(f"{NAME} reports {times.count} inferences of {value:g} microseconds: too short for its clock")
         return value / 1000, {
             "count": times.count,
             "of": self._of,
@@ -210,21 +210,21 @@ class Bench:
 
 
 def check(settings: Settings) -> str:
-    """What is wrong with the program on the phone; empty where it answers."""
+    """What is wrong with the program on the phone; empty if it works."""
     try:
         status, text = adb_shell.run(settings.serial, [settings.binary, "--help"], adb_shell.SHORT)
     except Hung as hung:
         return f"{settings.binary} --help: {hung}"
-    if "--graph" in text:  # its status is 1 even where all is well
+    if "--graph" in text:  # its exit status is 1 even if all is well
         return ""
     if status:
         return benchmark_model.failure(status, text, settings.binary)
-    return f"{settings.binary} is no {NAME}: --help does not name --graph"
+    return f"{settings.binary} is not {NAME}: --help does not list --graph"
 
 
 def _facts(settings: Settings, ask: str) -> None:
     if ask == "--hold":
-        # One phone, one cable: whoever else measures on it does so from this machine.
+        # One phone, one cable: all who measure on it do so from this machine.
         base = os.environ.get("EDGEKIT_LOCK") or os.path.join(tempfile.gettempdir(), "edgekit.lock")
         os.environ["EDGEKIT_LOCK"] = f"{base}-{re.sub(r'[^A-Za-z0-9]', '-', settings.serial or 'adb')}"
         lock = machine.hold()
@@ -247,7 +247,7 @@ def _main(settings: Settings, kind: str, module: str, ask: str = "") -> int:
             _facts(settings, ask)
             return 0
         if kind != "-m" or module != "edgekit.runtime.bench":
-            sys.stdin.readline()  # the request: who asks is still writing it
+            sys.stdin.readline()  # let the caller finish writing its request
             raise Fault(IMPOSSIBLE)
         bench = Bench(settings)
         for line in sys.stdin:

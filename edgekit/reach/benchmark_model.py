@@ -1,9 +1,9 @@
-"""What TFLite's command-line program ``benchmark_model`` is told and what it prints; nothing is run here.
+"""The flags and the output of TFLite's command-line program ``benchmark_model``; nothing is run here.
 
 Source: ``tools/benchmark`` of TensorFlow Lite and of LiteRT (README.md, benchmark_model.cc, benchmark_tflite_model.cc,
 and stats_calculator.h for the line ``count=``). Lines differ by version: newer ones start with ``INFO:``, and only
-newer ones print ``p5=``, ``median=`` and ``p95=``. No version prints single times, nor its own version. A flag that it
-does not know it ignores with a warning; here that is a fault.
+newer ones print ``p5=``, ``median=`` and ``p95=``. No version prints single times or its own version. Unknown flags are
+ignored with a warning, which is treated as a fault here.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from dataclasses import dataclass
 
 NAME = "benchmark_model"
 THERE = "phone:"
-"""What a path on the phone starts with, in a device file."""
+"""Prefix of a path on the phone, in a device file."""
 OURS = {
     "graph", "num_threads", "num_runs", "min_secs", "max_secs", "run_delay", "run_frequency", "warmup_runs",
     "warmup_min_secs", "dry_run", "help", "report_peak_memory_footprint", "memory_footprint_check_interval_ms",
     "enable_op_profiling", "input_layer", "input_layer_shape",
 }  # fmt: skip
-"""Flags that a device file may not set: they are how it is measured, and of what."""
+"""Flags that a device file may not set, because edgekit measures with them."""
 WHERE = (
     f"{NAME} is built from TensorFlow or LiteRT (bazel build -c opt --config=android_arm64 "
     "//tensorflow/lite/tools/benchmark:benchmark_model), or downloaded as android_aarch64_benchmark_model "
     "(https://www.tensorflow.org/lite/performance/measurement)"
 )
 FINE = 100.0
-"""Microseconds: a median is printed in whole ones, so that below this the mean is the finer figure."""
+"""Microseconds: medians are printed in whole ones, so that below this the mean is more precise."""
 
 _FLAG = re.compile(r"--(\w+)=(.*)", re.DOTALL)
 _PREFIX = r"^(?:(?:INFO|WARN|WARNING|ERROR|FATAL|VERBOSE): ?)?"
@@ -48,19 +48,19 @@ _ELSEWHERE = re.compile(r"--(?:use_(?!xnnpack|cpu|caching|profiler)(\w+)=(?:true
 
 
 class Fault(Exception):
-    """It did not measure, or what it printed makes no sense; one line says which."""
+    """The program did not measure, or its output is invalid; one line says which."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """One line ``count=``: what is told of the inferences of one run. Microseconds."""
+    """One line ``count=``: statistics of the inferences of one run, in microseconds."""
 
     count: int
     mean: float
     min: float
     max: float
     median: float | None
-    """None where this version prints none, as the next."""
+    """None if this version does not print it; the same holds for `p95`."""
     p95: float | None
 
 
@@ -71,32 +71,32 @@ class Said:
     init_us: float
     first_us: float
     warmup: int
-    """Inferences that did not count."""
+    """Number of warm-up inferences."""
     times: Spread
     footprint_mb: float | None
-    """What the tool's largest resident set grew by, in MiB; None where it is not told, as the next."""
+    """Growth of the tool's peak resident set, in MiB; None if not printed; the same holds for `peak_mb`."""
     peak_mb: float | None
 
 
 def checked(flags: Sequence[str]) -> None:
-    """See to it that a device file's flags are ``--name=value``, and none of `OURS`.
+    """Check that a device file's flags have the form ``--name=value``, and that none is in `OURS`.
 
     Raises:
-        ValueError: not so; half a message.
+        ValueError: a flag is not allowed; the second part of a message.
     """
     for flag in flags:
         match = _FLAG.fullmatch(flag)
         if match is None or not flag.isprintable():
-            raise ValueError(f'"{flag}": give flags of {NAME} as "--name=value"')
+            raise ValueError(f'"{flag}": write flags of {NAME} as "--name=value"')
         if match[1] in OURS:
-            raise ValueError(f"--{match[1]}: edgekit sets this itself; [run] says how it is measured")
+            raise ValueError(f"--{match[1]}: edgekit sets this itself; use the keys of [run] instead")
 
 
 def read(text: str) -> Said:
-    """Find the figures in what a run printed.
+    """Parse the figures that a run printed.
 
     Raises:
-        Fault: a flag was ignored, or figures are missing or make no sense.
+        Fault: a flag was ignored, or figures are missing or invalid.
     """
     unknown = _UNKNOWN.search(text)
     if unknown:
@@ -117,11 +117,11 @@ def read(text: str) -> Said:
 
 
 def provider(text: str, flags: Sequence[str], allow_fallback: bool) -> str:
-    """What computed, read back from what a run printed.
+    """What computed the graph, according to the output of a run.
 
     Raises:
-        Fault: a delegate was asked for, and did not run the whole graph, or this is not told; not raised with
-            `allow_fallback`, whose answer then says so.
+        Fault: a delegate was requested, but did not run the whole graph, or the output does not say. With
+            `allow_fallback` this is not raised: the answer says it instead.
     """
     text = "\n".join(printable(line) for line in text.splitlines())
     asked = next((m[1] or m[2] for flag in flags if (m := _ELSEWHERE.fullmatch(flag))), None)
@@ -152,26 +152,26 @@ def provider(text: str, flags: Sequence[str], allow_fallback: bool) -> str:
 
 
 def _last(parts: Sequence[tuple[int, int, str]]) -> str:
-    """The delegate that took operators last; empty where none did."""
+    """The delegate that took operators last; empty if none did."""
     return parts[-1][2] if parts else ""
 
 
 def failure(status: int, text: str, binary: str) -> str:
-    """Why a run ended with a status other than 0, in one line.
+    """Why a run ended with a nonzero status, in one line.
 
     Args:
-        status: as the phone's shell tells it.
-        text: all that was printed.
+        status: as the phone's shell reports it.
+        text: everything that was printed.
         binary: the program's path.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     last = printable(lines[-1]) if lines else "it printed nothing"
     if any(word in text for word in ("not executable:", "Exec format error", "cannot execute binary file")):
-        return f"{binary} is built for another processor than the phone has ({last}). {WHERE}"
+        return f"{binary} is built for a different processor than the phone's ({last}). {WHERE}"
     if status == 127:
         return f"there is no {binary} on the phone ({last}). {WHERE}"
     if status == 126:
-        return f"the phone may not execute {binary} ({last}): chmod 755 it, in a folder such as /data/local/tmp"
+        return f"the phone cannot execute {binary} ({last}): chmod 755 it, in a folder such as /data/local/tmp"
     if "CANNOT LINK EXECUTABLE" in text:
         words = next(line for line in lines if "CANNOT LINK EXECUTABLE" in line)
         return f"{binary} needs a library that is not on the phone: {printable(words)}"
@@ -186,14 +186,14 @@ _SIGNALS = {4: " (illegal instruction)", 6: " (it aborted)", 9: " (out of memory
 
 
 def printable(text: str) -> str:
-    """At most 200 characters, none of which moves the cursor."""
+    """At most 200 characters of `text`, with those that are not printable replaced."""
     return "".join(c if c.isprintable() else "?" for c in text)[:200]
 
 
 def _spread(line: str) -> Spread:
     fields = dict(_FIELD.findall(line))
     count = _number(fields.get("count", ""), "count")
-    same = _number(fields.get("curr", ""), "curr")  # count=1, or all the same: nothing else is told
+    same = _number(fields.get("curr", ""), "curr")  # count=1, or all the same: nothing else is printed
     mean = _number(fields["avg"], "avg") if "avg" in fields else same
     low, high = (_number(fields[key], key) if key in fields else same for key in ("min", "max"))
     median, p95 = (_number(fields[key], key) if key in fields else None for key in ("median", "p95"))

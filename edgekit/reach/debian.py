@@ -1,4 +1,4 @@
-"""Debian packages without apt and without root: the index, what a package needs, and its files."""
+"""Debian packages without apt and without root: the package index, dependencies and files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgekit.errors import InputError
 
 MIRROR = "https://deb.debian.org/debian"
 TIMEOUT = 60.0
-"""Seconds without a byte."""
+"""Seconds without receiving a byte."""
 _FIELD = re.compile(r"^(Package|Version|Depends|Pre-Depends|Filename|SHA256): (.*)$", re.MULTILINE)
 _ARCHIVE, _HEADER = b"!<arch>\n", 60
 
@@ -29,20 +29,20 @@ class Package:
     name: str
     version: str
     file: str
-    """Path below the mirror."""
+    """Path relative to the mirror."""
     sha256: str
     needs: tuple[tuple[str, ...], ...]
-    """Depends and Pre-Depends: of each inner tuple any one will do."""
+    """Depends and Pre-Depends: any one package of each inner tuple is enough."""
 
 
 def fetch(url: str) -> bytes:
     """The content behind a URL.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: it cannot be fetched.
     """
     try:
-        # An opener of its own: the shared one keeps the proxies of the environment in which it was first used.
+        # A new opener: the shared one keeps the proxies of the environment in which it was first used.
         with urllib.request.build_opener().open(url, timeout=TIMEOUT) as answer:
             content: bytes = answer.read()
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
@@ -53,7 +53,7 @@ def fetch(url: str) -> bytes:
 def index(mirror: str, suite: str, arch: str) -> dict[str, Package]:
     """Every package of a suite's ``main`` for one architecture, by name.
 
-    The index itself is trusted as far as the mirror's TLS certificate; packages are checked against it.
+    The index itself is trusted because of the mirror's TLS certificate; packages are checked against the index.
 
     Raises:
         InputError: it cannot be fetched.
@@ -63,7 +63,7 @@ def index(mirror: str, suite: str, arch: str) -> dict[str, Package]:
 
 
 def parse(text: str) -> dict[str, Package]:
-    """Packages of a ``Packages`` file by name; of several versions the first."""
+    """The packages of a ``Packages`` file by name; if there are several versions, the first."""
     found: dict[str, Package] = {}
     for paragraph in text.split("\n\n"):
         fields = dict(_FIELD.findall(paragraph))
@@ -80,12 +80,12 @@ def parse(text: str) -> dict[str, Package]:
 
 
 def closure(packages: Mapping[str, Package], roots: Sequence[str], without: Collection[str] = ()) -> list[Package]:
-    """The roots and all that they need, sorted by name.
+    """The roots and all their dependencies, sorted by name.
 
     Args:
         packages: `index`.
         roots: names.
-        without: packages to leave out, with what only they need: maintainer scripts are never run here.
+        without: packages to leave out, with their own dependencies: maintainer scripts are never run here.
 
     Raises:
         InputError: a root is not in the index.
@@ -102,15 +102,15 @@ def closure(packages: Mapping[str, Package], roots: Sequence[str], without: Coll
         found[name] = packages[name]
         for choices in packages[name].needs:
             known = [choice for choice in choices if choice in packages or choice in without]
-            todo += known[:1]  # a virtual package: nothing that the libraries here need
+            todo += known[:1]  # virtual packages are skipped: the libraries here need none
     return [found[name] for name in sorted(found)]
 
 
 def download(mirror: str, package: Package, folder: Path, say: Callable[[str], None] = lambda _: None) -> Path:
-    """Get a package's file, unless it is there already with the right hash.
+    """Download a package's file, unless it is there already with the right hash.
 
     Raises:
-        InputError: it cannot be fetched, or is not what the index says.
+        InputError: it cannot be fetched, or does not match the index.
     """
     path = folder / Path(package.file).name
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == package.sha256:
@@ -130,7 +130,7 @@ def unpack(path: Path, into: Path) -> None:
     """Write a .deb file's content below a folder (deb(5): an ar archive with a tar archive inside).
 
     Raises:
-        InputError: not a .deb file, or one that leaves the folder.
+        InputError: it is not a .deb file, or a path in it leaves the folder.
     """
     data = _data(path.read_bytes())
     if data is None:
@@ -143,7 +143,7 @@ def unpack(path: Path, into: Path) -> None:
 
 
 def _data(content: bytes) -> bytes | None:
-    """The member called data.tar.*; None where there is none."""
+    """The member called data.tar.*; None if there is none."""
     if not content.startswith(_ARCHIVE):
         return None
     place = len(_ARCHIVE)

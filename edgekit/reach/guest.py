@@ -1,8 +1,8 @@
-"""Runs inside an emulated device, as a script: what `edgekit.reach.ways.qemu` asks for beyond measuring.
+"""A script that runs inside an emulated device, for what `edgekit.reach.ways.qemu` needs beyond measuring.
 
 ``guest.py count MODEL ENGINE RUNS``      marks the counter before the first and after each of RUNS inferences;
                                            prints {"version", "provider", "batch"}
-``guest.py outputs MODEL ENGINE IN OUT``  runs each row of an array of inputs, writes the outputs as .npy
+``guest.py outputs MODEL ENGINE IN OUT``  runs each row of an array of inputs and writes the outputs as .npy
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from edgekit.runtime import engine_menu
 from edgekit.runtime.errors import RuntimeFault
 
 MARK = -24278
-"""As in the plugin."""
+"""The same value as in the plugin."""
 WARMUP = 10
 """The first inference allocates and packs; CPython rewrites its bytecode during the first eight calls."""
 
 
 def count(model: str, engine: str, runs: str) -> None:
-    """What the plugin counts between two marks is one inference."""
+    """Mark single inferences, so that the plugin counts one inference between two marks."""
     session = engine_menu.engine(engine).load(model, 1)
     x = _input(session.input.shape, session.input.dtype)
     for _ in range(WARMUP):
@@ -41,13 +41,13 @@ def count(model: str, engine: str, runs: str) -> None:
 
 
 def outputs(model: str, engine: str, source: str, target: str) -> None:
-    """One inference a row; an input has a batch of one."""
+    """Run one inference per row, with a batch of one."""
     session = engine_menu.engine(engine).load(model, 1)
     np.save(target, np.concatenate([session.run(row[None]) for row in np.load(source)]))
 
 
 def _input(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Not from a generator: NumPy seeds one from the system when it is imported, and counts would not repeat."""
+    """A fixed input, not a random one: NumPy seeds its generator from the system, and counts would not repeat."""
     values = np.resize(np.arange(251), shape)
     return (values / 251 if np.dtype(dtype).kind == "f" else values % 127).astype(dtype)
 

@@ -1,4 +1,4 @@
-"""What every way to a device offers, and what a way has to know of a device."""
+"""What every way to reach a device offers, and what it needs to know about the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit.measurements import Kind
 
 
 class Settings(Protocol):
-    """How commands get to a device: its [reach] section. Each way makes use of some of it."""
+    """How commands get to a device: its [reach] section. Each way uses some of the keys."""
 
     @property
     def by(self) -> str:
@@ -20,15 +20,15 @@ class Settings(Protocol):
 
     @property
     def host(self) -> str | None:
-        """ssh: [user@]host; adb: serial number, None is the only phone."""
+        """ssh: [user@]host; adb: serial number, or None for the only phone."""
 
     @property
     def port(self) -> int | None:
-        """ssh; None is what its config says."""
+        """ssh: port; None: from the ssh config."""
 
     @property
     def config(self) -> str | None:
-        """ssh: path of another client config than ~/.ssh/config."""
+        """ssh: path of the client config; None: ~/.ssh/config."""
 
     @property
     def python(self) -> str:
@@ -44,7 +44,7 @@ class Settings(Protocol):
 
     @property
     def benchmark(self) -> str | None:
-        """adb: TFLite's program benchmark_model, here or there, instead of Python."""
+        """adb: TFLite's program benchmark_model, on this machine or the phone, used instead of Python."""
 
     @property
     def flags(self) -> Sequence[str]:
@@ -52,23 +52,23 @@ class Settings(Protocol):
 
 
 class Work(Protocol):
-    """What a device is to run: as much of its [run] section as a way makes use of."""
+    """What a device is to run: the keys of its [run] section that a way uses."""
 
     @property
     def engines(self) -> Sequence[str]:
-        """Names of engines, one at least."""
+        """Names of engines, at least one."""
 
     @property
     def allow_fallback(self) -> bool:
-        """Whether the CPU may run what an engine's provider does not take."""
+        """Whether the CPU may run operators that an engine's provider does not support."""
 
 
 class Target(Protocol):
-    """A device, as a way sees it; `edgekit.device.file.Device` is one."""
+    """A device, as far as a way needs it; `edgekit.device.file.Device` is one."""
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The device's name, for messages."""
 
     @property
     def reach(self) -> Settings:
@@ -83,35 +83,35 @@ class Reach(Protocol):
     """A module of ``edgekit/reach/ways``."""
 
     KIND: Kind
-    """Of the times in a profile: "measured" by a clock, or "estimated" where the device is emulated."""
+    """Kind of the times in a profile: "measured" by a clock, or "estimated" if the device is emulated."""
 
     def start(self, argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
-        """Start Python on the device, with ``edgekit.runtime`` importable; the caller speaks to it line by line.
+        """Start Python on the device, with ``edgekit.runtime`` importable; the caller talks to it line by line.
 
         Args:
             argv: what follows the interpreter, e.g. ``["-m", "edgekit.runtime.bench"]``.
             device: how to reach it.
 
         Returns:
-            The process, its stdin, stdout and stderr piped as UTF-8 text. The caller ends it.
+            The process, with stdin, stdout and stderr piped as UTF-8 text. The caller ends it.
 
         Raises:
-            InputError: a program that this way needs is not here, or the device file lacks a key.
+            InputError: a program that this way needs is not installed here, or the device file lacks a key.
             Shortfall: the device cannot be reached or used; the message says why and what to do.
         """
 
     def send(self, file: Path, device: Target) -> str:
-        """Have a file on the device; what is there already is not sent again.
+        """Send a file to the device, unless it is there already.
 
         Returns:
-            Its absolute path there.
+            Its absolute path on the device.
 
         Raises:
             Shortfall: the device cannot be reached, or (`edgekit.reach.remote.Refused`) has no room for it.
         """
 
     def clean(self, device: Target) -> None:
-        """Remove every file that was sent there.
+        """Remove every file that was sent to the device.
 
         Raises:
             Shortfall: the device cannot be reached.
@@ -121,7 +121,7 @@ class Reach(Protocol):
         """Why a process of `start` has ended, in one line.
 
         Args:
-            status: its exit status, as `subprocess` tells it.
+            status: its exit status, as `subprocess` reports it.
             said: its last lines on stderr, without blank ones.
             device: where it ran.
         """

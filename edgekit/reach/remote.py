@@ -1,4 +1,4 @@
-"""What `ssh` and `adb` have in common: the agent on the device, files under the name of their contents."""
+"""What `ssh` and `adb` share: the agent on the device, and files named by the hash of their contents."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from edgekit.reach import runtime_zip
 
 _AGENT = (Path(__file__).with_name("_agent.py")).read_text(encoding="utf-8")
 ANSWER = 60.0
-"""Seconds for a short answer, and for a transfer to move on at all."""
+"""Seconds to wait for a short answer, or for a stalled transfer to resume."""
 SUFFIX = re.compile(r"(\.[a-z0-9]{1,12})?")
 
 
 class Broken(Exception):
-    """The connection ended, or nothing moves; one line says why. Another try may do better."""
+    """The connection ended or stalled; one line says why. A retry may succeed."""
 
 
 def agent(python: str, *words: str) -> str:
-    """The agent's call as a line for the device's shell, which takes every word as it is."""
+    """The call of the agent as a line for the device's shell, with every word quoted."""
     home = ""
     if python.startswith("~/"):
         python, home = python[1:], '"$HOME"'
@@ -43,11 +43,11 @@ def agent(python: str, *words: str) -> str:
 
 
 class Refused(Shortfall):
-    """The device is there, but cannot take a file: no room, most often."""
+    """The device is reachable but cannot take a file, usually because it has no room."""
 
 
 class Call:
-    """A process that answers in lines of JSON; bytes in, text out. Leaving it ends the process."""
+    """A process that takes bytes and answers in lines of JSON; `close` ends it."""
 
     def __init__(self, argv: Sequence[str], explain: Callable[[int, Sequence[str]], str]) -> None:
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -67,7 +67,7 @@ class Call:
         """The next line.
 
         Raises:
-            Shortfall: the device reports an error, or what it says makes no sense.
+            Shortfall: the device reports an error, or its answer is invalid.
             Broken: the process has ended, or `timeout` (seconds) has passed.
         """
         try:
@@ -82,16 +82,18 @@ class Call:
             answer = None
         if not isinstance(answer, dict):
             text = said.decode(errors="replace").strip()[:80]
-            raise Shortfall(f"it answered {text!r}, which makes no sense (does a start-up file of its shell print?)")
+            raise Shortfall(
+                f"it answered {text!r}, which is not an answer (does a shell start-up file print something?)"
+            )
         if "error" in answer:
             raise Shortfall(str(answer["error"]))
         return answer
 
     def write(self, data: IO[bytes]) -> None:
-        """Hand over the rest of a file.
+        """Write the rest of a file to the process.
 
         Raises:
-            Broken: the process has ended, or has taken nothing for `ANSWER` seconds.
+            Broken: the process has ended, or has read nothing for `ANSWER` seconds.
         """
         assert self.process.stdin is not None
         pipe = self.process.stdin.fileno()
@@ -100,7 +102,7 @@ class Call:
             rest = memoryview(block)
             while rest:
                 if not select.select([], [pipe], [], ANSWER)[1]:
-                    raise Broken(f"nothing was taken for {ANSWER:.0f} s")
+                    raise Broken(f"nothing was read for {ANSWER:.0f} s")
                 try:
                     rest = rest[os.write(pipe, rest) :]
                 except BlockingIOError:
@@ -126,7 +128,7 @@ class Call:
         self.process.kill()
         self.process.wait()
         with suppress(BrokenPipeError):
-            self.process.stdin.close()  # what it has started sees the end too
+            self.process.stdin.close()  # ends what it has started, too
         for reader in self._readers:
             reader.join(timeout=5)
         self.process.stdout.close()
@@ -139,18 +141,18 @@ class Call:
 
 
 def receive(open_call: Callable[[Sequence[str]], Call], file: Path) -> str:
-    """Have a file on the device; what is there already, or in part, is not sent again.
+    """Send a file to the device; what is there already, even in part, is not sent again.
 
     Args:
-        open_call: starts the agent with these words.
+        open_call: starts the agent with the given words.
         file: what to send.
 
     Returns:
-        Its path there.
+        Its path on the device.
 
     Raises:
         Refused: the device has no room for it.
-        Broken: the connection ended; another call goes on from where this one came to.
+        Broken: the connection ended; the next call continues where this one stopped.
     """
     with file.open("rb") as data:
         digest = hashlib.file_digest(data, "sha256").hexdigest()
@@ -168,11 +170,11 @@ def receive(open_call: Callable[[Sequence[str]], Call], file: Path) -> str:
 
 
 def obituary(status: int, said: Sequence[str], python: str) -> str:
-    """What a remote shell's exit status and its last words mean."""
+    """The meaning of a remote shell's exit status and last lines."""
     last = next((text for text in reversed(said) if text), "")
     if status in (126, 127):
         return (
-            f'there is no usable "{python}" ({last}): install Python 3.9 or later there '
+            f'there is no usable "{python}" ({last}): install Python 3.9 or later on it '
             "(apt-get install python3), or set reach.python"
         )
     return f"it ended with status {status}" + (f": {last}" if last else "")
@@ -180,7 +182,7 @@ def obituary(status: int, said: Sequence[str], python: str) -> str:
 
 @cache
 def runtime() -> Path:
-    """``edgekit.runtime`` as a zip that Python imports (`edgekit.reach.runtime_zip`), kept until this process ends."""
+    """``edgekit.runtime`` as an importable zip (`edgekit.reach.runtime_zip`), kept until this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="edgekit-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = folder / "runtime.zip"

@@ -1,6 +1,6 @@
-"""The runtime as one file that any Python 3.9 or newer runs: ``python3 edgekit-runtime.pyz``. Standard library only.
+"""The runtime as one file that Python 3.9 or later runs: ``python3 edgekit-runtime.pyz``. Standard library only.
 
-A zipapp (PEP 441) of `edgekit.runtime` with its schema and the license; engine and NumPy are the device's.
+A zipapp (PEP 441) of `edgekit.runtime` with its schema and the license; the device provides the engine and NumPy.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 from edgekit.disk.atomic import cannot_write, write_bytes
 
 LIMIT = 100_000
-"""Bytes that the file stays below."""
+"""Upper limit of the file's size in bytes."""
 HOST_ONLY = frozenset({"torch_cuda.py"})
-"""Engines that no small device runs."""
+"""Engines that small devices do not run."""
 MAIN = """\
 import sys
 
@@ -25,13 +25,13 @@ from edgekit.runtime.__main__ import _main
 
 sys.exit(_main(prog="edgekit-runtime.pyz"))
 """
-"""The entry point; its syntax is older than what it refuses."""
+"""The entry point, in a syntax that the Python versions it rejects can parse."""
 _SHEBANG = b"#!/usr/bin/env python3\n"
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 
 
 def build() -> bytes:
-    """The file's bytes: equal sources, Python and zlib give equal ones."""
+    """The file's bytes: the same for the same sources, Python and zlib."""
     package = Path(__file__).parents[1]
     sources = [
         package / "__init__.py",
@@ -63,8 +63,8 @@ def write(path: Path) -> int:
         Its size in bytes.
 
     Raises:
-        InputError: it cannot be written there.
-        DiskFull: no room for it.
+        InputError: the file cannot be written there.
+        DiskFull: there is no room for it.
     """
     data = build()
     assert len(data) < LIMIT

@@ -1,14 +1,14 @@
-"""What an emulated Raspberry Pi is made of: built once into a cache folder, by ``edgekit devices setup``.
+"""The parts of an emulated Raspberry Pi, built once in a cache folder by ``edgekit devices setup``.
 
 ``host``      QEMU 7.2's aarch64 user-mode emulator and the libraries it needs, from Debian, for this machine
 ``sysroot``   Python 3.11 and the C++ runtime for aarch64, from Debian
 ``wheels``    NumPy, ONNX Runtime and LiteRT for aarch64, in the versions that are installed here
-``tflite``    tflite-runtime and NumPy 1, likewise
+``tflite``    tflite-runtime and NumPy 1 for aarch64
 ``counter``   the plugin that counts instructions, compiled here
 
-Nothing of it needs root, containers or binfmt. A part is built beside and renamed, and its hash recorded; a part whose
-files have changed since is built again. The emulator and the sysroot come from one Debian release, so that counts
-taken on different machines can be compared.
+None of this needs root, containers or binfmt. Each part is built in a temporary folder and renamed, and its hash is
+recorded; a part whose files have changed since is rebuilt. The emulator and the sysroot come from one Debian release,
+so that counts taken on different machines can be compared.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ SUITE = "bookworm"
 QEMU = ("qemu-user",)
 GUEST = ("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6", "base-files")
 WITHOUT = ("debconf", "dpkg", "perl-base", "awk", "mawk", "adduser", "passwd")
-"""Needed by maintainer scripts alone."""
+"""Packages that only maintainer scripts need."""
 ENGINES = ("numpy", "onnxruntime", "ai-edge-litert")
 TFLITE = ("tflite-runtime==2.14.0", "numpy==1.26.4")
 PLATFORMS = ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, 37)))
-"""What glibc 2.36, that of the sysroot, can load."""
+"""Platforms whose wheels run on the sysroot's glibc 2.36."""
 _ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _PLUGIN = Path(__file__).with_name("_counter.c")
 RECORD, _LOCK = "record.json", "lock"
@@ -50,7 +50,7 @@ _CORES = 4
 
 @dataclass(frozen=True)
 class Core:
-    """What Linux says in /proc/cpuinfo about a core of ARM's own: the engines choose their kernels by it."""
+    """What Linux reports in /proc/cpuinfo for an Arm core; the engines choose their kernels by it."""
 
     part: str
     variant: str
@@ -65,17 +65,17 @@ CORES = {
         "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp",
     ),
 }  # fmt: skip
-"""Those of the Raspberry Pi 4 (BCM2711) and 5 (BCM2712), by the emulator's name for them."""
+"""The cores of the Raspberry Pi 4 (BCM2711) and 5 (BCM2712), by their names in the emulator."""
 
 
 def folder() -> Path:
-    """Where it all lies: ``$XDG_CACHE_HOME/edgekit/emulated-bookworm``."""
+    """Where everything is: ``$XDG_CACHE_HOME/edgekit/emulated-bookworm``."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home).absolute() / "edgekit" / f"emulated-{SUITE}"
 
 
 def missing(cpu: str) -> str:
-    """Why nothing can be emulated yet, in one line; empty where everything is there."""
+    """Why the core cannot be emulated yet, in one line; empty if it can."""
     if cpu not in CORES:
         return f'"{cpu}" cannot be emulated (choices: {", ".join(CORES)})'
     root, record = folder(), _record(folder())
@@ -88,21 +88,21 @@ def missing(cpu: str) -> str:
 
 
 def setup(cpu: str, console: Console, mirror: str = debian.MIRROR) -> dict[str, Any]:
-    """Build what is missing, check the hashes of what is there.
+    """Build what is missing, and check the hashes of what is there.
 
-    A second call, or a call after an interrupted one, does what is left to do.
+    A second call, or a call after an interrupted one, does only what is left to do.
 
     Args:
         cpu: a key of `CORES`.
         console: progress.
-        mirror: of Debian.
+        mirror: URL of a Debian mirror.
 
     Returns:
-        The record: by part its SHA-256 and what it was made of. It is also in ``record.json``.
+        The record: for each part, its SHA-256 and what it was made of. It is also in ``record.json``.
 
     Raises:
-        InputError: something it needs is not there: a C compiler, pip, the network, another kind of machine.
-        Busy: another process is at it.
+        InputError: something is missing: a C compiler, pip, the network, or a supported machine.
+        Busy: another process is setting it up.
     """
     if cpu not in CORES:
         raise InputError(missing(cpu))
@@ -119,7 +119,7 @@ def setup(cpu: str, console: Console, mirror: str = debian.MIRROR) -> dict[str, 
         )
         try:
             _part(root, "tflite", console, lambda into: _wheels(into, list(TFLITE)), {"wanted": list(TFLITE)})
-        except InputError as error:  # its last release is old: the other engines do without
+        except InputError as error:  # its last release is old, and the other engines do not need it
             console.say(f"  no tflite-runtime: {error}")
         _core(root, cpu)
         shutil.rmtree(root / "downloads", ignore_errors=True)
@@ -127,7 +127,7 @@ def setup(cpu: str, console: Console, mirror: str = debian.MIRROR) -> dict[str, 
 
 
 def _needs() -> tuple[str, str]:
-    """Debian's name of this machine's architecture, and the C compiler."""
+    """Debian's name for this machine's architecture, and the C compiler."""
     arch = _ARCH.get(platform.machine())
     if sys.platform != "linux" or arch is None:
         raise InputError(f"emulation needs Linux on x86-64 or aarch64, not {sys.platform} on {platform.machine()}")
@@ -138,7 +138,7 @@ def _needs() -> tuple[str, str]:
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode:
         lacking.append(f"pip ({sys.executable} -m ensurepip)")
     if lacking:
-        raise InputError(f"setting up the emulation needs {' and '.join(lacking)}; and a network, and 700 MB of disk")
+        raise InputError(f"setting up the emulation needs {' and '.join(lacking)}; also a network and 700 MB of disk")
     assert compiler is not None
     return arch, compiler
 
@@ -164,13 +164,13 @@ def _record(root: Path) -> dict[str, Any]:
 def _part(
     root: Path, name: str, console: Console, build: Callable[[Path], Any], wanted: dict[str, Any] | None = None
 ) -> None:
-    """Build one part, unless it is there, unharmed, and made of what is `wanted`."""
+    """Build one part, unless it exists, is intact, and was made of what is `wanted`."""
     entry = _record(root).get(name, {})
     if entry and all(entry.get(key) == value for key, value in (wanted or {}).items()):
         if _tree_sha256(root / name) == entry["sha256"]:
             console.say(f"{name}: unchanged")
             return
-        console.say(f"{name}: its files are not those that were recorded; building it again")
+        console.say(f"{name}: its files differ from the record; building it again")
     else:
         console.say(f"{name}: building")
     partial = root / f"{name}.partial"
@@ -179,7 +179,7 @@ def _part(
     made_of = build(partial)
     record = _record(root)
     record.pop(name, None)
-    write_text(root / RECORD, json.dumps(record, indent=1))  # killed between the two renames: not there
+    write_text(root / RECORD, json.dumps(record, indent=1))  # if killed before the rename, the part counts as missing
     shutil.rmtree(root / name, ignore_errors=True)
     partial.rename(root / name)
     record[name] = {"sha256": _tree_sha256(root / name), "made_of": made_of, **(wanted or {})}
@@ -194,7 +194,7 @@ def _debs(root: Path, into: Path, mirror: str, arch: str, names: tuple[str, ...]
 
 
 def _installed() -> list[str]:
-    """The engines as pip requirements, in the versions installed here: then only the CPU differs."""
+    """The engines as pip requirements, in the versions installed here, so that only the CPU differs."""
     found = []
     for name in ENGINES:
         try:
@@ -233,7 +233,7 @@ def _compile(into: Path, compiler: str) -> Any:
 
 
 def _core(root: Path, cpu: str) -> None:
-    """A root folder for one type of core: the sysroot, and the files that describe the CPU."""
+    """Make a root folder for one type of core: the sysroot, and the files that describe the CPU."""
     core, target, partial = CORES[cpu], root / "cores" / cpu, root / "cores" / f"{cpu}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     for name in ("proc", "sys/devices/system/cpu"):
@@ -254,7 +254,7 @@ def _core(root: Path, cpu: str) -> None:
     (partial / "proc/cpuinfo").write_text(cpuinfo, encoding="utf-8")
     for name in ("possible", "present", "online"):
         (partial / "sys/devices/system/cpu" / name).write_text(f"0-{_CORES - 1}\n", encoding="utf-8")
-    if _tree_sha256(partial) == _tree_sha256(target):  # somebody may be using it
+    if _tree_sha256(partial) == _tree_sha256(target):  # it may be in use
         shutil.rmtree(partial)
         return
     shutil.rmtree(target, ignore_errors=True)
@@ -262,7 +262,7 @@ def _core(root: Path, cpu: str) -> None:
 
 
 def _tree_sha256(path: Path) -> str:
-    """Over the names, links and contents of all files below a folder; empty where there is none."""
+    """SHA-256 over the names, links and contents of all files below a folder; empty if there is no folder."""
     if not path.is_dir():
         return ""
     total = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The host's side of the protocol of `edgekit.runtime.bench`."""
+"""The host side of the protocol of `edgekit.runtime.bench`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class WorkerFault(Exception):
 
     Args:
         message: the line.
-        lost: the process or the way to it was lost, so that another try may do better.
+        lost: the process or the connection to it was lost, so that a retry may succeed.
     """
 
     def __init__(self, message: str, lost: bool = False) -> None:
@@ -28,20 +28,20 @@ class WorkerFault(Exception):
 
 
 def ended(status: int, said: Sequence[str]) -> str:
-    """What the exit status of a process on this machine, and its last words on stderr, mean."""
+    """The meaning of the exit status and last lines on stderr of a process on this machine."""
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
     hint = " (out of memory?)" if status == -signal.SIGKILL else ""
     return f"the measuring process {how}{hint}" + (f": {said[-1]}" if said else "")
 
 
 class Worker:
-    """A process that answers one line of JSON to each line of JSON.
+    """A process that answers each line of JSON with one line of JSON.
 
-    Used as a context manager; leaving it ends the process whatever state it is in.
+    Used as a context manager; leaving it ends the process, whatever its state.
 
     Args:
-        process: with pipes for text.
-        explain: what an exit status and the last words on stderr mean, where the process is only the way to another.
+        process: a process with text pipes.
+        explain: what an exit status and the last lines on stderr mean, if the process only leads to another one.
     """
 
     def __init__(self, process: subprocess.Popen[str], explain: Callable[[int, Sequence[str]], str] = ended) -> None:
@@ -67,7 +67,7 @@ class Worker:
         self.close()
 
     def kill(self) -> None:
-        """End the process; whoever waits for its answer gets a `WorkerFault`. Any thread may do this."""
+        """End the process; callers waiting for an answer get a `WorkerFault`. Any thread may call this."""
         self._process.kill()
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class Worker:
         self._process.kill()
         self._process.wait()
         with suppress(BrokenPipeError):  # a request that was never read
-            self._process.stdin.close()  # what it has started, on another machine perhaps, sees the end too
+            self._process.stdin.close()  # ends what it has started, too, perhaps on another machine
         for reader in self._readers:
             reader.join(timeout=5)
         self._process.stdout.close()
@@ -88,11 +88,11 @@ class Worker:
         """Send a request and wait for the answer.
 
         Args:
-            request: what is sent, ready for JSON.
+            request: what to send, as JSON-like data.
             timeout: seconds.
 
         Raises:
-            WorkerFault: it reports an error, it died, or `timeout` has passed.
+            WorkerFault: the process reports an error, it died, or `timeout` has passed.
         """
         assert self._process.stdin is not None
         try:

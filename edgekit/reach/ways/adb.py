@@ -1,16 +1,16 @@
-"""An Android phone on a cable: Python of the Termux app, entered with ``adb shell run-as``.
+"""An Android phone on a cable: the Python of the Termux app, started with ``adb shell run-as``.
 
-Android lets ``run-as`` into debuggable apps only. Termux from its GitHub releases is one; the build of F-Droid is not,
-and is reached with ``by = "ssh"`` instead::
+``run-as`` works only with debuggable apps. Termux from its GitHub releases is one; the F-Droid build is not, and is
+reached with ``by = "ssh"`` instead::
 
     pkg install openssh python && sshd        in Termux, with your public key in ~/.ssh/authorized_keys
     adb forward tcp:8022 tcp:8022             here; then host = "localhost", port = 8022
 
-Transfers go through the same agent as over ssh. ``adb`` opens a connection of its own for each call.
+Files are sent through the same agent as over ssh. ``adb`` opens a new connection for each call.
 
-With `reach.benchmark` nothing of this is needed: TFLite's program ``benchmark_model`` times .tflite files in Android's
-own shell (`edgekit.reach.adb_worker`), and what needs Python there (accuracy, golden vectors, operators, end to end)
-is not possible. It is built from source, or downloaded (https://www.tensorflow.org/lite/performance/measurement).
+With `reach.benchmark` none of this is needed: TFLite's program ``benchmark_model`` times .tflite files in Android's
+own shell (`edgekit.reach.adb_worker`), but what needs Python on the phone (accuracy, golden vectors, operators, end to
+end) is not possible. Build it, or download it (https://www.tensorflow.org/lite/performance/measurement).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _runtimes: dict[str | None, str] = {}
 _programs: dict[tuple[str | None, str], tuple[str, str]] = {}
 """Path on a phone and version of `reach.benchmark`, by serial number and the word in the device file."""
 _models: dict[str, str] = {}
-"""Files here by paths on phones, which are named by contents."""
+"""Files on this machine by their paths on phones, which are named by hash."""
 _lock = threading.Lock()
 
 
@@ -56,7 +56,7 @@ def start(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
     """Start Python on the device, with ``edgekit.runtime`` importable; see `edgekit.reach.port.Reach.start`.
 
     Raises:
-        InputError: there is no adb here.
+        InputError: adb is not installed on this machine.
         Shortfall: the phone cannot be reached or used; the message says why and what to do.
     """
     if device.reach.benchmark is not None:
@@ -76,9 +76,9 @@ def start(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
 
 
 def send(file: Path, device: Target) -> str:
-    """Have a file on the device; see `edgekit.reach.ways.ssh.send`."""
+    """Send a file to the device; see `edgekit.reach.ways.ssh.send`."""
     if device.reach.benchmark is not None:
-        if file.suffix != ".tflite":  # nothing there reads it, and the worker will say so
+        if file.suffix != ".tflite":  # the phone cannot run it, and the worker will say so
             return str(file)
         path = adb_phone.send(file, device.reach.host)
         _models[path] = str(file.resolve())
@@ -93,7 +93,7 @@ def send(file: Path, device: Target) -> str:
 
 
 def clean(device: Target) -> None:
-    """Remove every file that was sent there."""
+    """Remove every file that was sent to the device."""
     if device.reach.benchmark is not None:
         with _lock:
             _programs.clear()
@@ -110,7 +110,7 @@ def clean(device: Target) -> None:
 
 
 def explain(status: int, said: Sequence[str], device: Target) -> str:
-    """Why a process on the device ended, from adb's exit status and its last words."""
+    """Why a process on the device ended, from adb's exit status and last lines."""
     text = "\n".join(said)
     if device.reach.benchmark is not None:
         return said[-1] if status == adb_worker.LOST and said else f"it ended with status {status}: {text[-200:]}"
@@ -118,10 +118,10 @@ def explain(status: int, said: Sequence[str], device: Target) -> str:
     if "unauthorized" in text or (by_adb and any(word in text for word in ("no devices", "not found", "offline"))):
         return adb_shell.trouble(said[-1] if "unauthorized" not in text else text)
     if "unknown package" in text:
-        return f"{APP} is not installed: take Termux from its GitHub releases, and in it: pkg install python"
+        return f"{APP} is not installed: install Termux from its GitHub releases, then in it: pkg install python"
     if "not debuggable" in text:
         return (
-            'this build of Termux lets nobody in: take the one from its GitHub releases, or reach it by = "ssh" '
+            'this build of Termux is not debuggable: install the one from its GitHub releases, or use by = "ssh" '
             "(pkg install openssh && sshd in Termux; adb forward tcp:8022 tcp:8022; host localhost, port 8022)"
         )
     if status in (126, 127):
@@ -142,7 +142,7 @@ def _command(device: Target, *words: str) -> list[str]:
 
 
 def _worker(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
-    """A process on this machine that answers as one with Python on the phone would."""
+    """Start a process on this machine that answers like Python on the phone would."""
     serial, given = device.reach.host, str(device.reach.benchmark)
     with _lock:
         if (serial, given) not in _programs:

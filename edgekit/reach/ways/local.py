@@ -22,8 +22,8 @@ def start(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path),
-        "PYTHONSAFEPATH": "1",  # a numpy.py in the user's folder is not NumPy
-        "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime's: a thread beside what is measured
+        "PYTHONSAFEPATH": "1",  # do not import a numpy.py in the user's folder
+        "ORT_DISABLE_TELEMETRY": "1",  # of ONNX Runtime: an extra thread would disturb measurements
     }
     return subprocess.Popen(
         [sys.executable, *argv],
@@ -37,14 +37,14 @@ def start(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
 
 
 def send(file: Path, device: Target) -> str:
-    """The file is here already: its absolute path."""
+    """Return the absolute path: the file is on this machine already."""
     return str(file.resolve())
 
 
 def clean(device: Target) -> None:
-    """Nothing was sent, so nothing is left."""
+    """Do nothing: no files were sent."""
 
 
 def explain(status: int, said: Sequence[str], device: Target) -> str:
-    """Why a process ended: from its exit status, or the signal, and its last words."""
+    """Why a process ended, from its exit status or signal and its last lines."""
     return worker.ended(status, said)

@@ -1,7 +1,7 @@
 """An ARM core emulated on this machine: the real aarch64 engines on a Cortex-A72 or A76, without a board.
 
-What they compute is what they compute on that core. How long it takes here says nothing; how many instructions they
-execute does, and is counted by a plugin.
+They compute what they compute on the real core. The time they take here means nothing; the number of instructions they
+execute does, and a plugin counts it.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ _PACKAGE = Path(__file__).parents[2]
 _GUEST = _PACKAGE / "reach" / "guest.py"
 _LINKER = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
 TIMEOUT = 900.0
-"""Seconds for one job in the emulator, which is some hundred times slower than the machine it runs on."""
+"""Seconds for one job in the emulator, which is about a hundred times slower than the machine it runs on."""
 SETTLE, RUNS = 3, 3
-"""Inferences that are counted and left out (the allocator settles after the first mark), and those that are taken."""
+"""Counted inferences to discard (the allocator settles after the first mark), and to use."""
 _MODEL, _COUNTS = "counted-model", "counts"
 KIND: Kind = "estimated"
-"""Of the times in a profile: from counts, never from a clock."""
+"""Kind of the times in a profile: computed from counts, never from a clock."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What one inference executes on one thread: the median of some."""
+    """What one inference executes on one thread: medians over several inferences."""
 
     instructions: int
     loaded: int
-    """Bytes, as `stored`: what the instructions move, whichever cache serves it."""
+    """Bytes that instructions load, whichever cache serves them; `stored` likewise counts stores."""
     stored: int
     spread: float
     """Largest difference between the instructions of these inferences, relative to the median."""
     version: str
-    """Of the engine."""
+    """Version of the engine."""
     provider: str
     """Read back from the engine."""
     batch: int
@@ -66,26 +66,26 @@ def start(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
 
 
 def send(file: Path, device: Target) -> str:
-    """The emulated core reads this machine's files: the absolute path."""
+    """Return the absolute path: the emulated core reads this machine's files."""
     return str(file.resolve())
 
 
 def clean(device: Target) -> None:
-    """Nothing was sent, so nothing is left."""
+    """Do nothing: no files were sent."""
 
 
 def explain(status: int, said: Sequence[str], device: Target) -> str:
-    """Why a process ended: from its exit status, or the signal, and its last words."""
+    """Why a process ended, from its exit status or signal and its last lines."""
     return worker.ended(status, said)
 
 
 def count(model: Path, engine: str, device: Target) -> Counts:
-    """Count what one inference executes and moves, on one thread, after some that do not count.
+    """Count the instructions and bytes of one inference on one thread, after warm-up inferences that are discarded.
 
-    Between two marks lies one call of the engine's session, with the few thousand instructions that Python spends on
-    it. Addresses, seeds, environment, clock and the paths that the guest sees are fixed, so that the same file counts
-    the same in every process, wherever it lies; one inference may differ from the next by some hundred instructions, as
-    it leaves another heap than it found.
+    One call of the engine's session lies between two marks, including the few thousand instructions that Python spends
+    on it. Addresses, seeds, environment, clock and the paths that the guest sees are fixed, so that a file gives the
+    same counts in every process, wherever it is stored. One inference may differ from the next by a few hundred
+    instructions, because each leaves the heap in a different state.
 
     Args:
         model: an exported file.
@@ -97,13 +97,13 @@ def count(model: Path, engine: str, device: Target) -> Counts:
         Shortfall: the engine failed, or the emulator did.
     """
     runs = SETTLE + RUNS
-    _core(device)  # or say what to run
+    _core(device)  # fails with what to run if it is not set up
     with tempfile.TemporaryDirectory() as folder:
         view = Path(folder)
         (view / _MODEL).symlink_to(model.resolve())
         _compile(engine, device, view)
         script = f"/edgekit/edgekit/{_GUEST.relative_to(_PACKAGE)}"
-        # -B: what was not compiled before will not be for the next count either.
+        # -B: write no bytecode now, as that would change the next count.
         argv = ["-B", script, "count", f"/{_MODEL}", engine, str(runs)]
         try:
             said = _finish(_start(argv, device, engine, view), device)
@@ -119,7 +119,7 @@ def count(model: Path, engine: str, device: Target) -> Counts:
 
 
 def outputs(model: Path, engine: str, device: Target, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """What a file computes on the emulated core, to be compared with what it computes here.
+    """What a file computes on the emulated core, for comparison with this machine.
 
     Args:
         model: an exported file.
@@ -146,7 +146,7 @@ def outputs(model: Path, engine: str, device: Target, inputs: npt.NDArray[Any]) 
 
 
 def _finish(process: subprocess.Popen[str], device: Target) -> str:
-    """What it printed."""
+    """Wait for a process, and return what it printed."""
     try:
         printed, said = process.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -160,7 +160,7 @@ def _finish(process: subprocess.Popen[str], device: Target) -> str:
 
 
 def _core(device: Target) -> Path:
-    """The folder of its core's files."""
+    """The folder with the files of the device's core."""
     cpu = device.reach.cpu
     if cpu is None:
         raise InputError(f'{device.name}: reach.by = "qemu" needs reach.cpu (choices: {", ".join(sysroot.CORES)})')
@@ -204,7 +204,7 @@ def _start(
 
 
 def _furnish(view: Path, root: Path, core: Path) -> None:
-    """Link what the guest needs below a folder that the emulator takes for ``/``."""
+    """Link what the guest needs into a folder that the emulator uses as ``/``."""
     runtime = _runtime(root)
     cache = root / "pycache" / runtime.name
     cache.mkdir(parents=True, exist_ok=True)
@@ -216,11 +216,11 @@ def _furnish(view: Path, root: Path, core: Path) -> None:
 
 
 def _environment(home: str, runtime: str, wheels: str, cache: str) -> dict[str, str]:
-    """A fixed one: another machine does not see this one's, and its size moves the stack."""
+    """A fixed environment: this machine's must not leak in, and its size would move the stack."""
     return {
         "PYTHONHOME": home,
         "PYTHONPATH": os.pathsep.join([runtime, wheels]),
-        "PYTHONPYCACHEPREFIX": cache,  # the parts stay as they were hashed
+        "PYTHONPYCACHEPREFIX": cache,  # so that hashed parts do not change
         "PYTHONHASHSEED": "0",
         "PYTHONSAFEPATH": "1",
         "PYTHONNOUSERSITE": "1",
@@ -234,7 +234,7 @@ def _environment(home: str, runtime: str, wheels: str, cache: str) -> dict[str, 
 
 
 def _compile(engine: str, device: Target, view: Path) -> None:
-    """Let Python write its bytecode files first: compiling leaves another heap, and other counts, than reading them."""
+    """Let Python write its bytecode files first: compiling changes the heap, and with it the counts."""
     root = sysroot.folder()
     sources = sorted((_PACKAGE / "runtime").rglob("*.py"))
     state = [f"{file} {file.stat().st_mtime_ns}" for file in (root / sysroot.RECORD, *sources)]
@@ -247,7 +247,7 @@ def _compile(engine: str, device: Target, view: Path) -> None:
 
 
 def _runtime(root: Path) -> Path:
-    """A folder with edgekit alone in it: beside an installed edgekit lie this machine's own wheels."""
+    """A folder that holds only edgekit: next to an installed edgekit are this machine's own wheels."""
     folder = root / "edgekit" / hashlib.sha256(str(_PACKAGE).encode()).hexdigest()[:12]
     link = folder / "edgekit"
     if not link.is_symlink():

@@ -1,8 +1,8 @@
-"""A device over the network: the OpenSSH client, with the user's own keys, config and known hosts.
+"""A device over the network, through the OpenSSH client with the user's own keys, config and known hosts.
 
-One connection a device, which all processes on it share (ControlMaster, in a private folder). Nothing is ever asked
-(BatchMode), and host keys are checked as the user's config says: a changed one is never accepted. On the device,
-everything edgekit keeps is below ``~/.cache/edgekit``, under the name of its contents.
+There is one connection per device, which all processes on it share (ControlMaster, in a private folder). ssh never
+prompts (BatchMode), and checks host keys as the user's config says: a changed key is never accepted. Everything that
+edgekit keeps on the device is in ``~/.cache/edgekit``, named by hash.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from edgekit.reach.remote import Broken, Call
 
 KIND: Kind = "measured"
 ALIVE, MISSED = 5, 4
-"""A device that is silent for so many seconds, so many times, is gone."""
+"""A device that is silent for `ALIVE` seconds, `MISSED` times in a row, is considered lost."""
 TRIES = 3
-"""Of a transfer whose connection breaks; each goes on where the last one ended."""
+"""Attempts per transfer; each continues where the last one stopped."""
 
 
 @dataclass
 class _Line:
-    """The way to one device."""
+    """The connection to one device."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     call: Call | None = None
-    """The master: its agent waits until this process ends."""
+    """The master connection: its agent waits until this process ends."""
     socket: str = ""
     runtime: str = ""
-    """Where `edgekit.runtime` is on the device; empty before this connection has sent it."""
+    """Where `edgekit.runtime` is on the device; empty until this connection has sent it."""
 
 
 _lines: dict[tuple[str | None, ...], _Line] = {}
@@ -67,13 +67,13 @@ def start(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
 
 
 def send(file: Path, device: Target) -> str:
-    """Have a file on the device, by its SHA-256: what is there is not sent again, what came in part is completed.
+    """Send a file to the device, unless its SHA-256 is there already; a partial file is completed.
 
     Returns:
-        Its path there.
+        Its path on the device.
 
     Raises:
-        Shortfall: the device cannot be reached, has no room, or the connection breaks again and again.
+        Shortfall: the device cannot be reached or has no room, or the connection breaks repeatedly.
     """
     for left in reversed(range(TRIES)):
         line = _connected(device)
@@ -87,7 +87,7 @@ def send(file: Path, device: Target) -> str:
 
 
 def clean(device: Target) -> None:
-    """Remove every file that was sent there, and end the connection.
+    """Remove every file that was sent to the device, and close the connection.
 
     Raises:
         Shortfall: it cannot be reached.
@@ -104,7 +104,7 @@ def clean(device: Target) -> None:
 
 
 def close() -> None:
-    """End all connections of this process."""
+    """Close all connections of this process."""
     with _guard:
         lines = list(_lines.values())
         _lines.clear()
@@ -113,7 +113,7 @@ def close() -> None:
 
 
 def explain(status: int, said: Sequence[str], device: Target) -> str:
-    """Why a process on the device ended, from ssh's exit status (255: ssh itself) and its last words."""
+    """Why a process on the device ended, from ssh's exit status (255: ssh itself failed) and last lines."""
     reach, host = device.reach, str(device.reach.host)
     text = "\n".join(said)
     by_hand = shlex.join(["ssh", *_where(device)])
@@ -122,24 +122,24 @@ def explain(status: int, said: Sequence[str], device: Target) -> str:
     if "IDENTIFICATION HAS CHANGED" in text:
         name = f"[{host.rpartition('@')[2]}]:{reach.port}" if reach.port else host.rpartition("@")[2]
         return (
-            "its host key is not the one that is known: it was installed anew, or somebody is in between; "
+            "its host key has changed: the device was reinstalled, or somebody is intercepting the connection; "
             f"if you know why: {shlex.join(['ssh-keygen', '-R', name])}"
         )
     if "Host key verification failed" in text:
         return f"its host key is not known yet: connect once by hand and compare the fingerprint: {by_hand}"
     if "Permission denied" in text:
         reason = next(part for part in reversed(said) if "Permission denied" in part)
-        return f"{reason}: it takes none of your keys; {shlex.join(['ssh-copy-id', *_where(device)])}"
+        return f"{reason}: it accepts none of your keys; {shlex.join(['ssh-copy-id', *_where(device)])}"
     last = next((part for part in reversed(said) if part and not part.startswith("mux_client")), "")
     return last.removeprefix("ssh: ") or "the connection broke"
 
 
 def _connected(device: Target) -> _Line:
-    """The line to a device, called anew where it has ended.
+    """The connection to a device, reopened if it has ended.
 
     Raises:
-        InputError: there is no OpenSSH client here.
-        Shortfall: it cannot be reached or used.
+        InputError: the OpenSSH client is not installed on this machine.
+        Shortfall: the device cannot be reached or used.
     """
     reach = device.reach
     with _guard:
@@ -205,7 +205,7 @@ def _where(device: Target) -> list[str]:
 
 @cache
 def _folder() -> Path:
-    """For the sockets: private, and short, as a socket's path has 104 bytes on some systems."""
+    """The folder of the sockets: private, and short, as some systems limit a socket's path to 104 bytes."""
     folder = tempfile.mkdtemp(prefix="ek-", dir="/tmp")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(close)
@@ -216,7 +216,7 @@ _used: list[int] = []
 
 
 def _number() -> int:
-    """A name that no socket of this process has had."""
+    """A socket name that this process has not used yet."""
     with _guard:
         _used.append(len(_used))
         return _used[-1]
