@@ -82,9 +82,7 @@ class Call:
             answer = None
         if not isinstance(answer, dict):
             text = said.decode(errors="replace").strip()[:80]
-            raise Shortfall(
-                f"it answered {text!r}, which is not an answer (does a shell start-up file print something?)"
-            )
+            raise Shortfall(f"it answered {text!r}, not an answer (does a shell start-up file print something?)")
         if "error" in answer:
             raise Shortfall(str(answer["error"]))
         return answer
