@@ -123,7 +123,7 @@ def estimate(artifact: Artifact, folder: Path, engine: str, threads: int, device
     if section is None:
         raise Shortfall("the device file has no [estimate] section: counted instructions give no times")
     if threads != section.threads:
-        raise Shortfall(f"no estimate for {threads} threads: times are published for {section.threads}")
+        raise Shortfall(f"no estimate: times are published for {section.threads} threads, not for {threads}")
     found = fit(section.published)
     counts = qemu.count(folder / artifact.path, engine, device)
     ms = found.ms(counts)
