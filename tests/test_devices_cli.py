@@ -74,7 +74,7 @@ def test_add_writes_a_file_without_connecting(tmp_path: Path) -> None:
     [
         (
             ("add", "x", "--host", "-oProxyCommand=reboot"),
-            'reach.host = "-oProxyCommand=reboot": a host must not start',
+            'reach.host = "-oProxyCommand=reboot": a host must not',
         ),
         (("add", "x", "--by", "pigeon"), 'reach.by = "pigeon": no such choice'),
         (("add", "x", "--host", "pi", "--engine", "lite"), 'run.engines[0] = "lite": no such choice; did you mean'),
