@@ -1,4 +1,4 @@
-"""A folder is a menu: its public modules are the choices, their file names the words in a recipe."""
+"""A folder is a menu: its public modules are the choices, and their file names are the words used in recipes."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
     ├── InputError          the user's input: a recipe, a file, a flag          exit 2
     │   ├── MissingPackage  an extra is not installed                           exit 2
     │   └── Busy            another run holds the directory                     exit 2
-    ├── Shortfall           a model or a device fell short of what was asked    exit 1
+    ├── Shortfall           a model or a device falls short of a requirement    exit 1
     │   └── Unreached       no device could be reached                          exit 1
     └── DiskFull            no room for the results                             exit 1
 
@@ -40,7 +40,7 @@ class Busy(InputError):
 
 
 class Shortfall(EdgekitError):
-    """A model or a device fell short: diverging outputs, NaN loss, no verdict."""
+    """A model or a device falls short of a requirement: diverging outputs, NaN loss, no verdict."""
 
 
 class Unreached(Shortfall):

@@ -323,7 +323,7 @@ def test_a_program_that_cannot_run_says_why(phone: Path, program: Path, tmp_path
     assert "cannot be read as a .tflite file" not in why(tmp_path, device("phone:/data/local/tmp/gone"))
     assert "there is no /data/local/tmp/gone on the phone" in why(tmp_path, device("phone:/data/local/tmp/gone"))
     (phone / "plain").write_text("#!/bin/sh\n")
-    assert "may not execute" in why(tmp_path, device("phone:/data/local/tmp/plain"))
+    assert "cannot execute" in why(tmp_path, device("phone:/data/local/tmp/plain"))
     other, name = (183, "AArch64") if platform.machine() == "x86_64" else (62, "x86-64")
     (phone / "other").write_bytes(elf(other))
     (phone / "other").chmod(0o755)
@@ -340,7 +340,7 @@ def test_a_program_that_cannot_run_says_why(phone: Path, program: Path, tmp_path
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ("error: device offline", "device offline: connect the phone, and switch on USB debugging"),
+        ("error: device offline", "device offline: connect the phone and enable USB debugging"),
         ("error: device unauthorized.\nThis adb server's $ADB_VENDOR_KEYS is not set", "allow USB debugging"),
         (
             "* daemon not running; starting now at tcp:5037\nerror: no devices/emulators found",
@@ -442,7 +442,7 @@ def test_accuracy_there_is_not_possible_and_is_no_lost_device(phone: Path, progr
         ('[reach]\nby = "adb"\nbenchmark = "b"\nflags = ["--num_runs=9"]', "--num_runs: edgekit sets this itself"),
         (
             '[reach]\nby = "adb"\nbenchmark = "b"\nflags = ["use_gpu"]',
-            'give flags of benchmark_model as "--name=value"',
+            'write flags of benchmark_model as "--name=value"',
         ),
         ('[run]\nengines = ["benchmark_model"]\nproviders = {benchmark_model = "cpu"}', "takes reach.flags"),
     ],

@@ -215,10 +215,10 @@ def test_run_prefers_a_shipped_recipe_over_a_folder_of_that_name(tmp_path: Path)
     [
         (("run", "nosuch.toml"), "nosuch.toml: no such recipe file"),
         (("run", "digitz"), '"digitz": no such recipe; did you mean "digits"?'),
-        (("run", "."), ".: neither a recipe nor a run directory"),
+        (("run", "."), ".: is neither a recipe nor a run directory"),
         (("run", "digits", "--device", "hosst"), '"hosst": no such device; did you mean "host"?'),
         (("run", "digits", "--device", "./gone.toml"), "gone.toml: no such device file"),
-        (("run", "digits", "--device", "host", "--device", "host"), 'a device called "host" is already in this run'),
+        (("run", "digits", "--device", "host", "--device", "host"), 'another device in this run is also called "host"'),
         (("run", "digits", "--set", "train.epochs"), '--set "train.epochs": expected section.key=value'),
         (("train", "digits", "--out", "file"), "file: cannot be used as a run directory: File exists"),
         (("train", "digits", "--out", "file/x"), "file/x: cannot be used as a run directory: Not a directory"),

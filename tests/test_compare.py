@@ -329,7 +329,7 @@ def test_the_bound_has_to_be_a_percentage(save: Callable[..., Path], bound: str)
     path = save(made())
     done = invoke("report", "compare", path, path, f"--fail-on={bound}")
     assert done.exit_code == 2
-    assert "is not a percentage such as 5%" in done.output
+    assert "is not a percentage; write it like 5%" in done.output
 
 
 def test_the_command_refuses_what_it_cannot_read(tmp_path: Path, save: Callable[..., Path]) -> None:

@@ -152,7 +152,7 @@ def test_a_device_that_computes_something_else_fails(
     ],
 )
 def test_nonsense_is_refused(answer: dict[str, Any]) -> None:
-    with pytest.raises(WorkerFault, match="the device answered no outputs for 12 images"):
+    with pytest.raises(WorkerFault, match="the device returned no valid outputs for 12 images"):
         accuracy._decoded(answer, 12)
 
 

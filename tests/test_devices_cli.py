@@ -112,7 +112,7 @@ def test_check_exits_1_where_an_engine_is_missing(board: Board, tmp_path: Path) 
     answer = edgekit("devices", "check", "pi.toml", code=1, cwd=tmp_path)
     assert f"pip install {facts['packages'][missing[0]]}" in answer.stderr
     assert "256 threads asked for" in answer.stderr
-    assert "not installed (asked for)" in answer.stdout
+    assert "not installed (required)" in answer.stdout
 
 
 def test_check_asks_for_the_provider(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_profile_over_adb(phone: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said", "message"),
     [
-        ({"host": "other"}, "", "switch on USB debugging"),
+        ({"host": "other"}, "", "enable USB debugging"),
         ({}, "unknown package: com.termux", "com.termux is not installed"),
         ({}, "package not debuggable: com.termux", 'or use by = "ssh"'),
         ({"python": "/no/$(touch OOPS)"}, "", "pkg install python"),

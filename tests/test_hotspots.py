@@ -135,7 +135,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     ("code", "reason", "lost"),
     [
         ('print(\'{"error": "no room"}\')', "operators: no room", False),
-        ("print('{}')", "operators: the measuring process answered no times of operators (KeyError", False),
+        ("print('{}')", "operators: the measuring process returned no valid operator times (KeyError", False),
         ("import os; os._exit(3)", "operators: it ended with status 3", True),
     ],
 )
@@ -199,5 +199,5 @@ def test_operators_that_do_not_add_up_carry_a_caution() -> None:
         hotspots_module.found(rough, device)
     )
     for renderer in (html, markdown):
-        assert "its shares are rough" in renderer.render(rough)
-        assert "its shares are rough" not in renderer.render(smooth)
+        assert "their shares are rough" in renderer.render(rough)
+        assert "their shares are rough" not in renderer.render(smooth)

@@ -493,7 +493,7 @@ def complaint(answer: Result, code: int) -> str:
         ),
         (("--set", "profile.operators=maybe"), "profile.operators"),
         (("--sustained", "long"), "profile.sustained"),
-        (("--device", "host", "--device", "host"), 'a device called "host" is already in this run'),
+        (("--device", "host", "--device", "host"), 'another device in this run is also called "host"'),
     ],
 )
 def test_bad_words_are_refused_in_one_line(

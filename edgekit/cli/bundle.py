@@ -1,4 +1,4 @@
-"""Commands around the bundle: pack, keys and signatures, the runtime. Heavy imports stay inside the bodies."""
+"""Commands for bundles: pack, keys and signatures, the runtime. Heavy imports stay inside the function bodies."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ def pack(
 
 
 @click.command()
-@click.option("--out", type=FILE, default="edgekit", metavar="NAME", help="Writes NAME.key and NAME.pub. [edgekit]")
+@click.option("--out", type=FILE, default="edgekit", metavar="NAME", help="Write NAME.key and NAME.pub. [edgekit]")
 @as_json
 @debugged
 def keygen(out: Path, as_json: bool, debug: bool) -> None:
-    """Make a key pair to sign bundles with.
+    """Make an Ed25519 key pair for signing bundles.
 
     NAME.key is the private key for signing, NAME.pub the public key for devices (Ed25519).
 
@@ -92,7 +92,7 @@ def keygen(out: Path, as_json: bool, debug: bool) -> None:
         from edgekit.deploy import keys
 
         public = keys.keygen(out)
-        text = f"{out}.key: private, keep it to yourself\n{out}.pub: public, {public}"
+        text = f"{out}.key: private, keep it secret\n{out}.pub: public, {public}"
         _say(as_json, text, private=f"{out}.key", public=f"{out}.pub", key=public)
 
     guarded(work, debug)
@@ -151,14 +151,14 @@ def verify_signature(bundle: Path, key: Path, as_json: bool, debug: bool) -> Non
 @as_json
 @debugged
 def runtime_zip(out: Path, as_json: bool, debug: bool) -> None:
-    """Write the runtime as one file for devices.
+    """Write the edgekit runtime as a single file for devices.
 
-    A device runs it with its own Python (3.9 or newer) and engine; nothing is installed.
+    A device runs it with its own Python (3.9 or later) and inference engine; nothing has to be installed.
 
     \b
     Examples:
       edgekit runtime-zip
-      python3 edgekit-runtime.pyz predict digits.edgekit photo.jpg    on the device
+      python3 edgekit-runtime.pyz predict digits.edgekit photo.jpg    (on the device)
     """
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""The command that compares reports: ``edgekit compare``, also ``edgekit report compare``."""
+"""The command that compares reports: ``edgekit compare``, also known as ``edgekit report compare``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     if value is None:
         return None
     if not re.fullmatch(r"\d+(\.\d+)? ?%", value):
-        raise click.BadParameter(f'"{value}" is not a percentage such as 5%')
+        raise click.BadParameter(f'"{value}" is not a percentage; write it like 5%')
     return float(value.rstrip("% ")) / 100
 
 

@@ -1,4 +1,4 @@
-"""``edgekit devices show|check|probe|add|clean|setup``. Heavy imports stay inside the bodies."""
+"""``edgekit devices show|check|probe|add|clean|setup``. Heavy imports stay inside the function bodies."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
 
         path, device = _load(name)
         if device.reach.by != "qemu" or device.reach.cpu is None:
-            raise InputError(f'{path}: reach.by = "{device.reach.by}" needs no setup; devices reached by "qemu" do')
+            raise InputError(f'{path}: reach.by = "{device.reach.by}" needs no setup; only reach.by = "qemu" does')
         record = sysroot.setup(device.reach.cpu, Console(as_json), mirror or debian.MIRROR)
         click.echo(json.dumps(record, indent=2) if as_json else f"{device.name}: ready in {sysroot.folder()}")
 
@@ -143,14 +143,14 @@ def probe(host: str | None, name: str | None, out: Path | None, force: bool, as_
         if as_json:
             click.echo(json.dumps({"path": str(path), "facts": found}, indent=2))
         else:
-            click.echo(f"{_describe(device, found)}\n{path}: written; edgekit devices check {path}")
+            click.echo(f"{_describe(device, found)}\n{path}: written; next: edgekit devices check {path}")
 
     guarded(work, words.pop("debug"))
 
 
 @click.command()
 @click.argument("name")
-@click.option("--host", metavar="HOST", help="[user@]host, or a Host of the ssh config; adb: serial number.")
+@click.option("--host", metavar="HOST", help="ssh: [user@]host, or a Host in the ssh config; adb: serial number.")
 @_by
 @_port
 @_config
@@ -171,7 +171,7 @@ def add(
     as_json: bool,
     **words: Any,
 ) -> None:
-    """Write a device file for later, without connecting.
+    """Write a device file without connecting to the device.
 
     \b
     Example:
@@ -186,7 +186,9 @@ def add(
         reach = _reach(host, words)
         _checked(name, reach, run)
         path = _write(out or Path(f"{name}.toml"), probing.toml(name, reach, None, run), force)
-        click.echo(json.dumps({"path": str(path)}) if as_json else f"{path}: written; edgekit devices check {path}")
+        click.echo(
+            json.dumps({"path": str(path)}) if as_json else f"{path}: written; next: edgekit devices check {path}"
+        )
 
     guarded(work, words.pop("debug"))
 
@@ -227,7 +229,7 @@ def _load(name: str) -> tuple[Path, Device]:
 
 
 def _reach(host: str | None, words: dict[str, Any]) -> dict[str, Any]:
-    """Keys of a [reach] section from the command line."""
+    """The keys of a [reach] section, as given on the command line."""
     by = words["by"] or ("ssh" if host else "local")
     given = {"by": by, "host": host, **{key: words[key] for key in ("port", "config", "python")}}
     if given["config"]:
@@ -265,7 +267,7 @@ def _describe(device: Device, found: dict[str, Any]) -> str:
         f"thermal zones: {zones or 'none'}",
     ]
     for engine, version in found["engines"].items():
-        wanted = " (asked for)" if engine in device.run.engines and not version else ""
+        wanted = " (required)" if engine in device.run.engines and not version else ""
         lines.append(f"  {engine:<15} {version or 'not installed'}{wanted}")
     return "\n".join(lines)
 
@@ -300,7 +302,7 @@ def list_devices(as_json: bool) -> None:
 
 @devices.command("schema")
 def devices_schema() -> None:
-    """Print the JSON schema of a device, for editors.
+    """Print the JSON schema of device files, for editors.
 
     \b
     Example:

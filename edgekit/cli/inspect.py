@@ -15,7 +15,7 @@ from edgekit.cli._common import as_json, debugged, guarded
 @debugged
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(file: Path, as_json: bool, debug: bool) -> None:
-    """Show what is in FILE: a bundle, an .onnx or a .tflite.
+    """Show what is in a bundle, an .onnx or a .tflite file.
 
     Ports, operators, float operators, multiply-adds, parameters, memory, and where each installed engine runs what.
 
@@ -40,8 +40,8 @@ def inspect(file: Path, as_json: bool, debug: bool) -> None:
 
 
 @click.command("export-c")
-@click.option("--out", type=click.Path(path_type=Path), default=Path(), metavar="DIR", help="Where to write. [.]")
-@click.option("--artifact", metavar="ID", help="Which file of the bundle. [the first .tflite]")
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), metavar="DIR", help="Folder to write to. [.]")
+@click.option("--artifact", metavar="ID", help="Which file of the bundle to export. [the first .tflite]")
 @click.option("--force", is_flag=True, help="Overwrite files that edgekit did not write.")
 @as_json
 @debugged

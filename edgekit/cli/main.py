@@ -16,10 +16,10 @@ def cli() -> None:
 
     \b
     Examples:
-      edgekit run digits                        the whole pipeline on a small recipe
+      edgekit run digits                        run the whole pipeline on a small recipe
       edgekit run my.toml --set train.epochs=2  override any key of a recipe
       edgekit profile runs/my --device host     measure what an earlier run exported
-      edgekit doctor                            what is installed, what is missing
+      edgekit doctor                            show what is installed and what is missing
     """
 
 

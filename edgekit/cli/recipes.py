@@ -1,4 +1,4 @@
-"""``edgekit recipes``: what is shipped, and the schema."""
+"""``edgekit recipes``: the shipped recipes, and the schema of recipes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def list_recipes(as_json: bool) -> None:
 
 @recipes.command("schema")
 def recipes_schema() -> None:
-    """Print the JSON schema of a recipe, for editors.
+    """Print the JSON schema of recipes, for editors.
 
     \b
     Example:

@@ -40,7 +40,7 @@ def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory
     """The options and argument of every command that works on a recipe or a run directory."""
     for option in (
         click.option("--debug", is_flag=True, help="Show tracebacks."),
-        click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
+        click.option("--quiet", "-q", is_flag=True, help="Show no progress on stderr."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
         click.option(
             "--device",
@@ -52,7 +52,11 @@ def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory
         ),
         click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help=out),
         click.option(
-            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key: section.key=value."
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override a key of the recipe: section.key=value.",
         ),
         click.argument("target", default="digits", metavar=target, shell_complete=_complete("recipes")),
     ):
@@ -66,7 +70,7 @@ def run(**flags: Any) -> None:
     """Run every stage in RECIPE.
 
     Stages whose inputs have not changed are skipped.
-    RECIPE is a TOML file or the name of a shipped recipe, RUN the directory of an earlier run.
+    RECIPE is a TOML file or the name of a shipped recipe. RUN is the directory of an earlier run.
 
     \b
     Examples:
@@ -186,7 +190,7 @@ def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple
         loaded, base = recipe.resume(folder / "recipe.json", overrides)
         out = out or folder
     elif folder.is_dir() and target not in shipped.files("recipes"):
-        raise InputError(f"{target}: neither a recipe nor a run directory (it has no recipe.json)")
+        raise InputError(f"{target}: is neither a recipe nor a run directory (it has no recipe.json)")
     else:
         path = shipped.find("recipes", target)
         loaded, base = recipe.load(path, overrides), path.resolve().parent
@@ -208,7 +212,7 @@ def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
         path = shipped.find("devices", name, base)
         each = device_file.load(path)
         if each.name in found:
-            raise InputError(f'{path}: a device called "{each.name}" is already in this run; give each its own name')
+            raise InputError(f'{path}: another device in this run is also called "{each.name}"; give each its own name')
         if section.sustained is not None:
             run = each.run.model_copy(update={"sustained": section.sustained})
             each = each.model_copy(update={"run": run})

@@ -51,12 +51,12 @@ class ModelSection(Section):
 class CleanSection(Section):
     """What to do with each kind of problem that the scan finds."""
 
-    unreadable: Literal["error", "drop"] = Field("error", description="files that do not decode as images")
-    mode: Literal["error", "drop", "keep"] = Field("keep", description="palette, grey, CMYK, alpha (kept: as RGB)")
-    orientation: Literal["error", "drop", "keep"] = Field("keep", description="EXIF-rotated (kept: turned upright)")
+    unreadable: Literal["error", "drop"] = Field("error", description="files that cannot be decoded as images")
+    mode: Literal["error", "drop", "keep"] = Field("keep", description="palette, grey, CMYK or alpha (keep: as RGB)")
+    orientation: Literal["error", "drop", "keep"] = Field("keep", description="EXIF-rotated (keep: turn upright)")
     duplicate: Literal["error", "drop", "keep"] = Field("drop", description="same pixels, same class, same split")
     conflict: Literal["error", "drop", "keep"] = Field("error", description="same pixels under two labels")
-    leak: Literal["error", "drop", "keep"] = Field("drop", description="same pixels in two splits (train loses)")
+    leak: Literal["error", "drop", "keep"] = Field("drop", description="same pixels in two splits (drop: from train)")
 
 
 class DataSection(Section):
@@ -166,7 +166,7 @@ Rungs = Literal["range", "corrections", "rounding", "keep_float", "qat"]
 
 
 class QuantizeSection(Section):
-    """One int8 decision for every format."""
+    """Int8 quantization, decided once for all formats."""
 
     method: Literal["ptq", "qat"] = Field("ptq", description="qat: start with quantization-aware training")
     range: Annotated[str, AfterValidator(menu("edgekit.quantize.ranges"))] = Field(
@@ -199,12 +199,12 @@ class ExportSection(Section):
     precisions: list[Literal["fp32", "fp16", "int8", "dynamic", "weight_only", "int16x8"]] = Field(
         ["fp32", "int8"], min_length=1, description="int8 needs [quantize]; int16x8 is for TFLite only"
     )
-    on_failure: Literal["stop", "skip"] = Field("stop", description="skip: leave out a file that a converter refuses")
+    on_failure: Literal["stop", "skip"] = Field("stop", description="skip: leave out files a converter cannot write")
 
     @model_validator(mode="after")
     def _has_a_format_for_int16(self) -> Self:
         if "int16x8" in self.precisions and "tflite" not in self.formats:
-            raise ValueError('precisions: "int16x8" needs "tflite" in formats: ONNX has no such kernels')
+            raise ValueError('precisions: "int16x8" needs "tflite" in formats: ONNX Runtime has no int16x8 kernels')
         return self
 
 
@@ -231,7 +231,7 @@ class ProfileSection(Section):
     operators: bool = Field(
         True,
         description="time the operators of the fastest quantized and the fastest float file of each device that is "
-        "timed: about three times the device's run.seconds",
+        "timed; takes about three times the device's run.seconds",
     )
     sustained: Duration | None = Field(
         None, description='how long to run each file continuously, e.g. "10m"; default: what the device file says'

@@ -1,4 +1,4 @@
-"""Recipes and devices that come with edgekit, and how a word on the command line finds one."""
+"""Recipes and devices that ship with edgekit, and how a word on the command line is resolved to one."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def files(kind: Folder) -> dict[str, Path]:
 
 
 def is_path(word: str) -> bool:
-    """Whether a word means a file, not the name of a shipped one."""
+    """Whether a word is a path, not the name of a shipped file."""
     return word.endswith(".toml") or "/" in word
 
 
 def find(kind: Folder, word: str, base: Path | None = None) -> Path:
-    """The file that a word stands for: a path (from `base`), or the name of a shipped one.
+    """The file that a word stands for: a path (relative to `base`), or the name of a shipped file.
 
     Raises:
         InputError: neither; the message lists similar names.

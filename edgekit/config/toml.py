@@ -1,4 +1,4 @@
-"""TOML into checked pydantic sections, with messages that name the file, the key and the next move."""
+"""Turns TOML into validated pydantic sections; error messages name the file, the key and the next move."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _explain(section: type[BaseModel], problem: dict[str, Any]) -> str:
     if message.startswith(f'"{value}"'):
         return f"{where} = {message}"
     shown = f' = "{value}"' if isinstance(value, str) else f" = {value}" if not isinstance(value, dict) else ""
-    head = f"{where}{shown}: " if where else ""  # else it is about the file as a whole
+    head = f"{where}{shown}: " if where else ""  # else the message is about the whole file
     return f"{head}{message[0].lower()}{message[1:]}"
 
 

@@ -21,13 +21,13 @@ _PURPOSE = {
     "litert": "running TFLite files",
     "tflite": "running TFLite files where LiteRT does not install (Python 3.11, in its own environment)",
 }
-_STAND_IN = {"litert": "tflite"}  # either of the two runs TFLite files; only the first is worth recommending
+_STAND_IN = {"litert": "tflite"}  # either runs TFLite files; only the first is recommended
 _SECTION = re.compile(r"""extra\s*==\s*["']([\w-]+)["']""")
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*([^;]*)")
 
 
 def report() -> dict[str, Any]:
-    """Everything `render` shows, ready for JSON.
+    """Everything that `render` shows, ready for JSON.
 
     Returns:
         ``edgekit`` and ``python`` (versions), ``executable``, ``machine`` (fields of `edgekit.measurements.Machine`),

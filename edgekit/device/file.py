@@ -1,4 +1,4 @@
-"""A device: one TOML file of facts and limits, and how to reach it. Never results."""
+"""A device: one TOML file with facts, limits and how to reach it, but never results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _KEYS = {
 }
 """Which keys of [reach] each way uses."""
 TORCH = "torch_cuda"
-"""The engine that the others are compared with: it runs the float network in PyTorch, on this machine only."""
+"""The engine that others are compared with: it runs the float network in PyTorch, on this machine only."""
 
 
 class ReachSection(Section):
@@ -39,7 +39,7 @@ class ReachSection(Section):
         "local", description="a module of edgekit/reach/ways"
     )
     host: str | None = Field(
-        None, min_length=1, description="ssh: [user@]host, or a Host of the ssh config; adb: serial number"
+        None, min_length=1, description="ssh: [user@]host, or a Host in the ssh config; adb: serial number"
     )
     port: int | None = Field(None, ge=1, le=65535, description="ssh port; default: from the ssh config, else 22")
     config: str | None = Field(None, description="ssh: client config to use instead of ~/.ssh/config")
@@ -143,8 +143,8 @@ class RunSection(Section):
         return self.threads or sorted({2**power for power in range(cores.bit_length())} | {cores})
 
     def provider(self, engine: str) -> str | None:
-        """What an engine's `load` is told to run on; None is its choice for the CPU."""
-        if engine == TORCH:  # a program runs on one device or not at all
+        """The provider that an engine's `load` is given; None is its default for the CPU."""
+        if engine == TORCH:  # an exported program runs on one device only: no fallback
             return self.providers.get(TORCH, torch_cuda.CUDA)
         return providers_module.asked(self.providers.get(engine), self.allow_fallback)
 
@@ -185,7 +185,7 @@ class Published(Section):
 
 
 class EstimateSection(Section):
-    """How latency is estimated from what an emulated device counts (`edgekit.profile._estimate`)."""
+    """How latency is estimated from instructions counted under emulation (`edgekit.profile._estimate`)."""
 
     threads: int = Field(ge=1, description="thread count of the published times; no other count is estimated")
     engines: list[str] = Field(min_length=1, description="engines whose kernels the published times measure")

@@ -28,9 +28,9 @@ class Check:
     device: str
     reached: bool
     facts: dict[str, Any]
-    """`edgekit.runtime.machine.probe` there; empty where it was not reached."""
+    """`edgekit.runtime.machine.probe` on the device; empty if the device was not reached."""
     problems: tuple[str, ...]
-    """One line each, with what to do; empty for a device that is ready."""
+    """One line per problem, with what to do; empty if the device is ready."""
 
 
 def facts(device: Device) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def facts(device: Device) -> dict[str, Any]:
 
 
 def _answer(device: Device, argv: Sequence[str]) -> dict[str, Any]:
-    """The line of JSON that Python on the device prints."""
+    """Run Python on the device and return the line of JSON that it prints."""
     reach = way(device.reach.by, f"{device.name}: reach.by")
     with Worker(reach.start(argv, device), lambda status, said: reach.explain(status, said, device)) as worker:
         try:
@@ -56,14 +56,14 @@ def _answer(device: Device, argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _providers(device: Device, engine: str) -> list[str]:
-    """What an engine there can run on."""
+    """The providers that an engine on the device offers."""
     ask = f"print(json.dumps({{'is': engine_menu.engine({engine!r}).providers()}}))"
     code = f"import json; from edgekit.runtime import engine_menu; {ask}"
     return list(_answer(device, ["-c", code])["is"])
 
 
 def check(device: Device) -> Check:
-    """Reach a device, and compare what is there with what its file asks for."""
+    """Connect to a device and compare what it has with what its device file requires."""
     try:
         found = facts(device)
     except Shortfall as trouble:
@@ -134,7 +134,7 @@ def toml(name: str, reach: Mapping[str, Any], found: Mapping[str, Any] | None, r
             lines += ["", f"[{title}]", *_lines(section)]
     lines += ["", "# [limits]", "# p90_ms = 20", "# size_mb = 5", "# rss_mb = 200", ""]
     text = "\n".join(lines)
-    Device.model_validate(tomllib.loads(text))  # what is written can be read
+    Device.model_validate(tomllib.loads(text))  # make sure that it can be read back
     return text
 
 

@@ -1,4 +1,4 @@
-"""What a device file lets an engine run on (execution providers, delegates)."""
+"""The execution providers and delegates that a device file may choose for an engine."""
 
 from __future__ import annotations
 

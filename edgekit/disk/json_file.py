@@ -22,7 +22,7 @@ def load(path: Path, kind: type[T]) -> T:
     """Read back what `save` wrote, e.g. ``load(path, list[Accuracy])``.
 
     Raises:
-        InputError: missing file, or not what edgekit wrote.
+        InputError: the file is missing, or not as edgekit wrote it.
     """
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())

@@ -24,7 +24,7 @@ from edgekit.disk.atomic import disk_full, write_text
 from edgekit.errors import Busy, InputError, Shortfall
 
 ORDER = ("data", "train", "prune", "lower", "quantize", "export", "verify", "bundle", "profile", "report")
-"""The number in a stage's folder is its place here."""
+"""The number in the name of a stage's folder is its position here."""
 RECORD = "stage.json"
 KEY = "key"
 UNVERIFIED = "UNVERIFIED.txt"
@@ -42,7 +42,7 @@ class Done:
     seconds: float
     """How long it took when it ran."""
     cached: bool
-    """True when nothing had changed and it did not run again."""
+    """True if nothing had changed, so that it did not run again."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """What it depended on, as recorded."""
 
@@ -59,7 +59,7 @@ class RunDirectory:
 
         Raises:
             Busy: another process holds it.
-            InputError: it cannot be created or written.
+            InputError: the directory cannot be created or written to.
             DiskFull: there is no room for what the caller writes.
         """
         try:

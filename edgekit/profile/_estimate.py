@@ -49,7 +49,7 @@ class Fit:
 
 
 def fit(published: Sequence[Published]) -> Fit:
-    """Fit a device's constants, and say how far off they are.
+    """Fit a device's constants, and estimate their error.
 
     Args:
         published: times with the counts of the same network; at least two with `fit`.
@@ -73,7 +73,7 @@ def relative_error(fit: Fit, row: Published) -> float:
 
 
 def bar(fit: Fit, ms: float, engine: str, section: EstimateSection) -> float:
-    """Relative error bar of an estimate."""
+    """The relative error bar of an estimate."""
     known = [row.ms for row in section.published]
     far = not min(known) / FAR <= ms <= max(known) * FAR
     return fit.error * (1 if engine in section.engines else 2) * (2 if far else 1)
@@ -124,7 +124,7 @@ def estimate(artifact: Artifact, folder: Path, engine: str, threads: int, device
             "the device file has no [estimate] section: instructions can be counted, but times not estimated"
         )
     if threads != section.threads:
-        raise Shortfall(f"times are published for {section.threads} threads, not for {threads}: no estimate")
+        raise Shortfall(f"no estimate: times are published for {section.threads} threads, not for {threads}")
     found = fit(section.published)
     counts = qemu.count(folder / artifact.path, engine, device)
     ms = found.ms(counts)

@@ -32,7 +32,7 @@ class Stopped(Exception):
 
 
 class Fleet:
-    """Runs one function for each device, and knows the processes that they start."""
+    """Runs one function per device, and keeps track of the processes that they start."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,7 +40,7 @@ class Fleet:
         self._over = threading.Event()
 
     def each(self, work: Sequence[Callable[[], None]]) -> None:
-        """Call all of them, at the same time.
+        """Call all of them in parallel.
 
         Raises:
             Exception: the first one raised by any of them; the others are stopped.
@@ -74,7 +74,7 @@ class Fleet:
             raise errors[0]
 
     def stop(self) -> None:
-        """End every process, and let no new one start."""
+        """End all processes, and let no new ones start."""
         with self._lock:
             self._over.set()
             for worker in self._workers:
@@ -92,7 +92,7 @@ class Fleet:
         one: Callable[[Device, Timing, Mapping[str, Any]], Row],
         console: Console,
     ) -> tuple[list[Row], list[Failure]]:
-        """Do something for each of these timings on its device: all devices at once, each under its lock.
+        """Call `one` for each timing on its device: all devices in parallel, each under its lock.
 
         Args:
             what: name of the work, for progress and failures.
@@ -135,7 +135,7 @@ class Fleet:
         """Hold the lock of a device (`edgekit.runtime.machine`) until the context ends.
 
         Yields:
-            `edgekit.runtime.machine.probe` there.
+            `edgekit.runtime.machine.probe` of the device.
 
         Raises:
             Shortfall: it cannot be reached, or its answer is not understood.

@@ -1,4 +1,4 @@
-"""Accuracy on the devices: the same test images through every file, there and here."""
+"""Accuracy on the devices: the same test images run through every file, on the device and on this machine."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def score(
     keep: Path | None = None,
     tidy: bool = True,
 ) -> tuple[list[Accuracy], list[Failure]]:
-    """Run the images on each device, all devices at once, and compare with the same file here.
+    """Run the images on all devices in parallel, and compare with the same file on this machine.
 
     Args:
         artifacts: what to run, with every engine of a device that supports its format.
@@ -85,7 +85,7 @@ def score(
         agreement: least share of images with the same top-1 class as here; `SLACK` of them may always differ.
         console: progress.
         keep: folder of results, as in `edgekit.profile.run.profile`.
-        tidy: remove what is kept of other devices.
+        tidy: remove kept results of other devices.
 
     Returns:
         One row per device, file and engine, in that order: `agreement` is with torch fp32, `agreement_reference`,
@@ -185,7 +185,7 @@ def _ask(
     pixels: Path,
     images: TestImages,
 ) -> _Answer:
-    """The outputs of one file in one engine of a device."""
+    """Outputs of one file on one engine of a device."""
     request = {
         "model": reach.send(folder / artifact.path, device),
         "engine": engine,
@@ -203,7 +203,7 @@ def _ask(
 
 
 def _worst(there: _Answer, here: _Answer, images: TestImages) -> TestImages:
-    """The images whose outputs are furthest apart."""
+    """The images whose outputs differ most."""
     gap = np.nan_to_num(np.abs(there.outputs.astype(np.float64) - here.outputs), nan=np.inf).max(1)
     return replace(images, pixels=images.pixels[np.argsort(-gap, kind="stable")[:TRACED]])
 
@@ -245,7 +245,7 @@ def _decoded(answer: Mapping[str, Any], count: int) -> _Answer:
             raise ValueError(f"{outputs.dtype} {list(outputs.shape)}")
         return _Answer(str(answer["version"]), outputs)
     except (KeyError, TypeError, ValueError) as error:
-        raise WorkerFault(f"the device answered no outputs for {count} images ({error})") from None
+        raise WorkerFault(f"the device returned no valid outputs for {count} images ({error})") from None
 
 
 def _compare(
@@ -254,7 +254,7 @@ def _compare(
     step = artifact.output.scale if artifact.precision == "int8" else None
     real = [_real(answer.outputs, artifact) for answer in (there, here)]
     if real[0].shape != real[1].shape:
-        raise WorkerFault(f"it gives {real[0].shape[1]} outputs, here it is {real[1].shape[1]}")
+        raise WorkerFault(f"it gives {real[0].shape[1]} outputs, this machine {real[1].shape[1]}")
     difference = np.abs(real[0] - real[1])
     predicted, wanted = real[0].argmax(1), real[1].argmax(1)
     same = float((predicted == wanted).mean())
@@ -283,7 +283,7 @@ def _compare(
 
 
 def _real(outputs: npt.NDArray[Any], artifact: Artifact) -> npt.NDArray[np.float64]:
-    """Integers on the output's grid as real values."""
+    """Outputs as real values: integers are dequantized."""
     values = outputs.astype(np.float64)
     scale, zero = artifact.output.scale, artifact.output.zero_point
     return (values - (zero or 0)) * scale if outputs.dtype.kind in "iu" and scale else values

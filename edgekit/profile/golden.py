@@ -22,12 +22,12 @@ from edgekit.reach.worker import WorkerFault
 
 ARGV = ("-m", "edgekit.runtime.replay")
 TIMEOUT = 600.0
-"""Seconds for the vectors of one file: emulators are slow."""
+"""Seconds for the vectors of one file; emulators are slow."""
 _Count = Annotated[int, Field(ge=0)]
 
 
 class _Answer(TypedDict):
-    """What `edgekit.runtime.replay` says."""
+    """What `edgekit.runtime.replay` answers."""
 
     version: str
     provider: str
@@ -44,7 +44,7 @@ _ANSWER = TypeAdapter(_Answer)
 def replay(
     bundle: Path, devices: Mapping[str, Device], measured: Profile, console: Console, keep: Path | None = None
 ) -> tuple[list[Replay], list[Failure]]:
-    """Replay the golden vectors on each device, all devices at once, each under its lock.
+    """Replay the golden vectors on all devices in parallel, each under its lock.
 
     Once for each file and engine that were timed or estimated there, with the fewest threads; why others do not run is
     reported already.

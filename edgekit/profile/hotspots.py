@@ -27,9 +27,9 @@ def find(
     console: Console,
     keep: Path | None = None,
 ) -> tuple[list[OperatorProfile], list[Failure]]:
-    """Profile the operators of `edgekit.verdict.rule.contenders`, all devices at once, each under its own lock.
+    """Profile the operators of `edgekit.verdict.rule.contenders` on all devices in parallel, each under its lock.
 
-    A device that is not timed (emulated), or was not reached before, is left out.
+    Devices that are not timed (emulated ones), or were not reached before, are left out.
 
     Args:
         artifacts: the exported files.
@@ -40,7 +40,7 @@ def find(
         keep: folder of results, as in `edgekit.profile.run.profile`.
 
     Returns:
-        Profiles, the fastest file of a device first; and what could not be profiled.
+        Profiles, the fastest file of each device first; and what could not be profiled.
     """
     kept, fleet = Keep(keep, __name__), Fleet()
     by_id = {artifact.id: artifact for artifact in artifacts}

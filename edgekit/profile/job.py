@@ -30,7 +30,7 @@ COPIES = 20
 RUN_TIMEOUT = 60.0
 """Seconds to wait beyond the expected time."""
 ENERGY = 0.5
-"""Least seconds of the window in which energy is counted: sensors are read 20 times a second."""
+"""Least seconds of the energy window; sensors are read 20 times per second."""
 MINUTE = 60.0
 """Seconds covered by one row of a sustained measurement."""
 
@@ -119,7 +119,7 @@ class Golden:
 
     bundle: Path
     files: dict[str, str]
-    """SHA-256 of the model's file, by artifact."""
+    """SHA-256 of each artifact's model file."""
     key: tuple[Any, ...]
     """What the times depend on: preprocessing, postprocessing, and SHA-256 of the images."""
 
@@ -128,7 +128,7 @@ class Golden:
         """The golden images of a bundle; None if it has none.
 
         Raises:
-            Shortfall: it is damaged.
+            Shortfall: the bundle is damaged.
         """
         try:
             manifest = open_bundle(bundle, verify="off").manifest
@@ -152,7 +152,7 @@ class Job:
     threads: int
     batch: int = 1
     key: dict[str, Any] = field(default_factory=dict)
-    """What its result depends on."""
+    """What the result depends on."""
     worker: Worker | None = None
     request: Mapping[str, Any] = field(default_factory=dict)
     ready: dict[str, Any] = field(default_factory=dict)
@@ -235,11 +235,11 @@ class Job:
             trouble: why it is not there.
         """
         if isinstance(self.artifact, Reference):
-            return  # the runtime does not predict with it
+            return  # the runtime cannot predict with it
         if golden is None or not bundle:
             self.end_to_end = f"not measured: {trouble}"
         elif self.batch != 1:
-            self.end_to_end = "not measured: it takes one image at a time"
+            self.end_to_end = "not measured: end to end takes one image at a time"
         elif golden.files.get(self.artifact.id) != self.artifact.sha256:
             self.end_to_end = "not measured: the bundle does not have this file"
         else:
@@ -262,7 +262,7 @@ class Job:
 
         Args:
             seconds: how long.
-            minute: seconds of each row.
+            minute: seconds per row.
 
         Yields:
             A progress message after each row.
@@ -280,7 +280,7 @@ class Job:
         """Build the row from what was measured.
 
         Args:
-            plan: what was asked for.
+            plan: what was requested.
             device: its name.
         """
         figures = {**stats.summary(self.samples), **stats.intervals(self.samples, self.round_sizes)}
@@ -338,12 +338,12 @@ class Job:
             self.fail(f"the measuring process answered {'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()}")
         else:
             return answer
-        self.worker.close()  # one that hangs must not slow the others
+        self.worker.close()  # a process that hangs must not slow down the others
         return {}
 
 
 def _of_runs(engine: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of a `Timing` whose samples are of several inferences each: what cannot be known is None."""
+    """The figures of a `Timing` whose samples cover several inferences each; what cannot be known is None."""
     counts, p95 = [run["count"] for run in runs], [run["p95_ms"] for run in runs]
     many = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{counts[0]}"
     spread = "" if None in p95 else f"; their p95 is {min(p95):.3g} to {max(p95):.3g} ms"

@@ -1,4 +1,4 @@
-"""Which operators of a file take the time, by layer of the torch network, on any engine; and why two files differ."""
+"""Which operators of a file take the time, by layer of the torch network; and why two files differ in speed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def profile_operators(
     start: Callable[[Sequence[str]], subprocess.Popen[str]] | None = None,
     provider: str | None = None,
 ) -> OperatorProfile:
-    """Time the operators of one file, in a process of its own.
+    """Time the operators of one file in a separate process.
 
     Args:
         path: the file, as the device sees it.
@@ -61,7 +61,7 @@ def profile_operators(
         provider: execution provider or delegate; None: the engine's choice for the CPU.
 
     Raises:
-        Shortfall: the file cannot be run there, or the process died.
+        Shortfall: the file cannot be run on the device, or the process died.
     """
     with Worker((start or _here)(ARGV)) as worker:
         try:
@@ -101,7 +101,7 @@ def ask(
             rows=tuple(_row(row, total) for row in answer["rows"]),
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise WorkerFault(f"the measuring process answered no times of operators ({error!r})") from None
+        raise WorkerFault(f"the measuring process returned no valid operator times ({error!r})") from None
 
 
 def _row(row: Mapping[str, Any], total: float) -> OperatorRow:

@@ -1,4 +1,4 @@
-"""How latency is measured: the one protocol of every device, as each report states it."""
+"""How latency is measured: one protocol for all devices, printed in each report."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ VERSION = 3
 STEPS: tuple[tuple[str, str], ...] = (
     (
         "One process for each row",
-        "Each artifact, engine, number of threads and batch has a process of its own, and the machine is locked "
-        "against a second measurement. The input is one fixed random tensor.",
+        "Each combination of artifact, engine, thread count and batch runs in its own process, and the machine is "
+        "locked against a second measurement. The input is one fixed random tensor.",
     ),
     (
         "Cold start",
@@ -32,8 +32,8 @@ STEPS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Outliers",
-        "No sample is ever removed. The share further than 3 scaled median absolute deviations from the median is "
-        "stated.",
+        "No sample is ever removed. The report states the share of samples that are more than 3 scaled median absolute "
+        "deviations from the median.",
     ),
     (
         "Figures",
@@ -74,12 +74,12 @@ STEPS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Conditions",
-        "Governor, temperature before the first inference and the highest load average are stated. Runs that differ "
-        "in engine version, threads, governor or machine are compared with a warning.",
+        "The report states the governor, the temperature before the first inference and the highest load average. Runs "
+        "that differ in engine version, threads, governor or machine are compared with a warning.",
     ),
 )
 
 
 def markdown() -> str:
-    """The protocol as a list."""
+    """The protocol as a Markdown list."""
     return "\n".join(f"- **{title}.** {text}" for title, text in STEPS)

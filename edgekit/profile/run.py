@@ -42,7 +42,7 @@ SPREAD = 2
 
 @dataclass(frozen=True)
 class _Plan:
-    """What all devices have in common."""
+    """What all devices share."""
 
     artifacts: Sequence[Artifact | Reference]
     folder: Path
@@ -200,7 +200,7 @@ def _machine(target: _Target, facts: dict[str, Any]) -> Machine:
     if target.device.arch not in ("any", machine.arch):
         raise InputError(
             f'{target.name}: the device file says arch = "{target.device.arch}", but the machine reached by '
-            f'"{target.device.reach.by}" is {machine.arch}; correct arch, or reach.by'
+            f'"{target.device.reach.by}" is {machine.arch}; correct arch or reach.by'
         )
     return machine
 
@@ -296,7 +296,7 @@ def _open(jobs: list[Job], target: _Target, plan: _Plan, advance: Advance, stack
 
 
 def _start(target: _Target, plan: _Plan, stack: ExitStack) -> Worker:
-    """A measuring process, ended with the stack at the latest."""
+    """A measuring process, which ends with the stack at the latest."""
     return stack.enter_context(plan.fleet.worker(target.reach, ["-m", "edgekit.runtime.bench"], target.device))
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FILE = f"{REFERENCE}.{torch_cuda.FORMAT}"
-ABSENT = "there is no torch network to run (a bundle holds none); profile the run that made it"
+ABSENT = "there is no torch network to run (a bundle holds none); profile the run directory instead"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""What runs on a device that is reached over a wire: its source is sent as ``python3 -c SOURCE mode ...``.
+"""The program that runs on a remote device: its source is sent as ``python3 -c SOURCE mode ...``.
 
-Standard library only, and a syntax that a Python as old as 2.7 can read far enough to say that it is too old.
+Standard library only, in a syntax that even Python 2.7 can parse, so that an old Python can report that it is too old.
 
 ::
 
@@ -10,7 +10,7 @@ Standard library only, and a syntax that a Python as old as 2.7 can read far eno
     run ZIP -m MODULE ...   runs the module with ZIP first on the path; so does ``-c CODE ...``
     clean                   removes what was received -> {"removed": n}
 
-Whatever goes wrong is answered by {"error": "one line"} and exit status 1.
+Every error is answered with {"error": "one line"} and exit status 1.
 """
 
 import json
@@ -19,9 +19,9 @@ import sys
 
 OLDEST = (3, 9)
 KEPT = 64
-"""Files that stay; beyond that those go that were asked for longest ago."""
+"""Files to keep; beyond that, the least recently used are removed."""
 GRACE = 1.0
-"""Seconds that a program has to end by itself when nobody can hear it any more."""
+"""Seconds that a program has to end by itself after its connection is gone."""
 
 
 def _say(**fields):
@@ -38,7 +38,7 @@ def _folder():
 
 def _receive(digest, suffix, size):
     # type: (str, str, str) -> None
-    """A file under the name of its contents; one that came in part is completed."""
+    """Store a file under the hash of its contents; a partial one is completed."""
     import fcntl
     import hashlib
 
@@ -51,7 +51,7 @@ def _receive(digest, suffix, size):
         _say(path=final)
         return
     with open(final + ".part", "ab+") as part:
-        fcntl.flock(part, fcntl.LOCK_EX)  # two at once: the second finds what the first has brought
+        fcntl.flock(part, fcntl.LOCK_EX)  # of two transfers at once, the second finds what the first received
         part.seek(0)
         found, seen = hashlib.sha256(), 0
         for block in iter(lambda: part.read(1 << 20), b""):
@@ -73,7 +73,7 @@ def _receive(digest, suffix, size):
         os.fsync(part.fileno())
         if found.hexdigest() != digest:
             os.remove(part.name)
-            raise OSError("what arrived has another SHA-256 than what was sent")
+            raise OSError("the SHA-256 of the received file differs from that of the sent file")
         os.rename(part.name, final)
     paths = [os.path.join(folder, name) for name in os.listdir(folder)]
     for path in sorted(paths, key=os.path.getmtime)[:-KEPT]:
@@ -83,14 +83,14 @@ def _receive(digest, suffix, size):
 
 def _run(path, kind, what, *rest):
     # type: (str, str, str, *str) -> None
-    """As ``python -m`` or ``python -c``, never left behind when the host goes away."""
+    """Run like ``python -m`` or ``python -c``, but end when the host disconnects."""
     import runpy
     import threading
 
-    os.utime(path)  # in use: not the first that goes
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime's: a thread beside what is measured
+    os.utime(path)  # recently used: not the first to be removed
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # of ONNX Runtime: an extra thread would disturb measurements
     sys.path[0] = path  # in place of the working directory: a numpy.py in there is not NumPy
-    out = os.dup(1)  # the program may put something else in its place
+    out = os.dup(1)  # the program may replace descriptor 1
     threading.Thread(target=_watch, args=(out,), daemon=True).start()
     sys.argv = [what if kind == "-m" else "-c"] + list(rest)
     if kind == "-m":
@@ -101,12 +101,12 @@ def _run(path, kind, what, *rest):
 
 def _watch(out):
     # type: (int) -> None
-    """End this process when the host has gone away, even where native code hangs."""
+    """End this process when the host has disconnected, even if native code hangs."""
     import select
     import time
 
     poll = select.poll()
-    poll.register(out, 0)  # errors and hang-ups alone: nobody reads
+    poll.register(out, 0)  # only errors and hang-ups: the reader is gone
     poll.poll()
     time.sleep(GRACE)
     os._exit(1)

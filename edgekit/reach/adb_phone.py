@@ -41,7 +41,7 @@ def send(file: Path, serial: str | None, mode: str = "644") -> str:
     """Send a file to the phone unless it is already there. An interrupted transfer starts over.
 
     Returns:
-        Its path there.
+        Its path on the phone.
 
     Raises:
         Refused: the phone has no room for it, or does not let it be written.
@@ -78,7 +78,7 @@ def send(file: Path, serial: str | None, mode: str = "644") -> str:
     if status or said.split()[:1] != [digest]:
         with suppress(Lost, Hung):
             adb_shell.script(serial, f"rm -f {part} {final}")
-        raise Refused(f"{what}: {printable(' '.join(said.split())) or 'its SHA-256 cannot be read there'}")
+        raise Refused(f"{what}: {printable(' '.join(said.split())) or 'its SHA-256 cannot be read on the phone'}")
     return final
 
 
@@ -98,8 +98,8 @@ def program(given: str, serial: str | None) -> tuple[str, str]:
     """Make sure that `reach.benchmark` is on the phone.
 
     Args:
-        given: the path of a file here, or `THERE` and a path on the phone.
-        serial: of the phone.
+        given: a path on this machine, or `THERE` and a path on the phone.
+        serial: serial number of the phone.
 
     Returns:
         Its path there, and the start of its SHA-256 as its version, since it prints none.

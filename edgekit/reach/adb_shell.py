@@ -13,7 +13,7 @@ from time import monotonic
 from edgekit.errors import InputError
 
 SHORT = 30.0
-"""Seconds for a command that computes nothing."""
+"""Seconds for a quick command."""
 MOST = 4 << 20
 """Bytes that a command may print."""
 _END = re.compile(r"^edgekit: exit (\d+)\r?\n\Z", re.MULTILINE)
@@ -28,10 +28,10 @@ class Hung(Exception):
 
 
 def adb(serial: str | None) -> list[str]:
-    """The start of a command.
+    """The first words of an adb command.
 
     Raises:
-        InputError: there is no adb here.
+        InputError: adb is not installed on this machine.
     """
     if shutil.which("adb") is None:
         raise InputError('reach.by = "adb" needs adb: apt-get install adb')
@@ -44,14 +44,14 @@ def trouble(said: str) -> str:
     text = "; ".join(line for line in lines if not line.startswith("* daemon"))[-300:]
     text = "".join(c if c.isprintable() else "?" for c in text)
     if "unauthorized" in text:
-        return "the phone does not trust this machine: unlock it, and allow USB debugging"
+        return "the phone does not trust this machine: unlock the phone and allow USB debugging"
     if any(word in text for word in ("no devices", "not found", "offline")):
-        return f"{text}: connect the phone, and switch on USB debugging (Settings, Developer options)"
+        return f"{text}: connect the phone and enable USB debugging (Settings, Developer options)"
     return text or "the connection ended"
 
 
 def run(serial: str | None, argv: list[str], timeout: float) -> tuple[int, str]:
-    """Run a program on the phone; it is ended there, too, when this process ends.
+    """Run a program on the phone; if this process ends, so does the program.
 
     Args:
         serial: serial number of the phone; None: the only one.
@@ -59,14 +59,14 @@ def run(serial: str | None, argv: list[str], timeout: float) -> tuple[int, str]:
         timeout: seconds.
 
     Returns:
-        Its exit status (128 + n for signal n), and all that it printed.
+        Its exit status (128 + n for signal n), and everything that it printed.
 
     Raises:
         Hung: the time is up, or it prints without end.
         Lost: the connection ended.
     """
-    # The shell's stdin ends with this side of the connection: what runs there is not left behind. (SIGKILL, as mksh,
-    # Android's shell, may lose another signal to a process that it has just forked.)
+    # The shell's stdin closes with our side of the connection, so nothing is left running on the phone. (SIGKILL,
+    # because mksh, Android's shell, may lose other signals to a process that it has just forked.)
     line = (
         f"exec 3<&0; {shlex.join(argv)} </dev/null 3<&- 2>&1 & P=$!; "
         "{ read -r X <&3; kill -9 $P; } >/dev/null 2>&1 & W=$!; "
@@ -81,7 +81,7 @@ def script(serial: str | None, text: str, timeout: float = SHORT) -> tuple[int, 
 
 
 def shell(serial: str | None, line: str, timeout: float) -> str:
-    """Everything that a line for the phone's shell prints, and adb itself."""
+    """Run a line in the phone's shell, and return everything that it and adb print."""
     command = [*adb(serial), "shell", "-T", line]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdin is not None

@@ -36,9 +36,9 @@ LEAST = 3
 SETTLE = 1.0
 """Most seconds of the first warm-up: it warms only the phone, as each run is a process of its own."""
 OPEN = 80.0
-"""Seconds for each of the two runs that load the model first; `edgekit.profile` waits for both together."""
+"""Seconds for each of the two runs that first load the model; `edgekit.profile` waits for both together."""
 PATIENCE = 45.0
-"""Seconds for an answer beyond what is expected; less than `edgekit.profile` waits."""
+"""Seconds to wait for an answer beyond the expected time; less than `edgekit.profile` waits."""
 CHECK = 5
 """Milliseconds between two looks at the memory."""
 IMPOSSIBLE = f"not possible: {NAME} only times random tensors; this needs Python on the phone (Termux)"
@@ -48,7 +48,7 @@ LOST = 3
 
 @dataclass(frozen=True)
 class Settings:
-    """What the process is told."""
+    """The settings of the process."""
 
     serial: str | None
     binary: str
@@ -61,7 +61,7 @@ class Settings:
 
 
 class Bench:
-    """One model at one number of threads."""
+    """One model at one thread count."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -76,7 +76,7 @@ class Bench:
 
         Raises:
             Fault: it cannot be measured.
-            Lost: the phone is gone.
+            Lost: the connection to the phone was lost.
         """
         if "model" in request:
             return self._open(request["model"], request["threads"], request.get("batch"))

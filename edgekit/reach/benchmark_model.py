@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 NAME = "benchmark_model"
 THERE = "phone:"
-"""What a path on the phone starts with, in a device file."""
+"""Prefix of a path on the phone, in a device file."""
 OURS = {
     "graph", "num_threads", "num_runs", "min_secs", "max_secs", "run_delay", "run_frequency", "warmup_runs",
     "warmup_min_secs", "dry_run", "help", "report_peak_memory_footprint", "memory_footprint_check_interval_ms",
@@ -71,7 +71,7 @@ class Said:
     init_us: float
     first_us: float
     warmup: int
-    """Inferences that did not count."""
+    """Number of warm-up inferences."""
     times: Spread
     footprint_mb: float | None
     """Growth of the tool's peak resident set in MiB; None if not printed; so is `peak_mb`."""
@@ -87,13 +87,13 @@ def checked(flags: Sequence[str]) -> None:
     for flag in flags:
         match = _FLAG.fullmatch(flag)
         if match is None or not flag.isprintable():
-            raise ValueError(f'"{flag}": give flags of {NAME} as "--name=value"')
+            raise ValueError(f'"{flag}": write flags of {NAME} as "--name=value"')
         if match[1] in OURS:
             raise ValueError(f"--{match[1]}: edgekit sets this itself; [run] controls how to measure")
 
 
 def read(text: str) -> Said:
-    """Find the figures in what a run printed.
+    """Parse the figures that a run printed.
 
     Raises:
         Fault: a flag was ignored, or figures are missing or not plausible.
@@ -117,7 +117,7 @@ def read(text: str) -> Said:
 
 
 def provider(text: str, flags: Sequence[str], allow_fallback: bool) -> str:
-    """What computed, read back from what a run printed.
+    """What computed the graph, according to the output of a run.
 
     Raises:
         Fault: a delegate was asked for and did not run the whole graph, or the output does not say; not raised
@@ -152,26 +152,26 @@ def provider(text: str, flags: Sequence[str], allow_fallback: bool) -> str:
 
 
 def _last(parts: Sequence[tuple[int, int, str]]) -> str:
-    """The delegate that took operators last; empty where none did."""
+    """The delegate that took operators last; empty if none did."""
     return parts[-1][2] if parts else ""
 
 
 def failure(status: int, text: str, binary: str) -> str:
-    """Why a run ended with a status other than 0, in one line.
+    """Why a run ended with a nonzero status, in one line.
 
     Args:
-        status: as the phone's shell tells it.
-        text: all that was printed.
+        status: as the phone's shell reports it.
+        text: everything that was printed.
         binary: the program's path.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     last = printable(lines[-1]) if lines else "it printed nothing"
     if any(word in text for word in ("not executable:", "Exec format error", "cannot execute binary file")):
-        return f"{binary} is built for another processor than the phone has ({last}). {WHERE}"
+        return f"{binary} is built for a different processor than the phone's ({last}). {WHERE}"
     if status == 127:
         return f"there is no {binary} on the phone ({last}). {WHERE}"
     if status == 126:
-        return f"the phone may not execute {binary} ({last}): chmod 755 it, in a folder such as /data/local/tmp"
+        return f"the phone cannot execute {binary} ({last}): chmod 755 it, in a folder such as /data/local/tmp"
     if "CANNOT LINK EXECUTABLE" in text:
         words = next(line for line in lines if "CANNOT LINK EXECUTABLE" in line)
         return f"{binary} needs a library that is not on the phone: {printable(words)}"
@@ -186,7 +186,7 @@ _SIGNALS = {4: " (illegal instruction)", 6: " (it aborted)", 9: " (out of memory
 
 
 def printable(text: str) -> str:
-    """At most 200 characters, none of which moves the cursor."""
+    """At most 200 characters of `text`, with those that are not printable replaced."""
     return "".join(c if c.isprintable() else "?" for c in text)[:200]
 
 

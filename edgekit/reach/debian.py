@@ -29,7 +29,7 @@ class Package:
     name: str
     version: str
     file: str
-    """Path below the mirror."""
+    """Path relative to the mirror."""
     sha256: str
     needs: tuple[tuple[str, ...], ...]
     """Depends and Pre-Depends: any one name of each inner tuple is enough."""
@@ -42,7 +42,7 @@ def fetch(url: str) -> bytes:
         InputError: it cannot be fetched.
     """
     try:
-        # An opener of its own: the shared one keeps the proxies of the environment in which it was first used.
+        # A new opener: the shared one keeps the proxies of the environment in which it was first used.
         with urllib.request.build_opener().open(url, timeout=TIMEOUT) as answer:
             content: bytes = answer.read()
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
@@ -53,7 +53,7 @@ def fetch(url: str) -> bytes:
 def index(mirror: str, suite: str, arch: str) -> dict[str, Package]:
     """Every package of a suite's ``main`` for one architecture, by name.
 
-    The index itself is trusted as far as the mirror's TLS certificate; packages are checked against it.
+    The index itself is trusted because of the mirror's TLS certificate; packages are checked against the index.
 
     Raises:
         InputError: it cannot be fetched.
@@ -80,7 +80,7 @@ def parse(text: str) -> dict[str, Package]:
 
 
 def closure(packages: Mapping[str, Package], roots: Sequence[str], without: Collection[str] = ()) -> list[Package]:
-    """The roots and all that they need, sorted by name.
+    """The roots and all their dependencies, sorted by name.
 
     Args:
         packages: `index`.
@@ -107,10 +107,10 @@ def closure(packages: Mapping[str, Package], roots: Sequence[str], without: Coll
 
 
 def download(mirror: str, package: Package, folder: Path, say: Callable[[str], None] = lambda _: None) -> Path:
-    """Get a package's file, unless it is there already with the right hash.
+    """Download a package's file, unless it is there already with the right hash.
 
     Raises:
-        InputError: it cannot be fetched, or is not what the index says.
+        InputError: it cannot be fetched, or does not match the index.
     """
     path = folder / Path(package.file).name
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == package.sha256:
@@ -130,7 +130,7 @@ def unpack(path: Path, into: Path) -> None:
     """Write a .deb file's content below a folder (deb(5): an ar archive with a tar archive inside).
 
     Raises:
-        InputError: not a .deb file, or one that leaves the folder.
+        InputError: it is not a .deb file, or a path in it leaves the folder.
     """
     data = _data(path.read_bytes())
     if data is None:

@@ -2,7 +2,7 @@
 
 ``guest.py count MODEL ENGINE RUNS``      marks the counter before the first and after each of RUNS inferences;
                                            prints {"version", "provider", "batch"}
-``guest.py outputs MODEL ENGINE IN OUT``  runs each row of an array of inputs, writes the outputs as .npy
+``guest.py outputs MODEL ENGINE IN OUT``  runs each row of an array of inputs and writes the outputs as .npy
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def outputs(model: str, engine: str, source: str, target: str) -> None:
 
 
 def _input(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Not from a generator: NumPy seeds one from the system when it is imported, and counts would not repeat."""
+    """A fixed input, not a random one: NumPy seeds its generator from the system, and counts would not repeat."""
     values = np.resize(np.arange(251), shape)
     return (values / 251 if np.dtype(dtype).kind == "f" else values % 127).astype(dtype)
 

@@ -64,7 +64,7 @@ class Work(Protocol):
 
 
 class Target(Protocol):
-    """A device, as a way sees it; `edgekit.device.file.Device` is one."""
+    """A device, as far as a way needs it; `edgekit.device.file.Device` is one."""
 
     @property
     def name(self) -> str:
@@ -83,20 +83,20 @@ class Reach(Protocol):
     """A module of ``edgekit/reach/ways``."""
 
     KIND: Kind
-    """Of the times in a profile: "measured" by a clock, or "estimated" where the device is emulated."""
+    """Kind of the times in a profile: "measured" by a clock, or "estimated" if the device is emulated."""
 
     def start(self, argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
-        """Start Python on the device, with ``edgekit.runtime`` importable; the caller speaks to it line by line.
+        """Start Python on the device, with ``edgekit.runtime`` importable; the caller talks to it line by line.
 
         Args:
             argv: what follows the interpreter, e.g. ``["-m", "edgekit.runtime.bench"]``.
             device: how to reach it.
 
         Returns:
-            The process, its stdin, stdout and stderr piped as UTF-8 text. The caller ends it.
+            The process, with stdin, stdout and stderr piped as UTF-8 text. The caller ends it.
 
         Raises:
-            InputError: a program that this way needs is not here, or the device file lacks a key.
+            InputError: a program that this way needs is not installed here, or the device file lacks a key.
             Shortfall: the device cannot be reached or used; the message says why and what to do.
         """
 
@@ -104,7 +104,7 @@ class Reach(Protocol):
         """Send a file to the device unless it is already there.
 
         Returns:
-            Its absolute path there.
+            Its absolute path on the device.
 
         Raises:
             Shortfall: the device cannot be reached, or (`edgekit.reach.remote.Refused`) has no room for it.
@@ -121,7 +121,7 @@ class Reach(Protocol):
         """Why a process from `start` has ended, in one line.
 
         Args:
-            status: its exit status, as `subprocess` tells it.
+            status: its exit status, as `subprocess` reports it.
             said: its last lines on stderr, without blank ones.
             device: where it ran.
         """

@@ -47,7 +47,7 @@ class Refused(Shortfall):
 
 
 class Call:
-    """A process that answers in lines of JSON; bytes in, text out. Leaving it ends the process."""
+    """A process that takes bytes and answers in lines of JSON; `close` ends it."""
 
     def __init__(self, argv: Sequence[str], explain: Callable[[int, Sequence[str]], str]) -> None:
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -88,7 +88,7 @@ class Call:
         return answer
 
     def write(self, data: IO[bytes]) -> None:
-        """Hand over the rest of a file.
+        """Write the rest of a file to the process.
 
         Raises:
             Broken: the process has ended, or has accepted nothing for `ANSWER` seconds.
@@ -142,11 +142,11 @@ def receive(open_call: Callable[[Sequence[str]], Call], file: Path) -> str:
     """Send a file to the device, except for what is already there.
 
     Args:
-        open_call: starts the agent with these words.
+        open_call: starts the agent with the given words.
         file: what to send.
 
     Returns:
-        Its path there.
+        Its path on the device.
 
     Raises:
         Refused: the device has no room for it.
@@ -172,7 +172,7 @@ def obituary(status: int, said: Sequence[str], python: str) -> str:
     last = next((text for text in reversed(said) if text), "")
     if status in (126, 127):
         return (
-            f'there is no usable "{python}" ({last}): install Python 3.9 or later there '
+            f'there is no usable "{python}" ({last}): install Python 3.9 or later on it '
             "(apt-get install python3), or set reach.python"
         )
     return f"it ended with status {status}" + (f": {last}" if last else "")

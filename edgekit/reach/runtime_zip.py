@@ -63,8 +63,8 @@ def write(path: Path) -> int:
         Its size in bytes.
 
     Raises:
-        InputError: it cannot be written there.
-        DiskFull: no room for it.
+        InputError: the file cannot be written there.
+        DiskFull: there is no room for it.
     """
     data = build()
     assert len(data) < LIMIT

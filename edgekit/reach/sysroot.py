@@ -1,4 +1,4 @@
-"""What an emulated Raspberry Pi is made of: built once into a cache folder, by ``edgekit devices setup``.
+"""The parts of an emulated Raspberry Pi, built once in a cache folder by ``edgekit devices setup``.
 
 ``host``      QEMU 7.2's aarch64 user-mode emulator and the libraries it needs, from Debian, for this machine
 ``sysroot``   Python 3.11 and the C++ runtime for aarch64, from Debian
@@ -90,7 +90,7 @@ def missing(cpu: str) -> str:
 def setup(cpu: str, console: Console, mirror: str = debian.MIRROR) -> dict[str, Any]:
     """Build what is missing, and check the hashes of the rest.
 
-    A second call, or a call after an interrupted one, does what is left to do.
+    A second call, or a call after an interrupted one, does only what is left to do.
 
     Args:
         cpu: a key of `CORES`.
@@ -127,7 +127,7 @@ def setup(cpu: str, console: Console, mirror: str = debian.MIRROR) -> dict[str, 
 
 
 def _needs() -> tuple[str, str]:
-    """Debian's name of this machine's architecture, and the C compiler."""
+    """Debian's name for this machine's architecture, and the C compiler."""
     arch = _ARCH.get(platform.machine())
     if sys.platform != "linux" or arch is None:
         raise InputError(f"emulation needs Linux on x86-64 or aarch64, not {sys.platform} on {platform.machine()}")
@@ -179,7 +179,7 @@ def _part(
     made_of = build(partial)
     record = _record(root)
     record.pop(name, None)
-    write_text(root / RECORD, json.dumps(record, indent=1))  # killed between the two renames: not there
+    write_text(root / RECORD, json.dumps(record, indent=1))  # if killed before the rename, the part counts as missing
     shutil.rmtree(root / name, ignore_errors=True)
     partial.rename(root / name)
     record[name] = {"sha256": _tree_sha256(root / name), "made_of": made_of, **(wanted or {})}
@@ -233,7 +233,7 @@ def _compile(into: Path, compiler: str) -> Any:
 
 
 def _core(root: Path, cpu: str) -> None:
-    """A root folder for one type of core: the sysroot, and the files that describe the CPU."""
+    """Make a root folder for one type of core: the sysroot, and the files that describe the CPU."""
     core, target, partial = CORES[cpu], root / "cores" / cpu, root / "cores" / f"{cpu}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     for name in ("proc", "sys/devices/system/cpu"):
@@ -254,7 +254,7 @@ def _core(root: Path, cpu: str) -> None:
     (partial / "proc/cpuinfo").write_text(cpuinfo, encoding="utf-8")
     for name in ("possible", "present", "online"):
         (partial / "sys/devices/system/cpu" / name).write_text(f"0-{_CORES - 1}\n", encoding="utf-8")
-    if _tree_sha256(partial) == _tree_sha256(target):  # somebody may be using it
+    if _tree_sha256(partial) == _tree_sha256(target):  # it may be in use
         shutil.rmtree(partial)
         return
     shutil.rmtree(target, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The host's side of the protocol of `edgekit.runtime.bench`."""
+"""The host side of the protocol of `edgekit.runtime.bench`."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def ended(status: int, said: Sequence[str]) -> str:
 
 
 class Worker:
-    """A process that answers one line of JSON to each line of JSON.
+    """A process that answers each line of JSON with one line of JSON.
 
-    Used as a context manager; leaving it ends the process whatever state it is in.
+    Used as a context manager; leaving it ends the process, whatever its state.
 
     Args:
         process: its stdin, stdout and stderr are text pipes.
@@ -67,7 +67,7 @@ class Worker:
         self.close()
 
     def kill(self) -> None:
-        """End the process; whoever waits for its answer gets a `WorkerFault`. Any thread may do this."""
+        """End the process; callers waiting for an answer get a `WorkerFault`. Any thread may call this."""
         self._process.kill()
 
     def close(self) -> None:
@@ -88,11 +88,11 @@ class Worker:
         """Send a request and wait for the answer.
 
         Args:
-            request: what is sent, ready for JSON.
+            request: what to send, as JSON-like data.
             timeout: seconds.
 
         Raises:
-            WorkerFault: it reports an error, it died, or `timeout` has passed.
+            WorkerFault: the process reports an error, it died, or `timeout` has passed.
         """
         assert self._process.stdin is not None
         try:

@@ -1,7 +1,7 @@
-"""An Android phone on a cable: Python of the Termux app, entered with ``adb shell run-as``.
+"""An Android phone on a cable: the Python of the Termux app, started with ``adb shell run-as``.
 
-Android lets ``run-as`` into debuggable apps only. Termux from its GitHub releases is one; the build of F-Droid is not,
-and is reached with ``by = "ssh"`` instead::
+``run-as`` works only with debuggable apps. Termux from its GitHub releases is one; the F-Droid build is not, and is
+reached with ``by = "ssh"`` instead::
 
     pkg install openssh python && sshd        in Termux, with your public key in ~/.ssh/authorized_keys
     adb forward tcp:8022 tcp:8022             here; then host = "localhost", port = 8022
@@ -56,7 +56,7 @@ def start(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
     """Start Python on the device, with ``edgekit.runtime`` importable; see `edgekit.reach.port.Reach.start`.
 
     Raises:
-        InputError: there is no adb here.
+        InputError: adb is not installed on this machine.
         Shortfall: the phone cannot be reached or used; the message says why and what to do.
     """
     if device.reach.benchmark is not None:

@@ -97,7 +97,7 @@ def count(model: Path, engine: str, device: Target) -> Counts:
         Shortfall: the engine failed, or the emulator did.
     """
     runs = SETTLE + RUNS
-    _core(device)  # or say what to run
+    _core(device)  # fails with what to run if it is not set up
     with tempfile.TemporaryDirectory() as folder:
         view = Path(folder)
         (view / _MODEL).symlink_to(model.resolve())
@@ -119,7 +119,7 @@ def count(model: Path, engine: str, device: Target) -> Counts:
 
 
 def outputs(model: Path, engine: str, device: Target, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """What a file computes on the emulated core, to be compared with what it computes here.
+    """What a file computes on the emulated core, for comparison with this machine.
 
     Args:
         model: an exported file.
@@ -220,7 +220,7 @@ def _environment(home: str, runtime: str, wheels: str, cache: str) -> dict[str, 
     return {
         "PYTHONHOME": home,
         "PYTHONPATH": os.pathsep.join([runtime, wheels]),
-        "PYTHONPYCACHEPREFIX": cache,  # the parts stay as they were hashed
+        "PYTHONPYCACHEPREFIX": cache,  # so that hashed parts do not change
         "PYTHONHASHSEED": "0",
         "PYTHONSAFEPATH": "1",
         "PYTHONNOUSERSITE": "1",

@@ -1,4 +1,4 @@
-"""A device over the network: the OpenSSH client, with the user's own keys, config and known hosts.
+"""A device over the network, through the OpenSSH client with the user's own keys, config and known hosts.
 
 One connection per device, shared by all processes on it (ControlMaster, in a private folder). ssh never prompts
 (BatchMode), and host keys are checked as the user's config says: a changed one is never accepted. On the device,
@@ -37,7 +37,7 @@ class _Line:
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     call: Call | None = None
-    """The master: its agent waits until this process ends."""
+    """The master connection: its agent waits until this process ends."""
     socket: str = ""
     runtime: str = ""
     """Where `edgekit.runtime` is on the device; empty until this connection has sent it."""
@@ -70,10 +70,10 @@ def send(file: Path, device: Target) -> str:
     """Send a file to the device unless its SHA-256 is already there; a partial transfer is resumed.
 
     Returns:
-        Its path there.
+        Its path on the device.
 
     Raises:
-        Shortfall: the device cannot be reached, has no room, or the connection breaks again and again.
+        Shortfall: the device cannot be reached or has no room, or the connection breaks repeatedly.
     """
     for left in reversed(range(TRIES)):
         line = _connected(device)
@@ -104,7 +104,7 @@ def clean(device: Target) -> None:
 
 
 def close() -> None:
-    """End all connections of this process."""
+    """Close all connections of this process."""
     with _guard:
         lines = list(_lines.values())
         _lines.clear()
@@ -138,8 +138,8 @@ def _connected(device: Target) -> _Line:
     """The connection to a device, opened again if it has ended.
 
     Raises:
-        InputError: there is no OpenSSH client here.
-        Shortfall: it cannot be reached or used.
+        InputError: the OpenSSH client is not installed on this machine.
+        Shortfall: the device cannot be reached or used.
     """
     reach = device.reach
     with _guard:
