@@ -72,7 +72,10 @@ def test_add_writes_a_file_without_connecting(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("add", "x", "--host", "-oProxyCommand=reboot"), 'reach.host = "-oProxyCommand=reboot": a host must neither start'),
+        (
+            ("add", "x", "--host", "-oProxyCommand=reboot"),
+            'reach.host = "-oProxyCommand=reboot": a host must neither start',
+        ),
         (("add", "x", "--by", "pigeon"), 'reach.by = "pigeon": no such choice'),
         (("add", "x", "--host", "pi", "--engine", "lite"), 'run.engines[0] = "lite": no such choice; did you mean'),
         (("check", "raspberry-pi-6"), '"raspberry-pi-6": no such device; did you mean'),
