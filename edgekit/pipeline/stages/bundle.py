@@ -9,8 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgekit import __version__
-from edgekit.disk import json_file
+from edgekit import __version__, checkpoint_file
 from edgekit.errors import InputError, Shortfall
 from edgekit.pipeline.provenance import git_commit
 from edgekit.pipeline.state import Run
@@ -65,7 +64,7 @@ def _contents(run: Run, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     from edgekit.data import index_file
     from edgekit.deploy import golden_vectors
 
-    checkpoint = json_file.load(run.network.path / "checkpoint.json", Checkpoint)
+    checkpoint = checkpoint_file.load(run.network.path)
     index = index_file.load(run.done["data"].path)
     scores: list[Accuracy] = run.read("verify", "accuracy.json", list[Accuracy])
     rows = {artifact.id: [row for row in scores if row.artifact == artifact.id] for artifact in run.artifacts}

@@ -92,11 +92,10 @@ def remark(run: Run) -> str:
 
 def _source(run: Run, precision: str, work: Path) -> tuple[Any, int]:
     """The torch graph that the files of a precision carry, and the side of its input."""
-    from edgekit import models
     from edgekit.export import sources
     from edgekit.graph import exported_program
 
-    module, checkpoint = models.load(run.network.path)
+    module, checkpoint = run.load(run.network)
     size = checkpoint.input.size
     if precision == "int8":
         return exported_program.load(run.done["quantize"].path / "quantized.pt2"), size

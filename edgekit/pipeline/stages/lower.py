@@ -46,7 +46,6 @@ def build(run: Run, work: Path) -> None:
     """Write ``rewrites.json``."""
     import torch
 
-    from edgekit import models
     from edgekit.data.split import calibration
     from edgekit.data.transforms import levels
     from edgekit.quantize.calibration_images import Images
@@ -55,7 +54,7 @@ def build(run: Run, work: Path) -> None:
     quantize, export = run.recipe.quantize, run.recipe.export
     assert quantize is not None
     assert export is not None
-    module, checkpoint = models.load(run.network.path)
+    module, checkpoint = run.load(run.network)
     index = index_file.load(run.done["data"].path)
     root = index_file.root_of(index, run.done["data"].path)
     samples = calibration(index, quantize.calibration, quantize.seed)[:IMAGES]

@@ -103,10 +103,9 @@ def _compared(run: Run) -> bool:
 
 def _reference(run: Run, work: Path) -> Path:
     """What it runs there: no output of the export stage, and never in a bundle."""
-    from edgekit import models
     from edgekit.profile import torch_reference
 
-    module, checkpoint = models.load(run.network.path)
+    module, checkpoint = run.load(run.network)
     path = work / torch_reference.FILE
     torch_reference.write(module, checkpoint.input.size, path)
     return path
@@ -132,12 +131,11 @@ def _accuracy(run: Run, devices: Mapping[str, Device], keep: Path) -> tuple[list
     import numpy as np
     import torch
 
-    from edgekit import models
     from edgekit.data.dataset import ImageSet
     from edgekit.data.transforms import fit, open_rgb
     from edgekit.profile import accuracy
 
-    module, checkpoint = models.load(run.network.path)
+    module, checkpoint = run.load(run.network)
     index = index_file.load(run.done["data"].path)
     root = index_file.root_of(index, run.done["data"].path)
     split: Split = "test" if index.split("test") else "val"

@@ -77,7 +77,7 @@ def build(run: Run, work: Path) -> None:
 
     section = run.recipe.prune
     assert section is not None
-    whole, before = models.load(run.done["train"].path)
+    whole, before = run.load(run.done["train"])
     size = before.input.size
     index = index_file.load(run.done["data"].path)
     root = index_file.root_of(index, run.done["data"].path)

@@ -94,7 +94,6 @@ def material(run: Run, scratch: Path) -> Material:
     """
     import torch
 
-    from edgekit import models
     from edgekit.data.dataset import ImageSet
     from edgekit.data.split import calibration
     from edgekit.data.transforms import levels
@@ -104,7 +103,7 @@ def material(run: Run, scratch: Path) -> Material:
 
     recipe, section = run.recipe, run.recipe.quantize
     assert section is not None
-    module, checkpoint = models.load(run.network.path)
+    module, checkpoint = run.load(run.network)
     index = index_file.load(run.done["data"].path)
     root, spec = index_file.root_of(index, run.done["data"].path), checkpoint.input
     samples = calibration(index, section.calibration, section.seed)

@@ -49,14 +49,13 @@ def after(run: Run) -> None:
 
 
 def _score(run: Run, work: Path) -> None:
-    from edgekit import models
     from edgekit.data.dataset import ImageSet
     from edgekit.graph import exported_program, integer_arithmetic
     from edgekit.verify import files as verify
 
     section = run.recipe.verify
     assert section is not None
-    module, checkpoint = models.load(run.network.path)
+    module, checkpoint = run.load(run.network)
     index = index_file.load(run.done["data"].path)
     split: Split = "test" if index.split("test") else "val"
     if not index.split(split):
