@@ -58,8 +58,7 @@ def main() -> None:
         python = arguments.python or _environment(folder / "env")
         run = arguments.run or _compressed(folder / "run")
         checkpoint = checkpoint_file.load(run / "2-train")
-        index = index_file.load(run / "1-data")
-        root = index_file.root_of(index, run / "1-data")
+        index, root = index_file.load_rooted(run / "1-data")
         samples = index.split("test")[: arguments.images]
         pixels = np.stack([evaluate(open_rgb(root / sample.path), checkpoint.input) for sample in samples])
         artifacts = {

@@ -65,12 +65,12 @@ def _contents(run: Run, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     from edgekit.deploy import golden_vectors
 
     checkpoint = checkpoint_file.load(run.network.path)
-    index = index_file.load(run.done["data"].path)
+    index, root = index_file.load_rooted(run.done["data"].path)
     scores: list[Accuracy] = run.read("verify", "accuracy.json", list[Accuracy])
     rows = {artifact.id: [row for row in scores if row.artifact == artifact.id] for artifact in run.artifacts}
     artifacts = [each for each in run.artifacts if rows[each.id] and all(row.passed for row in rows[each.id])]
     samples = golden_vectors.choose(index.split(scores[0].split), run.recipe.data.seed)
-    golden = golden_vectors.inputs(samples, index_file.root_of(index, run.done["data"].path), checkpoint.input)
+    golden = golden_vectors.inputs(samples, root, checkpoint.input)
     members = {"labels.txt": _labels(checkpoint.labels), "golden/inputs.npy": golden_vectors.npy(golden.pixels)}
     members |= golden.images
     entries = []

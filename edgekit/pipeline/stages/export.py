@@ -111,10 +111,10 @@ def _calibration(run: Run, spec: InputSpec) -> Iterable[Any]:
     from edgekit.data import index_file, split
     from edgekit.quantize.calibration_images import Images
 
-    index = index_file.load(run.done["data"].path)
+    index, root = index_file.load_rooted(run.done["data"].path)
     samples: list[Sample] | None = run.read("quantize", "calibration.json", list[Sample])
     if samples is None:
         usual = QuantizeSection()
         count = min(usual.calibration, len(index.split("train")))
         samples = list(split.calibration(index, count, usual.seed))
-    return Images(index_file.root_of(index, run.done["data"].path), samples, spec)
+    return Images(root, samples, spec)

@@ -55,8 +55,7 @@ def build(run: Run, work: Path) -> None:
     assert quantize is not None
     assert export is not None
     module, checkpoint = run.load(run.network)
-    index = index_file.load(run.done["data"].path)
-    root = index_file.root_of(index, run.done["data"].path)
+    index, root = index_file.load_rooted(run.done["data"].path)
     samples = calibration(index, quantize.calibration, quantize.seed)[:IMAGES]
     with TemporaryDirectory(dir=work) as scratch:
         rows = rewrites.choose_graph(

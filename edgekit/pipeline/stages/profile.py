@@ -136,8 +136,7 @@ def _accuracy(run: Run, devices: Mapping[str, Device], keep: Path) -> tuple[list
     from edgekit.profile import accuracy
 
     module, checkpoint = run.load(run.network)
-    index = index_file.load(run.done["data"].path)
-    root = index_file.root_of(index, run.done["data"].path)
+    index, root = index_file.load_rooted(run.done["data"].path)
     split: Split = "test" if index.split("test") else "val"
     every = ImageSet(index, root, split, checkpoint.input)
     places = accuracy.choose(len(every), _wanted(run), run.recipe.data.seed)

@@ -79,8 +79,7 @@ def build(run: Run, work: Path) -> None:
     assert section is not None
     whole, before = run.load(run.done["train"])
     size = before.input.size
-    index = index_file.load(run.done["data"].path)
-    root = index_file.root_of(index, run.done["data"].path)
+    index, root = index_file.load_rooted(run.done["data"].path)
     made = work / "pruning.json"
     if not made.is_file():  # else: a killed run had decided already
         json_file.save(made, _decide(run, section, whole, before, index, root, work))

@@ -104,8 +104,8 @@ def material(run: Run, scratch: Path) -> Material:
     recipe, section = run.recipe, run.recipe.quantize
     assert section is not None
     module, checkpoint = run.load(run.network)
-    index = index_file.load(run.done["data"].path)
-    root, spec = index_file.root_of(index, run.done["data"].path), checkpoint.input
+    index, root = index_file.load_rooted(run.done["data"].path)
+    spec = checkpoint.input
     samples = calibration(index, section.calibration, section.seed)
     more = min(len(samples) + gains.IMAGES, len(index.split("train")))
     held_out = calibration(index, more, section.seed)[len(samples) :]  # a longer list begins with the shorter one

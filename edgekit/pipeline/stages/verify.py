@@ -56,11 +56,11 @@ def _score(run: Run, work: Path) -> None:
     section = run.recipe.verify
     assert section is not None
     module, checkpoint = run.load(run.network)
-    index = index_file.load(run.done["data"].path)
+    index, root = index_file.load_rooted(run.done["data"].path)
     split: Split = "test" if index.split("test") else "val"
     if not index.split(split):
         raise InputError("verify: the data has neither a test nor a validation split; set data.test")
-    images = ImageSet(index, index_file.root_of(index, run.done["data"].path), split, checkpoint.input)
+    images = ImageSet(index, root, split, checkpoint.input)
     quantized = None
     if "quantize" in run.done:
         graph = exported_program.load(run.done["quantize"].path / "quantized.pt2")
