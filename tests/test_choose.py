@@ -28,6 +28,7 @@ from edgekit.disk import json_file
 from edgekit.disk.run_directory import RunDirectory
 from edgekit.export.formats import onnx as exporter
 from edgekit.export.formats import tflite
+from edgekit.measurements import NOISE
 from edgekit.pipeline import run as pipeline
 from edgekit.pipeline.stages import lower
 from edgekit.pipeline.state import Job, Run
@@ -41,7 +42,7 @@ aten = torch.ops.aten
 QUIET = Console(quiet=True)
 HOST = {"host": Device(name="host")}
 LITERT = {"pi": Device.model_validate({"name": "pi", "run": {"engines": ["litert"]}})}
-CUT = pytest.approx(1 / (1 + rewrites.NOISE))
+CUT = pytest.approx(1 / (1 + NOISE))
 
 
 def test_every_rewrite_is_offered_where_its_scope_says() -> None:
@@ -87,7 +88,7 @@ def test_the_engines_of_a_device_count_alike(pairs: list[tuple[float, float]]) -
     """The product of the ratios decides."""
     gain = math.prod(before / after for before, after in pairs) ** (1 / len(pairs))
     effect = {f"engine {number}": pair for number, pair in enumerate(pairs)}
-    assert gain == CUT or rewrites.decide("x", "graph", {"host": effect}).applied == (gain > 1 / (1 + rewrites.NOISE))
+    assert gain == CUT or rewrites.decide("x", "graph", {"host": effect}).applied == (gain > 1 / (1 + NOISE))
 
 
 def test_the_first_device_decides_and_the_others_are_recorded() -> None:
@@ -238,7 +239,7 @@ def test_rewrites_of_the_graph_are_needed_or_timed(tmp_path: Path, monkeypatch: 
     assert with_ > 1.3 * without
     assert not found["slow"].applied
     without, with_ = found["saturation"].ms["onnxruntime"]
-    assert found["saturation"].applied == (without / with_ > 1 / (1 + rewrites.NOISE))
+    assert found["saturation"].applied == (without / with_ > 1 / (1 + NOISE))
 
 
 def test_a_clamp_that_a_convolution_applies_for_free_is_not_timed(tmp_path: Path) -> None:

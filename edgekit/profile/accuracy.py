@@ -26,10 +26,8 @@ from edgekit.profile._fleet import Fleet
 from edgekit.profile._result_cache import Keep
 from edgekit.reach.ways import local
 from edgekit.reach.worker import WorkerFault
-from edgekit.types import Accuracy, Artifact, InputSpec, Split
+from edgekit.types import HOST_ENGINES, ONE_STEP, Accuracy, Artifact, InputSpec, Split
 
-ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
-"""What a file is run with here, as verification does."""
 TIMEOUT = 600.0
 """Seconds for all images of one file, and a second for each of them beyond that."""
 TRACED = 4
@@ -140,7 +138,7 @@ def score(
 
 def _pairs(artifacts: Sequence[Artifact], device: Device) -> list[tuple[Artifact, str]]:
     """Files and engines that run on a device; not what verification has run already: this machine's usual engines."""
-    usual = set(ENGINES.values()) - set(device.run.providers) if device.reach.by == "local" else set()
+    usual = set(HOST_ENGINES.values()) - set(device.run.providers) if device.reach.by == "local" else set()
     return [
         (artifact, engine)
         for artifact in artifacts
@@ -162,9 +160,9 @@ def _failure(name: str, artifact: Artifact, engine: str, reason: str, lost: bool
 
 
 def _here(artifact: Artifact, folder: Path, pixels: Path, images: TestImages) -> _Answer:
-    device = Device.model_validate({"name": "host", "run": {"engines": [ENGINES[artifact.format]]}})
+    device = Device.model_validate({"name": "host", "run": {"engines": [HOST_ENGINES[artifact.format]]}})
     try:
-        return _ask(Fleet(), local, device, artifact, ENGINES[artifact.format], folder, pixels, images)
+        return _ask(Fleet(), local, device, artifact, HOST_ENGINES[artifact.format], folder, pixels, images)
     except WorkerFault as fault:
         raise Shortfall(f"accuracy: {artifact.id} on this machine: {fault}") from None
 
@@ -270,7 +268,7 @@ def _compare(
         agreement_reference=same,
         max_difference=float(difference.max()),
         max_steps=None if steps is None else float(steps.max()),
-        within_one_step=None if steps is None else float((steps < 1.5).mean()),
+        within_one_step=None if steps is None else float((steps < ONE_STEP).mean()),
         passed=not problem,
         problem=problem,
     )

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime.engines import torch_cuda
-from edgekit.verdict.rule import REFERENCE
+from edgekit.types import TORCH_FP32
 
 if TYPE_CHECKING:
     from torch import nn
 
-FILE = f"{REFERENCE}.{torch_cuda.FORMAT}"
+FILE = f"{TORCH_FP32}.{torch_cuda.FORMAT}"
 ABSENT = "there is no torch network to run (a bundle holds none); profile the run that made it"
 
 
@@ -24,7 +24,7 @@ class Reference:
 
     path: str
     """Absolute; empty where there is none."""
-    id: str = REFERENCE
+    id: str = TORCH_FP32
     format: str = torch_cuda.FORMAT
 
 

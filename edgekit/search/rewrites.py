@@ -28,16 +28,13 @@ from edgekit.export.formats import onnx as onnx_file
 from edgekit.export.formats import tflite as tflite_file
 from edgekit.graph.exported_program import trace
 from edgekit.graph.ops import BATCH_NORM, CLAMPS, MOVING
+from edgekit.measurements import NOISE
 from edgekit.quantize import ptq
 from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.histogram import Histogram
 from edgekit.search.trial_files import Trials, engines_for, quick_int8, time_files
-from edgekit.types import Artifact, Rewrite
+from edgekit.types import INTEGERS, Artifact, Rewrite
 
-NOISE = 0.02
-"""Relative differences of time below this are chance."""
-INTEGERS = ("int8", "int16x8")
-"""Precisions whose operators all have to be integer."""
 Effect = Mapping[str, tuple[float, float]]
 """Milliseconds without and with a rewrite, by engine."""
 

@@ -26,15 +26,11 @@ from edgekit.runtime import engine_menu, machine
 from edgekit.runtime.errors import RuntimeFault
 from edgekit.runtime.port import Session, dequantize, quantize
 from edgekit.train import metrics
-from edgekit.types import Accuracy, Artifact, Split
+from edgekit.types import HOST_ENGINES, ONE_STEP, TORCH_INT8, Accuracy, Artifact, Split
 from edgekit.verify import diverge_float, diverge_int8
 
 Array = npt.NDArray[np.float32]
-ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
-"""What an artifact is verified with on the host."""
 DEVICE = "host"
-STEP = 1.5
-"""Outputs lie on one grid, so that a difference is a whole number of steps but for float noise."""
 MOST_CLASSES = 120
 """Above this, per-class scores would be most of the report."""
 
@@ -115,7 +111,7 @@ def verify(
                 column.append(_infer(artifact, session, pixels))
             advance()
     names = [(reference.name, "torch", str(torch.__version__)) for reference in references]
-    names += [(artifact.id, ENGINES[artifact.format], _version(artifact)) for artifact in artifacts]
+    names += [(artifact.id, HOST_ENGINES[artifact.format], _version(artifact)) for artifact in artifacts]
     runs = [_Run(*name, np.concatenate(column)) for name, column in zip(names, columns, strict=True)]
     for session in sessions:
         session.close()
@@ -155,7 +151,7 @@ def check(rows: Sequence[Accuracy]) -> None:
 
 
 def _open(artifact: Artifact, folder: Path) -> Session:
-    engine = engine_menu.engine(ENGINES[artifact.format])
+    engine = engine_menu.engine(HOST_ENGINES[artifact.format])
     try:
         engine.version()
     except RuntimeFault as fault:
@@ -167,7 +163,7 @@ def _open(artifact: Artifact, folder: Path) -> Session:
 
 
 def _version(artifact: Artifact) -> str:
-    return engine_menu.engine(ENGINES[artifact.format]).version()
+    return engine_menu.engine(HOST_ENGINES[artifact.format]).version()
 
 
 def _infer(artifact: Artifact, session: Session, pixels: Array) -> Array:
@@ -210,11 +206,11 @@ def _judge(row: Accuracy, got: Array, wanted: Array, reference: Reference, secti
     problems = []
     if reference.step is not None:
         steps = difference / reference.step
-        within = float((steps < STEP).mean())
+        within = float((steps < ONE_STEP).mean())
         row = replace(row, max_steps=float(steps.max()), within_one_step=within)
         if within < section.within_one_step:
             problems.append(
-                f"{within:.2%} of outputs within one step of torch-int8, "
+                f"{within:.2%} of outputs within one step of {TORCH_INT8}, "
                 f"verify.within_one_step asks for {section.within_one_step:.2%}"
             )
     else:

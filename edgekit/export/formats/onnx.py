@@ -25,12 +25,10 @@ from edgekit.lower.rewrites import (
     sixteen_channels,
     uint8_activations,
 )
-from edgekit.types import Artifact, TensorSpec
+from edgekit.types import FLOAT_VARIANTS, Artifact, TensorSpec
 
 OPSET = 20
 REWRITES = (conv_padding, global_average_pool, four_channels, byte_clip, sixteen_channels, uint8_activations)
-WEIGHTS = ("fp16", "weight_only", "dynamic")
-"""Precisions that differ from float in their weights only."""
 REFUSED = {"int16x8": "ONNX Runtime has no integer kernels for int16 activations; int16x8 is a precision of tflite"}
 """Precisions that this format does not have, and why."""
 Rewrites = Sequence[str] | Callable[[bytes], Sequence[str]] | None
@@ -64,7 +62,7 @@ def export(
         raise Shortfall(f"onnx-{precision}: {REFUSED[precision]}")
     converted = convert(graph, size, precision, folder)
     data, applied = lowered(converted, rewrites(converted) if callable(rewrites) else rewrites)
-    if precision in WEIGHTS:
+    if precision in FLOAT_VARIANTS:
         data = onnx_weights.apply(data, precision)
     elif precision == "int8":
         data = onnx_weights.keep_float(data)

@@ -14,15 +14,12 @@ from edgekit.errors import Shortfall
 from edgekit.export import chatter, float_operators, layer_names
 from edgekit.graph.tflite_table import Table
 from edgekit.lower.rewrites import same_padding
-from edgekit.types import Artifact
+from edgekit.types import FLOAT_VARIANTS, INTEGERS, Artifact
 
 REWRITES = (same_padding,)
 LOG = "export.log"
 REFUSED: dict[str, str] = {}
 """Precisions that this format does not have, and why."""
-INTEGERS = ("int8", "int16x8")
-WEIGHTS = ("fp16", "weight_only", "dynamic")
-"""Precisions that differ from float in their weights only."""
 Rewrites = Sequence[str] | Callable[[bytes], Sequence[str]] | None
 
 
@@ -51,7 +48,7 @@ def export(
     """
     converted = convert(graph, size, precision, folder)
     data, applied = lowered(converted, rewrites(converted) if callable(rewrites) else rewrites)
-    if precision in WEIGHTS:
+    if precision in FLOAT_VARIANTS:
         data = _store_weights(data, precision, folder / LOG)
     data = layer_names.name_tflite(data, graph)
     table = Table(data)

@@ -13,8 +13,7 @@ from edgekit import __version__, checkpoint_file
 from edgekit.errors import InputError, Shortfall
 from edgekit.pipeline.provenance import git_commit
 from edgekit.pipeline.state import Run
-from edgekit.types import Accuracy, Artifact, Checkpoint, InputSpec, Quantization
-from edgekit.verdict.rule import REFERENCE
+from edgekit.types import TORCH_FP32, Accuracy, Artifact, Checkpoint, InputSpec, Quantization
 
 
 def skip(run: Run) -> str:
@@ -173,7 +172,7 @@ def _provenance(run: Run, checkpoint: Checkpoint, scores: list[Accuracy]) -> dic
     if quantization:
         hashes["calibration images"] = quantization.calibration_sha256
     keys = ("engine", "engine_version", "device", "split", "images", "top1")
-    reference = (row for row in scores if row.artifact == REFERENCE)
+    reference = (row for row in scores if row.artifact == TORCH_FP32)
     return {
         "reference": next(({key: getattr(row, key) for key in keys} for row in reference), None),
         "edgekit": __version__,

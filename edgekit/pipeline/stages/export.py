@@ -14,7 +14,7 @@ from edgekit.errors import Shortfall
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.stages import lower
 from edgekit.pipeline.state import Run
-from edgekit.types import Artifact, InputSpec, Quantization, Rewrite, Sample, Skipped
+from edgekit.types import INTEGERS, Artifact, InputSpec, Quantization, Rewrite, Sample, Skipped
 
 INT16X8 = "int16x8.pt2"
 """The graph that the int16x8 file was made of, for the verify stage."""
@@ -79,7 +79,7 @@ def build(run: Run, work: Path) -> None:
 
 def _calibrated(artifact: Artifact, made: Quantization) -> Artifact:
     """With the hash of the images that decided its ranges."""
-    if artifact.precision not in ("int8", "int16x8"):
+    if artifact.precision not in INTEGERS:
         return artifact
     return replace(artifact, calibration_sha256=made.calibration_sha256)
 

@@ -14,7 +14,7 @@ from edgekit.disk import json_file
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
 from edgekit.runtime import machine
-from edgekit.types import Rewrite
+from edgekit.types import FLOAT_VARIANTS, Rewrite
 
 IMAGES = 2
 """Calibrate the graphs that are timed: they must run, not be right."""
@@ -115,7 +115,6 @@ def for_file(
     """What ``exporter.export`` takes as `rewrites`: chooses those of one converted file, and adds them to `rows`."""
 
     def choose(data: bytes) -> list[str]:
-        from edgekit.export import sources
         from edgekit.search import rewrites
 
         form, _, precision = artifact.partition("-")
@@ -124,7 +123,7 @@ def for_file(
         float32 = {row.name: row for row in rows if row.artifact == f"{form}-fp32"}
         if why:
             found = [Rewrite(name, form, pinned is None or name in pinned, why, artifact=artifact) for name in matching]
-        elif precision in sources.FLOAT and set(matching) <= set(float32):  # the same operators at the same speed
+        elif precision in FLOAT_VARIANTS and set(matching) <= set(float32):  # the same operators at the same speed
             found = [
                 replace(float32[name], artifact=artifact, reason=f"as for {form}-fp32: {float32[name].reason}")
                 for name in matching

@@ -12,7 +12,7 @@ from edgekit.disk.run_directory import UNVERIFIED
 from edgekit.errors import InputError, Shortfall
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
-from edgekit.types import Split
+from edgekit.types import FLOAT_VARIANTS, TORCH_FP32, TORCH_INT8, Split
 
 
 def skip(run: Run) -> str:
@@ -65,13 +65,13 @@ def _score(run: Run, work: Path) -> None:
     if "quantize" in run.done:
         graph = exported_program.load(run.done["quantize"].path / "quantized.pt2")
         quantized = verify.Reference(
-            "torch-int8", integer_arithmetic.integer_graph(graph), exported_program.output_scale(graph)
+            TORCH_INT8, integer_arithmetic.integer_graph(graph), exported_program.output_scale(graph)
         )
     rows = verify.verify(
         images,
         split,
         checkpoint.labels,
-        verify.Reference("torch-fp32", module),
+        verify.Reference(TORCH_FP32, module),
         quantized,
         run.artifacts,
         run.done["export"].path,
@@ -92,7 +92,7 @@ def _others(run: Run, module: Any, size: int) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for precision in dict.fromkeys(artifact.precision for artifact in run.artifacts):
-        if precision in sources.FLOAT:
+        if precision in FLOAT_VARIANTS:
             graph = sources.reference(module, size, precision)
             found[precision] = verify.Reference(
                 f"torch-{precision}", graph, None, *sources.BOUNDS.get(precision, (None, None))
