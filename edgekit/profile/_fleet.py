@@ -8,18 +8,40 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from edgekit import choices
 from edgekit.console import Advance, Console
 from edgekit.errors import Shortfall
-from edgekit.measurements import Failure, Timing
+from edgekit.measurements import Failure
 from edgekit.reach.worker import Worker, WorkerFault
 
 if TYPE_CHECKING:
     from edgekit.device.file import Device
 
+
+class Task(Protocol):
+    """Something to do on a device with one file in one engine; a `Timing` says as much."""
+
+    @property
+    def artifact(self) -> str:
+        """`Artifact.id`."""
+
+    @property
+    def engine(self) -> str:
+        """A name of ``edgekit/runtime/engines``."""
+
+    @property
+    def device(self) -> str:
+        """The name that results carry."""
+
+    @property
+    def threads(self) -> int:
+        """Of the engine."""
+
+
 Row = TypeVar("Row")
+AnyTask = TypeVar("AnyTask", bound=Task)
 
 OPEN_TIMEOUT = 180.0
 """Seconds for a process to be ready."""
@@ -95,29 +117,29 @@ class Fleet:
         self,
         what: str,
         devices: Mapping[str, Device],
-        wanted: Mapping[str, Sequence[Timing]],
-        one: Callable[[Device, Timing, Mapping[str, Any]], Row],
+        wanted: Mapping[str, Sequence[AnyTask]],
+        one: Callable[[Device, AnyTask, Mapping[str, Any]], Row],
         console: Console,
     ) -> tuple[list[Row], list[Failure]]:
-        """Do something for each of these timings on its device: all devices at once, each under its lock.
+        """Do each of these tasks on its device: all devices at once, each under its lock.
 
         Args:
             what: is done, for progress and for failures.
             devices: by name.
-            wanted: timings by device.
-            one: is given the device, the timing and `edgekit.runtime.machine.probe` there.
+            wanted: tasks by device.
+            one: is given the device, the task and `edgekit.runtime.machine.probe` there.
             console: progress.
 
         Returns:
-            What `one` has returned, in the order of the devices and timings; and a failure for each WorkerFault that it
+            What `one` has returned, in the order of the devices and tasks; and a failure for each WorkerFault that it
             has raised, and for what was left on a device that was lost.
         """
         found: dict[str, list[Row]] = {name: [] for name in devices}
         failed: dict[str, list[Failure]] = {name: [] for name in devices}
 
-        def fail(timing: Timing, reason: str, lost: bool) -> None:
-            failure = Failure(timing.artifact, timing.engine, timing.device, timing.threads, f"{what}: {reason}", lost)
-            failed[timing.device].append(failure)
+        def fail(task: AnyTask, reason: str, lost: bool) -> None:
+            failure = Failure(task.artifact, task.engine, task.device, task.threads, f"{what}: {reason}", lost)
+            failed[task.device].append(failure)
 
         def visit(name: str, device: Device, advance: Advance) -> None:
             reach, left = choices.pick("edgekit.reach.ways", device.reach.by, f"{name}: reach.by"), list(wanted[name])
@@ -130,8 +152,8 @@ class Fleet:
                             fail(left[0], str(fault), fault.lost)
                         advance(1, f"{left.pop(0).artifact} on {name}")
             except Shortfall as trouble:
-                for timing in left:
-                    fail(timing, str(trouble), True)
+                for task in left:
+                    fail(task, str(trouble), True)
 
         with console.bar(f"{what} on the devices", sum(map(len, wanted.values()))) as advance:
             self.each([partial(visit, name, device, advance) for name, device in devices.items() if wanted[name]])

@@ -8,7 +8,6 @@ import random
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekit import choices
-from edgekit.console import Advance, Console
+from edgekit.console import Console
 from edgekit.device.file import Device, format_of
 from edgekit.errors import Shortfall
 from edgekit.measurements import Failure
@@ -59,6 +58,20 @@ class _Answer:
     """[n, classes], in the file's own dtype."""
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A file to be run in one engine of one device."""
+
+    file: Artifact
+    engine: str
+    device: str
+    threads: int = 1
+
+    @property
+    def artifact(self) -> str:
+        return self.file.id
+
+
 def choose(count: int, wanted: int, seed: int) -> list[int]:
     """Which images run: `wanted` of `count`, drawn by `seed`, ascending."""
     return sorted(random.Random(f"accuracy/{seed}").sample(range(count), min(wanted, count)))  # noqa: S311
@@ -90,15 +103,15 @@ def score(
         A row a device x file x engine, in that order: `agreement` is with torch fp32, `agreement_reference`,
         `max_difference`, `max_steps` and `within_one_step` are with the same file here. And what could not be run.
     """
-    results: dict[str, list[Accuracy | Failure]] = {name: [] for name in devices}
-    pairs = {name: _pairs(artifacts, device) for name, device in devices.items()}
+    tasks = {name: _tasks(name, artifacts, device) for name, device in devices.items()}
     kept, fleet = Keep(keep), Fleet()
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "pixels.npy"
         np.save(file, images.pixels)
-        here = {each.id: _here(each, folder, file, images) for each in artifacts if _used(each, pairs)}
+        here = {each.id: _here(each, folder, file, images) for each in artifacts if _used(each, tasks)}
 
-        def one(name: str, device: Device, artifact: Artifact, engine: str, facts: dict[str, Any]) -> Accuracy:
+        def one(device: Device, task: _Task, facts: Mapping[str, Any]) -> Accuracy:
+            name, artifact, engine = task.device, task.file, task.engine
             model = (folder / artifact.path).read_bytes()
             known = [hashlib.sha256(data).hexdigest() for data in (model, file.read_bytes())]
             run = [engine, facts.get("engines", {}).get(engine), device.run.provider(engine), agreement]
@@ -113,50 +126,29 @@ def score(
                 kept.add(key, row)
             return row
 
-        def visit(name: str, device: Device, advance: Advance) -> None:
-            left = list(pairs[name])
-            try:
-                with fleet.machine(name, _reach(name, device), device, console) as facts:
-                    while left:
-                        artifact, engine = left[0]
-                        try:
-                            results[name].append(one(name, device, artifact, engine, facts))
-                        except WorkerFault as fault:
-                            results[name].append(_failure(name, artifact, engine, str(fault), fault.lost))
-                        del left[0]
-                        advance(1, f"{artifact.id} on {name}")
-            except Shortfall as trouble:
-                results[name] += [_failure(name, *pair, str(trouble), True) for pair in left]
-
-        with console.bar("accuracy on the devices", sum(map(len, pairs.values()))) as advance:
-            fleet.each([partial(visit, name, device, advance) for name, device in devices.items() if pairs[name]])
+        rows, failures = fleet.rows("accuracy", devices, tasks, one, console)
     if tidy:
         kept.tidy()
-    found = [each for name in devices for each in results[name]]
-    return [r for r in found if isinstance(r, Accuracy)], [f for f in found if isinstance(f, Failure)]
+    return rows, failures
 
 
-def _pairs(artifacts: Sequence[Artifact], device: Device) -> list[tuple[Artifact, str]]:
+def _tasks(name: str, artifacts: Sequence[Artifact], device: Device) -> list[_Task]:
     """Files and engines that run on a device; not what verification has run already: this machine's usual engines."""
     usual = set(HOST_ENGINES.values()) - set(device.run.providers) if device.reach.by == "local" else set()
     return [
-        (artifact, engine)
+        _Task(artifact, engine, name)
         for artifact in artifacts
         for engine in device.run.engines
         if artifact.format == format_of(engine) and engine not in usual
     ]
 
 
-def _used(artifact: Artifact, pairs: Mapping[str, Sequence[tuple[Artifact, str]]]) -> bool:
-    return any(artifact is each for row in pairs.values() for each, _ in row)
+def _used(artifact: Artifact, tasks: Mapping[str, Sequence[_Task]]) -> bool:
+    return any(artifact is task.file for row in tasks.values() for task in row)
 
 
 def _reach(name: str, device: Device) -> ModuleType:
     return choices.pick("edgekit.reach.ways", device.reach.by, f"{name}: reach.by")
-
-
-def _failure(name: str, artifact: Artifact, engine: str, reason: str, lost: bool) -> Failure:
-    return Failure(artifact.id, engine, name, 1, f"accuracy: {reason}", lost)
 
 
 def _here(artifact: Artifact, folder: Path, pixels: Path, images: TestImages) -> _Answer:
