@@ -19,13 +19,14 @@ ABSENT = "there is no torch network to run (a bundle holds none); profile the ru
 
 
 @dataclass(frozen=True)
-class Reference:
+class TorchProgram:
     """A program of torch.export. It is measured as an `edgekit.types.Artifact` is, but is none: it is never shipped."""
 
     path: str
     """Absolute; empty where there is none."""
     id: str = TORCH_FP32
     format: str = torch_cuda.FORMAT
+    sha256: str = ""
 
 
 def write(module: nn.Module, size: int, path: Path) -> None:

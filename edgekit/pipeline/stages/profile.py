@@ -24,7 +24,7 @@ from edgekit.runtime import machine
 from edgekit.types import Accuracy, Split
 
 if TYPE_CHECKING:
-    from edgekit.profile.job import Golden
+    from edgekit.profile.job import GoldenImages
 
 RESUMABLE = True
 RAW = "raw"
@@ -111,11 +111,11 @@ def _reference(run: Run, work: Path) -> Path:
     return path
 
 
-def _golden(run: Run) -> Golden | None:
+def _golden(run: Run) -> GoldenImages | None:
     """What is predicted end to end."""
-    from edgekit.profile.job import Golden
+    from edgekit.profile.job import GoldenImages
 
-    return Golden.of(run.bundle) if run.bundle else None
+    return GoldenImages.of(run.bundle) if run.bundle else None
 
 
 def _wanted(run: Run) -> int:
