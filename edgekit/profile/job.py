@@ -58,7 +58,7 @@ class _Warm(TypedDict):
     stable: bool | None
 
 
-class _Run(TypedDict):
+class _Inferences(TypedDict):
     """What a sample is, where it is not a single inference; see `edgekit.reach.adb_worker`."""
 
     count: Annotated[int, Field(ge=1)]
@@ -75,7 +75,7 @@ class _Round(TypedDict):
     ms: Annotated[list[_Time], Field(min_length=1)]
     load_average: float | None
     rss_bytes: Annotated[int, Field(ge=0)]
-    runs: NotRequired[Annotated[list[_Run], Field(min_length=1)]]
+    runs: NotRequired[Annotated[list[_Inferences], Field(min_length=1)]]
 
 
 class _Copied(TypedDict):

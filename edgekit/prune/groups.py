@@ -58,7 +58,7 @@ class Part:
     """Of the loss by the plain weight, likewise arranged; None where the criterion does not ask for it."""
 
 
-class Graph:
+class ChannelGraph:
     """The dependency graph of one network.
 
     Args:

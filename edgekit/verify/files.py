@@ -51,7 +51,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Outputs:
     """One model over all images: logits of shape (images, classes)."""
 
     artifact: str
@@ -112,7 +112,7 @@ def verify(
             advance()
     names = [(reference.name, "torch", str(torch.__version__)) for reference in references]
     names += [(artifact.id, HOST_ENGINES[artifact.format], _version(artifact)) for artifact in artifacts]
-    runs = [_Run(*name, np.concatenate(column)) for name, column in zip(names, columns, strict=True)]
+    runs = [_Outputs(*name, np.concatenate(column)) for name, column in zip(names, columns, strict=True)]
     for session in sessions:
         session.close()
     known = dict(zip((*references, *artifacts), runs, strict=True))
@@ -180,7 +180,7 @@ def feed(artifact: Artifact, session: Session, pixels: Array) -> npt.NDArray[Any
     return quantize(fed, session.input)
 
 
-def _score(run: _Run, exact: _Run, truth: npt.NDArray[Any], labels: Sequence[str], split: Split) -> Accuracy:
+def _score(run: _Outputs, exact: _Outputs, truth: npt.NDArray[Any], labels: Sequence[str], split: Split) -> Accuracy:
     predicted = run.logits.argmax(1)
     scores = metrics.score(predicted, truth, labels, split)
     return Accuracy(
