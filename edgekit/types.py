@@ -24,6 +24,11 @@ ONE_STEP = 1.5
 """
 
 
+def artifact_id(form: str, precision: str) -> str:
+    """The id of the one file of a run in a format and precision."""
+    return f"{form}-{precision}"
+
+
 @dataclass(frozen=True)
 class Sample:
     """One image of a data set."""

@@ -175,7 +175,7 @@ def test_a_rewrite_of_a_file_that_makes_it_slower_is_left_out(
     converted: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporter, "REWRITES", (*exporter.REWRITES, SimpleNamespace(NAME="slow", apply=_slow)))
-    rows = {row.name: row for row in rewrites.choose_file(exporter, converted, "onnx-int8", HOST, tmp_path, QUIET)}
+    rows = {row.name: row for row in rewrites.choose_file(exporter, converted, "onnx", "int8", HOST, tmp_path, QUIET)}
     assert {"global_average_pool", "slow", "uint8_activations"} <= set(rows)
     assert all((row.scope, row.artifact) == ("onnx", "onnx-int8") for row in rows.values())
     assert rows["global_average_pool"].applied
@@ -191,7 +191,7 @@ def test_a_rewrite_of_a_file_that_makes_it_slower_is_left_out(
 
 
 def test_a_rewrite_is_applied_unmeasured_where_no_device_runs_the_format(converted: bytes, tmp_path: Path) -> None:
-    rows = rewrites.choose_file(exporter, converted, "onnx-int8", LITERT, tmp_path, QUIET)
+    rows = rewrites.choose_file(exporter, converted, "onnx", "int8", LITERT, tmp_path, QUIET)
     assert {row.name for row in rows} == set(exporter.lowered(converted)[1])
     assert {(row.applied, row.reason) for row in rows} == {(True, "not measured: no device runs onnx files")}
 
@@ -283,7 +283,7 @@ def test_pinned_rewrites_are_applied_as_they_are_and_the_others_are_not(tmp_path
     run = a_run(tmp_path, HOST, rewrites=["uint8_activations", "silu"])
     assert lower.allowed(run) == ["silu", "uint8_activations"]
     rows: list[Rewrite] = []
-    assert lower.for_file(run, exporter, "onnx-int8", tmp_path, rows)(converted) == ["uint8_activations"]
+    assert lower.for_file(run, exporter, "onnx", "int8", tmp_path, rows)(converted) == ["uint8_activations"]
     assert {row.name for row in rows} == set(exporter.lowered(converted)[1])
     assert {row.name for row in rows if row.applied} == {"uint8_activations"}
     assert {row.reason for row in rows} == {"the recipe pins the rewrites"}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +10,7 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.errors import Shortfall
-from edgekit.export import chatter, float_operators, layer_names
+from edgekit.export import chatter, float_operators, layer_names, model_file
 from edgekit.graph.tflite_table import Table
 from edgekit.lower.rewrites import same_padding
 from edgekit.types import FLOAT_VARIANTS, INTEGERS, Artifact
@@ -20,7 +19,6 @@ REWRITES = (same_padding,)
 LOG = "export.log"
 REFUSED: dict[str, str] = {}
 """Precisions that this format does not have, and why."""
-Rewrites = Sequence[str] | Callable[[bytes], Sequence[str]] | None
 
 
 def export(
@@ -28,7 +26,7 @@ def export(
     size: int,
     precision: str,
     folder: Path,
-    rewrites: Rewrites = None,
+    rewrites: model_file.Rewrites = None,
     keep_float: Sequence[str] = (),
 ) -> Artifact:
     """Write ``model-<precision>.tflite``.
@@ -47,7 +45,7 @@ def export(
         Shortfall: the converter refuses the network, or an integer file would compute in float what was not asked to.
     """
     converted = convert(graph, size, precision, folder)
-    data, applied = lowered(converted, rewrites(converted) if callable(rewrites) else rewrites)
+    data, applied = lowered(converted, model_file.chosen(rewrites, converted))
     if precision in FLOAT_VARIANTS:
         data = _store_weights(data, precision, folder / LOG)
     data = layer_names.name_tflite(data, graph)
@@ -56,21 +54,8 @@ def export(
     if precision in INTEGERS:
         assert isinstance(graph, GraphModule)
         float_operators.check(f"tflite-{precision}", graph, floats, keep_float)
-    name = f"model-{precision}.tflite"
-    (folder / name).write_bytes(data)
-    return Artifact(
-        id=f"tflite-{precision}",
-        format="tflite",
-        precision=precision,
-        path=name,
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=len(data),
-        float_ops=len(floats),
-        float_op_names=floats if precision in INTEGERS else (),
-        input=table.port(table.graph.inputs[0], "NHWC"),
-        output=table.port(table.graph.outputs[0], "NC"),
-        lowered=applied,
-    )
+    ports = table.port(table.graph.inputs[0], "NHWC"), table.port(table.graph.outputs[0], "NC")
+    return model_file.write(folder, data, "tflite", precision, floats, ports, applied)
 
 
 def convert(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> bytes:
@@ -117,7 +102,7 @@ def _store_weights(data: bytes, precision: str, log: Path) -> bytes:
 
 
 def _refused(precision: str, error: Exception) -> Shortfall:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = model_file.first_line(error)
     return Shortfall(f"tflite-{precision}: the converter refuses this network: {reason}; see {LOG}")
 
 
@@ -129,8 +114,7 @@ def lowered(data: bytes, rewrites: Sequence[str] | None = None) -> tuple[bytes, 
         rewrites: names of `REWRITES`; None is all of them.
     """
     edited = bytearray(data)
-    chosen = [rewrite for rewrite in REWRITES if rewrites is None or rewrite.NAME in rewrites]
-    applied = tuple(rewrite.NAME for rewrite in chosen if rewrite.apply(edited))
+    applied = model_file.rewrite(REWRITES, rewrites, edited)
     return bytes(edited), applied
 
 

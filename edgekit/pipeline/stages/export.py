@@ -14,7 +14,7 @@ from edgekit.errors import Shortfall
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.stages import lower
 from edgekit.pipeline.state import Run
-from edgekit.types import INTEGERS, Artifact, InputSpec, Quantization, Rewrite, Sample, Skipped
+from edgekit.types import INTEGERS, Artifact, InputSpec, Quantization, Rewrite, Sample, Skipped, artifact_id
 
 INT16X8 = "int16x8.pt2"
 """The graph that the int16x8 file was made of, for the verify stage."""
@@ -52,12 +52,12 @@ def build(run: Run, work: Path) -> None:
         for precision in precisions:
             graph, size = _source(run, precision, work)
             for name in dict.fromkeys(section.formats):
-                file = f"{name}-{precision}"
+                file = artifact_id(name, precision)
                 exporter = choices.pick("edgekit.export.formats", name, "export.formats")
                 refusal = exporter.REFUSED.get(precision, "")
                 try:
                     if not refusal:
-                        rewrites = lower.for_file(run, exporter, file, work, rows)
+                        rewrites = lower.for_file(run, exporter, name, precision, work, rows)
                         artifacts.append(exporter.export(graph, size, precision, work, rewrites, keep_float))
                 except Shortfall as trouble:
                     if section.on_failure == "stop":

@@ -14,7 +14,7 @@ from edgekit.disk import json_file
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
 from edgekit.runtime import machine
-from edgekit.types import FLOAT_VARIANTS, Rewrite
+from edgekit.types import FLOAT_VARIANTS, Rewrite, artifact_id
 
 IMAGES = 2
 """Calibrate the graphs that are timed: they must run, not be right."""
@@ -110,17 +110,17 @@ def allowed(run: Run) -> list[str] | None:
 
 
 def for_file(
-    run: Run, exporter: ModuleType, artifact: str, work: Path, rows: list[Rewrite]
+    run: Run, exporter: ModuleType, form: str, precision: str, work: Path, rows: list[Rewrite]
 ) -> Callable[[bytes], list[str]]:
     """What ``exporter.export`` takes as `rewrites`: chooses those of one converted file, and adds them to `rows`."""
 
     def choose(data: bytes) -> list[str]:
         from edgekit.search import rewrites
 
-        form, _, precision = artifact.partition("-")
+        artifact = artifact_id(form, precision)
         matching = exporter.lowered(data)[1]
         why, pinned = why_not_timed(run), run.recipe.lower.rewrites
-        float32 = {row.name: row for row in rows if row.artifact == f"{form}-fp32"}
+        float32 = {row.name: row for row in rows if row.artifact == artifact_id(form, "fp32")}
         if why:
             found = [Rewrite(name, form, pinned is None or name in pinned, why, artifact=artifact) for name in matching]
         elif precision in FLOAT_VARIANTS and set(matching) <= set(float32):  # the same operators at the same speed
@@ -130,7 +130,9 @@ def for_file(
             ]
         else:
             with TemporaryDirectory(dir=work) as scratch:
-                found = rewrites.choose_file(exporter, data, artifact, run.job.devices, Path(scratch), run.console)
+                found = rewrites.choose_file(
+                    exporter, data, form, precision, run.job.devices, Path(scratch), run.console
+                )
         rows.extend(found)
         return [row.name for row in found if row.applied]
 
