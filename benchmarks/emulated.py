@@ -27,9 +27,9 @@ from edgekit.profile import _estimate
 from edgekit.reach.ways import qemu
 from edgekit.runtime import engine_menu
 from edgekit.runtime.bench import random_input
+from edgekit.types import HOST_ENGINES
 
 DEVICES = ("rpi4-emulated", "rpi5-emulated")
-ENGINES = {"tflite": "litert", "onnx": "onnxruntime"}
 NET = "mobilenetv2_100"
 INPUTS = 4
 
@@ -42,14 +42,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.files or Path(temporary)) / NET
         if not all(
-            (folder / f"{precision}.{suffix}").is_file() for precision in ("fp32", "int8") for suffix in ENGINES
+            (folder / f"{precision}.{suffix}").is_file() for precision in ("fp32", "int8") for suffix in HOST_ENGINES
         ):
             import int8_speed
 
             folder.mkdir(parents=True, exist_ok=True)
             int8_speed.make(NET, folder)
         for board in boards:
-            for suffix in ENGINES:
+            for suffix in HOST_ENGINES:
                 for precision in ("int8", "fp32"):
                     _show(board, folder / f"{precision}.{suffix}", precision)
     for board in boards:
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _show(board: Device, model: Path, precision: str) -> None:
-    engine = ENGINES[model.suffix[1:]]
+    engine = HOST_ENGINES[model.suffix[1:]]
     first, second = (qemu.count(model, engine, board) for _ in range(2))
     apart = abs(first.instructions - second.instructions)
     repeat = "repeats exactly" if first == second else f"repeats except for {apart} ({apart / first.instructions:.0e})"

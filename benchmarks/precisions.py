@@ -25,8 +25,7 @@ from edgekit import choices
 from edgekit.disk import json_file
 from edgekit.errors import Shortfall
 from edgekit.runtime import engine_menu, port
-from edgekit.types import Accuracy, Artifact
-from edgekit.verify import files as verify
+from edgekit.types import HOST_ENGINES, Accuracy, Artifact
 
 PRECISIONS = ("fp32", "fp16", "int8", "weight_only", "dynamic", "int16x8")
 SECONDS = 60.0
@@ -74,7 +73,7 @@ def _made(name: str, size: int, folder: Path) -> list[Artifact]:
 def _report(artifacts: list[Artifact], folder: Path, agreement: dict[str, str]) -> None:
     sessions, feeds = {}, {}
     for artifact in artifacts:
-        session = engine_menu.engine(verify.ENGINES[artifact.format]).load(str(folder / artifact.path), threads=1)
+        session = engine_menu.engine(HOST_ENGINES[artifact.format]).load(str(folder / artifact.path), threads=1)
         values = np.random.default_rng(0).uniform(-1, 1, artifact.input.shape).astype(np.float32)
         sessions[artifact.id], feeds[artifact.id] = session, port.quantize(values, session.input)
     times: dict[str, list[float]] = {id_: [] for id_ in sessions}
@@ -88,7 +87,7 @@ def _report(artifacts: list[Artifact], folder: Path, agreement: dict[str, str]) 
     for artifact in artifacts:
         yardstick = times.get(f"{artifact.format}-fp32")
         ratio = f"{min(yardstick) / min(times[artifact.id]):.2f}x fp32" if yardstick else ""
-        engine = verify.ENGINES[artifact.format]
+        engine = HOST_ENGINES[artifact.format]
         print(
             f"  {artifact.id:<19} {engine:<11} {artifact.bytes / 1e6:6.2f} MB  "
             f"{1e3 * min(times[artifact.id]):8.2f} ms  {ratio:<12} {agreement.get(artifact.id, '')}"

@@ -37,11 +37,10 @@ from edgekit.data.transforms import evaluate, levels, open_rgb
 from edgekit.graph import integer_arithmetic
 from edgekit.quantize import ptq
 from edgekit.runtime import engine_menu, port
-from edgekit.types import Artifact, InputSpec
+from edgekit.types import HOST_ENGINES, Artifact, InputSpec
 
 SHARED = Path(os.environ.get("EDGEKIT_TEST_DATA", Path(__file__).parents[2] / "shared"))
 SIZE = 224
-ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
 RULES = ("minmax", "percentile", "mse", "entropy", "auto")
 CORRECTIONS: tuple[dict[str, Any], ...] = (
     {"bias_correction": False},
@@ -129,7 +128,7 @@ class _Field:
 
     def score_files(self, section: QuantizeSection, folder: Path) -> None:
         result, seconds = self.decide(section)
-        for form in ENGINES:
+        for form in HOST_ENGINES:
             exporter = choices.pick("edgekit.export.formats", form, "export.formats")
             plain = exporter.export(self.module, SIZE, "fp32", folder)
             made = exporter.export(result.program.module(), SIZE, "int8", folder)
@@ -148,7 +147,7 @@ class _Field:
 
     def run(self, folder: Path, like: Artifact, file: str) -> Tensor:
         """Logits of a file whose input has the layout of `like`."""
-        session = engine_menu.engine(ENGINES[like.format]).load(str(folder / file))
+        session = engine_menu.engine(HOST_ENGINES[like.format]).load(str(folder / file))
         rows = []
         for image in self.scored:
             values = image.unsqueeze(0).numpy()

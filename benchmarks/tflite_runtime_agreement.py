@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgekit import checkpoint_file
 from edgekit.data import index_file
 from edgekit.data.transforms import evaluate, open_rgb
 from edgekit.disk import json_file
 from edgekit.runtime.port import Port, quantize
-from edgekit.types import Artifact, Checkpoint
+from edgekit.types import Artifact
 
 ROOT = Path(__file__).parents[1]
 WORKER = """
@@ -56,9 +57,8 @@ def main() -> None:
         folder = Path(temporary)
         python = arguments.python or _environment(folder / "env")
         run = arguments.run or _compressed(folder / "run")
-        checkpoint = json_file.load(run / "2-train" / "checkpoint.json", Checkpoint)
-        index = index_file.load(run / "1-data")
-        root = index_file.root_of(index, run / "1-data")
+        checkpoint = checkpoint_file.load(run / "2-train")
+        index, root = index_file.load_rooted(run / "1-data")
         samples = index.split("test")[: arguments.images]
         pixels = np.stack([evaluate(open_rgb(root / sample.path), checkpoint.input) for sample in samples])
         artifacts = {

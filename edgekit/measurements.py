@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["measured", "emulated", "estimated"]
+NOISE = 0.02
+"""Relative differences of time below this are chance, where there are no intervals."""
 
 
 @dataclass(frozen=True)

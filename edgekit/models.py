@@ -16,21 +16,21 @@ from typing import Any, cast
 import timm
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
-from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as zoo
 
+from edgekit import checkpoint_file
 from edgekit.choices import no_such
 from edgekit.config.recipe import ModelSection
 from edgekit.data.listing import expand
+from edgekit.disk.atomic import write_bytes
 from edgekit.errors import InputError
 from edgekit.types import Checkpoint, InputSpec, ModelSpec
 
 WEIGHTS = "model.safetensors"
-CHECKPOINT = "checkpoint.json"
 _TORCHVISION = "torchvision/"
 _CONSTRUCTOR_ERRORS = (TypeError, ValueError, KeyError, IndexError, AssertionError, RuntimeError, AttributeError)
 
@@ -120,9 +120,8 @@ def save(folder: Path, module: nn.Module, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: the disk is full, or the folder cannot be written.
     """
-    (folder / checkpoint.weights).write_bytes(to_bytes(state(module)))
-    text = TypeAdapter(Checkpoint).dump_json(checkpoint, indent=2)
-    (folder / CHECKPOINT).write_bytes(text + b"\n")
+    write_bytes(folder / checkpoint.weights, to_bytes(state(module)))
+    checkpoint_file.save(checkpoint, folder)
 
 
 def load(folder: Path) -> tuple[nn.Module, Checkpoint]:
@@ -131,12 +130,7 @@ def load(folder: Path) -> tuple[nn.Module, Checkpoint]:
     Raises:
         InputError: not a checkpoint, or its files do not belong together.
     """
-    try:
-        checkpoint = TypeAdapter(Checkpoint).validate_json((folder / CHECKPOINT).read_bytes())
-    except OSError as error:
-        raise InputError(f"{folder}: no checkpoint here: {error.strerror} ({CHECKPOINT})") from error
-    except ValidationError as error:
-        raise InputError(f"{folder / CHECKPOINT}: not a checkpoint of this version: {error.errors()[0]}") from error
+    checkpoint = checkpoint_file.load(folder)
     module = build(checkpoint.model, folder)
     if checkpoint.plan is not None:
         from edgekit.prune import apply  # Torch-Pruning, which few networks need

@@ -9,6 +9,24 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Split = Literal["train", "val", "test"]
+HOST_ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
+"""What verifies a file on this machine, by its format; everything else is compared with that."""
+TORCH_FP32 = "torch-fp32"
+"""Stands for the float network where an `Artifact.id` is expected."""
+TORCH_INT8 = "torch-int8"
+"""Likewise the quantized graph in integer arithmetic."""
+INTEGERS = ("int8", "int16x8")
+"""Precisions whose operators all have to be integer."""
+FLOAT_VARIANTS = ("fp16", "weight_only", "dynamic")
+"""Precisions that differ from float in their weights only, or decide on ranges while they run: no calibration."""
+ONE_STEP = 1.5
+"""Outputs lie on one grid, so that a difference is a whole number of steps but for float noise: one is less than this.
+"""
+
+
+def artifact_id(form: str, precision: str) -> str:
+    """The id of the one file of a run in a format and precision."""
+    return f"{form}-{precision}"
 
 
 @dataclass(frozen=True)

@@ -196,8 +196,7 @@ def test_runtime_predicts_what_torch_predicted(tiny: TinyRun, whole: Path, name:
     module, checkpoint = models.load(tiny.path / "2-train")
     if "int8" in name:
         module = integer_arithmetic.integer_graph(exported_program.load(tiny.path / "5-quantize" / "quantized.pt2"))
-    index = index_file.load(tiny.path / "1-data")
-    root = index_file.root_of(index, tiny.path / "1-data")
+    index, root = index_file.load_rooted(tiny.path / "1-data")
     images = ImageSet(index, root, "test", checkpoint.input)
     with torch.no_grad(), load(str(whole), artifact=name) as model:
         found = [model(str(root / sample.path)) for sample in images.samples]

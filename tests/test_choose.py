@@ -29,6 +29,7 @@ from edgekit.disk.run_directory import RunDirectory
 from edgekit.export.formats import onnx as exporter
 from edgekit.export.formats import tflite
 from edgekit.lower.port import graph_rewrite
+from edgekit.measurements import NOISE
 from edgekit.pipeline import run as pipeline
 from edgekit.pipeline.port import Skip
 from edgekit.pipeline.stages import lower
@@ -43,7 +44,7 @@ aten = torch.ops.aten
 QUIET = Console(quiet=True)
 HOST = {"host": Device(name="host")}
 LITERT = {"pi": Device.model_validate({"name": "pi", "run": {"engines": ["litert"]}})}
-CUT = pytest.approx(1 / (1 + rewrites.NOISE))
+CUT = pytest.approx(1 / (1 + NOISE))
 
 
 def test_every_rewrite_is_offered_where_its_scope_says() -> None:
@@ -89,7 +90,7 @@ def test_the_engines_of_a_device_count_alike(pairs: list[tuple[float, float]]) -
     """The product of the ratios decides."""
     gain = math.prod(before / after for before, after in pairs) ** (1 / len(pairs))
     effect = {f"engine {number}": pair for number, pair in enumerate(pairs)}
-    assert gain == CUT or rewrites.decide("x", "graph", {"host": effect}).applied == (gain > 1 / (1 + rewrites.NOISE))
+    assert gain == CUT or rewrites.decide("x", "graph", {"host": effect}).applied == (gain > 1 / (1 + NOISE))
 
 
 def test_the_first_device_decides_and_the_others_are_recorded() -> None:
@@ -176,7 +177,7 @@ def test_a_rewrite_of_a_file_that_makes_it_slower_is_left_out(
     converted: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporter, "REWRITES", (*exporter.REWRITES, SimpleNamespace(NAME="slow", apply=_slow)))
-    rows = {row.name: row for row in rewrites.choose_file(exporter, converted, "onnx-int8", HOST, tmp_path, QUIET)}
+    rows = {row.name: row for row in rewrites.choose_file(exporter, converted, "onnx", "int8", HOST, tmp_path, QUIET)}
     assert {"global_average_pool", "slow", "uint8_activations"} <= set(rows)
     assert all((row.scope, row.artifact) == ("onnx", "onnx-int8") for row in rows.values())
     assert rows["global_average_pool"].applied
@@ -192,7 +193,7 @@ def test_a_rewrite_of_a_file_that_makes_it_slower_is_left_out(
 
 
 def test_a_rewrite_is_applied_unmeasured_where_no_device_runs_the_format(converted: bytes, tmp_path: Path) -> None:
-    rows = rewrites.choose_file(exporter, converted, "onnx-int8", LITERT, tmp_path, QUIET)
+    rows = rewrites.choose_file(exporter, converted, "onnx", "int8", LITERT, tmp_path, QUIET)
     assert {row.name for row in rows} == set(exporter.lowered(converted)[1])
     assert {(row.applied, row.reason) for row in rows} == {(True, "not measured: no device runs onnx files")}
 
@@ -242,7 +243,7 @@ def test_rewrites_of_the_graph_are_needed_or_timed(tmp_path: Path, monkeypatch: 
     assert with_ > 1.3 * without
     assert not found["slow"].applied
     without, with_ = found["saturation"].ms["onnxruntime"]
-    assert found["saturation"].applied == (without / with_ > 1 / (1 + rewrites.NOISE))
+    assert found["saturation"].applied == (without / with_ > 1 / (1 + NOISE))
 
 
 def test_a_clamp_that_a_convolution_applies_for_free_is_not_timed(tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_pinned_rewrites_are_applied_as_they_are_and_the_others_are_not(tmp_path
     run = a_run(tmp_path, HOST, rewrites=["uint8_activations", "silu"])
     assert lower.allowed(run) == ["silu", "uint8_activations"]
     rows: list[Rewrite] = []
-    assert lower.for_file(run, exporter, "onnx-int8", tmp_path, rows)(converted) == ["uint8_activations"]
+    assert lower.for_file(run, exporter, "onnx", "int8", tmp_path, rows)(converted) == ["uint8_activations"]
     assert {row.name for row in rows} == set(exporter.lowered(converted)[1])
     assert {row.name for row in rows if row.applied} == {"uint8_activations"}
     assert {row.reason for row in rows} == {"the recipe pins the rewrites"}

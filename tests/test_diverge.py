@@ -22,6 +22,7 @@ from edgekit.graph import integer_arithmetic
 from edgekit.graph.kernels import kernels
 from edgekit.graph.tflite_table import Table
 from edgekit.runtime import engine_menu
+from edgekit.types import HOST_ENGINES
 from edgekit.verify import diverge_int8
 from edgekit.verify import files as verify
 from tests import nets
@@ -51,7 +52,7 @@ def integer(every: nets.Compressed) -> GraphModule:
 def found(made: nets.Compressed, graph: GraphModule, kind: str, seed: int = 5) -> str:
     """What `diverge` says of one of the files."""
     artifact = made.artifacts[f"{kind}-int8"]
-    session = engine_menu.engine(verify.ENGINES[kind]).load(str(made.folder / artifact.path))
+    session = engine_menu.engine(HOST_ENGINES[kind]).load(str(made.folder / artifact.path))
     pixels = nets.images(1, seed)
     fed = verify.feed(artifact, session, pixels.numpy())
     return diverge_int8.first(kind, made.folder / artifact.path, graph, pixels, fed)
@@ -208,7 +209,7 @@ def test_first_names_none_of_a_sound_file(every: nets.Compressed, integer: Graph
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])
 def test_compare_finds_every_kernel_in_the_file(every: nets.Compressed, integer: GraphModule, kind: str) -> None:
     artifact = every.artifacts[f"{kind}-int8"]
-    session = engine_menu.engine(verify.ENGINES[kind]).load(str(every.folder / artifact.path))
+    session = engine_menu.engine(HOST_ENGINES[kind]).load(str(every.folder / artifact.path))
     pixels = nets.images(1, 6)
     fed = verify.feed(artifact, session, pixels.numpy())
     rows = diverge_int8.compare(integer, list(diverge_int8.READERS[kind](every.folder / artifact.path, fed)), pixels)

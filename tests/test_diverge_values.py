@@ -18,6 +18,7 @@ from edgekit.export.formats import tflite
 from edgekit.graph.names import layer as layer_of
 from edgekit.graph.tflite_table import Table
 from edgekit.runtime import engine_menu
+from edgekit.types import HOST_ENGINES
 from edgekit.verify import diverge_float
 from edgekit.verify import files as verify
 from tests import nets
@@ -37,7 +38,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> nets.Com
 def found(made: nets.Compressed, name: str, module: nn.Module | None = None, tolerance: float = 1e-3) -> str:
     artifact = made.artifacts[name]
     path = made.folder / artifact.path
-    session = engine_menu.engine(verify.ENGINES[artifact.format]).load(str(path))
+    session = engine_menu.engine(HOST_ENGINES[artifact.format]).load(str(path))
     pixels = nets.images(1, seed=5)
     fed = verify.feed(artifact, session, pixels.numpy())
     return diverge_float.first(artifact.format, path, module or made.module, pixels, fed, tolerance)

@@ -23,7 +23,7 @@ from edgekit.export import onnx_weights
 from edgekit.graph.tflite_table import Table
 from edgekit.inspect import _worker, dispatch, file_report, model_graph
 from edgekit.inspect import bundle_file as bundle_format
-from edgekit.inspect.model_graph import Graph, Op, Value
+from edgekit.inspect.model_graph import FileGraph, Op, Value
 from edgekit.inspect.readers import onnx as onnx_format
 from edgekit.inspect.readers import tflite as tflite_format
 from tests import model_files, small_bundle
@@ -105,7 +105,7 @@ def test_peak_of_a_branch_by_hand() -> None:
         Op("F", "third", ("c",), ("d",)),
         Op("Add", "sum", ("a", "d"), ("e",)),
     )
-    assert model_graph.peak(Graph(ops, values, ("a",), ("e",))) == (70, "F second")
+    assert model_graph.peak(FileGraph(ops, values, ("a",), ("e",))) == (70, "F second")
 
 
 @settings(deadline=None, max_examples=50)
@@ -123,7 +123,7 @@ def test_peak_is_that_of_an_allocator_that_frees_what_nobody_reads_any_more(step
         most = max(most, sum(sizes[int(name)] for name in held))
         ahead = {name for later in ops[step + 1 :] for name in later.inputs} | {last}
         held &= ahead
-    assert model_graph.peak(Graph(tuple(ops), values, ("0",), (last,)))[0] == most
+    assert model_graph.peak(FileGraph(tuple(ops), values, ("0",), (last,)))[0] == most
 
 
 # Against torch's counter.

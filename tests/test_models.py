@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from edgekit import models
+from edgekit import checkpoint_file, models
 from edgekit.config.recipe import ModelSection
 from edgekit.errors import InputError
 from edgekit.types import Checkpoint, Epoch, InputSpec, ModelSpec
@@ -243,14 +243,14 @@ def test_save_gives_equal_bytes_when_memory_format_differs(tmp_path: Path) -> No
     written = []
     for form in (torch.contiguous_format, torch.channels_last):
         models.save(tmp_path, module.to(memory_format=form), checkpoint(ModelSpec(SMALL, 3)))
-        written.append([(tmp_path / name).read_bytes() for name in (models.WEIGHTS, models.CHECKPOINT)])
+        written.append([(tmp_path / name).read_bytes() for name in (models.WEIGHTS, checkpoint_file.NAME)])
     assert written[0] == written[1]
 
 
 def test_load_refuses_folder_when_it_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no checkpoint here"):
         models.load(tmp_path)
-    (tmp_path / models.CHECKPOINT).write_text("{}")
+    (tmp_path / checkpoint_file.NAME).write_text("{}")
     with pytest.raises(InputError, match="not a checkpoint"):
         models.load(tmp_path)
 

@@ -28,12 +28,12 @@ from edgekit.export.formats import tflite as to_tflite
 from edgekit.pipeline import run as pipeline
 from edgekit.runtime.engines import litert
 from edgekit.runtime.engines import onnxruntime as ort
-from edgekit.types import Accuracy, Artifact
+from edgekit.types import FLOAT_VARIANTS, Accuracy, Artifact
 from edgekit.verify import files as verify
 from tests import nets
 
 Array = npt.NDArray[Any]
-IDS = [f"{f}-{p}" for p in sources.FLOAT for f in ("onnx", "tflite")] + ["tflite-int16x8"]
+IDS = [f"{f}-{p}" for p in FLOAT_VARIANTS for f in ("onnx", "tflite")] + ["tflite-int16x8"]
 INT8, INT16, INT64 = 9, 7, 4
 """In TFLite's schema."""
 
@@ -62,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("precisions")
     references: dict[str, Any] = {}
     artifacts = []
-    for precision in sources.FLOAT:
+    for precision in FLOAT_VARIANTS:
         source = sources.rounded(module, nets.SIZE, precision)
         references[precision] = sources.reference(module, nets.SIZE, precision)
         artifacts += [exporter.export(source, nets.SIZE, precision, folder) for exporter in (to_onnx, to_tflite)]

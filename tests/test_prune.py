@@ -28,7 +28,7 @@ from edgekit.graph import integer_arithmetic
 from edgekit.pipeline import run as pipeline
 from edgekit.prune import apply, planning
 from edgekit.prune._cost import Cost
-from edgekit.prune.groups import Graph, followed_by, parts
+from edgekit.prune.groups import ChannelGraph, followed_by, parts
 from edgekit.search import prune_latency
 from edgekit.types import Checkpoint, InputSpec, ModelSpec, PrunePlan, Pruning
 from edgekit.verify import files as verify
@@ -162,7 +162,7 @@ def test_channels_that_are_split_or_grouped_stay() -> None:
             return logits
 
     net = randomised(Split())
-    assert [group.head for group in Graph(net, 32).groups()] == ["free"]
+    assert [group.head for group in ChannelGraph(net, 32).groups()] == ["free"]
     apply.check(net, pruned(net, decide(net, share=0.95)), decide(net, share=0.95), 32)
 
 
@@ -195,7 +195,7 @@ def test_targets_are_met_on_the_pruned_net(name: str, kind: str) -> None:
     before, after = (by_hand(net, 64)[kind == "macs"] for net in (whole, narrow))
     assert 0.56 < after / before <= 0.6
     gone = {head: plan.of[head] - len(kept) for head, kept in plan.kept.items()}
-    cost = Cost(whole, Graph(whole, 64).groups(), 64)
+    cost = Cost(whole, ChannelGraph(whole, 64).groups(), 64)
     assert (cost("parameters", gone), cost("macs", gone)) == by_hand(narrow, 64)
 
 
@@ -218,7 +218,7 @@ def test_local_scope_takes_the_same_share_everywhere() -> None:
     whole = zoo("resnet18")
     plan = decide(whole, share=0.4, scope="local")
     assert all(abs(len(kept) / plan.of[head] - 0.62) < 0.1 for head, kept in plan.kept.items())
-    assert len(plan.kept) == len(Graph(whole, 32).groups())
+    assert len(plan.kept) == len(ChannelGraph(whole, 32).groups())
 
 
 # Criteria ------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ class Tiny(nn.Module):
 
 
 def scores(name: str, net: nn.Module, gradients: bool = False) -> Tensor:
-    (group,) = Graph(net, 8).groups()
+    (group,) = ChannelGraph(net, 8).groups()
     found = choices.pick("edgekit.prune.scores", name, "prune.score").scores(
         parts(net, group, followed_by(net, 8), gradients), torch.Generator().manual_seed(3)
     )

@@ -30,11 +30,11 @@ from edgekit.reach import debian, sysroot
 from edgekit.reach.ways import qemu
 from edgekit.runtime import engine_menu
 from edgekit.runtime.bench import random_input
+from edgekit.types import HOST_ENGINES
 from tests.conftest import TinyRun
 from tests.support import complaint
 
 CORES = {"rpi4-emulated": "cortex-a72", "rpi5-emulated": "cortex-a76"}
-ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
 SETUP = "EDGEKIT_TEST_EMULATION"
 """Set: what an emulated device needs is fetched and built, and it is a failure if that does not work."""
 INDEX = """\
@@ -323,23 +323,23 @@ def test_machine_is_the_core_that_was_asked_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CORES)
-@pytest.mark.parametrize("suffix", ENGINES)
+@pytest.mark.parametrize("suffix", HOST_ENGINES)
 def test_int8_outputs_are_those_of_this_machine(name: str, suffix: str, tiny: TinyRun) -> None:
     pi, model = emulated(name), tiny.path / "6-export" / f"model-int8.{suffix}"
-    session = engine_menu.engine(ENGINES[suffix]).load(str(model), 1)
+    session = engine_menu.engine(HOST_ENGINES[suffix]).load(str(model), 1)
     inputs = np.concatenate([random_input(session.input, seed) for seed in range(16)])
     here = np.concatenate([session.run(each[None]) for each in inputs])
-    there = qemu.outputs(model, ENGINES[suffix], pi, inputs)
+    there = qemu.outputs(model, HOST_ENGINES[suffix], pi, inputs)
     assert there.dtype == here.dtype
     np.testing.assert_array_equal(there, here)
 
 
-@pytest.mark.parametrize("suffix", ENGINES)
+@pytest.mark.parametrize("suffix", HOST_ENGINES)
 def test_counts_repeat_and_tell_the_cores_apart(suffix: str, tiny: TinyRun, tmp_path: Path) -> None:
     model = tiny.path / "6-export" / f"model-int8.{suffix}"
     elsewhere = shutil.copy(model, tmp_path / f"the same file in another place.{suffix}")
     first, second, old = (
-        qemu.count(Path(file), ENGINES[suffix], emulated(name))
+        qemu.count(Path(file), HOST_ENGINES[suffix], emulated(name))
         for file, name in ((model, "rpi5-emulated"), (elsewhere, "rpi5-emulated"), (model, "rpi4-emulated"))
     )
     assert first == second  # to the instruction and the byte, in two processes

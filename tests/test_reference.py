@@ -31,7 +31,8 @@ from edgekit.report.formats import html, markdown
 from edgekit.report.formats import json as json_report
 from edgekit.runtime.bundle import open_bundle
 from edgekit.runtime.engines import torch_cuda
-from edgekit.verdict.rule import REFERENCE, best_kind, contenders, decide
+from edgekit.types import HOST_ENGINES, TORCH_FP32
+from edgekit.verdict.rule import best_kind, contenders, decide
 from tests import nets, support
 from tests.report_sample import ARTIFACTS, accuracy, report, timing
 from tests.test_profile import QUIET, SHORT, artifact, save_chain
@@ -48,7 +49,7 @@ def device(provider: str | None = "cpu", **run: Any) -> Device:
 def row(p50: float, name: str = "host", threads: int = 1) -> Timing:
     """What PyTorch took, made up."""
     like = timing("onnx-fp32", "onnxruntime", p50, device=name, threads=threads)
-    return replace(like, artifact=REFERENCE, engine="torch_cuda", provider="cuda", reference=True)
+    return replace(like, artifact=TORCH_FP32, engine="torch_cuda", provider="cuda", reference=True)
 
 
 # --- device files
@@ -210,23 +211,22 @@ _TIMES = st.lists(
     ),
     max_size=8,
 )
-_ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
-SCORES = tuple(accuracy(a.id, _ENGINES[a.format], 0.9 if a.precision == "fp32" else 0.89) for a in ARTIFACTS)
+SCORES = tuple(accuracy(a.id, HOST_ENGINES[a.format], 0.9 if a.precision == "fp32" else 0.89) for a in ARTIFACTS)
 
 
 @given(times=_TIMES, fastest=st.floats(0.001, 0.4), place=st.integers(0, 8), tight=st.booleans())
 def test_the_verdict_is_the_same_with_and_without_it(
     times: Sequence[tuple[str, float, int, Any]], fastest: float, place: int, tight: bool
 ) -> None:
-    rows = [timing(a, _ENGINES[a.split("-")[0]], p50, threads=n, kind=kind) for a, p50, n, kind in times]
+    rows = [timing(a, HOST_ENGINES[a.split("-")[0]], p50, threads=n, kind=kind) for a, p50, n, kind in times]
     limits = LimitsSection(p90_ms=1.0, size_mb=5) if tight else LimitsSection()
-    scores = (accuracy(REFERENCE, "torch", 0.90), *SCORES)
+    scores = (accuracy(TORCH_FP32, "torch", 0.90), *SCORES)
     with_it = [*rows[:place], row(fastest), *rows[place:]]
     wanted = decide("host", ARTIFACTS, scores, rows, limits, 1.5)
     assert decide("host", ARTIFACTS, scores, with_it, limits, 1.5) == wanted
     assert contenders("host", ARTIFACTS, with_it) == contenders("host", ARTIFACTS, rows)
     assert best_kind("host", with_it) == best_kind("host", rows)
-    assert REFERENCE not in (wanted.artifact, wanted.baseline)
+    assert TORCH_FP32 not in (wanted.artifact, wanted.baseline)
 
 
 # --- reports
@@ -234,7 +234,7 @@ def test_the_verdict_is_the_same_with_and_without_it(
 
 def test_reports_show_it_for_what_it_is() -> None:
     plain = report()
-    scored = replace(accuracy(REFERENCE, "torch", 0.8845), engine="torch_cuda")
+    scored = replace(accuracy(TORCH_FP32, "torch", 0.8845), engine="torch_cuda")
     marked = replace(
         plain, latency=(*plain.latency, row(0.31), row(0.3, threads=2)), accuracy=(*plain.accuracy, scored)
     )
@@ -260,7 +260,7 @@ def test_a_slower_reference_is_no_regression() -> None:
     ]
     found = comparison.compare(*read)
     assert found.regressions() == ()
-    assert not any(each.artifact == REFERENCE for each in found.rows)
+    assert not any(each.artifact == TORCH_FP32 for each in found.rows)
     assert (found.only_old, found.only_new) == ((), ())
 
 

@@ -205,7 +205,7 @@ def noisy(*arguments):
     return load(*arguments)
 onnxruntime.load = noisy
 sys.argv[1:] = ["predict", "waste.edgekit", "images/a.PNG", "--json"]
-sys.exit(cli._main())
+sys.exit(cli.as_program())
 """
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), cwd=folder, check=True

@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 from torch import nn
 
-from edgekit import models
+from edgekit import checkpoint_file, models
 from edgekit.config.recipe import Recipe, TrainSection
 from edgekit.console import Console
 from edgekit.data.transforms import evaluate
@@ -226,7 +226,7 @@ def test_train_keeps_best_epoch_and_leaves_test_alone_when_loss_is_not_a_number(
 def test_train_says_so_when_no_epoch_was_finished(fit: Fit, tmp_path: Path) -> None:
     with pytest.raises(Shortfall, match="no epoch was finished"):
         fit(make_recipe(lr=1e30))
-    assert not (tmp_path / models.CHECKPOINT).exists()
+    assert not (tmp_path / checkpoint_file.NAME).exists()
 
 
 def test_train_raises_os_error_and_leaves_no_half_file_when_disk_is_full(fit: Fit, tmp_path: Path) -> None:

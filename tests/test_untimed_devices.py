@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from edgekit.config.recipe import ExportSection, PruneSection
+from edgekit.config.recipe import PruneSection
 from edgekit.device.file import Device, LimitsSection
 from edgekit.disk import json_file
 from edgekit.errors import InputError, Shortfall
-from edgekit.pipeline.stages import lower, prune
+from edgekit.pipeline.stages import lower
 from edgekit.report import results
 from edgekit.report.formats import csv as csv_report
-from edgekit.search import prune_latency, rewrites, trial_files
+from edgekit.search import prune_latency, pruning_choice, rewrites, trial_files
 from edgekit.types import InputSpec, Rewrite, Sample
 from edgekit.verdict import rule as verdict
 from tests import nets, report_sample
@@ -124,15 +124,14 @@ def test_an_estimate_is_held_against_limits_by_name(limit: float) -> None:
 
 def stopwatch(devices: Mapping[str, Device], folder: Path, latency: bool) -> tuple[Any, str]:
     section = PruneSection(latency=0.5) if latency else PruneSection(macs=0.5)
-    recipe = SimpleNamespace(quantize=None, export=ExportSection(formats=["onnx"]))
-    run: Any = SimpleNamespace(job=SimpleNamespace(devices=devices), recipe=recipe, console=QUIET)
     net = nets.settled(nets.Net(lambda net, x: net.head(net.stem(x)), stem=nets.conv(3, 8, 3), head=nets.head(8)))
-    spec: Any = SimpleNamespace(input=InputSpec(nets.SIZE, (0.5,) * 3, (0.5,) * 3))
+    spec = InputSpec(nets.SIZE, (0.5,) * 3, (0.5,) * 3)
     for name in "ab":
         Image.new("RGB", (40, 40), {"a": "red", "b": "blue"}[name]).save(folder / f"{name}.png")
     samples = tuple(Sample(f"{name}.png", label, "train", "") for label, name in enumerate("ab"))
     index: Any = SimpleNamespace(split=lambda _: samples, labels=("a", "b"))
-    return prune._stopwatch(run, section, net, spec, index, folder, folder)
+    given = pruning_choice.Given(section, spec, index, folder, None, devices, ["onnx"], None, folder, QUIET)
+    return pruning_choice.stopwatch(net, given, folder)
 
 
 def test_pruning_to_a_latency_needs_a_clock(tmp_path: Path) -> None:

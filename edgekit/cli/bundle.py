@@ -185,9 +185,9 @@ def predict(words: tuple[str, ...]) -> None:
         click.echo(click.get_current_context().get_help() + "\n")
 
     def work() -> None:
-        from edgekit.runtime.__main__ import _main
+        from edgekit.runtime.__main__ import as_program
 
-        sys.exit(_main(["predict", *words], prog="edgekit"))
+        sys.exit(as_program(["predict", *words], prog="edgekit"))
 
     guarded(work, debug=False)
 

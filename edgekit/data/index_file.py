@@ -16,6 +16,7 @@ from edgekit.console import Console
 from edgekit.data.listing import expand
 from edgekit.data.port import source
 from edgekit.data.split import assign
+from edgekit.disk.atomic import write_bytes
 from edgekit.errors import InputError
 from edgekit.types import Index, Sample
 
@@ -63,7 +64,7 @@ def _json() -> TypeAdapter[Index]:
 
 def save(index: Index, folder: Path) -> None:
     """Write ``index.json`` into `folder`."""
-    (folder / "index.json").write_bytes(_json().dump_json(index, indent=1))
+    write_bytes(folder / "index.json", _json().dump_json(index, indent=1))
 
 
 def load(folder: Path) -> Index:
@@ -85,6 +86,12 @@ def load(folder: Path) -> Index:
 def root_of(index: Index, folder: Path) -> Path:
     """Folder that sample paths start from; `folder` holds the index."""
     return folder / index.root
+
+
+def load_rooted(folder: Path) -> tuple[Index, Path]:
+    """The index in `folder`, and the folder that its sample paths start from; raises as `load`."""
+    index = load(folder)
+    return index, root_of(index, folder)
 
 
 def fingerprint(data: DataSection, base: Path) -> str:

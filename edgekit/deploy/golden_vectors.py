@@ -17,7 +17,7 @@ from edgekit.data.transforms import decode, fit, normalise, strict_pillow
 from edgekit.errors import Shortfall
 from edgekit.runtime import engine_menu
 from edgekit.runtime.errors import RuntimeFault
-from edgekit.types import Accuracy, Artifact, InputSpec, Sample
+from edgekit.types import HOST_ENGINES, Accuracy, Artifact, InputSpec, Sample
 from edgekit.verify import files as verify
 
 COUNT = 8
@@ -102,7 +102,7 @@ def answers(golden: Golden, spec: InputSpec, artifact: Artifact, folder: Path) -
     Raises:
         Shortfall: the engine cannot run the file.
     """
-    name = verify.ENGINES[artifact.format]
+    name = HOST_ENGINES[artifact.format]
     try:
         session = engine_menu.engine(name).load(str(folder / artifact.path), threads=1)
         values = [normalise(pixels, spec)[None] for pixels in golden.pixels]

@@ -27,16 +27,13 @@ from torchao.quantization.pt2e.utils import _fuse_conv_bn_
 
 from edgekit.graph.exported_program import trace
 from edgekit.graph.kernels import kernels, on_grid
-from edgekit.graph.ops import CLAMPS, QDQ, WEIGHTED, aten, bounds, constant
+from edgekit.graph.ops import ADDS, CLAMPS, QDQ, WEIGHTED, aten, bounds, constant
 from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.ptq import float_graph
 
-FLOAT = ("fp16", "weight_only", "dynamic")
-"""Precisions whose files compute in float or determine ranges at run time: no calibration."""
 BOUNDS = {"dynamic": (0.1, 0.95)}
 """Tolerance and agreement of precisions for which those of the recipe are too strict: how an engine rounds a range
 that it determines at run time shifts whole steps of every later layer."""
-ADDS = {aten.add.Tensor, aten.add_.Tensor}
 
 
 def rounded(module: torch.nn.Module, size: int, precision: str) -> GraphModule:
@@ -45,7 +42,7 @@ def rounded(module: torch.nn.Module, size: int, precision: str) -> GraphModule:
     Args:
         module: in eval mode; it is not changed.
         size: side of the square input.
-        precision: one of `FLOAT`.
+        precision: one of `edgekit.types.FLOAT_VARIANTS`.
     """
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
@@ -71,7 +68,7 @@ def scales(weight: torch.Tensor) -> torch.Tensor:
 
 
 def reference(module: torch.nn.Module, size: int, precision: str) -> GraphModule:
-    """What a file with a precision in `FLOAT` must compute."""
+    """What a file with a precision in `edgekit.types.FLOAT_VARIANTS` must compute."""
     graph = rounded(module, size, precision)
     if precision != "dynamic":
         return graph

@@ -58,7 +58,7 @@ def round_constants(graph: GraphModule) -> None:
                 )
 
 
-class _Integer(torch.nn.Module):
+class IntegerKernel(torch.nn.Module):
     """One kernel: int8 (N, C, H, W) for a convolution, (..., C) for a linear layer, in and out."""
 
     def __init__(self, accumulate: Callable[..., torch.Tensor], kernel: Kernel, **constants: torch.Tensor) -> None:
@@ -69,6 +69,7 @@ class _Integer(torch.nn.Module):
             self.register_buffer(name, value)
 
     def forward(self, q: torch.Tensor) -> torch.Tensor:
+        """Integers in, integers on the output's grid out."""
         weight: Any = self.weight
         total = self.accumulate(q.to(weight.dtype) - self.kernel.input_zero, weight)
         bias: Any = self.bias
@@ -78,7 +79,7 @@ class _Integer(torch.nn.Module):
         return steps.clamp(self.kernel.low, self.kernel.high).to(torch.int8)
 
 
-def _kernel_function(graph: GraphModule, kernel: Kernel) -> _Integer:
+def _kernel_function(graph: GraphModule, kernel: Kernel) -> IntegerKernel:
     weight = constant(graph, kernel.weight).float()
     scales = constant(graph, kernel.weight_scales).float()
     if float(weight.abs().flatten(1).sum(1).max()) * 255 >= EXACT:
@@ -90,7 +91,7 @@ def _kernel_function(graph: GraphModule, kernel: Kernel) -> _Integer:
         bias = torch.round(constant(graph, kernel.bias).double() / exact)
     multiplier = grid / torch.tensor(kernel.output_scale, dtype=torch.float32)
     shape = (-1,) if kernel.node.target is aten.linear.default else (-1, 1, 1)
-    return _Integer(
+    return IntegerKernel(
         _accumulator(kernel.node), kernel, weight=weight, bias=bias.view(shape), multiplier=multiplier.view(shape)
     )
 

@@ -23,12 +23,12 @@ CLAMPS = {
     aten.clamp_.default,
 }
 """Activations that a kernel applies for free to its own output."""
+ADDS = {aten.add.Tensor, aten.add_.Tensor}
+MULS = {aten.mul.Tensor, aten.mul_.Tensor}
 SIGMOIDS = {aten.sigmoid.default, aten.sigmoid_.default}
 COMPUTING = {
-    aten.add.Tensor,
-    aten.add_.Tensor,
-    aten.mul.Tensor,
-    aten.mul_.Tensor,
+    *ADDS,
+    *MULS,
     aten.mean.dim,
     aten.adaptive_avg_pool2d.default,
     aten.avg_pool2d.default,

@@ -21,7 +21,7 @@ MEMORY = 8 * 2**30
 """Bytes of address space for reading a file, beyond 20 times its size."""
 
 
-class WorkerFault(Exception):
+class InspectionFault(Exception):
     """The process crashed, ran out of time or memory, or reported an error; one line."""
 
 
@@ -33,7 +33,7 @@ def ask(task: str, **request: Any) -> Any:
         request: its arguments.
 
     Raises:
-        WorkerFault: there is no answer, or it is an error.
+        InspectionFault: there is no answer, or it is an error.
         MissingPackage: the package that reads the file is not installed.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -43,15 +43,15 @@ def ask(task: str, **request: Any) -> Any:
         try:
             done = subprocess.run(words, input=line.encode(), capture_output=True, timeout=SECONDS)
         except subprocess.TimeoutExpired as error:
-            raise WorkerFault(f"did not finish within {SECONDS} s") from error
+            raise InspectionFault(f"did not finish within {SECONDS} s") from error
         try:
             table = json.loads(answer.read_bytes())
         except (OSError, ValueError) as error:
-            raise WorkerFault(_ending(done.returncode, done.stderr)) from error
+            raise InspectionFault(_ending(done.returncode, done.stderr)) from error
     if "missing" in table:
         raise MissingPackage(table["missing"])
     if "error" in table:
-        raise WorkerFault(table["error"])
+        raise InspectionFault(table["error"])
     return table["result"]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgekit.errors import InputError
 from edgekit.inspect import file_report
-from edgekit.inspect._worker import WorkerFault, ask
+from edgekit.inspect._worker import InspectionFault, ask
 from edgekit.inspect.file_report import FileReport, Use
 from edgekit.inspect.port import Reader
 from edgekit.inspect.readers import onnx, tflite
@@ -51,7 +51,7 @@ def model(path: Path, name: str | None = None, engines: bool = True) -> FileRepo
         raise InputError(f"{name}: its content is neither an edgekit bundle nor an .onnx or .tflite model")
     try:
         report = file_report.from_dict(ask("read", kind=kind, path=str(path), file=name))
-    except WorkerFault as fault:
+    except InspectionFault as fault:
         raise InputError(f"{name}: damaged, or not a .{kind} file: {fault}") from fault
     return replace(report, engines=tuple(_uses(FORMATS[kind].ENGINES, path))) if engines else report
 
@@ -61,6 +61,6 @@ def _uses(names: Sequence[str], path: Path) -> list[Use]:
     for name in (name for name in names if name in engine_menu.engines()):
         try:
             found += [Use(**use) for use in ask("run", engine=name, path=str(path.resolve()))]
-        except WorkerFault as fault:
+        except InspectionFault as fault:
             found.append(Use(name, None, trouble=f"while loading this file, it {fault}"))
     return found

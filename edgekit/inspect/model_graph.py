@@ -49,7 +49,7 @@ class Op:
 
 
 @dataclass(frozen=True)
-class Graph:
+class FileGraph:
     """Operators in the file's order of execution, and the tensors by name."""
 
     ops: tuple[Op, ...]
@@ -65,7 +65,7 @@ class Graph:
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def stored(graph: Graph) -> dict[str, str]:
+def stored(graph: FileGraph) -> dict[str, str]:
     """The constants of a graph and all tensors computed from constants alone, each with its largest source constant."""
     leaves = {name: name for name, value in graph.values.items() if value.constant}
     for op in graph.ops:
@@ -76,7 +76,7 @@ def stored(graph: Graph) -> dict[str, str]:
     return leaves
 
 
-def parameters(graph: Graph, weighted: Collection[str], aside: Mapping[str, Collection[int]]) -> int:
+def parameters(graph: FileGraph, weighted: Collection[str], aside: Mapping[str, Collection[int]]) -> int:
     """Number of parameters: elements of weights, biases and tables; not of scales, zero points, shapes and indices.
 
     A weight that is stored compressed and restored by other operators (DequantizeLinear, Cast and Mul) counts once.
@@ -103,7 +103,7 @@ def parameters(graph: Graph, weighted: Collection[str], aside: Mapping[str, Coll
     return sum(graph.values[leaf].elements for leaf in found)
 
 
-def peak(graph: Graph) -> tuple[int, str]:
+def peak(graph: FileGraph) -> tuple[int, str]:
     """Maximum bytes of activations alive at the same time, and the operator at which that occurs.
 
     In the file's order, each tensor lives from the operator that makes it (inputs: from the start) to the last one that

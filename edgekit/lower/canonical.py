@@ -16,10 +16,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.graph.ops import CLAMPS, MOVING, SIGMOIDS, aten, bounds
+from edgekit.graph.ops import ADDS, CLAMPS, MOVING, MULS, SIGMOIDS, aten, bounds
 
-ADDS = {aten.add.Tensor, aten.add_.Tensor}
-MULS = {aten.mul.Tensor, aten.mul_.Tensor}
 DIVS = {aten.div.Tensor, aten.div_.Tensor}
 SUBS = {aten.sub.Tensor, aten.sub_.Tensor}
 NOTHING = {aten.contiguous.default, aten.clone.default, aten.detach.default, aten.alias.default}

@@ -31,7 +31,7 @@ from edgekit.report import files
 from edgekit.report.contents import Provenance, Report, Source, Stage, gather
 from edgekit.runtime.bundle import Bundle, open_bundle
 from edgekit.runtime.errors import RuntimeFault
-from edgekit.types import Accuracy, Artifact, Split, TensorSpec
+from edgekit.types import TORCH_FP32, Accuracy, Artifact, Split, TensorSpec
 from edgekit.verdict import rule as verdict
 
 OWN = "measured"
@@ -189,7 +189,7 @@ def _claims(manifest: Mapping[str, Any]) -> _Claims:
         same = next((row for row in rows if row.agreement == 1 and row.split == "test"), None)
         if same is not None:
             notes.append(f"torch fp32 gets the score of {same.artifact}: they agree on all {same.images} test images")
-            reference = replace(same, artifact=verdict.REFERENCE, engine="torch", engine_version="")
+            reference = replace(same, artifact=TORCH_FP32, engine="torch", engine_version="")
         elif wanted is not None:
             notes.append(f"it has no score of torch fp32: max_drop = {wanted:g} of its recipe cannot be checked")
             wanted = None
@@ -216,7 +216,7 @@ def _stated(manifest: Mapping[str, Any]) -> Accuracy | None:
     stated = manifest.get("provenance", {}).get("reference")
     if not isinstance(stated, Mapping):
         return None
-    row = {**stated, "artifact": verdict.REFERENCE, "agreement": 1.0, "device": f"{stated.get('device')}, when packed"}
+    row = {**stated, "artifact": TORCH_FP32, "agreement": 1.0, "device": f"{stated.get('device')}, when packed"}
     try:
         found = TypeAdapter(Accuracy).validate_python(row)
     except ValidationError:  # from another version of edgekit: the files' scores suffice

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.config.recipe import Recipe
 from edgekit.console import Console
@@ -15,7 +16,10 @@ from edgekit.disk.run_directory import Done, RunDirectory
 from edgekit.pipeline.provenance import PACKAGES, versions
 from edgekit.report.contents import Stage
 from edgekit.runtime import machine
-from edgekit.types import Artifact
+from edgekit.types import Artifact, Checkpoint
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Run:
     console: Console
     done: dict[str, Done] = field(default_factory=dict)
     rows: list[Stage] = field(default_factory=list)
+    _loaded: tuple[Done, nn.Module, Checkpoint] | None = field(default=None, init=False, repr=False)
 
     @property
     def recipe(self) -> Recipe:
@@ -49,6 +54,19 @@ class Run:
     def network(self) -> Done:
         """The stage that holds the float network: the last one that wrote a checkpoint."""
         return self.done.get("prune") or self.done["train"]
+
+    def load(self, stage: Done) -> tuple[nn.Module, Checkpoint]:
+        """The network of a stage that wrote a checkpoint: read once, and a copy that the caller may change each time.
+
+        Raises:
+            InputError: not a checkpoint, or its files do not belong together.
+        """
+        if self._loaded is None or self._loaded[0] != stage:
+            from edgekit import models
+
+            self._loaded = (stage, *models.load(stage.path))
+        _, module, checkpoint = self._loaded
+        return copy.deepcopy(module), checkpoint
 
     def digest(self, stage: str) -> str | None:
         """Hash of a stage's results; None if it did not run."""

@@ -24,10 +24,10 @@ import numpy as np
 
 from edgekit.errors import Shortfall
 from edgekit.measurements import Timing
-from edgekit.types import Artifact
 
 if TYPE_CHECKING:
     from edgekit.device.file import Device, EstimateSection, Published
+    from edgekit.profile.job import ModelFile
     from edgekit.reach.ways.qemu import Counts
 
 FAR = 2.0
@@ -99,7 +99,7 @@ def _solve(rows: Sequence[Published]) -> Fit:
     return Fit(tuple(map(float, found)))
 
 
-def estimate(artifact: Artifact, folder: Path, engine: str, threads: int, device: Device) -> Timing:
+def estimate(artifact: ModelFile, folder: Path, engine: str, threads: int, device: Device) -> Timing:
     """The row of a profile for an emulated device.
 
     Args:

@@ -6,18 +6,40 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from edgekit.console import Advance, Console
 from edgekit.errors import Shortfall
-from edgekit.measurements import Failure, Timing
+from edgekit.measurements import Failure
 from edgekit.reach.port import Reach, way
 from edgekit.reach.worker import Worker, WorkerFault
 
 if TYPE_CHECKING:
     from edgekit.device.file import Device
 
+
+class Task(Protocol):
+    """Something to do on a device with one file in one engine; a `Timing` says as much."""
+
+    @property
+    def artifact(self) -> str:
+        """`Artifact.id`."""
+
+    @property
+    def engine(self) -> str:
+        """A name of ``edgekit/runtime/engines``."""
+
+    @property
+    def device(self) -> str:
+        """The name that results carry."""
+
+    @property
+    def threads(self) -> int:
+        """Of the engine."""
+
+
 Row = TypeVar("Row")
+AnyTask = TypeVar("AnyTask", bound=Task)
 
 OPEN_TIMEOUT = 180.0
 """Seconds to wait for a process to be ready."""
@@ -88,29 +110,29 @@ class Fleet:
         self,
         what: str,
         devices: Mapping[str, Device],
-        wanted: Mapping[str, Sequence[Timing]],
-        one: Callable[[Device, Timing, Mapping[str, Any]], Row],
+        wanted: Mapping[str, Sequence[AnyTask]],
+        one: Callable[[Device, AnyTask, Mapping[str, Any]], Row],
         console: Console,
     ) -> tuple[list[Row], list[Failure]]:
-        """Call `one` for each timing on its device: all devices in parallel, each under its lock.
+        """Call `one` for each task on its device: all devices in parallel, each under its lock.
 
         Args:
             what: name of the work, for progress and failures.
             devices: by name.
-            wanted: timings by device.
-            one: called with the device, the timing and `edgekit.runtime.machine.probe` there.
+            wanted: tasks by device.
+            one: called with the device, the task and `edgekit.runtime.machine.probe` there.
             console: progress.
 
         Returns:
-            What `one` returned, in the order of the devices and timings; and a failure for each WorkerFault that it
+            What `one` returned, in the order of the devices and tasks; and a failure for each WorkerFault that it
             raised, and for what was left to do on a device that was lost.
         """
         found: dict[str, list[Row]] = {name: [] for name in devices}
         failed: dict[str, list[Failure]] = {name: [] for name in devices}
 
-        def fail(timing: Timing, reason: str, lost: bool) -> None:
-            failure = Failure(timing.artifact, timing.engine, timing.device, timing.threads, f"{what}: {reason}", lost)
-            failed[timing.device].append(failure)
+        def fail(task: AnyTask, reason: str, lost: bool) -> None:
+            failure = Failure(task.artifact, task.engine, task.device, task.threads, f"{what}: {reason}", lost)
+            failed[task.device].append(failure)
 
         def visit(name: str, device: Device, advance: Advance) -> None:
             reach, left = way(device.reach.by, f"{name}: reach.by"), list(wanted[name])
@@ -123,8 +145,8 @@ class Fleet:
                             fail(left[0], str(fault), fault.lost)
                         advance(1, f"{left.pop(0).artifact} on {name}")
             except Shortfall as trouble:
-                for timing in left:
-                    fail(timing, str(trouble), True)
+                for task in left:
+                    fail(task, str(trouble), True)
 
         with console.bar(f"{what} on the devices", sum(map(len, wanted.values()))) as advance:
             self.each([partial(visit, name, device, advance) for name, device in devices.items() if wanted[name]])

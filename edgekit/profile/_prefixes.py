@@ -23,7 +23,7 @@ from edgekit.types import Artifact
 
 TOLERANCE = 1e-3
 """Floats that differ by more than this share of the largest one differ by more than rounding error."""
-Run = Callable[[Artifact, Path], npt.NDArray[Any]]
+Runner = Callable[[Artifact, Path], npt.NDArray[Any]]
 """Outputs, [images, values], of an artifact whose file is in a folder."""
 
 
@@ -58,7 +58,7 @@ class _Gap:
         return f"max {most}, {100 * self.share:.3g} % of its outputs"
 
 
-def first(artifact: Artifact, folder: Path, there: Run, here: Run) -> str:
+def first(artifact: Artifact, folder: Path, there: Runner, here: Runner) -> str:
     """Name the layer.
 
     Args:

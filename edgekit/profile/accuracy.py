@@ -8,14 +8,13 @@ import random
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgekit.console import Advance, Console
+from edgekit.console import Console
 from edgekit.device.file import Device, format_of
 from edgekit.errors import Shortfall
 from edgekit.measurements import Failure
@@ -25,10 +24,8 @@ from edgekit.profile._result_cache import Keep
 from edgekit.reach.port import Reach, way
 from edgekit.reach.ways import local
 from edgekit.reach.worker import WorkerFault
-from edgekit.types import Accuracy, Artifact, InputSpec, Split
+from edgekit.types import HOST_ENGINES, ONE_STEP, Accuracy, Artifact, InputSpec, Split
 
-ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
-"""The engine that runs a file here, same as in verification."""
 TIMEOUT = 600.0
 """Seconds for all images of one file, plus one second per image."""
 TRACED = 4
@@ -58,6 +55,20 @@ class _Answer:
     version: str
     outputs: npt.NDArray[Any]
     """[n, classes], in the file's own dtype."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A file to be run in one engine of one device."""
+
+    file: Artifact
+    engine: str
+    device: str
+    threads: int = 1
+
+    @property
+    def artifact(self) -> str:
+        return self.file.id
 
 
 def choose(count: int, wanted: int, seed: int) -> list[int]:
@@ -91,15 +102,15 @@ def score(
         One row per device, file and engine, in that order: `agreement` is with torch fp32, `agreement_reference`,
         `max_difference`, `max_steps` and `within_one_step` are with the same file here. And what could not be run.
     """
-    results: dict[str, list[Accuracy | Failure]] = {name: [] for name in devices}
-    pairs = {name: _pairs(artifacts, device) for name, device in devices.items()}
+    tasks = {name: _tasks(name, artifacts, device) for name, device in devices.items()}
     kept, fleet = Keep(keep, __name__), Fleet()
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "pixels.npy"
         np.save(file, images.pixels)
-        here = {each.id: _here(each, folder, file, images) for each in artifacts if _used(each, pairs)}
+        here = {each.id: _here(each, folder, file, images) for each in artifacts if _used(each, tasks)}
 
-        def one(name: str, device: Device, artifact: Artifact, engine: str, facts: dict[str, Any]) -> Accuracy:
+        def one(device: Device, task: _Task, facts: Mapping[str, Any]) -> Accuracy:
+            name, artifact, engine = task.device, task.file, task.engine
             model = (folder / artifact.path).read_bytes()
             known = [hashlib.sha256(data).hexdigest() for data in (model, file.read_bytes())]
             run = [engine, facts.get("engines", {}).get(engine), device.run.provider(engine), agreement]
@@ -121,56 +132,35 @@ def score(
                 kept.add(key, row)
             return row
 
-        def visit(name: str, device: Device, advance: Advance) -> None:
-            left = list(pairs[name])
-            try:
-                with fleet.machine(name, _reach(name, device), device, console) as facts:
-                    while left:
-                        artifact, engine = left[0]
-                        try:
-                            results[name].append(one(name, device, artifact, engine, facts))
-                        except WorkerFault as fault:
-                            results[name].append(_failure(name, artifact, engine, str(fault), fault.lost))
-                        del left[0]
-                        advance(1, f"{artifact.id} on {name}")
-            except Shortfall as trouble:
-                results[name] += [_failure(name, *pair, str(trouble), True) for pair in left]
-
-        with console.bar("accuracy on the devices", sum(map(len, pairs.values()))) as advance:
-            fleet.each([partial(visit, name, device, advance) for name, device in devices.items() if pairs[name]])
+        rows, failures = fleet.rows("accuracy", devices, tasks, one, console)
     if tidy:
         kept.tidy()
-    found = [each for name in devices for each in results[name]]
-    return [r for r in found if isinstance(r, Accuracy)], [f for f in found if isinstance(f, Failure)]
+    return rows, failures
 
 
-def _pairs(artifacts: Sequence[Artifact], device: Device) -> list[tuple[Artifact, str]]:
+def _tasks(name: str, artifacts: Sequence[Artifact], device: Device) -> list[_Task]:
     """Files and engines to run on a device, without those that verification ran: this machine's usual engines."""
-    usual = set(ENGINES.values()) - set(device.run.providers) if device.reach.by == "local" else set()
+    usual = set(HOST_ENGINES.values()) - set(device.run.providers) if device.reach.by == "local" else set()
     return [
-        (artifact, engine)
+        _Task(artifact, engine, name)
         for artifact in artifacts
         for engine in device.run.engines
         if artifact.format == format_of(engine) and engine not in usual
     ]
 
 
-def _used(artifact: Artifact, pairs: Mapping[str, Sequence[tuple[Artifact, str]]]) -> bool:
-    return any(artifact is each for row in pairs.values() for each, _ in row)
+def _used(artifact: Artifact, tasks: Mapping[str, Sequence[_Task]]) -> bool:
+    return any(artifact is task.file for row in tasks.values() for task in row)
 
 
 def _reach(name: str, device: Device) -> Reach:
     return way(device.reach.by, f"{name}: reach.by")
 
 
-def _failure(name: str, artifact: Artifact, engine: str, reason: str, lost: bool) -> Failure:
-    return Failure(artifact.id, engine, name, 1, f"accuracy: {reason}", lost)
-
-
 def _here(artifact: Artifact, folder: Path, pixels: Path, images: TestImages) -> _Answer:
-    device = Device.model_validate({"name": "host", "run": {"engines": [ENGINES[artifact.format]]}})
+    device = Device.model_validate({"name": "host", "run": {"engines": [HOST_ENGINES[artifact.format]]}})
     try:
-        return _ask(Fleet(), local, device, artifact, ENGINES[artifact.format], folder, pixels, images)
+        return _ask(Fleet(), local, device, artifact, HOST_ENGINES[artifact.format], folder, pixels, images)
     except WorkerFault as fault:
         raise Shortfall(f"accuracy: {artifact.id} on this machine: {fault}") from None
 
@@ -276,7 +266,7 @@ def _compare(
         agreement_reference=same,
         max_difference=float(difference.max()),
         max_steps=None if steps is None else float(steps.max()),
-        within_one_step=None if steps is None else float((steps < 1.5).mean()),
+        within_one_step=None if steps is None else float((steps < ONE_STEP).mean()),
         passed=not problem,
         problem=problem,
     )

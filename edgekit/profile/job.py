@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NotRequired, Protocol
 
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -16,11 +16,10 @@ from edgekit.device.file import RunSection
 from edgekit.errors import Shortfall
 from edgekit.measurements import Copies, Minute, Steps, Timing
 from edgekit.profile._fleet import OPEN_TIMEOUT
-from edgekit.profile.torch_reference import Reference
 from edgekit.reach.worker import Worker, WorkerFault
 from edgekit.runtime.bundle import open_bundle
+from edgekit.runtime.engines import torch_cuda
 from edgekit.runtime.errors import RuntimeFault
-from edgekit.types import Artifact
 from edgekit.verdict import stats
 
 MIN_SAMPLES = 3
@@ -59,7 +58,7 @@ class _Warm(TypedDict):
     stable: bool | None
 
 
-class _Run(TypedDict):
+class _Inferences(TypedDict):
     """What a sample consists of, if it is not a single inference; see `edgekit.reach.adb_worker`."""
 
     count: Annotated[int, Field(ge=1)]
@@ -76,7 +75,7 @@ class _Round(TypedDict):
     ms: Annotated[list[_Time], Field(min_length=1)]
     load_average: float | None
     rss_bytes: Annotated[int, Field(ge=0)]
-    runs: NotRequired[Annotated[list[_Run], Field(min_length=1)]]
+    runs: NotRequired[Annotated[list[_Inferences], Field(min_length=1)]]
 
 
 class _Copied(TypedDict):
@@ -114,7 +113,7 @@ _COPIED, _END_TO_END, _ENERGY, _MINUTE = map(TypeAdapter, (_Copied, _EndToEnd, _
 
 
 @dataclass(frozen=True)
-class Golden:
+class GoldenImages:
     """What end-to-end times are measured on: the images in the bundle of the run."""
 
     bundle: Path
@@ -124,7 +123,7 @@ class Golden:
     """What the times depend on: preprocessing, postprocessing, and SHA-256 of the images."""
 
     @classmethod
-    def of(cls, bundle: Path) -> Golden | None:
+    def of(cls, bundle: Path) -> GoldenImages | None:
         """The golden images of a bundle; None if it has none.
 
         Raises:
@@ -143,11 +142,31 @@ class Golden:
         return cls(bundle, files, (*how, [sums[image] for image in images]))
 
 
+class ModelFile(Protocol):
+    """What is measured, as far as that needs to know it: an `edgekit.types.Artifact`, or what stands in for one."""
+
+    @property
+    def id(self) -> str:
+        """What results call it."""
+
+    @property
+    def format(self) -> str:
+        """What `edgekit.device.file.format_of` says of the engines that run it."""
+
+    @property
+    def path(self) -> str:
+        """Where it is, in the folder of all of them; empty where it is not."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the file; empty where no bundle has it."""
+
+
 @dataclass
-class Job:
+class MeasuringJob:
     """One artifact, engine, thread count and batch on the way to a `Timing` or a `Failure`."""
 
-    artifact: Artifact | Reference
+    artifact: ModelFile
     engine: str
     threads: int
     batch: int = 1
@@ -177,13 +196,18 @@ class Job:
         return f"{self.artifact.id} on {self.engine}"
 
     @property
+    def is_reference(self) -> bool:
+        """Whether it is the float network in PyTorch, which others are compared with."""
+        return self.artifact.format == torch_cuda.FORMAT
+
+    @property
     def over(self) -> bool:
         """Whether it has finished, successfully or not."""
         return bool(self.reason) or self.timing is not None
 
     def fail(self, reason: str, lost: bool = False) -> None:
         """Finish without a result."""
-        if isinstance(self.artifact, Reference):  # its path during the stage helps nobody later
+        if self.is_reference:  # its path during the stage helps nobody later
             reason = reason.removeprefix(f"{self.artifact.path}: ")
         self.reason, self.lost = reason, lost
 
@@ -225,7 +249,7 @@ class Job:
         steps = self._ask({"steps": COPIES}, self._patience(COPIES, 0), _COPIED).get("steps")
         self.copies = Copies(*map(median, zip(*steps, strict=True))) if steps else None
 
-    def whole(self, plan: RunSection, golden: Golden | None, bundle: str, trouble: str) -> None:
+    def whole(self, plan: RunSection, golden: GoldenImages | None, bundle: str, trouble: str) -> None:
         """Time end-to-end predictions, for as long as a round takes.
 
         Args:
@@ -234,7 +258,7 @@ class Job:
             bundle: path of the bundle on the device; empty if it is not there.
             trouble: why it is not there.
         """
-        if isinstance(self.artifact, Reference):
+        if self.is_reference:
             return  # the runtime cannot predict with it
         if golden is None or not bundle:
             self.end_to_end = f"not measured: {trouble}"
@@ -314,7 +338,7 @@ class Job:
             sustained=tuple(self.minutes),
             placement=self.ready.get("placement", {}),
             copies=self.copies,
-            reference=isinstance(self.artifact, Reference),
+            reference=self.is_reference,
             **figures,
         )
         return self.timing

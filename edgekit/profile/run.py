@@ -28,12 +28,11 @@ from edgekit.measurements import Failure, Machine, Profile, Timing
 from edgekit.profile import _estimate, protocol
 from edgekit.profile._fleet import Fleet
 from edgekit.profile._result_cache import Keep
-from edgekit.profile.job import MINUTE, Golden, Job
-from edgekit.profile.torch_reference import ABSENT, Reference
+from edgekit.profile.job import MINUTE, GoldenImages, MeasuringJob, ModelFile
+from edgekit.profile.torch_reference import ABSENT, TorchProgram
 from edgekit.reach.port import Reach, way
 from edgekit.reach.remote import Refused
 from edgekit.reach.worker import Worker
-from edgekit.types import Artifact
 
 SEED = 0
 SPREAD = 2
@@ -44,11 +43,11 @@ SPREAD = 2
 class _Plan:
     """What all devices share."""
 
-    artifacts: Sequence[Artifact | Reference]
+    artifacts: Sequence[ModelFile]
     folder: Path
     kept: Keep
     fleet: Fleet
-    golden: Golden | None
+    golden: GoldenImages | None
     minute: float
 
 
@@ -59,14 +58,14 @@ class _Target:
     name: str
     device: Device
     reach: Reach
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[MeasuringJob] = field(default_factory=list)
     machine: Machine | None = None
     trouble: str = ""
     """Why it could not be reached."""
 
 
 def profile(
-    artifacts: Sequence[Artifact],
+    artifacts: Sequence[ModelFile],
     folder: Path,
     devices: Mapping[str, Device],
     console: Console,
@@ -100,8 +99,8 @@ def profile(
         Shortfall: no artifact could be measured on any device, or the bundle is damaged.
     """
     kept, fleet = Keep(keep, __name__), Fleet()
-    golden = Golden.of(bundle) if bundle else None
-    torch = Reference(str(reference.resolve()) if reference else "")
+    golden = GoldenImages.of(bundle) if bundle else None
+    torch = TorchProgram(str(reference.resolve()) if reference else "")
     plan = _Plan((*artifacts, torch), folder, kept, fleet, golden, minute)
     targets = [_Target(name, device, way(device.reach.by, f"{name}: reach.by")) for name, device in devices.items()]
     for target in targets:
@@ -131,10 +130,10 @@ def profile(
     )
 
 
-def _jobs(artifacts: Sequence[Artifact | Reference], device: Device, cores: int) -> list[Job]:
+def _jobs(artifacts: Sequence[ModelFile], device: Device, cores: int) -> list[MeasuringJob]:
     """The rows of a device with this many cores."""
     return [
-        Job(artifact, engine, threads, batch)
+        MeasuringJob(artifact, engine, threads, batch)
         for artifact in artifacts
         for engine in device.run.engines
         if artifact.format == format_of(engine)
@@ -172,7 +171,7 @@ def _estimate_all(target: _Target, plan: _Plan, advance: Advance) -> None:
         if job.over:
             continue
         try:
-            assert isinstance(job.artifact, Artifact)  # the reference runs on this machine
+            assert not job.is_reference  # the reference runs on this machine
             if job.batch != 1:
                 raise Shortfall(f"a batch of {job.batch}: times are only estimated for one image")
             timing = _estimate.estimate(job.artifact, plan.folder, job.engine, job.threads, target.device)
@@ -205,7 +204,7 @@ def _machine(target: _Target, facts: dict[str, Any]) -> Machine:
     return machine
 
 
-def _key(job: Job, target: _Target, plan: _Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _key(job: MeasuringJob, target: _Target, plan: _Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
     run = target.device.run.model_dump(exclude={"engines", "threads", "batch"})
     file = plan.folder / job.artifact.path
     return {
@@ -225,7 +224,7 @@ def _key(job: Job, target: _Target, plan: _Plan, facts: Mapping[str, Any]) -> di
     }
 
 
-def _fits(job: Job, machine: Machine) -> bool:
+def _fits(job: MeasuringJob, machine: Machine) -> bool:
     if job.threads > machine.cores:
         job.fail(f"{job.threads} threads asked for, but only {machine.cores} cores can be used")
     elif not job.artifact.path:
@@ -233,7 +232,7 @@ def _fits(job: Job, machine: Machine) -> bool:
     return not job.reason
 
 
-def _measure(jobs: list[Job], target: _Target, plan: _Plan, advance: Advance) -> list[Job]:
+def _measure(jobs: list[MeasuringJob], target: _Target, plan: _Plan, advance: Advance) -> list[MeasuringJob]:
     """Fill in the jobs: samples, or the reason why there are none. Returns those that do not fit into memory yet."""
     run, shuffle = target.device.run, random.Random(SEED).shuffle  # noqa: S311
     with ExitStack() as stack:
@@ -266,9 +265,11 @@ def _measure(jobs: list[Job], target: _Target, plan: _Plan, advance: Advance) ->
     return jobs[len(opened) :]
 
 
-def _open(jobs: list[Job], target: _Target, plan: _Plan, advance: Advance, stack: ExitStack) -> list[Job]:
+def _open(
+    jobs: list[MeasuringJob], target: _Target, plan: _Plan, advance: Advance, stack: ExitStack
+) -> list[MeasuringJob]:
     """Start the workers of as many jobs as fit into memory together, at least one."""
-    opened: list[Job] = []
+    opened: list[MeasuringJob] = []
     largest = 0
     for job in jobs:
         file = plan.folder / job.artifact.path
@@ -310,9 +311,9 @@ def _sent(target: _Target, plan: _Plan) -> tuple[str, str]:
         return "", str(trouble)
 
 
-def _failures(target: _Target, artifacts: Sequence[Artifact]) -> list[Failure]:
+def _failures(target: _Target, artifacts: Sequence[ModelFile]) -> list[Failure]:
     found = []
-    if all(isinstance(job.artifact, Reference) for job in target.jobs):
+    if all(job.is_reference for job in target.jobs):
         # say so for each file: the device must not vanish from the report silently
         reason = target.trouble or _unsuited(target, artifacts)
         engine, threads = target.device.run.engines[0], target.device.run.thread_counts(1)[0]
@@ -324,17 +325,17 @@ def _failures(target: _Target, artifacts: Sequence[Artifact]) -> list[Failure]:
     ]
 
 
-def _why(target: _Target, artifacts: Sequence[Artifact]) -> str:
+def _why(target: _Target, artifacts: Sequence[ModelFile]) -> str:
     """Why nothing was measured on a device."""
     if target.trouble:
         return f"{target.name}: {target.trouble}"
     failed = [job for job in target.jobs if job.reason]
-    files = [job.reason for job in failed if isinstance(job.artifact, Artifact)] or [_unsuited(target, artifacts)]
-    others = [job.reason for job in failed if isinstance(job.artifact, Reference)]
+    files = [job.reason for job in failed if not job.is_reference] or [_unsuited(target, artifacts)]
+    others = [job.reason for job in failed if job.is_reference]
     return f"{target.name}: nothing was measured: {'; '.join(dict.fromkeys(files + others))}"
 
 
-def _unsuited(target: _Target, artifacts: Sequence[Artifact]) -> str:
+def _unsuited(target: _Target, artifacts: Sequence[ModelFile]) -> str:
     if not artifacts:
         return "there are no artifacts"
     formats = ", ".join(sorted({artifact.format for artifact in artifacts}))

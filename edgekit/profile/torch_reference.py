@@ -9,23 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime.engines import torch_cuda
-from edgekit.verdict.rule import REFERENCE
+from edgekit.types import TORCH_FP32
 
 if TYPE_CHECKING:
     from torch import nn
 
-FILE = f"{REFERENCE}.{torch_cuda.FORMAT}"
+FILE = f"{TORCH_FP32}.{torch_cuda.FORMAT}"
 ABSENT = "there is no torch network to run (a bundle holds none); profile the run directory instead"
 
 
 @dataclass(frozen=True)
-class Reference:
+class TorchProgram:
     """A program of torch.export. It is measured like an `edgekit.types.Artifact`, but is never shipped."""
 
     path: str
     """Absolute path; empty if there is none."""
-    id: str = REFERENCE
+    id: str = TORCH_FP32
     format: str = torch_cuda.FORMAT
+    sha256: str = ""
 
 
 def write(module: nn.Module, size: int, path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgekit.choices import no_such
 from edgekit.errors import InputError, Shortfall
-from edgekit.prune.groups import Graph, quiet
+from edgekit.prune.groups import ChannelGraph, quiet
 from edgekit.types import PrunePlan
 
 TOLERANCE = 1e-3
@@ -28,7 +28,7 @@ def apply(module: nn.Module, plan: PrunePlan, size: int) -> None:
         InputError: the plan is for another network.
     """
     fit(module, plan)
-    graph = Graph(module, size)
+    graph = ChannelGraph(module, size)
     for head, kept in plan.kept.items():
         group = graph.group(head)
         if group is None:
@@ -76,7 +76,7 @@ def ignored(module: nn.Module, plan: PrunePlan, size: int) -> nn.Module:
         size: side of the square input.
     """
     blind = copy.deepcopy(module)
-    graph = Graph(module, size)
+    graph = ChannelGraph(module, size)
     for head, kept in plan.kept.items():
         group = graph.group(head)
         assert group is not None

@@ -58,7 +58,7 @@ class Part:
     """Gradient of the loss by the unfolded weight, in the same layout; None if the criterion does not ask for it."""
 
 
-class Graph:
+class ChannelGraph:
     """The dependency graph of one network.
 
     Args:

@@ -15,7 +15,7 @@ from edgekit.config.recipe import PruneSection
 from edgekit.errors import InputError, Shortfall
 from edgekit.prune._cost import Cost
 from edgekit.prune.apply import apply
-from edgekit.prune.groups import Graph, Group, followed_by, parts
+from edgekit.prune.groups import ChannelGraph, Group, followed_by, parts
 from edgekit.prune.port import score
 from edgekit.types import PrunePlan
 
@@ -104,7 +104,7 @@ def _free(module: nn.Module, size: int, section: PruneSection) -> list[Group]:
     kept = tuple(f"{name}." for name in section.keep)
     groups = [
         group
-        for group in Graph(module, size).groups()
+        for group in ChannelGraph(module, size).groups()
         if group.channels > section.round_to
         and not any(f"{member.layer}.".startswith(kept) for member in group.members if member.role == "writes" and kept)
     ]
@@ -140,7 +140,7 @@ def _scores(
 ) -> dict[str, Tensor]:
     """Scores of each group's channels in the network as it is now; groups the criterion says nothing of are absent."""
     criterion = score(name)
-    graph, norms = Graph(module, size), followed_by(module, size)
+    graph, norms = ChannelGraph(module, size), followed_by(module, size)
     now = [graph.group(group.head) for group in groups]
     sums: dict[str, Tensor] = {}
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.graph.ops import WEIGHTED, aten, constant
+from edgekit.graph.ops import ADDS, WEIGHTED, aten, constant
 from edgekit.quantize._replay import Replay
 
 SMALLEST = 1 / 32
@@ -167,7 +167,7 @@ def _even(node: Node) -> bool:
     if node.target is aten.flatten.using_ints:
         before, after = node.args[0].meta["val"].shape, node.meta["val"].shape  # type: ignore[union-attr]
         return len(before) == 4 and tuple(before[2:]) == (1, 1) and len(after) == 2
-    if node.target in (aten.add.Tensor, aten.add_.Tensor):
+    if node.target in ADDS:
         shapes = [source.meta["val"].shape for source in node.all_input_nodes if source.op != "get_attr"]
         return len(shapes) == 2 and shapes[0] == shapes[1] and not node.kwargs
     return node.target in EVEN and len(node.meta["val"].shape) in (2, 4)

@@ -24,7 +24,7 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
-from edgekit.graph.ops import BATCH_NORM, CLAMPS, COMPUTING, MOVING, SIGMOIDS, WEIGHTED, aten, scopes
+from edgekit.graph.ops import ADDS, BATCH_NORM, CLAMPS, COMPUTING, MOVING, SIGMOIDS, WEIGHTED, scopes
 
 SIGMOID = FixedQParamsQuantizationSpec(
     dtype=torch.int8, scale=1 / 256, zero_point=-128, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine
@@ -155,5 +155,5 @@ def _fuses_into_producer(clamp: Node) -> bool:
     return "quantization_annotation" in clamp.meta
 
 
-FUSING = WEIGHTED | {aten.add.Tensor, aten.add_.Tensor}
+FUSING = WEIGHTED | ADDS
 """Operators whose kernels, in both engines, can apply a clamp."""

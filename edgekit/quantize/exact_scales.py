@@ -20,10 +20,8 @@ from torch.fx import GraphModule, Node
 from torch.fx.passes.shape_prop import ShapeProp
 
 from edgekit.graph.kernels import kernels
-from edgekit.graph.ops import CLAMPS, DEQUANTIZE, MOVING, QUANTIZE, SIGMOIDS, aten, bounds, constant
+from edgekit.graph.ops import ADDS, CLAMPS, DEQUANTIZE, MOVING, MULS, QUANTIZE, SIGMOIDS, aten, bounds, constant
 
-ADDS = {aten.add.Tensor, aten.add_.Tensor}
-MULS = {aten.mul.Tensor, aten.mul_.Tensor}
 MEANS = {aten.mean.dim, aten.adaptive_avg_pool2d.default}
 WIDE = 4095
 """Largest D for operators whose engines multiply in float32 (error below 3e-5 steps)."""

@@ -21,9 +21,9 @@ import sys
 if sys.version_info < (3, 9):
     sys.exit("edgekit-runtime: needs Python 3.9 or newer, this is %d.%d" % sys.version_info[:2])
 
-from edgekit.runtime.__main__ import _main
+from edgekit.runtime.__main__ import as_program
 
-sys.exit(_main(prog="edgekit-runtime.pyz"))
+sys.exit(as_program(prog="edgekit-runtime.pyz"))
 """
 """The entry point, in syntax that the Pythons it refuses can still parse."""
 _SHEBANG = b"#!/usr/bin/env python3\n"

@@ -81,7 +81,7 @@ def scatter(
     low, high = min(heights) - pad, min(max(heights) + pad, 100 + pad / 2)
     x = linear((0, 1.15 * max(p.ms for p in points)), (left, right))
     y = linear((low, high), (bottom, top))
-    parts = _axes(x, y, ticks(0, 1.15 * max(p.ms for p in points)), ticks(low, min(high, 100)), left, right, bottom)
+    parts = axes(x, y, ticks(0, 1.15 * max(p.ms for p in points)), ticks(low, min(high, 100)), left, right, bottom)
     parts.append(text(right, bottom + 38, "p50 latency, ms", class_="axis", text_anchor="end"))
     parts.append(text(left - 42, top - 4, "top-1, %", class_="axis"))
     boxes: list[tuple[float, float, float, float]] = []
@@ -144,7 +144,7 @@ def _place(
     return ""
 
 
-def _axes(
+def axes(
     x: svg.Scale, y: svg.Scale, xs: list[float], ys: list[float], left: float, right: float, bottom: float
 ) -> list[str]:
     parts = []
@@ -227,7 +227,7 @@ def curves(history: Sequence[Epoch], quantity: str, summary: str) -> Markup:
     y = linear((low, high), (bottom, top))
     whole = sorted({int(v) for v in ticks(epochs[0], epochs[-1]) if v == int(v)} | {epochs[0], epochs[-1]})
     parts = _phases(history, x, left, right, top, bottom)
-    parts += _axes(x, y, [float(v) for v in whole], ticks(low, high), left, right, bottom)
+    parts += axes(x, y, [float(v) for v in whole], ticks(low, high), left, right, bottom)
     parts.append(text(right, bottom + 34, "epoch", class_="axis", text_anchor="end"))
     ends = {name: y(values[-1]) for name, values in lines.items()}
     if len(ends) == 2 and abs(ends["train"] - ends["val"]) < 14:

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edgekit.report._charts import LETTER, WIDTH, _axes
+from edgekit.report._charts import LETTER, WIDTH, axes
 from edgekit.report.markup import Markup, tag
 from edgekit.report.svg import chart, line, linear, ms, path, text, ticks
 
@@ -151,7 +151,7 @@ def lines(series: Sequence[Series], summary: str, xs: Sequence[float], words: tu
     left, right, top, bottom, height = 50, WIDTH - 150, 24, 226, 266
     most = max(y for each in series for _, y in each.points)
     x, y = linear((min(xs), max(xs)), (left + 8, right - 8)), linear((0, 1.05 * most), (bottom, top))
-    parts = _axes(x, y, list(xs), ticks(0, 1.05 * most), left, right, bottom)
+    parts = axes(x, y, list(xs), ticks(0, 1.05 * most), left, right, bottom)
     parts.append(text(right, bottom + 36, words[0], class_="axis", text_anchor="end"))
     parts.append(text(left - 42, top - 10, words[1], class_="axis"))
     taken: list[float] = []

@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgekit.measurements import Failure, Machine, OperatorProfile, Profile, Replay, Timing, Verdict
-from edgekit.types import Accuracy, Artifact, Checkpoint, Finding, Index, Metrics, Pruning, Quantization, Rewrite, Split
+from edgekit.types import (
+    TORCH_FP32,
+    Accuracy,
+    Artifact,
+    Checkpoint,
+    Finding,
+    Index,
+    Metrics,
+    Pruning,
+    Quantization,
+    Rewrite,
+    Split,
+)
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -119,7 +131,7 @@ class Report:
     @property
     def reference(self) -> Accuracy | None:
         """Test score of the float network in torch."""
-        return next((row for row in self.accuracy if row.artifact == "torch-fp32" and row.split == "test"), None)
+        return next((row for row in self.accuracy if row.artifact == TORCH_FP32 and row.split == "test"), None)
 
     def artifact(self, name: str | None) -> Artifact | None:
         """The artifact with that id; None if there is none."""

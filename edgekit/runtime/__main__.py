@@ -345,7 +345,8 @@ def _opened(options: argparse.Namespace, verify: str) -> Bundle:
     return open_bundle(options.bundle, verify, options.key, options.require_signature)
 
 
-def _main(argv: Sequence[str] | None = None, prog: str = "python -m edgekit.runtime") -> int:
+def as_program(argv: Sequence[str] | None = None, prog: str = "python -m edgekit.runtime") -> int:
+    """`main` as a process of its own; its exit status."""
     # Engines print to file descriptor 1 as they like: keep the real one aside for the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -359,4 +360,4 @@ def _main(argv: Sequence[str] | None = None, prog: str = "python -m edgekit.runt
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(as_program())

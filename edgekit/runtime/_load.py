@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from edgekit.runtime import engine_menu, preprocess
-from edgekit.runtime._model import Model
+from edgekit.runtime import engine_menu
+from edgekit.runtime._model import Model, replay
 from edgekit.runtime.bundle import Bundle, begin
 from edgekit.runtime.errors import RuntimeFault, first_line
 
@@ -94,23 +94,6 @@ def open_session(
         raise
     except Exception as error:  # whatever an engine throws
         raise RuntimeFault(f"{where}: {module.PACKAGE} cannot load it: {first_line(error)}") from error
-
-
-def replay(model: Model, bundle: Bundle, artifact: dict[str, Any]) -> float | None:
-    """Golden vectors through the model, and golden images through its preprocessing; see `edgekit.runtime._golden`.
-
-    Raises:
-        RuntimeFault: something differs by more than its tolerance.
-    """
-    from edgekit.runtime import _golden
-
-    where = f"{model.info['engine']} {model.info['version']}"
-    spec = model._spec
-    if spec and find_spec("PIL"):
-        _golden.check_images(bundle, lambda file: preprocess.pixels(file, spec))
-    return _golden.replay(
-        bundle, artifact, lambda x: model._session.run(model._tensor(x)), model._session.provider, where
-    )
 
 
 def choose(bundle: Bundle, engine: str = "auto", artifact: str | None = None) -> tuple[dict[str, Any], str]:

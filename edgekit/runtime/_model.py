@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
@@ -245,6 +246,23 @@ class Model:
         scores.setflags(write=False)
         label = self.labels[index] if self.labels else None
         return Result(label, index, score, scores, (perf_counter_ns() - start) / _MS, self.labels)
+
+
+def replay(model: Model, bundle: Bundle, artifact: dict[str, Any]) -> float | None:
+    """Golden vectors through the model, and golden images through its preprocessing; see `edgekit.runtime._golden`.
+
+    Raises:
+        RuntimeFault: something is further away than its tolerance.
+    """
+    from edgekit.runtime import _golden
+
+    where = f"{model.info['engine']} {model.info['version']}"
+    spec = model._spec
+    if spec and find_spec("PIL"):
+        _golden.check_images(bundle, lambda file: preprocess.pixels(file, spec))
+    return _golden.replay(
+        bundle, artifact, lambda x: model._session.run(model._tensor(x)), model._session.provider, where
+    )
 
 
 def _agreed(stated: dict[str, Any], found: Port, where: str) -> Port:

@@ -99,8 +99,8 @@ def open_session(
     from ai_edge_litert.options import CpuOptions, GpuOptions, Options
 
     plain = tflite.interpreter(package, model, threads, tflite.BUILTIN, name)
-    source = tflite._only(plain.get_input_details(), f"{name}: inputs")
-    sink = tflite._only(plain.get_output_details(), f"{name}: outputs")
+    source = tflite.only_port(plain.get_input_details(), f"{name}: inputs")
+    sink = tflite.only_port(plain.get_output_details(), f"{name}: outputs")
     kinds = Counter(node["op_name"] for node in plain._get_ops_details())
     del plain
     accelerators = HardwareAccelerator.GPU | (HardwareAccelerator.CPU if fallback else 0)

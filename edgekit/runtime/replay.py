@@ -27,7 +27,7 @@ def replay(bundle: str, artifact: str, engine: str, threads: int, provider: str 
     Raises:
         RuntimeFault: the bundle, the engine or the model cannot be used.
     """
-    from edgekit.runtime import _golden, _load, engine_menu
+    from edgekit.runtime import _golden, _load, _model, engine_menu
     from edgekit.runtime._model import Model
 
     module = engine_menu.engine(engine)
@@ -40,7 +40,7 @@ def replay(bundle: str, artifact: str, engine: str, threads: int, provider: str 
         if "golden" in entry:
             try:
                 vectors = len(_golden.outputs(opened, entry))
-                away = _load.replay(model, opened, entry)
+                away = _model.replay(model, opened, entry)
             except RuntimeFault as fault:
                 problem = str(fault).removeprefix(f"{bundle}: ").removeprefix(f"{artifact}: ")
             if find_spec("PIL") and not problem:

@@ -64,8 +64,8 @@ def open_session(
         raise RuntimeFault(f'"{provider}": no such provider of this engine (choices: {", ".join(PROVIDERS)})')
     name = name or (model if isinstance(model, str) else "model")
     made = interpreter(package, model, threads, provider, name)
-    source = _only(made.get_input_details(), f"{name}: inputs")
-    sink = _only(made.get_output_details(), f"{name}: outputs")
+    source = only_port(made.get_input_details(), f"{name}: inputs")
+    sink = only_port(made.get_output_details(), f"{name}: outputs")
     delegated = any("DELEGATE" in node.upper() for node in _nodes(made))
     applied = XNNPACK if delegated else BUILTIN
     if provider not in (None, applied):
@@ -99,7 +99,8 @@ def _nodes(interpreter: Any) -> list[str]:
     return [node["op_name"] for node in interpreter._get_ops_details()]  # takes 2 ms for MobileNetV2
 
 
-def _only(details: list[dict[str, Any]], what: str) -> Port:
+def only_port(details: list[dict[str, Any]], what: str) -> Port:
+    """The one input or output of a model; RuntimeFault where there are several."""
     if len(details) != 1:
         raise RuntimeFault(f"{what}: one is supported, the model has {len(details)}")
     detail = details[0]

@@ -32,7 +32,7 @@ from edgekit.quantize.calibration_images import Images
 from edgekit.quantize.gains import gains
 from edgekit.quantize.sensitivity import sensitivity
 from edgekit.train import qat
-from edgekit.types import Artifact, Gain, Rung, Sensitivity
+from edgekit.types import TORCH_FP32, TORCH_INT8, Artifact, Gain, Rung, Sensitivity
 from edgekit.verify import files as verify
 
 IMAGES = 500
@@ -371,8 +371,8 @@ def _agree(one: _Tried, material: Material) -> None:
     assert one.result is not None
     assert material.val is not None
     graph = one.result.program.module()
-    reference = verify.Reference("torch-int8", integer_arithmetic.integer_graph(graph), output_scale(graph))
-    exact = verify.Reference("torch-fp32", material.module)
+    reference = verify.Reference(TORCH_INT8, integer_arithmetic.integer_graph(graph), output_scale(graph))
+    exact = verify.Reference(TORCH_FP32, material.module)
     section = VerifySection(images=FILES)
     with torch.no_grad():
         classes = material.module(material.val[0][0].unsqueeze(0)).shape[1]

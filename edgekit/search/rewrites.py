@@ -29,16 +29,13 @@ from edgekit.export.port import Exporter
 from edgekit.graph.exported_program import trace
 from edgekit.graph.ops import BATCH_NORM, CLAMPS, MOVING
 from edgekit.lower.port import graph_rewrite, rewrite
+from edgekit.measurements import NOISE
 from edgekit.quantize import ptq
 from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.histogram import Histogram
 from edgekit.search.trial_files import Trials, engines_for, quick_int8, time_files
-from edgekit.types import Artifact, Rewrite
+from edgekit.types import INTEGERS, Artifact, Rewrite, artifact_id
 
-NOISE = 0.02
-"""Relative time differences below this count as noise."""
-INTEGERS = ("int8", "int16x8")
-"""Precisions in which all operators must be integer."""
 Effect = Mapping[str, tuple[float, float]]
 """Milliseconds without and with a rewrite, by engine."""
 
@@ -162,7 +159,8 @@ def choose_graph(
 def choose_file(
     exporter: Exporter,
     data: bytes,
-    artifact: str,
+    form: str,
+    precision: str,
     devices: Mapping[str, Device],
     scratch: Path,
     console: Console,
@@ -172,7 +170,8 @@ def choose_file(
     Args:
         exporter: the module of ``edgekit/export/formats`` that made it.
         data: the file before any rewrite (``exporter.convert``).
-        artifact: its id, ``<format>-<precision>``.
+        form: its format.
+        precision: its precision.
         devices: the run's, by name.
         scratch: an empty folder for files that are thrown away.
         console: progress.
@@ -183,7 +182,7 @@ def choose_file(
     Raises:
         Shortfall: nothing can be measured on a device that was reached.
     """
-    form, _, precision = artifact.partition("-")
+    artifact = artifact_id(form, precision)
     data_with, applied = exporter.lowered(data)
     if not any(engines_for([form], device) for device in devices.values()):
         reason = f"not measured: no device runs {form} files"

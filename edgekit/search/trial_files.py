@@ -18,13 +18,22 @@ from edgekit.measurements import Machine, Timing
 from edgekit.profile.run import profile
 from edgekit.quantize import ptq
 from edgekit.reach.port import way
-from edgekit.types import Artifact, TensorSpec
+from edgekit.types import Artifact
 
 SECONDS = 0.6
 """Measured seconds per file and engine."""
 ROUNDS = 8
 WARMUP = 3
-_NOTHING = TensorSpec("", (), "float32", "NC")
+
+
+@dataclass(frozen=True)
+class _TrialFile:
+    """An `edgekit.profile.job.ModelFile`."""
+
+    id: str
+    format: str
+    path: str
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,10 +83,7 @@ def time_files(
         InputError: a device file states a different architecture than the machine has.
         Shortfall: nothing at all could be measured on a device that was reached and has an engine for the files.
     """
-    artifacts = [
-        Artifact(name, path.suffix[1:], "", str(path.resolve()), "", 0, 0, (), _NOTHING, _NOTHING)  # type: ignore[arg-type]
-        for name, path in files.items()
-    ]
+    trials = [_TrialFile(name, path.suffix[1:], str(path.resolve())) for name, path in files.items()]
     found: list[Trial] = []
     emulated, lost = [], {}
     for name, device in devices.items():
@@ -91,7 +97,7 @@ def time_files(
             {"engines": engines, "threads": [1], "warmup": WARMUP, "seconds": seconds, "rounds": ROUNDS}
         )
         try:
-            measured = profile(artifacts, Path(), {name: device.model_copy(update={"run": section})}, console)
+            measured = profile(trials, Path(), {name: device.model_copy(update={"run": section})}, console)
         except Unreached as trouble:
             lost[name] = str(trouble)
             console.say(f"  not timed there: {trouble}")

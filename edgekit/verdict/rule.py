@@ -26,15 +26,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from edgekit.measurements import Kind, Timing, Verdict
-from edgekit.types import Accuracy, Artifact
+from edgekit.measurements import NOISE, Kind, Timing, Verdict
+from edgekit.types import TORCH_FP32, Accuracy, Artifact
 from edgekit.verdict import stats
 
-NOISE = 0.02
-"""Without intervals, two p50 values closer than this (relative) are equal."""
 KINDS: tuple[Kind, ...] = ("measured", "emulated", "estimated")
 """Best first."""
-REFERENCE = "torch-fp32"
 _LIMITED = {"estimated": "estimated time"}
 """What the p90 limit is compared with, for kinds of timing that have no p90."""
 _STAND_INS = {"benchmark_model": "litert"}
@@ -118,7 +115,7 @@ def decide(
         return _nothing(device_name, f"nothing was timed on {device_name}, so there is nothing to choose from")
     by_id = {artifact.id: artifact for artifact in artifacts}
     scores = None if accuracy is None else _scores(device_name, accuracy)
-    reference = next((r.top1 for r in accuracy or () if r.artifact == REFERENCE and r.split == "test"), None)
+    reference = next((r.top1 for r in accuracy or () if r.artifact == TORCH_FP32 and r.split == "test"), None)
     candidates = [
         _judge(by_id[timing.artifact], timing, scores, reference, limits, max_drop, refused)
         for timing in timings
@@ -205,7 +202,7 @@ def _judge(
         misses.append(_Miss(f"it failed verification{problem}", float("inf")))
     if score is not None and max_drop is not None:
         if drop is None:
-            misses.append(_Miss(f"{REFERENCE} was not scored, so its drop is unknown", float("inf")))
+            misses.append(_Miss(f"{TORCH_FP32} was not scored, so its drop is unknown", float("inf")))
         elif drop > max_drop + 1e-6:  # 90.6 - 89.6 is 1.0000000000000009
             misses.append(
                 _Miss(f"it loses {_points(drop)} of top-1 ({max_drop:g} allowed)", (drop - max_drop) / max(max_drop, 1))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch.fx import GraphModule, Interpreter, Node
 
-from edgekit.graph.integer_arithmetic import _Integer
+from edgekit.graph.integer_arithmetic import IntegerKernel
 from edgekit.graph.ops import QUANTIZE, WEIGHTED, scopes
 from edgekit.runtime import machine
 
@@ -98,7 +98,7 @@ def first(kind: str, path: Path, graph: GraphModule, pixels: torch.Tensor, fed: 
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"none: the file's inner tensors cannot be read: {reason}"
     found = compare(graph, tensors, pixels)
-    if 2 * len(found) <= sum(isinstance(module, _Integer) for module in graph.modules()):
+    if 2 * len(found) <= sum(isinstance(module, IntegerKernel) for module in graph.modules()):
         return "none: the file's inner tensors do not match those of the quantized graph"
     wrong = [row for row in found if row.wrong]
     if wrong:
@@ -167,7 +167,7 @@ def _describe(graph: Any, node: Node) -> tuple[str, Grid] | None:
         if source.op == "placeholder":
             return "the input", _grid(node)
         return _name(source), _grid(node)
-    if node.op == "call_module" and isinstance(module := graph.get_submodule(str(node.target)), _Integer):
+    if node.op == "call_module" and isinstance(module := graph.get_submodule(str(node.target)), IntegerKernel):
         kernel = module.kernel
         return _name(kernel.node), Grid(kernel.output_scale, kernel.output_zero)
     return None

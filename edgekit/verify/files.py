@@ -26,15 +26,11 @@ from edgekit.runtime import engine_menu, machine
 from edgekit.runtime.errors import RuntimeFault
 from edgekit.runtime.port import Session, dequantize, quantize
 from edgekit.train import metrics
-from edgekit.types import Accuracy, Artifact, Split
+from edgekit.types import HOST_ENGINES, ONE_STEP, TORCH_INT8, Accuracy, Artifact, Split
 from edgekit.verify import diverge_float, diverge_int8
 
 Array = npt.NDArray[np.float32]
-ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
-"""The engine that verifies each format on the host."""
 DEVICE = "host"
-STEP = 1.5
-"""Outputs lie on one grid, so a difference is a whole number of steps, apart from float noise."""
 MOST_CLASSES = 120
 """With more classes, per-class scores would fill most of the report."""
 
@@ -55,7 +51,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Outputs:
     """One model over all images: logits of shape (images, classes)."""
 
     artifact: str
@@ -115,8 +111,8 @@ def verify(
                 column.append(_infer(artifact, session, pixels))
             advance()
     names = [(reference.name, "torch", str(torch.__version__)) for reference in references]
-    names += [(artifact.id, ENGINES[artifact.format], _version(artifact)) for artifact in artifacts]
-    runs = [_Run(*name, np.concatenate(column)) for name, column in zip(names, columns, strict=True)]
+    names += [(artifact.id, HOST_ENGINES[artifact.format], _version(artifact)) for artifact in artifacts]
+    runs = [_Outputs(*name, np.concatenate(column)) for name, column in zip(names, columns, strict=True)]
     for session in sessions:
         session.close()
     known = dict(zip((*references, *artifacts), runs, strict=True))
@@ -155,7 +151,7 @@ def check(rows: Sequence[Accuracy]) -> None:
 
 
 def _open(artifact: Artifact, folder: Path) -> Session:
-    engine = engine_menu.engine(ENGINES[artifact.format])
+    engine = engine_menu.engine(HOST_ENGINES[artifact.format])
     try:
         engine.version()
     except RuntimeFault as fault:
@@ -167,7 +163,7 @@ def _open(artifact: Artifact, folder: Path) -> Session:
 
 
 def _version(artifact: Artifact) -> str:
-    return engine_menu.engine(ENGINES[artifact.format]).version()
+    return engine_menu.engine(HOST_ENGINES[artifact.format]).version()
 
 
 def _infer(artifact: Artifact, session: Session, pixels: Array) -> Array:
@@ -184,7 +180,7 @@ def feed(artifact: Artifact, session: Session, pixels: Array) -> npt.NDArray[Any
     return quantize(fed, session.input)
 
 
-def _score(run: _Run, exact: _Run, truth: npt.NDArray[Any], labels: Sequence[str], split: Split) -> Accuracy:
+def _score(run: _Outputs, exact: _Outputs, truth: npt.NDArray[Any], labels: Sequence[str], split: Split) -> Accuracy:
     predicted = run.logits.argmax(1)
     scores = metrics.score(predicted, truth, labels, split)
     return Accuracy(
@@ -210,11 +206,11 @@ def _judge(row: Accuracy, got: Array, wanted: Array, reference: Reference, secti
     problems = []
     if reference.step is not None:
         steps = difference / reference.step
-        within = float((steps < STEP).mean())
+        within = float((steps < ONE_STEP).mean())
         row = replace(row, max_steps=float(steps.max()), within_one_step=within)
         if within < section.within_one_step:
             problems.append(
-                f"{within:.2%} of outputs within one step of torch-int8, "
+                f"{within:.2%} of outputs within one step of {TORCH_INT8}, "
                 f"verify.within_one_step asks for {section.within_one_step:.2%}"
             )
     else:

@@ -5,7 +5,6 @@ int8 weights are stored as int8; activations become uint8 (same values) because 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.errors import Shortfall
-from edgekit.export import chatter, float_operators, layer_names, onnx_weights
+from edgekit.export import chatter, float_operators, layer_names, model_file, onnx_weights
 from edgekit.export.port import Rewrites
 from edgekit.graph import onnx_floats
 from edgekit.graph.exported_program import fold_weights
@@ -27,7 +26,7 @@ from edgekit.lower.rewrites import (
     sixteen_channels,
     uint8_activations,
 )
-from edgekit.types import Artifact, TensorSpec
+from edgekit.types import FLOAT_VARIANTS, Artifact, TensorSpec
 
 OPSET = 20
 REWRITES: tuple[OnnxRewrite, ...] = (
@@ -38,8 +37,6 @@ REWRITES: tuple[OnnxRewrite, ...] = (
     sixteen_channels,
     uint8_activations,
 )
-WEIGHTS = ("fp16", "weight_only", "dynamic")
-"""Precisions that differ from float only in their weights."""
 REFUSED = {"int16x8": "ONNX Runtime has no integer kernels for int16 activations; int16x8 is a precision of tflite"}
 """Precisions that this format does not support, and why."""
 
@@ -71,12 +68,11 @@ def export(
     if precision in REFUSED:
         raise Shortfall(f"onnx-{precision}: {REFUSED[precision]}")
     converted = convert(graph, size, precision, folder)
-    data, applied = lowered(converted, rewrites(converted) if callable(rewrites) else rewrites)
-    if precision in WEIGHTS:
+    data, applied = lowered(converted, model_file.chosen(rewrites, converted))
+    if precision in FLOAT_VARIANTS:
         data = onnx_weights.apply(data, precision)
     elif precision == "int8":
         data = onnx_weights.keep_float(data)
-    name = f"model-{precision}.onnx"
     model = onnx.load_from_string(data)
     layer_names.name_onnx(model)
     data = _bytes(model)
@@ -88,21 +84,12 @@ def export(
     if precision == "int8":
         assert isinstance(graph, GraphModule)
         float_operators.check("onnx-int8", graph, floats, keep_float)
-    (folder / name).write_bytes(data)
     classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    return Artifact(
-        id=f"onnx-{precision}",
-        format="onnx",
-        precision=precision,
-        path=name,
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=len(data),
-        float_ops=len(floats),
-        float_op_names=floats if precision == "int8" else (),
-        input=TensorSpec("input", (1, 3, size, size), "float32", "NCHW"),
-        output=TensorSpec("logits", (1, classes), "float32", "NC"),
-        lowered=applied,
+    ports = (
+        TensorSpec("input", (1, 3, size, size), "float32", "NCHW"),
+        TensorSpec("logits", (1, classes), "float32", "NC"),
     )
+    return model_file.write(folder, data, "onnx", precision, floats, ports, applied)
 
 
 def convert(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> bytes:
@@ -132,8 +119,7 @@ def lowered(data: bytes, rewrites: Sequence[str] | None = None) -> tuple[bytes, 
         rewrites: names of `REWRITES`; None is all of them.
     """
     model = onnx.load_from_string(data)
-    chosen = [rewrite for rewrite in REWRITES if rewrites is None or rewrite.NAME in rewrites]
-    applied = tuple(rewrite.NAME for rewrite in chosen if rewrite.apply(model))
+    applied = model_file.rewrite(REWRITES, rewrites, model)
     onnx_weights.unshare_constants(model.graph)
     return _bytes(model), applied
 
@@ -174,4 +160,4 @@ def _first(error: BaseException) -> str:
     """First line of the innermost cause that has a message."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return model_file.first_line(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,20 +10,17 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.errors import Shortfall
-from edgekit.export import chatter, float_operators, layer_names
+from edgekit.export import chatter, float_operators, layer_names, model_file
 from edgekit.export.port import Rewrites
 from edgekit.graph.tflite_table import Table
 from edgekit.lower.port import TfliteRewrite
 from edgekit.lower.rewrites import same_padding
-from edgekit.types import Artifact
+from edgekit.types import FLOAT_VARIANTS, INTEGERS, Artifact
 
 REWRITES: tuple[TfliteRewrite, ...] = (same_padding,)
 LOG = "export.log"
 REFUSED: dict[str, str] = {}
 """Precisions that this format does not support, and why."""
-INTEGERS = ("int8", "int16x8")
-WEIGHTS = ("fp16", "weight_only", "dynamic")
-"""Precisions that differ from float only in their weights."""
 
 
 def export(
@@ -51,8 +47,8 @@ def export(
         Shortfall: the converter refuses the network, or an integer file would compute in float what was not asked to.
     """
     converted = convert(graph, size, precision, folder)
-    data, applied = lowered(converted, rewrites(converted) if callable(rewrites) else rewrites)
-    if precision in WEIGHTS:
+    data, applied = lowered(converted, model_file.chosen(rewrites, converted))
+    if precision in FLOAT_VARIANTS:
         data = _store_weights(data, precision, folder / LOG)
     data = layer_names.name_tflite(data, graph)
     table = Table(data)
@@ -60,21 +56,8 @@ def export(
     if precision in INTEGERS:
         assert isinstance(graph, GraphModule)
         float_operators.check(f"tflite-{precision}", graph, floats, keep_float)
-    name = f"model-{precision}.tflite"
-    (folder / name).write_bytes(data)
-    return Artifact(
-        id=f"tflite-{precision}",
-        format="tflite",
-        precision=precision,
-        path=name,
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=len(data),
-        float_ops=len(floats),
-        float_op_names=floats if precision in INTEGERS else (),
-        input=table.port(table.graph.inputs[0], "NHWC"),
-        output=table.port(table.graph.outputs[0], "NC"),
-        lowered=applied,
-    )
+    ports = table.port(table.graph.inputs[0], "NHWC"), table.port(table.graph.outputs[0], "NC")
+    return model_file.write(folder, data, "tflite", precision, floats, ports, applied)
 
 
 def convert(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> bytes:
@@ -121,7 +104,7 @@ def _store_weights(data: bytes, precision: str, log: Path) -> bytes:
 
 
 def _refused(precision: str, error: Exception) -> Shortfall:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = model_file.first_line(error)
     return Shortfall(f"tflite-{precision}: the converter refuses this network: {reason}; see {LOG}")
 
 
@@ -133,8 +116,7 @@ def lowered(data: bytes, rewrites: Sequence[str] | None = None) -> tuple[bytes, 
         rewrites: names of `REWRITES`; None is all of them.
     """
     edited = bytearray(data)
-    chosen = [rewrite for rewrite in REWRITES if rewrites is None or rewrite.NAME in rewrites]
-    applied = tuple(rewrite.NAME for rewrite in chosen if rewrite.apply(edited))
+    applied = model_file.rewrite(REWRITES, rewrites, edited)
     return bytes(edited), applied
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from edgekit.errors import need
 from edgekit.inspect import model_graph
 from edgekit.inspect.file_report import FileReport, Port
-from edgekit.inspect.model_graph import Graph, Op, Value
+from edgekit.inspect.model_graph import FileGraph, Op, Value
 
 ENGINES: tuple[str, ...] = ("onnxruntime",)
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
@@ -127,7 +127,7 @@ def _close(model: Any) -> list[str]:
     return [f"open dimensions are counted as 1: {', '.join(found)}"]
 
 
-def _read(graph: Any) -> tuple[Graph, dict[str, Any]]:
+def _read(graph: Any) -> tuple[FileGraph, dict[str, Any]]:
     """The graph after shape inference, and its constants (TensorProto by name)."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     constants |= {sparse.values.name: sparse.values for sparse in graph.sparse_initializer}
@@ -153,7 +153,7 @@ def _read(graph: Any) -> tuple[Graph, dict[str, Any]]:
     made = {name for op in ops for name in op.outputs} | set(values)
     if lost := [name for op in ops for name in op.inputs if name and name not in made]:
         raise ValueError(f'no operator produces "{lost[0]}"')
-    return Graph(ops, values, inputs, tuple(value.name for value in graph.output)), constants
+    return FileGraph(ops, values, inputs, tuple(value.name for value in graph.output)), constants
 
 
 def _sane(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -177,7 +177,7 @@ def _is_float(value: Value | None) -> bool:
     return value is None or "float" in value.dtype
 
 
-def _macs(graph: Graph) -> tuple[int, dict[str, int], list[str]]:
+def _macs(graph: FileGraph) -> tuple[int, dict[str, int], list[str]]:
     total, left, unknown = 0, Counter[str](), []
     for op in graph.ops:
         if op.kind in NOT_COUNTED or "." in op.kind:
@@ -200,7 +200,7 @@ def _macs(graph: Graph) -> tuple[int, dict[str, int], list[str]]:
     return total, dict(left), unknown
 
 
-def _fused(graph: Graph, in_float: set[str]) -> Graph:
+def _fused(graph: FileGraph, in_float: set[str]) -> FileGraph:
     """The graph as engines compute it: between DequantizeLinear and QuantizeLinear, operators work on integers.
 
     Args:
@@ -264,7 +264,7 @@ def _fused(graph: Graph, in_float: set[str]) -> Graph:
     return dataclasses.replace(graph, ops=tuple(ops), values=values)
 
 
-def _port(graph: Graph, constants: dict[str, Any], name: str) -> Port:
+def _port(graph: FileGraph, constants: dict[str, Any], name: str) -> Port:
     """A port; the scale of an integer one is found in the DequantizeLinear or QuantizeLinear next to it."""
     from onnx import numpy_helper
 

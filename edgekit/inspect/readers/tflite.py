@@ -10,7 +10,7 @@ from typing import Any
 from edgekit.errors import need
 from edgekit.inspect import model_graph
 from edgekit.inspect.file_report import FileReport, Port
-from edgekit.inspect.model_graph import Graph, Op, Value
+from edgekit.inspect.model_graph import FileGraph, Op, Value
 
 ENGINES: tuple[str, ...] = ("litert", "tflite_runtime", "tensorflow")
 WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL", "CONV_3D"}
@@ -79,7 +79,7 @@ def inspect(data: bytes, file: str) -> FileReport:
     )
 
 
-def _read(table: Any, length: int) -> Graph:
+def _read(table: Any, length: int) -> FileGraph:
     """The first subgraph. Everything in it is validated here, since the generated reader validates nothing."""
     graph, model = table.graph, table.model
     values = {}
@@ -104,7 +104,7 @@ def _read(table: Any, length: int) -> Graph:
     if "" in (*sources, *sinks) or not sinks:
         raise ValueError("inputs or outputs are missing")
     state = [str(index) for index, tensor in enumerate(graph.tensors) if tensor.isVariable]
-    return Graph(tuple(ops), values, sources, sinks, state)
+    return FileGraph(tuple(ops), values, sources, sinks, state)
 
 
 def _indices(found: Any, values: dict[str, Value]) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ def _port(table: Any, index: int) -> Port:
     return Port(_name(table, index), _shape(tensor), _dtype(table, tensor), scale, None if grid is None else zero)
 
 
-def _macs(graph: Graph) -> tuple[int, dict[str, int]]:
+def _macs(graph: FileGraph) -> tuple[int, dict[str, int]]:
     total, left = 0, Counter[str]()
     for op in graph.ops:
         if op.kind in NOT_COUNTED or op.kind.startswith(("CUSTOM", "BUILTIN_")):
@@ -168,7 +168,7 @@ def _macs(graph: Graph) -> tuple[int, dict[str, int]]:
     return total, dict(left)
 
 
-def _products(op: Op, graph: Graph) -> int:
+def _products(op: Op, graph: FileGraph) -> int:
     """Multiply-adds, based on the weight layouts in TFLite's documentation."""
     if "" in (*op.inputs[:2], *op.outputs[:1]):
         raise ValueError(f"{op.kind} {op.name} lacks an input or its output")
@@ -188,7 +188,7 @@ def _products(op: Op, graph: Graph) -> int:
     return out * math.prod(shapes[0][-2:]) // max(rows, 1)
 
 
-def _sizes(table: Any, graph: Graph) -> dict[str, int]:
+def _sizes(table: Any, graph: FileGraph) -> dict[str, int]:
     """Bytes by type; a buffer shared by several tensors counts once."""
     owners = {tensor.buffer: str(index) for index, tensor in reversed(list(enumerate(table.graph.tensors)))}
     found: Counter[str] = Counter()

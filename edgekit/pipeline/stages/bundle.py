@@ -9,15 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgekit import __version__
+from edgekit import __version__, checkpoint_file
 from edgekit.config.recipe import VerifySection
-from edgekit.disk import json_file
 from edgekit.errors import InputError, Shortfall
 from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import git_commit
 from edgekit.pipeline.state import Run
-from edgekit.types import Accuracy, Artifact, Checkpoint, InputSpec, Quantization
-from edgekit.verdict.rule import REFERENCE
+from edgekit.types import TORCH_FP32, Accuracy, Artifact, Checkpoint, InputSpec, Quantization
 
 RESUMABLE = False
 
@@ -83,13 +81,13 @@ def _contents(run: Run, section: VerifySection, name: str) -> tuple[dict[str, An
     from edgekit.data import index_file
     from edgekit.deploy import golden_vectors
 
-    checkpoint = json_file.load(run.network.path / "checkpoint.json", Checkpoint)
-    index = index_file.load(run.done["data"].path)
+    checkpoint = checkpoint_file.load(run.network.path)
+    index, root = index_file.load_rooted(run.done["data"].path)
     scores: list[Accuracy] = run.read("verify", "accuracy.json", list[Accuracy])
     rows = {artifact.id: [row for row in scores if row.artifact == artifact.id] for artifact in run.artifacts}
     artifacts = [each for each in run.artifacts if rows[each.id] and all(row.passed for row in rows[each.id])]
     samples = golden_vectors.choose(index.split(scores[0].split), run.recipe.data.seed)
-    golden = golden_vectors.inputs(samples, index_file.root_of(index, run.done["data"].path), checkpoint.input)
+    golden = golden_vectors.inputs(samples, root, checkpoint.input)
     members = {"labels.txt": _labels(checkpoint.labels), "golden/inputs.npy": golden_vectors.npy(golden.pixels)}
     members |= golden.images
     entries = []
@@ -190,7 +188,7 @@ def _provenance(run: Run, checkpoint: Checkpoint, scores: list[Accuracy]) -> dic
     if quantization:
         hashes["calibration images"] = quantization.calibration_sha256
     keys = ("engine", "engine_version", "device", "split", "images", "top1")
-    reference = (row for row in scores if row.artifact == REFERENCE)
+    reference = (row for row in scores if row.artifact == TORCH_FP32)
     return {
         "reference": next(({key: getattr(row, key) for key in keys} for row in reference), None),
         "edgekit": __version__,

@@ -14,7 +14,7 @@ from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.stages import lower
 from edgekit.pipeline.state import Run
-from edgekit.types import Artifact, InputSpec, Quantization, Rewrite, Sample, Skipped
+from edgekit.types import INTEGERS, Artifact, InputSpec, Quantization, Rewrite, Sample, Skipped, artifact_id
 
 INT16X8 = "int16x8.pt2"
 """The graph that the int16x8 file was made from, for the verify stage."""
@@ -52,12 +52,12 @@ def build(run: Run, section: ExportSection, work: Path) -> None:
         for precision in precisions:
             graph, size = _source(run, precision, work)
             for name in dict.fromkeys(section.formats):
-                file = f"{name}-{precision}"
+                file = artifact_id(name, precision)
                 made_by = exporter(name)
                 refusal = made_by.REFUSED.get(precision, "")
                 try:
                     if not refusal:
-                        rewrites = lower.for_file(run, made_by, file, work, rows)
+                        rewrites = lower.for_file(run, made_by, name, precision, work, rows)
                         artifacts.append(made_by.export(graph, size, precision, work, rewrites, keep_float))
                 except Shortfall as trouble:
                     if section.on_failure == "stop":
@@ -87,7 +87,7 @@ def after(run: Run) -> None:
 
 def _calibrated(artifact: Artifact, made: Quantization) -> Artifact:
     """Add the hash of the images that determined its ranges."""
-    if artifact.precision not in ("int8", "int16x8"):
+    if artifact.precision not in INTEGERS:
         return artifact
     return replace(artifact, calibration_sha256=made.calibration_sha256)
 
@@ -100,11 +100,10 @@ def remark(run: Run) -> str:
 
 def _source(run: Run, precision: str, work: Path) -> tuple[Any, int]:
     """The torch graph that the files of a precision carry, and the side of its input."""
-    from edgekit import models
     from edgekit.export import sources
     from edgekit.graph import exported_program
 
-    module, checkpoint = models.load(run.network.path)
+    module, checkpoint = run.load(run.network)
     size = checkpoint.input.size
     if precision == "int8":
         return exported_program.load(run.done["quantize"].path / "quantized.pt2"), size
@@ -120,10 +119,10 @@ def _calibration(run: Run, spec: InputSpec) -> Iterable[Any]:
     from edgekit.data import index_file, split
     from edgekit.quantize.calibration_images import Images
 
-    index = index_file.load(run.done["data"].path)
+    index, root = index_file.load_rooted(run.done["data"].path)
     samples: list[Sample] | None = run.read("quantize", "calibration.json", list[Sample])
     if samples is None:
         usual = QuantizeSection()
         count = min(usual.calibration, len(index.split("train")))
         samples = list(split.calibration(index, count, usual.seed))
-    return Images(index_file.root_of(index, run.done["data"].path), samples, spec)
+    return Images(root, samples, spec)

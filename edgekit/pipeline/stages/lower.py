@@ -16,7 +16,7 @@ from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
 from edgekit.runtime import machine
-from edgekit.types import Rewrite
+from edgekit.types import FLOAT_VARIANTS, Rewrite, artifact_id
 
 if TYPE_CHECKING:
     from edgekit.export.port import Exporter
@@ -58,16 +58,14 @@ def build(run: Run, section: Sections, work: Path) -> None:
     """Write ``rewrites.json``."""
     import torch
 
-    from edgekit import models
     from edgekit.data.split import calibration
     from edgekit.data.transforms import levels
     from edgekit.quantize.calibration_images import Images
     from edgekit.search import rewrites
 
     quantize, export = section
-    module, checkpoint = models.load(run.network.path)
-    index = index_file.load(run.done["data"].path)
-    root = index_file.root_of(index, run.done["data"].path)
+    module, checkpoint = run.load(run.network)
+    index, root = index_file.load_rooted(run.done["data"].path)
     samples = calibration(index, quantize.calibration, quantize.seed)[:IMAGES]
     with TemporaryDirectory(dir=work) as scratch:
         rows = rewrites.choose_graph(
@@ -135,28 +133,29 @@ def allowed(run: Run) -> list[str] | None:
 
 
 def for_file(
-    run: Run, exporter: Exporter, artifact: str, work: Path, rows: list[Rewrite]
+    run: Run, exporter: Exporter, form: str, precision: str, work: Path, rows: list[Rewrite]
 ) -> Callable[[bytes], list[str]]:
     """The `rewrites` function for ``exporter.export``: chooses those of one converted file and adds them to `rows`."""
 
     def choose(data: bytes) -> list[str]:
-        from edgekit.export import sources
         from edgekit.search import rewrites
 
-        form, _, precision = artifact.partition("-")
+        artifact = artifact_id(form, precision)
         matching = exporter.lowered(data)[1]
         why, pinned = why_not_timed(run), run.recipe.lower.rewrites
-        float32 = {row.name: row for row in rows if row.artifact == f"{form}-fp32"}
+        float32 = {row.name: row for row in rows if row.artifact == artifact_id(form, "fp32")}
         if why:
             found = [Rewrite(name, form, pinned is None or name in pinned, why, artifact=artifact) for name in matching]
-        elif precision in sources.FLOAT and set(matching) <= set(float32):  # the same operators at the same speed
+        elif precision in FLOAT_VARIANTS and set(matching) <= set(float32):  # the same operators at the same speed
             found = [
                 replace(float32[name], artifact=artifact, reason=f"as for {form}-fp32: {float32[name].reason}")
                 for name in matching
             ]
         else:
             with TemporaryDirectory(dir=work) as scratch:
-                found = rewrites.choose_file(exporter, data, artifact, run.job.devices, Path(scratch), run.console)
+                found = rewrites.choose_file(
+                    exporter, data, form, precision, run.job.devices, Path(scratch), run.console
+                )
         rows.extend(found)
         return [row.name for row in found if row.applied]
 

@@ -25,7 +25,7 @@ from edgekit.runtime import machine
 from edgekit.types import Accuracy, Split
 
 if TYPE_CHECKING:
-    from edgekit.profile.job import Golden
+    from edgekit.profile.job import GoldenImages
 
 RESUMABLE = True
 RAW = "raw"
@@ -119,20 +119,19 @@ def _compared(run: Run) -> bool:
 
 def _reference(run: Run, work: Path) -> Path:
     """The file for PyTorch: not an output of the export stage, and never in a bundle."""
-    from edgekit import models
     from edgekit.profile import torch_reference
 
-    module, checkpoint = models.load(run.network.path)
+    module, checkpoint = run.load(run.network)
     path = work / torch_reference.FILE
     torch_reference.write(module, checkpoint.input.size, path)
     return path
 
 
-def _golden(run: Run) -> Golden | None:
+def _golden(run: Run) -> GoldenImages | None:
     """What is run end to end on devices."""
-    from edgekit.profile.job import Golden
+    from edgekit.profile.job import GoldenImages
 
-    return Golden.of(run.bundle) if run.bundle else None
+    return GoldenImages.of(run.bundle) if run.bundle else None
 
 
 def _wanted(run: Run) -> int:
@@ -148,14 +147,12 @@ def _accuracy(run: Run, devices: Mapping[str, Device], keep: Path) -> tuple[list
     import numpy as np
     import torch
 
-    from edgekit import models
     from edgekit.data.dataset import ImageSet
     from edgekit.data.transforms import fit, open_rgb
     from edgekit.profile import accuracy
 
-    module, checkpoint = models.load(run.network.path)
-    index = index_file.load(run.done["data"].path)
-    root = index_file.root_of(index, run.done["data"].path)
+    module, checkpoint = run.load(run.network)
+    index, root = index_file.load_rooted(run.done["data"].path)
     split: Split = "test" if index.split("test") else "val"
     every = ImageSet(index, root, split, checkpoint.input)
     places = accuracy.choose(len(every), _wanted(run), run.recipe.data.seed)

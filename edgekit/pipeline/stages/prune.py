@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgekit.config.recipe import ExportSection, PruneSection
 from edgekit.data import index_file
 from edgekit.data.listing import expand
 from edgekit.disk import json_file
-from edgekit.errors import InputError, Shortfall, Unreached
+from edgekit.errors import Shortfall
 from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
 from edgekit.runtime import machine
-from edgekit.types import Checkpoint, Epoch, Index, PrunePlan, Pruning
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from edgekit.search.prune_latency import Stopwatch
+from edgekit.types import Epoch, PrunePlan, Pruning
 
 RESUMABLE = True
-SCRATCH = "trial-"
-IMAGES = 2
-"""Images to calibrate files that are only timed, whose accuracy does not matter."""
-BATCH, BATCHES = 16, 16
-"""Training images for scores that need gradients: the batch size, and how many."""
 
 
 def section(run: Run) -> PruneSection | Skip:
@@ -72,15 +59,20 @@ def build(run: Run, section: PruneSection, work: Path) -> None:
 
     from edgekit import models
     from edgekit.prune import apply
+    from edgekit.search import pruning_choice
     from edgekit.train import distill, loop
 
-    whole, before = models.load(run.done["train"].path)
+    whole, before = run.load(run.done["train"])
     size = before.input.size
-    index = index_file.load(run.done["data"].path)
-    root = index_file.root_of(index, run.done["data"].path)
+    index, root = index_file.load_rooted(run.done["data"].path)
     made = work / "pruning.json"
     if not made.is_file():  # otherwise a killed run has already decided
-        json_file.save(made, _decide(run, section, whole, before, index, root, work))
+        plan = json_file.load(expand(section.plan, run.job.base), PrunePlan) if section.plan is not None else None
+        formats = (run.recipe.export or ExportSection()).formats
+        given = pruning_choice.Given(
+            section, before.input, index, root, plan, run.job.devices, formats, run.recipe.quantize, work, run.console
+        )
+        json_file.save(made, pruning_choice.decide(whole, given))
     pruning = json_file.load(made, Pruning)
     run.console.say(f"  {pruning.plan}")
     run.console.say(f"  {_share(pruning.macs)} of the multiply-adds, {_share(pruning.parameters)} of the parameters")
@@ -126,146 +118,6 @@ def after(run: Run) -> None:
 def remark(run: Run) -> str:
     """Nothing to say."""
     return ""
-
-
-def _decide(
-    run: Run, section: PruneSection, whole: nn.Module, before: Checkpoint, index: Index, root: Path, work: Path
-) -> Pruning:
-    """Decide which channels to remove, and what that alone does to cost and latency."""
-    import copy
-
-    from edgekit import models
-    from edgekit.data.dataset import ImageSet, batches
-    from edgekit.prune import apply, planning
-    from edgekit.search import prune_latency
-
-    size = before.input.size
-    images = ImageSet(index, root, "train", before.input, seed=section.seed)
-
-    def examples() -> Any:
-        return islice(batches(images, BATCH, epoch=0), BATCHES) if len(images) else ()
-
-    def after(plan: PrunePlan) -> nn.Module:
-        pruned = copy.deepcopy(whole)
-        apply.apply(pruned, plan, size)
-        apply.check(whole, pruned, plan, size)
-        return pruned
-
-    def at(kind: str, share: float) -> tuple[PrunePlan, nn.Module]:
-        plan = planning.decide(whole, size, section, examples, kind, share)
-        return plan, after(plan)
-
-    for left in work.glob(f"{SCRATCH}*"):  # left by a killed run
-        shutil.rmtree(left)
-    with TemporaryDirectory(dir=work, prefix=SCRATCH) as scratch:
-
-        def stopwatch() -> tuple[Stopwatch | None, str]:
-            return _stopwatch(run, section, whole, before, index, root, Path(scratch))
-
-        latency = None
-        if section.latency is not None:
-            clock, where = stopwatch()
-            assert clock is not None
-            plan, pruned, latency = prune_latency.search(
-                lambda share: at("macs", share), clock, section.latency, run.console
-            )
-            target = f"latency = {section.latency:g}"
-        else:
-            if section.plan is not None:
-                plan = json_file.load(expand(section.plan, run.job.base), PrunePlan)
-                pruned = after(plan)
-                target = f"plan = {section.plan}"
-            else:
-                kind = "macs" if section.macs is not None else "parameters"
-                share = getattr(section, kind)
-                plan, pruned = at(kind, share)
-                target = f"{kind} = {share:g}"
-            clock, where = stopwatch()
-            latency = clock(pruned) if clock else None
-    json_file.save(work / "prune.json", plan)
-    if latency is None:
-        run.console.say(f"  latency: {where}")
-    else:
-        was, now = latency
-        run.console.say(f"  latency: {now:.3g} ms, unpruned {was:.3g} ms ({where})")
-        if now >= was:
-            raise Shortfall(
-                f"prune: the pruned network is not faster: {now:.3g} ms, unpruned {was:.3g} ms ({where}); prune more, "
-                "set prune.round_to = 16, or leave [prune] out for this device"
-            )
-    (old_parameters, old_macs), (new_parameters, new_macs) = models.count(whole, size), models.count(pruned, size)
-    return Pruning(
-        plan=plan,
-        score=section.score if section.plan is None else "replayed",
-        target=target,
-        channels=_channels(whole, pruned),
-        parameters=(old_parameters, new_parameters),
-        macs=(old_macs, new_macs),
-        latency_ms=latency,
-        latency_where=where,
-        accuracy=(None, None, None),
-    )
-
-
-def _stopwatch(
-    run: Run, section: PruneSection, whole: nn.Module, before: Checkpoint, index: Index, root: Path, scratch: Path
-) -> tuple[Stopwatch | None, str]:
-    """A stopwatch on the first device of the run that measures time, and a description; or None and the reason."""
-    import torch
-
-    from edgekit.data.split import calibration
-    from edgekit.data.transforms import evaluate, levels, open_rgb
-    from edgekit.search import trial_files
-    from edgekit.search.prune_latency import Setting, Stopwatch
-
-    if not run.job.devices:
-        if section.latency is not None:
-            raise InputError("prune.latency needs a device to measure on: add a [profile] section or --device")
-        return None, "not measured: no device was given"
-    timed = [(name, device) for name, device in run.job.devices.items() if trial_files.is_timed(device)]
-    if not timed:
-        names = ", ".join(run.job.devices)
-        if section.latency is not None:
-            raise InputError(
-                f"prune.latency needs a device where time is measured, but {names} is emulated: add --device host"
-            )
-        return None, f"not measured: {names} is emulated"
-    name, device = timed[0]
-    images = [
-        torch.from_numpy(evaluate(open_rgb(root / sample.path), before.input))
-        for sample in calibration(index, IMAGES, section.seed)
-    ]
-    if run.recipe.quantize and not images:
-        return None, "not measured: no training images to calibrate int8 files with"
-    setting = Setting(
-        name,
-        device,
-        (run.recipe.export or ExportSection()).formats,
-        run.recipe.quantize,
-        before.input.size,
-        images,
-        torch.from_numpy(levels(before.input)),
-        scratch,
-        run.console,
-    )
-    try:
-        stopwatch = Stopwatch(whole, setting)
-    except Unreached as trouble:
-        if section.latency is not None:
-            raise Shortfall(f"prune.latency: {trouble}") from None
-        return None, f"not measured: {trouble}"
-    return stopwatch, stopwatch.where
-
-
-def _channels(whole: nn.Module, pruned: nn.Module) -> dict[str, tuple[int, int]]:
-    """Outputs before and after, of the layers that lost some."""
-    now = dict(pruned.named_modules())
-    widths = {
-        name: (layer.weight.shape[0], now[name].weight.shape[0])
-        for name, layer in whole.named_modules()
-        if hasattr(layer, "weight") and layer.weight is not None and layer.weight.ndim > 1
-    }
-    return {name: (was, is_) for name, (was, is_) in widths.items() if was != is_}
 
 
 def _share(pair: tuple[int, int]) -> str:

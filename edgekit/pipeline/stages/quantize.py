@@ -106,7 +106,6 @@ def material(run: Run, section: QuantizeSection, scratch: Path) -> Material:
     """
     import torch
 
-    from edgekit import models
     from edgekit.data.dataset import ImageSet
     from edgekit.data.split import calibration
     from edgekit.data.transforms import levels
@@ -115,9 +114,9 @@ def material(run: Run, section: QuantizeSection, scratch: Path) -> Material:
     from edgekit.search.ladder import Material
 
     recipe = run.recipe
-    module, checkpoint = models.load(run.network.path)
-    index = index_file.load(run.done["data"].path)
-    root, spec = index_file.root_of(index, run.done["data"].path), checkpoint.input
+    module, checkpoint = run.load(run.network)
+    index, root = index_file.load_rooted(run.done["data"].path)
+    spec = checkpoint.input
     samples = calibration(index, section.calibration, section.seed)
     more = min(len(samples) + gains.IMAGES, len(index.split("train")))
     held_out = calibration(index, more, section.seed)[len(samples) :]  # a longer list begins with the shorter one

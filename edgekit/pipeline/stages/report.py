@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgekit import __version__
+from edgekit import __version__, checkpoint_file
 from edgekit.config.recipe import Recipe
 from edgekit.data import index_file
 from edgekit.disk import json_file
@@ -16,7 +16,7 @@ from edgekit.pipeline.provenance import git_commit
 from edgekit.pipeline.state import Run
 from edgekit.report import files
 from edgekit.report.contents import Provenance, gather
-from edgekit.types import Accuracy, Checkpoint, Pruning, Quantization, Rewrite
+from edgekit.types import Accuracy, Pruning, Quantization, Rewrite
 from edgekit.verdict import rule as verdict
 
 RESUMABLE = False
@@ -62,7 +62,7 @@ def build(run: Run, section: Recipe, work: Path) -> None:
         recipe=run.recipe.model_dump(mode="json"),
         stages=run.rows,
         provenance=_provenance(run),
-        checkpoint=json_file.load(run.network.path / "checkpoint.json", Checkpoint),
+        checkpoint=checkpoint_file.load(run.network.path),
         index=index_file.load(run.done["data"].path),
         artifacts=artifacts,
         accuracy=[*accuracy, *on_devices],

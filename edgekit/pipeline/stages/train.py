@@ -38,9 +38,8 @@ def build(run: Run, section: TrainSection | None, work: Path) -> None:
     """Write a checkpoint."""
     from edgekit.train import loop
 
-    folder = run.done["data"].path
-    index = index_file.load(folder)
-    loop.train(run.recipe, index, index_file.root_of(index, folder), run.job.base, work, run.console)
+    index, root = index_file.load_rooted(run.done["data"].path)
+    loop.train(run.recipe, index, root, run.job.base, work, run.console)
 
 
 def failed(run: Run, trouble: Shortfall) -> None:

@@ -14,7 +14,7 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
-from edgekit.types import Split
+from edgekit.types import FLOAT_VARIANTS, TORCH_FP32, TORCH_INT8, Split
 
 RESUMABLE = False
 
@@ -56,28 +56,27 @@ def after(run: Run) -> None:
 
 
 def _score(run: Run, section: VerifySection, work: Path) -> None:
-    from edgekit import models
     from edgekit.data.dataset import ImageSet
     from edgekit.graph import exported_program, integer_arithmetic
     from edgekit.verify import files as verify
 
-    module, checkpoint = models.load(run.network.path)
-    index = index_file.load(run.done["data"].path)
+    module, checkpoint = run.load(run.network)
+    index, root = index_file.load_rooted(run.done["data"].path)
     split: Split = "test" if index.split("test") else "val"
     if not index.split(split):
         raise InputError("verify: the data has neither a test nor a validation split; set data.test")
-    images = ImageSet(index, index_file.root_of(index, run.done["data"].path), split, checkpoint.input)
+    images = ImageSet(index, root, split, checkpoint.input)
     quantized = None
     if "quantize" in run.done:
         graph = exported_program.load(run.done["quantize"].path / "quantized.pt2")
         quantized = verify.Reference(
-            "torch-int8", integer_arithmetic.integer_graph(graph), exported_program.output_scale(graph)
+            TORCH_INT8, integer_arithmetic.integer_graph(graph), exported_program.output_scale(graph)
         )
     rows = verify.verify(
         images,
         split,
         checkpoint.labels,
-        verify.Reference("torch-fp32", module),
+        verify.Reference(TORCH_FP32, module),
         quantized,
         run.artifacts,
         run.done["export"].path,
@@ -98,7 +97,7 @@ def _others(run: Run, module: Any, size: int) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for precision in dict.fromkeys(artifact.precision for artifact in run.artifacts):
-        if precision in sources.FLOAT:
+        if precision in FLOAT_VARIANTS:
             graph = sources.reference(module, size, precision)
             found[precision] = verify.Reference(
                 f"torch-{precision}", graph, None, *sources.BOUNDS.get(precision, (None, None))

@@ -1,0 +1,189 @@
+"""Which channels go, and what that alone does to cost and latency."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgekit import models
+from edgekit.config.recipe import PruneSection, QuantizeSection
+from edgekit.console import Console
+from edgekit.data.dataset import ImageSet, batches
+from edgekit.data.split import calibration
+from edgekit.data.transforms import evaluate, levels, open_rgb
+from edgekit.device.file import Device
+from edgekit.disk import json_file
+from edgekit.errors import InputError, Shortfall, Unreached
+from edgekit.prune import apply, planning
+from edgekit.search import prune_latency, trial_files
+from edgekit.search.prune_latency import Setting, Stopwatch
+from edgekit.types import Index, InputSpec, PrunePlan, Pruning
+
+SCRATCH = "trial-"
+IMAGES = 2
+"""Calibrate the files that are timed: they must run, not be right."""
+BATCH, BATCHES = 16, 16
+"""Training images behind scores that need gradients: the size of a batch, and how many."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What decides, besides the network."""
+
+    section: PruneSection
+    spec: InputSpec
+    index: Index
+    root: Path
+    """Folder that the index's paths start from."""
+    plan: PrunePlan | None
+    """To be replayed; None decides on one."""
+    devices: Mapping[str, Device]
+    """By name; the first where time is measured counts."""
+    formats: Sequence[str]
+    quantize: QuantizeSection | None
+    """The recipe's; None times fp32."""
+    work: Path
+    """Gets ``prune.json``, and files that are thrown away."""
+    console: Console
+
+
+def decide(whole: nn.Module, given: Given) -> Pruning:
+    """Decide on a plan, and write it as ``prune.json``.
+
+    Args:
+        whole: the unpruned network, in eval mode.
+        given: the recipe's wishes, the images and the devices.
+
+    Raises:
+        InputError: the section cannot be met here.
+        Shortfall: the pruned network is not faster, or not fast enough.
+    """
+    section, size = given.section, given.spec.size
+    for left in given.work.glob(f"{SCRATCH}*"):  # by a killed run
+        shutil.rmtree(left)
+    latency = None
+    with TemporaryDirectory(dir=given.work, prefix=SCRATCH) as scratch:
+        if section.latency is not None:
+            clock, where = stopwatch(whole, given, Path(scratch))
+            assert clock is not None
+            plan, pruned, latency = prune_latency.search(
+                lambda share: _at(whole, given, "macs", share), clock, section.latency, given.console
+            )
+            target = f"latency = {section.latency:g}"
+        else:
+            if given.plan is not None:
+                plan, pruned = given.plan, _pruned(whole, given.plan, size)
+                target = f"plan = {section.plan}"
+            else:
+                kind = "macs" if section.macs is not None else "parameters"
+                share = getattr(section, kind)
+                plan, pruned = _at(whole, given, kind, share)
+                target = f"{kind} = {share:g}"
+            clock, where = stopwatch(whole, given, Path(scratch))
+            latency = clock(pruned) if clock else None
+    json_file.save(given.work / "prune.json", plan)
+    _check_faster(latency, where, given.console)
+    (old_parameters, old_macs), (new_parameters, new_macs) = models.count(whole, size), models.count(pruned, size)
+    return Pruning(
+        plan=plan,
+        score=section.score if section.plan is None else "replayed",
+        target=target,
+        channels=_channels(whole, pruned),
+        parameters=(old_parameters, new_parameters),
+        macs=(old_macs, new_macs),
+        latency_ms=latency,
+        latency_where=where,
+        accuracy=(None, None, None),
+    )
+
+
+def _at(whole: nn.Module, given: Given, kind: str, share: float) -> tuple[PrunePlan, nn.Module]:
+    """A plan that leaves a share of the multiply-adds or parameters, and what it leaves."""
+    images = ImageSet(given.index, given.root, "train", given.spec, seed=given.section.seed)
+
+    def examples() -> Iterable[Any]:
+        return islice(batches(images, BATCH, epoch=0), BATCHES) if len(images) else ()
+
+    plan = planning.decide(whole, given.spec.size, given.section, examples, kind, share)
+    return plan, _pruned(whole, plan, given.spec.size)
+
+
+def _pruned(whole: nn.Module, plan: PrunePlan, size: int) -> nn.Module:
+    pruned = copy.deepcopy(whole)
+    apply.apply(pruned, plan, size)
+    apply.check(whole, pruned, plan, size)
+    return pruned
+
+
+def _check_faster(latency: tuple[float, float] | None, where: str, console: Console) -> None:
+    if latency is None:
+        console.say(f"  latency: {where}")
+        return
+    was, now = latency
+    console.say(f"  latency: {now:.3g} ms, unpruned {was:.3g} ms ({where})")
+    if now >= was:
+        raise Shortfall(
+            f"prune: the pruned network is not faster: {now:.3g} ms, unpruned {was:.3g} ms ({where}); prune more, "
+            "let prune.round_to be 16, or leave [prune] out for this device"
+        )
+
+
+def stopwatch(whole: nn.Module, given: Given, scratch: Path) -> tuple[Stopwatch | None, str]:
+    """What times networks on the first device where time is measured, and where; or None, and why not."""
+    if not given.devices:
+        if given.section.latency is not None:
+            raise InputError("prune.latency needs a device to measure on: add a [profile] section or --device")
+        return None, "not measured: no device was given"
+    timed = [(name, device) for name, device in given.devices.items() if trial_files.is_timed(device)]
+    if not timed:
+        names = ", ".join(given.devices)
+        if given.section.latency is not None:
+            raise InputError(
+                f"prune.latency needs a device where time is measured, and {names} is emulated: add --device host"
+            )
+        return None, f"not measured: {names} is emulated"
+    name, device = timed[0]
+    images = [
+        torch.from_numpy(evaluate(open_rgb(given.root / sample.path), given.spec))
+        for sample in calibration(given.index, IMAGES, given.section.seed)
+    ]
+    if given.quantize and not images:
+        return None, "not measured: no training images to calibrate int8 files with"
+    setting = Setting(
+        name,
+        device,
+        given.formats,
+        given.quantize,
+        given.spec.size,
+        images,
+        torch.from_numpy(levels(given.spec)),
+        scratch,
+        given.console,
+    )
+    try:
+        stopwatch = Stopwatch(whole, setting)
+    except Unreached as trouble:
+        if given.section.latency is not None:
+            raise Shortfall(f"prune.latency: {trouble}") from None
+        return None, f"not measured: {trouble}"
+    return stopwatch, stopwatch.where
+
+
+def _channels(whole: nn.Module, pruned: nn.Module) -> dict[str, tuple[int, int]]:
+    """Outputs of the layers that lost some."""
+    now = dict(pruned.named_modules())
+    widths = {
+        name: (layer.weight.shape[0], now[name].weight.shape[0])
+        for name, layer in whole.named_modules()
+        if hasattr(layer, "weight") and layer.weight is not None and layer.weight.ndim > 1
+    }
+    return {name: (was, is_) for name, (was, is_) in widths.items() if was != is_}
