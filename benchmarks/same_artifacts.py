@@ -1,8 +1,8 @@
 """Whether two checkouts of edgekit make the same files: ``python benchmarks/same_artifacts.py OLD [RECIPE ...]``.
 
-OLD is another checkout, e.g. from ``git worktree add ../old REVISION``. Both compress each recipe, on one thread, with all
-rewrites applied (a choice by timing would differ from run to run), and the SHA-256 of the files is compared. The exit
-code is 1 if something differs.
+OLD is another checkout, e.g. from ``git worktree add ../old REVISION``. Both compress each recipe, on one thread, with
+all rewrites applied (a choice by timing would differ from run to run), and the SHA-256 of the files is compared. The
+exit code is 1 if something differs.
 """
 
 from __future__ import annotations
