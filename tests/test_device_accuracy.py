@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from edgekit.device.file import Device
+from edgekit.disk import code_digest
 from edgekit.profile import accuracy
 from edgekit.reach.ways import ssh
 from edgekit.reach.worker import WorkerFault
@@ -102,6 +103,41 @@ def test_a_kept_score_is_used_for_the_same_question_only(
     assert accuracy.score([vww], Path(), devices, images, 0.995, QUIET, tmp_path, tidy=False) == (rows, [])
     again = accuracy.score([vww], Path(), devices, replace(images, **change), 0.995, QUIET, tmp_path, tidy=False)
     assert (again[0], [failure.reason for failure in again[1]]) == ([], ["accuracy: it ran again"])
+
+
+def test_a_kept_score_is_of_one_artifact_and_one_edgekit(
+    board: Board, vww: Artifact, images: accuracy.TestImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = np.zeros((12, CLASSES), np.int8)
+    asked: list[str] = []
+
+    def answer(fleet: Any, reach: Any, device: Device, *_: object) -> accuracy._Answer:
+        asked.append(device.name)
+        return accuracy._Answer("1", outputs)
+
+    def ran(artifact: Artifact) -> bool:
+        asked.clear()
+        rows, failures = accuracy.score([artifact], Path(), devices, images, 0.995, QUIET, tmp_path, tidy=False)
+        assert failures == []
+        assert [row.artifact for row in rows] == [artifact.id]
+        return "pi" in asked
+
+    monkeypatch.setattr(accuracy, "_ask", answer)
+    devices = {"pi": board.device("pi", engines=["litert"])}
+    others = [
+        replace(vww, id="another"),
+        replace(vww, precision="fp32"),
+        replace(vww, input=replace(vww.input, layout="NCHW")),
+        replace(vww, input=replace(vww.input, scale=0.5)),
+        replace(vww, input=replace(vww.input, zero_point=1)),
+        replace(vww, output=replace(vww.output, scale=0.5)),
+        replace(vww, output=replace(vww.output, zero_point=1)),
+    ]
+    assert ran(vww)
+    assert [ran(other) for other in others] == [True] * len(others)
+    assert [ran(known) for known in (vww, *others)] == [False] * (1 + len(others))
+    monkeypatch.setattr(code_digest, "digest", lambda module: "of edited code")
+    assert ran(vww)
 
 
 def test_this_machine_is_not_asked_what_verification_has_asked(vww: Artifact, images: accuracy.TestImages) -> None:

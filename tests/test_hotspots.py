@@ -117,8 +117,21 @@ def test_over_ssh_once(board: Board, tiny: TinyRun, tmp_path: Path, monkeypatch:
     assert [profile.device for profile in profiles] == ["pi", "pi"]
     assert all(profile.rows and profile.total_ms > 0 for profile in profiles)
     assert len(list(tmp_path.iterdir())) == 2
-    monkeypatch.setattr(operators, "ask", None)  # another time nothing has to run
+    asked: list[str] = []
+    ask = operators.ask
+
+    def noted(*words: Any) -> OperatorProfile:
+        asked.append(words[2])
+        return ask(*words)
+
+    monkeypatch.setattr(operators, "ask", noted)
     assert hotspots.find(*given) == (profiles, [])
+    assert asked == []  # another time nothing has to run
+    named = [replace(each, id=f"{each.id}-again") for each in given[0]]  # the same files by other names
+    timed = tuple(replace(row, artifact=f"{row.artifact}-again") for row in given[3].timings)
+    profiles, _ = hotspots.find(named, given[1], devices, replace(given[3], timings=timed), QUIET, tmp_path)
+    assert [profile.artifact for profile in profiles] == asked
+    assert all(name.endswith("-again") for name in asked)
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, code: str) -> None:

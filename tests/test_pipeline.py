@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,17 @@ from edgekit.config import recipe
 from edgekit.console import Console
 from edgekit.device import file as device_file
 from edgekit.disk.run_directory import ORDER, Done
+from edgekit.pipeline import provenance
 from edgekit.pipeline import run as pipeline
+from edgekit.pipeline.stages import report as report_stage
 from tests.support import DEVICE
 
 STAGES = list(ORDER)
 AFTER = {name: STAGES[number:] for number, name in enumerate(STAGES)}
 CHOOSE = ["lower", *AFTER["export"]]
 """Rewrites are timed again; where the same ones are chosen, the graph stays."""
+UNMOVED: set[str] = set()
+"""Stages that write the same files whatever their inputs are."""
 LISTS = {"lower": "rewrites.json", "report": "verdict.json"}
 """Files that are read while the stages run."""
 RECIPE = """
@@ -50,7 +56,7 @@ def _stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def write(work: Path) -> None:
             digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-            (work / "result.txt").write_text(digest)
+            (work / "result.txt").write_text("same" if name in UNMOVED else digest)
             if name in LISTS:
                 (work / LISTS[name]).write_text("[]")
 
@@ -104,7 +110,7 @@ def test_run_skips_every_stage_when_nothing_has_changed(home: Path) -> None:
         ("quantize.seed=1", AFTER["quantize"]),
         ("quantize.range=mse", AFTER["quantize"]),
         ("quantize.max_drop=3", AFTER["quantize"]),
-        ('export.formats=["onnx"]', CHOOSE),
+        ('export.formats=["onnx"]', AFTER["lower"]),  # rungs of the ladder are tried in these
         ("lower.measure=false", AFTER["export"]),
         ('lower.rewrites=["silu"]', AFTER["quantize"]),
         ("verify.images=5", ["verify", "bundle", "report"]),
@@ -121,6 +127,84 @@ def test_run_does_again_only_what_depends_on_a_key(home: Path, override: str, ex
 def test_without_a_ladder_max_drop_matters_only_to_what_repeats_the_recipe(home: Path) -> None:
     ran(home, "quantize.rescue=[]")
     assert ran(home, "quantize.rescue=[]", "quantize.max_drop=3") == ["bundle", "report"]
+
+
+def test_without_a_ladder_formats_leave_the_graph_alone(home: Path) -> None:
+    ran(home, "quantize.rescue=[]")
+    assert ran(home, "quantize.rescue=[]", 'export.formats=["onnx"]') == CHOOSE
+
+
+@pytest.fixture
+def unmoved(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same run, in which no stage's files ever differ: a stage runs again for what its own key holds, or not."""
+    monkeypatch.setattr(f"{__name__}.UNMOVED", set(STAGES) - {"data", "report"})
+    shutil.rmtree(home / "run")
+    run(home)
+    return home
+
+
+def test_other_images_count_where_they_leave_the_network_and_the_files_alone(unmoved: Path) -> None:
+    assert {"prune", "quantize", "verify", "bundle"} <= set(ran(unmoved, "data.seed=1"))
+
+
+def test_images_calibrate_files_of_int16_activations(unmoved: Path) -> None:
+    wanted = 'export.precisions=["fp32", "int16x8"]'
+    run(unmoved, wanted)
+    assert "export" in ran(unmoved, wanted, "data.seed=1")
+    run(unmoved)
+    assert "export" not in ran(unmoved, "data.seed=1")
+
+
+def test_settings_of_training_count_for_the_recovery_of_a_pruned_network(unmoved: Path) -> None:
+    assert {"train", "prune"} <= set(ran(unmoved, "train.batch=7"))
+
+
+@pytest.mark.parametrize(
+    ("package", "expected"),
+    [
+        ("pillow", ["data", "train", "prune", "quantize", "verify", "bundle", "report"]),
+        ("torchao", ["lower", "quantize", "export", "verify", "bundle", "report"]),
+        ("litert-torch", ["lower", "quantize", "export", "bundle", "report"]),
+        ("ai-edge-litert", ["lower", "quantize", "export", "verify", "bundle", "profile", "report"]),
+    ],
+)
+def test_other_packages_count_where_they_are_used(
+    unmoved: Path, monkeypatch: pytest.MonkeyPatch, package: str, expected: list[str]
+) -> None:
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0" if name == package else version(name))
+    monkeypatch.setattr(f"{__name__}.UNMOVED", set(STAGES))
+    provenance.versions.cache_clear()
+    try:
+        assert ran(unmoved) == expected
+    finally:
+        provenance.versions.cache_clear()
+
+
+def test_the_first_device_decides_so_that_their_order_counts(home: Path) -> None:
+    (home / "mine.toml").write_text(RECIPE.replace("macs = 0.5", "latency = 0.5"))
+    both = 'profile.devices=["{}.toml", "{}.toml"]'
+    run(home, both.format("quick", "other"))
+    assert ran(home, both.format("other", "quick"))[:2] == ["prune", "lower"]
+
+
+def test_layers_that_stay_float_count_where_pruning_is_timed(home: Path) -> None:
+    (home / "mine.toml").write_text(RECIPE.replace("macs = 0.5", "latency = 0.5"))
+    run(home)
+    assert ran(home, 'quantize.keep_float=["classifier"]')[0] == "prune"
+
+
+def test_the_bound_of_agreement_counts_for_scores_on_devices(home: Path) -> None:
+    (home / "quick.toml").write_text(DEVICE + '[reach]\nby = "ssh"\nhost = "nowhere"\n')
+    run(home)
+    assert ran(home, "verify.agreement=0.9") == ["verify", "bundle", "profile", "report"]
+
+
+def test_a_report_says_what_it_was_made_with_now(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "mine.toml").write_text(RECIPE.replace("[verify]\n", ""))  # no bundle
+    run(home)
+    monkeypatch.setattr(report_stage, "git_commit", lambda folder: "another")
+    assert ran(home) == ["report"]
 
 
 def _touch_image(home: Path) -> None:

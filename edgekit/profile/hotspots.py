@@ -49,7 +49,8 @@ def find(
     def one(device: Device, timing: Timing, facts: Mapping[str, Any]) -> OperatorProfile:
         artifact, provider = by_id[timing.artifact], device.run.provider(timing.engine)
         key = {
-            "operators": [__version__, artifact.sha256, timing.engine, facts.get("engines", {}).get(timing.engine)],
+            "operators": [__version__, artifact.id, artifact.sha256],
+            "engine": [timing.engine, facts.get("engines", {}).get(timing.engine)],
             "run": [timing.threads, provider, device.run.seconds],
             "device": [timing.device, device.reach.model_dump(exclude={"timeout"})],
             "machine": asdict(measured.machines[timing.device]),

@@ -33,9 +33,11 @@ def inputs(run: Run, section: ExportSection) -> dict[str, Any]:
         "section": section.model_dump(),
         "network": run.network.digest,
         "quantize": run.digest("quantize"),
+        "keep_float": run.recipe.quantize.keep_float if run.recipe.quantize else [],
+        "calibration": [run.digest("data"), versions("numpy", "pillow")] if "int16x8" in section.precisions else None,
         "rewrites": run.recipe.lower.rewrites,
         "where": lower.where(run, "export"),
-        "versions": versions("torch", "onnx", "onnxscript", "litert-torch", "ai-edge-quantizer"),
+        "versions": versions("torch", "torchao", "onnx", "onnxscript", "litert-torch", "ai-edge-quantizer"),
     }
 
 

@@ -50,7 +50,7 @@ def inputs(run: Run, section: Sections) -> dict[str, Any]:
         "keep_float": quantize.keep_float,
         "formats": export.formats,
         "where": where(run, "lower"),
-        "versions": versions("torch", "torchao", "onnx", "onnxscript", "litert-torch"),
+        "versions": versions("torch", "torchao", "onnx", "onnxscript", "litert-torch", "ai-edge-quantizer"),
     }
 
 
@@ -114,9 +114,9 @@ def where(run: Run, stage: str = "lower") -> dict[str, Any]:
     facts = machine.facts()
     devices = run.job.devices.items()
     return {
-        "devices": {
-            name: [device.arch, device.reach.model_dump(), device.run.file_engines] for name, device in devices
-        },
+        "devices": [  # in order: the first that is timed decides
+            [name, device.arch, device.reach.model_dump(), device.run.file_engines] for name, device in devices
+        ],
         "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
         "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime"),
         "lost": before.inputs.get("where", {}).get("lost", 0) + any(row.lost for row in rows) if before else 0,

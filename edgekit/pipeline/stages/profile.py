@@ -55,11 +55,22 @@ def inputs(run: Run, section: ProfileSection | None) -> dict[str, Any]:
         "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime"),
         "reference": [run.network.digest, versions("torch", "torchao")] if _compared(run) else None,
         "operators": _explained(section),
-        "accuracy": [_wanted(run), run.digest("data"), run.network.digest] if _wanted(run) else None,
+        "accuracy": _compared_with(run) if _wanted(run) else None,
         "protocol": protocol.VERSION,
         "golden": golden and golden.key,
         "lost": before.inputs.get("lost", 0) + _lost(before.path / "profile.json") if before else 0,
     }
+
+
+def _compared_with(run: Run) -> list[Any]:
+    """What scores on the devices depend on, besides the files: the images, torch's classes and the bound."""
+    images = [_wanted(run), run.digest("data"), run.recipe.data.seed]
+    return [*images, run.network.digest, _least(run), versions("torch", "numpy", "pillow")]
+
+
+def _least(run: Run) -> float:
+    """Share of images whose top-1 class must be that on this machine."""
+    return (run.recipe.verify or VerifySection()).agreement
 
 
 def build(run: Run, section: ProfileSection | None, work: Path) -> None:
@@ -169,7 +180,7 @@ def _accuracy(run: Run, devices: Mapping[str, Device], keep: Path) -> tuple[list
         checkpoint.input,
     )
     tidy = set(devices) == set(run.job.devices)
-    least = (run.recipe.verify or VerifySection()).agreement
+    least = _least(run)
     return accuracy.score(run.artifacts, run.done["export"].path, devices, images, least, run.console, keep, tidy)
 
 

@@ -30,11 +30,12 @@ def inputs(run: Run, section: PruneSection) -> dict[str, Any]:
     plan = expand(section.plan, run.job.base) if section.plan else None
     return {
         "section": section.model_dump(),
+        "recovery": run.recipe.train.model_dump() if run.recipe.train else None,
         "plan": hashlib.sha256(plan.read_bytes()).hexdigest() if plan and plan.is_file() else None,
         "train": run.digest("train"),
         "data": run.digest("data"),
         "where": _where(run) if section.latency else None,
-        "versions": versions("torch", "torch-pruning"),
+        "versions": versions("torch", "torch-pruning", "numpy", "pillow"),
     }
 
 
@@ -42,11 +43,11 @@ def _where(run: Run) -> dict[str, Any]:
     """What a latency target depends on, besides the network."""
     facts = machine.facts()
     return {
-        "devices": {
-            name: [device.reach.model_dump(), device.run.file_engines] for name, device in run.job.devices.items()
-        },
+        "devices": [  # the first that is timed decides
+            [name, device.reach.model_dump(), device.run.file_engines] for name, device in run.job.devices.items()
+        ],
         "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
-        "int8": run.recipe.quantize is not None,
+        "int8": run.recipe.quantize and run.recipe.quantize.keep_float,
         "formats": run.recipe.export.formats if run.recipe.export else [],
         "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime", "onnx", "litert-torch"),
     }

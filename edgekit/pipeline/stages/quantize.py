@@ -42,7 +42,18 @@ def inputs(run: Run, section: QuantizeSection) -> dict[str, Any]:
         "network": run.network.digest,
         "data": run.digest("data"),
         "rewrites": lower.allowed(run),
-        "versions": versions("torch", "torchao"),
+        "files": _files(run) if section.rescue else None,
+        "versions": versions("torch", "torchao", "numpy", "pillow"),
+    }
+
+
+def _files(run: Run) -> dict[str, Any]:
+    """What decides whether a rung's files hold: their formats, and what writes and runs them."""
+    return {
+        "formats": run.recipe.export.formats if run.recipe.export else [],
+        "versions": versions(
+            "onnx", "onnxscript", "litert-torch", "ai-edge-quantizer", "onnxruntime", "ai-edge-litert"
+        ),
     }
 
 

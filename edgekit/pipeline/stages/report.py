@@ -28,11 +28,13 @@ def section(run: Run) -> Recipe:
 
 
 def inputs(run: Run, section: Recipe) -> dict[str, Any]:
-    """The recipe, the devices' limits and every stage before."""
+    """The recipe, the devices' limits, every stage before, and the provenance."""
     return {
         "recipe": section.model_dump(mode="json"),
-        "limits": _limits(run),
+        "limits": list(_limits(run).items()),  # in order, as reports list them
         "stages": {name: done.digest for name, done in run.done.items()},
+        "packages": run.packages,
+        "git_commit": git_commit(run.job.base),
     }
 
 

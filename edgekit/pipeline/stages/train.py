@@ -30,7 +30,7 @@ def inputs(run: Run, section: TrainSection | None) -> dict[str, Any]:
         "train": section.model_dump() if section else None,
         "input": recipe.data.input,
         "data": run.digest("data"),
-        "versions": versions("torch", "torchvision", "timm", "numpy"),
+        "versions": versions("torch", "torchvision", "timm", "numpy", "pillow"),
     }
 
 

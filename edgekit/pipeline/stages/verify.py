@@ -27,11 +27,14 @@ def section(run: Run) -> VerifySection | Skip:
 
 
 def inputs(run: Run, section: VerifySection) -> dict[str, Any]:
-    """The section, the files and the engines."""
+    """The section, the files, what they are compared with, the images and the engines."""
     return {
         "section": section.model_dump(),
+        "data": run.digest("data"),
+        "network": run.network.digest,
+        "quantize": run.digest("quantize"),
         "export": run.digest("export"),
-        "versions": versions("onnxruntime", "ai-edge-litert"),
+        "versions": versions("onnxruntime", "ai-edge-litert", "torch", "torchao", "numpy", "pillow"),
     }
 
 
