@@ -72,7 +72,7 @@ def test_add_writes_a_file_without_connecting(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("add", "x", "--host", "-oProxyCommand=reboot"), 'reach.host = "-oProxyCommand=reboot": a host neither'),
+        (("add", "x", "--host", "-oProxyCommand=reboot"), 'reach.host = "-oProxyCommand=reboot": a host must neither'),
         (("add", "x", "--by", "pigeon"), 'reach.by = "pigeon": no such choice'),
         (("add", "x", "--host", "pi", "--engine", "lite"), 'run.engines[0] = "lite": no such choice; did you mean'),
         (("check", "raspberry-pi-6"), '"raspberry-pi-6": no such device; did you mean'),
@@ -218,7 +218,7 @@ def test_profile_over_adb(phone: dict[str, Any], tmp_path: Path) -> None:
     [
         ({"host": "other"}, "", "switch on USB debugging"),
         ({}, "unknown package: com.termux", "com.termux is not installed"),
-        ({}, "package not debuggable: com.termux", 'reach it by = "ssh"'),
+        ({}, "package not debuggable: com.termux", 'use by = "ssh"'),
         ({"python": "/no/$(touch OOPS)"}, "", "pkg install python"),
     ],
 )
