@@ -84,7 +84,8 @@ def check(name: str, as_json: bool, debug: bool) -> None:
 def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
     """Build, or check, what an emulated device needs.
 
-    It is kept in the cache folder. Setup needs Linux, a C compiler, pip, a network connection and 700 MB of disk, but neither root nor containers.
+    It is kept in the cache folder. Setup needs Linux, a C compiler, pip, a network connection and 700 MB of disk, but
+    neither root nor containers.
 
     \b
     Example:
