@@ -51,7 +51,7 @@ def show(name: str, as_json: bool, debug: bool) -> None:
 @as_json
 @debugged
 def check(name: str, as_json: bool, debug: bool) -> None:
-    """Connect to a device and report what is missing there; exit 1 unless it is ready.
+    """Report what a device lacks; exit 1 unless it is ready.
 
     \b
     Examples:
@@ -82,9 +82,10 @@ def check(name: str, as_json: bool, debug: bool) -> None:
 @as_json
 @debugged
 def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
-    """Build what an emulated device needs in the cache folder, or check what is already there.
+    """Build, or check, what an emulated device needs.
 
-    Needs Linux, a C compiler, pip, a network connection and 700 MB of disk, but neither root nor containers.
+    It is kept in the cache folder. Setup needs Linux, a C compiler, pip, a network connection and 700 MB of disk, but
+    neither root nor containers.
 
     \b
     Example:
@@ -198,7 +199,7 @@ def add(
 @as_json
 @debugged
 def clean(name: str, as_json: bool, debug: bool) -> None:
-    """Remove what edgekit keeps on a device: the runtime and the most recent models.
+    """Remove the runtime and models that edgekit keeps on a device.
 
     \b
     Example:

@@ -95,7 +95,7 @@ def train(**flags: Any) -> None:
 @click.command()
 @_options
 def prune(**flags: Any) -> None:
-    """Run the stages up to the pruned network: data, train, prune.
+    """Run the stages data, train and prune.
 
     \b
     Examples:
@@ -108,7 +108,7 @@ def prune(**flags: Any) -> None:
 @click.command()
 @_options
 def compress(**flags: Any) -> None:
-    """Run the stages up to a bundle of verified files; measure nothing.
+    """Run the stages up to the bundle, without measuring.
 
     \b
     Example:
