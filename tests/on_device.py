@@ -283,7 +283,7 @@ class Predicts(Case):
                     self.assertEqual(model(path.read_bytes()).index, model(str(path)).index)
                 else:
                     for source in (path, path.read_bytes()):
-                        self.refused(lambda source=source: model(source), "(pip install pillow); give a uint8 array")
+                        self.refused(lambda source=source: model(source), "(pip install pillow); or give a uint8 array")
 
     def test_files_of_others(self) -> None:
         """The models in the shared folder, with manifests by hand."""

@@ -327,7 +327,7 @@ def test_a_program_that_cannot_run_says_why(phone: Path, program: Path, tmp_path
     other, name = (183, "AArch64") if platform.machine() == "x86_64" else (62, "x86-64")
     (phone / "other").write_bytes(elf(other))
     (phone / "other").chmod(0o755)
-    assert "is built for another processor than the phone has" in why(tmp_path, device("phone:/data/local/tmp/other"))
+    assert "is built for a different processor than the phone" in why(tmp_path, device("phone:/data/local/tmp/other"))
     assert f"is built for {name}, but the phone runs" in why(
         tmp_path, device(shutil.copy(phone / "other", tmp_path / "o"))
     )

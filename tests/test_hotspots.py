@@ -212,5 +212,5 @@ def test_operators_that_do_not_add_up_carry_a_caution() -> None:
         hotspots_module.found(rough, device)
     )
     for renderer in (html, markdown):
-        assert "their shares are rough" in renderer.render(rough)
-        assert "their shares are rough" not in renderer.render(smooth)
+        assert "its shares are rough" in renderer.render(rough)
+        assert "its shares are rough" not in renderer.render(smooth)

@@ -148,7 +148,7 @@ def stopwatch(whole: nn.Module, given: Given, scratch: Path) -> tuple[Stopwatch 
         names = ", ".join(given.devices)
         if given.section.latency is not None:
             raise InputError(
-                f"prune.latency needs a device where time is measured, and {names} is emulated: add --device host"
+                f"prune.latency needs a device where time is measured, but {names} is emulated: add --device host"
             )
         return None, f"not measured: {names} is emulated"
     name, device = timed[0]
