@@ -31,6 +31,7 @@ from edgekit.quantize import ptq
 from edgekit.quantize.calibration_images import Images
 from edgekit.quantize.gains import gains
 from edgekit.quantize.sensitivity import sensitivity
+from edgekit.search._settings import as_line, as_toml
 from edgekit.train import qat
 from edgekit.types import TORCH_FP32, TORCH_INT8, Artifact, Gain, Rung, Sensitivity
 from edgekit.verify import files as verify
@@ -149,11 +150,11 @@ class _Tried:
         drop = 100 * (judge.accuracy - accuracy)
         holds = drop <= recipe.max_drop + 1e-9
         seconds = round(time.perf_counter() - began, 3)
-        settings = _toml(self.section, recipe)
+        settings = as_toml(self.section, recipe)
         self.rung = Rung(self.name, settings, accuracy, agreement, drop, seconds, holds, False)
         console.say(
             f"  {self.name:<11} top-1 {accuracy:.1%} (float {judge.accuracy:.1%}), agrees with float {agreement:.1%}"
-            f"{', holds' if holds else ''}  {seconds:.0f} s" + (f"  {_line(settings)}" if settings else "")
+            f"{', holds' if holds else ''}  {seconds:.0f} s" + (f"  {as_line(settings)}" if settings else "")
         )
         return self
 
@@ -279,29 +280,13 @@ def _try(
         one.rung = replace(
             one.rung,
             name=name,
-            settings=_toml(one.section, recipe),
+            settings=as_toml(one.section, recipe),
             seconds=seconds,
             holds=False,
             problem=str(trouble).splitlines()[0],
         )
         given.console.say(f"  {name:<11} {one.rung.problem}")
     return one
-
-
-def _toml(section: QuantizeSection, recipe: QuantizeSection) -> str:
-    """The keys in which a section differs from the recipe's, as lines of TOML."""
-    new, old = section.model_dump(), recipe.model_dump()
-    return "\n".join(f"{key} = {_value(value)}" for key, value in new.items() if value != old[key])
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value).replace("'", '"') if isinstance(value, list) else f'"{value}"'
-
-
-def _line(settings: str) -> str:
-    return settings.replace("\n", ", ")
 
 
 # The end of the climb ------------------------------------------------------------------------------
@@ -342,7 +327,7 @@ def _shortfall(best: _Tried, recipe: QuantizeSection, workshop: _Workshop, judge
         move = "train longer with quantize.qat.epochs, or raise quantize.max_drop"
     else:
         move = f"add {left[-1]!r} to quantize.rescue, or raise quantize.max_drop".replace("'", '"')
-    settings = f" ({_line(rung.settings)})" if rung.settings else ""
+    settings = f" ({as_line(rung.settings)})" if rung.settings else ""
     return (
         f"quantize: int8 loses {rung.drop:.2f} points of top-1 on {judge.said}, but quantize.max_drop allows "
         f"{recipe.max_drop:g}; the best of {count} rungs is kept: {rung.name}{settings}; layer {worst.layer} hurts "
