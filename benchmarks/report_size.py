@@ -39,7 +39,7 @@ document.body.append(at); }))</script></body>"""
 
 def sample(devices: int, artifacts: int, samples: int, rounds: int = 5) -> Report:
     """A report of `devices` x `artifacts`, each artifact on an engine at two thread counts."""
-    from edgekit.report.contents import Provenance, Stage, gather
+    from edgekit.report.contents import Provenance, StageRow, gather
 
     generator = np.random.default_rng(0)
     tensor = TensorSpec("x", (1, 224, 224, 3), "float32", "NHWC")
@@ -103,7 +103,7 @@ def sample(devices: int, artifacts: int, samples: int, rounds: int = 5) -> Repor
         created="2026-01-01T00:00:00+00:00",
         edgekit_version="0",
         recipe={"model": {"name": "mobilenetv2_100"}, "quantize": {"max_drop": 1.0}},
-        stages=[Stage("profile", 60.0)],
+        stages=[StageRow("profile", 60.0)],
         provenance=Provenance({}, {}, {}),
         artifacts=files,
         accuracy=[Accuracy("torch-fp32", "torch", "2", "host", "test", 10_000, 0.712, 1.0), *scores],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from edgekit.report.contents import Report, Stage, gather
+from edgekit.report.contents import Report, StageRow, gather
 from tests.report_sample import CONFUSION, LABELS, accuracy, metrics, report
 
 HOSTILE = "<script>alert('x')</script> & | `b` \"q\""
@@ -19,7 +19,7 @@ def bare() -> Report:
         created=sample.created,
         edgekit_version="0.1.0",
         recipe={"model": {"name": "x"}},
-        stages=[Stage("profile", 0.0, skipped=True, reason="not in the recipe")],
+        stages=[StageRow("profile", 0.0, skipped=True, reason="not in the recipe")],
         provenance=sample.provenance,
     )
 

@@ -17,7 +17,7 @@ from edgekit.measurements import (
     Timing,
     Verdict,
 )
-from edgekit.report.contents import Provenance, Report, Stage, gather
+from edgekit.report.contents import Provenance, Report, StageRow, gather
 from edgekit.types import (
     Accuracy,
     Artifact,
@@ -265,12 +265,12 @@ def report(labels: tuple[str, ...] = LABELS) -> Report:
             "quantize": {"range": "minmax", "calibration": 128, "max_drop": 1.0, "keep_float": []},
         },
         stages=(
-            Stage("data", 4.1),
-            Stage("train", 488.0, cached=True, reason="nothing changed"),
-            Stage("prune", 0.0, skipped=True, reason="not in the recipe"),
-            Stage("export", 41.8),
-            Stage("verify", 9.3),
-            Stage("profile", 33.0),
+            StageRow("data", 4.1),
+            StageRow("train", 488.0, cached=True, reason="nothing changed"),
+            StageRow("prune", 0.0, skipped=True, reason="not in the recipe"),
+            StageRow("export", 41.8),
+            StageRow("verify", 9.3),
+            StageRow("profile", 33.0),
         ),
         checkpoint=Checkpoint(
             "checkpoint.safetensors", ModelSpec("mobilenetv2_100", 6),

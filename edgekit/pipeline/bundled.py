@@ -28,7 +28,7 @@ from edgekit.measurements import Failure, Profile, Replay, Verdict
 from edgekit.pipeline.run import Outcome
 from edgekit.profile import golden, hotspots, run
 from edgekit.report import files
-from edgekit.report.contents import Provenance, Report, Source, Stage, gather
+from edgekit.report.contents import Provenance, Report, Source, StageRow, gather
 from edgekit.runtime.bundle import Bundle, open_bundle
 from edgekit.runtime.errors import RuntimeFault
 from edgekit.types import TORCH_FP32, Accuracy, Artifact, Split, TensorSpec
@@ -84,13 +84,13 @@ def profile(
         opened = _opened(path)
         artifacts = [_artifact(opened, entry) for entry in opened.manifest["artifacts"]]
         _unpack(opened, out / OWN / "models")
-        stages = [Stage("bundle", time.perf_counter() - start, reason=f"models, scores, vectors from {path.name}")]
+        stages = [StageRow("bundle", time.perf_counter() - start, reason=f"models, scores, vectors from {path.name}")]
         for line in (claims := _claims(opened.manifest)).notes:
             console.say(f"{path.name}: {line}")
         console.say("profile ...")
         start = time.perf_counter()
         found = _measured(path, artifacts, devices, console, out / OWN, operators)
-        stages.append(Stage("profile", time.perf_counter() - start))
+        stages.append(StageRow("profile", time.perf_counter() - start))
         verdicts = [_verdict(name, device, artifacts, claims, found) for name, device in devices.items()]
         files.write(_report(opened, artifacts, claims, stages, found, devices, verdicts), out)
         json_file.save(out / "verdict.json", verdicts)
@@ -260,7 +260,7 @@ def _report(
     opened: Bundle,
     artifacts: Sequence[Artifact],
     claims: _Claims,
-    stages: Sequence[Stage],
+    stages: Sequence[StageRow],
     found: Profile,
     devices: Mapping[str, Device],
     verdicts: Sequence[Verdict],

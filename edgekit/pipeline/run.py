@@ -19,7 +19,7 @@ from edgekit.measurements import Failure, Profile, Verdict
 from edgekit.pipeline import port
 from edgekit.pipeline.port import S, Skip
 from edgekit.pipeline.state import Job, Run
-from edgekit.report.contents import Stage
+from edgekit.report.contents import StageRow
 
 __all__ = ["Job", "Outcome", "run"]
 
@@ -29,7 +29,7 @@ class Outcome:
     """What a run left behind."""
 
     out: Path
-    stages: tuple[Stage, ...]
+    stages: tuple[StageRow, ...]
     verdict: tuple[Verdict, ...]
     report: Path | None
     """Folder of the reports; None if the run stopped before them."""
@@ -65,7 +65,7 @@ def _do(name: str, stage: port.Stage[Any], state: Run) -> None:
     """Skip a stage, reuse its results, or run it."""
     section = stage.section(state)
     if isinstance(section, Skip):
-        state.rows.append(Stage(name, 0.0, skipped=True, reason=section.reason))
+        state.rows.append(StageRow(name, 0.0, skipped=True, reason=section.reason))
         state.console.say(f"{name}: skipped, {section.reason}")
         return
     try:
@@ -78,7 +78,7 @@ def _do(name: str, stage: port.Stage[Any], state: Run) -> None:
     state.done[name] = done
     stage.after(state)
     reason = "; ".join(filter(None, ("nothing it depends on has changed" if done.cached else "", stage.remark(state))))
-    state.rows.append(Stage(name, done.seconds, cached=done.cached, reason=reason))
+    state.rows.append(StageRow(name, done.seconds, cached=done.cached, reason=reason))
     state.console.say(f"{name}: {'unchanged' if done.cached else f'{done.seconds:.1f} s'}")
 
 

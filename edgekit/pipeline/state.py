@@ -14,7 +14,7 @@ from edgekit.device.file import Device
 from edgekit.disk import json_file
 from edgekit.disk.run_directory import Done, RunDirectory
 from edgekit.pipeline.provenance import PACKAGES, versions
-from edgekit.report.contents import Stage
+from edgekit.report.contents import StageRow
 from edgekit.runtime import machine
 from edgekit.types import Artifact, Checkpoint
 
@@ -42,7 +42,7 @@ class Run:
     directory: RunDirectory
     console: Console
     done: dict[str, Done] = field(default_factory=dict)
-    rows: list[Stage] = field(default_factory=list)
+    rows: list[StageRow] = field(default_factory=list)
     _loaded: tuple[Done, nn.Module, Checkpoint] | None = field(default=None, init=False, repr=False)
 
     @property

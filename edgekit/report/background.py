@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from edgekit.report import _charts
-from edgekit.report.contents import SPLITS, Data, Report, Stage
+from edgekit.report.contents import SPLITS, Data, Report, StageRow
 from edgekit.report.markup import Markup, badge, details, figure, join, scroll, section, table, tag, tiles
 from edgekit.report.svg import number, percent
 from edgekit.types import Metrics
@@ -154,7 +154,7 @@ def stages(report: Report) -> Markup:
     return section("stages", "Stages", listed, table(("stage", "", "", "time"), rows, "Stages in order", words=3))
 
 
-def skipped_words(stage: Stage) -> str:
+def skipped_words(stage: StageRow) -> str:
     """``quantize: not in the recipe``."""
     return f"{stage.name}: {stage.reason or 'skipped'}"
 

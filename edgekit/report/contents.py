@@ -26,7 +26,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageRow:
     """How one stage of the run went."""
 
     name: str
@@ -92,7 +92,7 @@ class Report:
     edgekit_version: str
     recipe: dict[str, Any]
     """As it ran, with defaults and overrides."""
-    stages: tuple[Stage, ...]
+    stages: tuple[StageRow, ...]
     checkpoint: Checkpoint | None
     data: Data | None
     artifacts: tuple[Artifact, ...]
@@ -167,7 +167,7 @@ def gather(
     created: str,
     edgekit_version: str,
     recipe: Mapping[str, Any],
-    stages: Iterable[Stage],
+    stages: Iterable[StageRow],
     provenance: Provenance,
     checkpoint: Checkpoint | None = None,
     index: Index | None = None,
