@@ -263,12 +263,12 @@ def _from_file(spec: ModelSpec, base: Path) -> nn.Module:
     path = base / file
     if not path.is_file():
         raise InputError(f"model.name = {spec.name}: no such file")
-    found = importlib.util.spec_from_file_location(f"edgekit_user_{path.stem}", path)
-    assert found is not None  # true of any .py file
-    assert found.loader is not None
-    code = importlib.util.module_from_spec(found)
+    module_spec = importlib.util.spec_from_file_location(f"edgekit_user_{path.stem}", path)
+    assert module_spec is not None  # true of any .py file
+    assert module_spec.loader is not None
+    code = importlib.util.module_from_spec(module_spec)
     try:
-        found.loader.exec_module(code)
+        module_spec.loader.exec_module(code)
     except Exception as error:
         raise InputError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
     constructor = getattr(code, function, None)

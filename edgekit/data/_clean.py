@@ -77,8 +77,8 @@ def scan(listing: Listing, console: Console) -> list[Scan]:
         console.bar("reading images", len(listing.items)) as advance,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        for found in pool.map(lambda item: _scan(listing.root, item), listing.items):
-            scans.append(found)
+        for image in pool.map(lambda item: _scan(listing.root, item), listing.items):
+            scans.append(image)
             advance()
     return scans
 

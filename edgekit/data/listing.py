@@ -69,13 +69,13 @@ def expand(text: str, base: Path) -> Path:
     """
 
     def value(match: re.Match[str]) -> str:
-        found = os.environ.get(match["name"]) or match["default"]
-        if found is None:
+        setting = os.environ.get(match["name"]) or match["default"]
+        if setting is None:
             raise InputError(
                 f'"{text}": the environment variable {match["name"]} is not set; '
                 f"set it, or write ${{{match['name']}:-default}}"
             )
-        return found
+        return setting
 
     return base / Path(re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, text)).expanduser()
 
@@ -88,10 +88,10 @@ def source_path(path: str | None, base: Path, source: str) -> Path:
     """
     if path is None:
         raise InputError(f'data.path: this key is required with data.source = "{source}"')
-    found = expand(path, base)
-    if not found.exists():
-        raise InputError(f'data.path = "{path}": no such file or folder ({found})')
-    return found
+    expanded = expand(path, base)
+    if not expanded.exists():
+        raise InputError(f'data.path = "{path}": no such file or folder ({expanded})')
+    return expanded
 
 
 def read_labels(path: str, base: Path) -> tuple[str, ...]:
@@ -112,20 +112,20 @@ def read_labels(path: str, base: Path) -> tuple[str, ...]:
     return labels
 
 
-def label_numbers(found: set[str], labels: tuple[str, ...] | None) -> tuple[tuple[str, ...], dict[str, int]]:
+def label_numbers(classes: set[str], labels: tuple[str, ...] | None) -> tuple[tuple[str, ...], dict[str, int]]:
     """Number the class names: in the order of `labels` if given, else sorted.
 
     Raises:
         InputError: a class in the data is not among `labels`, or occurs in them twice.
     """
     if labels is None:
-        labels = tuple(sorted(found))
-    for name in sorted(found):
+        labels = tuple(sorted(classes))
+    for name in sorted(classes):
         if name not in labels:
             raise InputError(f"data.labels: {choices.no_such(name, labels, 'class')}; it is a class in the data")
         if labels.count(name) > 1:
             raise InputError(f'data.labels: the class "{name}" is listed twice; use numbers, or rename one')
-    return labels, {name: labels.index(name) for name in found}
+    return labels, {name: labels.index(name) for name in classes}
 
 
 def subfolders(folder: Path) -> list[str]:

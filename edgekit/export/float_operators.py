@@ -11,7 +11,7 @@ from edgekit.errors import Shortfall
 from edgekit.graph.ops import CLAMPS, COMPUTING, DEQUANTIZE, MOVING, QUANTIZE, WEIGHT_DEQUANTIZE, WEIGHTED, scopes
 
 
-def check(file: str, graph: GraphModule, found: Sequence[str], keep_float: Sequence[str]) -> None:
+def check(file: str, graph: GraphModule, operators: Sequence[str], keep_float: Sequence[str]) -> None:
     """Raise if a quantized file computes anything in float that the recipe does not keep in float.
 
     Only weighted layers that the graph keeps in float, and operators in the modules of `keep_float`, may be float.
@@ -19,7 +19,7 @@ def check(file: str, graph: GraphModule, found: Sequence[str], keep_float: Seque
     Args:
         file: artifact id, for the message.
         graph: what the file was made from.
-        found: float operators of the file, each as "TYPE name".
+        operators: float operators of the file, each as "TYPE name".
         keep_float: qualified names of the modules that may compute in float.
 
     Raises:
@@ -28,8 +28,8 @@ def check(file: str, graph: GraphModule, found: Sequence[str], keep_float: Seque
     floats = float_nodes(graph)
     kept = {*keep_float, *(_layer(node) for node in floats if node.target in WEIGHTED)}
     unasked = [f"{_kind(node)} in {_layer(node)}" for node in floats if not kept & {*scopes(node), _layer(node)}]
-    if unasked or (found and not floats):
-        names = unasked or list(found)
+    if unasked or (operators and not floats):
+        names = unasked or list(operators)
         layers = sorted({_layer(node) for node in floats if not kept & {*scopes(node), _layer(node)}})
         ways = f"add {', '.join(layers)} to quantize.keep_float, or" if layers else "keep layers near them in float, or"
         raise Shortfall(
@@ -40,13 +40,13 @@ def check(file: str, graph: GraphModule, found: Sequence[str], keep_float: Seque
 
 def float_nodes(graph: GraphModule) -> list[Node]:
     """Nodes of a quantized graph that compute in float; a clamp counts as part of the operator before it."""
-    found: list[Node] = []
+    floats: list[Node] = []
     for node in graph.graph.nodes:
         if _computes(node) and not _is_integer(node):
             absorbed = node.target in CLAMPS and _computes(node.all_input_nodes[0])
             if not absorbed:
-                found.append(node)
-    return found
+                floats.append(node)
+    return floats
 
 
 def _computes(node: Node) -> bool:

@@ -72,11 +72,11 @@ def name_tflite(data: bytes, graph: torch.nn.Module) -> bytes:
     table = Table(data)
     results = [int(operator.outputs[0]) for operator in table.graph.operators]
     known = isinstance(graph, GraphModule)
-    found = _from_graph(table, results, graph) if known else _from_names(table, results, _last_weighted(graph))
+    layers = _from_graph(table, results, graph) if known else _from_names(table, results, _last_weighted(graph))
     names = _Names()
     renamed = {
         tensor: names.new(layer, table.kind(operator))
-        for operator, tensor, layer in zip(table.graph.operators, results, found, strict=True)
+        for operator, tensor, layer in zip(table.graph.operators, results, layers, strict=True)
         if layer
     }
     edited = bytearray(data)
@@ -124,15 +124,15 @@ def _from_names(table: Table, results: Sequence[int], last: str) -> list[str]:
 
     The network's output has no such name; it is attributed to the `last` weighted layer if a weighted layer makes it.
     """
-    found = []
+    layers = []
     for operator, tensor in zip(table.graph.operators, results, strict=True):
         paths = [path for path in re.split(r";\d*", table.graph.tensors[tensor].name.decode()) if path]
         path = paths[-1 if table.kind(operator) in TFLITE_WEIGHTED else 0] if paths else ""
         parts = [re.sub(r"^[^_]*_", "", part.rpartition(".")[2]) for part in path.split("/")]
-        found.append(".".join(parts[2:]) if "_wrapped" in path else "")
-    if found and not found[-1] and table.kind(table.graph.operators[-1]) in TFLITE_WEIGHTED:
-        found[-1] = last
-    return _carried(found)
+        layers.append(".".join(parts[2:]) if "_wrapped" in path else "")
+    if layers and not layers[-1] and table.kind(table.graph.operators[-1]) in TFLITE_WEIGHTED:
+        layers[-1] = last
+    return _carried(layers)
 
 
 def _from_graph(table: Table, results: Sequence[int], graph: Any) -> list[str]:
@@ -142,11 +142,11 @@ def _from_graph(table: Table, results: Sequence[int], graph: Any) -> list[str]:
     keys = [_key(table, tensor) for tensor in results]
     if not any(len(key) and key[0] is not None for key in ours):  # a float graph
         keys = [(None, *key[1:]) for key in keys]
-    found = [""] * len(results)
+    layers = [""] * len(results)
     for low, start, count in SequenceMatcher(None, ours, keys, autojunk=False).get_matching_blocks():
         for place in range(count):
-            found[start + place] = known[low + place][1]
-    return _carried(found)
+            layers[start + place] = known[low + place][1]
+    return _carried(layers)
 
 
 def _nodes(graph: GraphModule) -> Iterator[tuple[tuple[object, ...], str]]:

@@ -63,8 +63,8 @@ def scales(weight: torch.Tensor) -> torch.Tensor:
         dtype=torch.int8, quant_min=-127, quant_max=127, qscheme=torch.per_channel_symmetric, ch_axis=0
     )
     observer(weight.detach())
-    found: torch.Tensor = observer.calculate_qparams()[0]
-    return found
+    steps: torch.Tensor = observer.calculate_qparams()[0]
+    return steps
 
 
 def reference(module: torch.nn.Module, size: int, precision: str) -> GraphModule:

@@ -58,10 +58,10 @@ def _grouped(data: bytes) -> list[str]:
     """Output tensors of grouped convolutions."""
     model: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
     graph = model.subgraphs[0]
-    found = []
+    names = []
     for operator in graph.operators:
         if flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) == "CONV_2D":
             source, weight = (graph.tensors[operator.inputs[place]] for place in (0, 1))
             if source.shape[3] != weight.shape[3]:
-                found.append(graph.tensors[operator.outputs[0]].name.decode())
-    return found
+                names.append(graph.tensors[operator.outputs[0]].name.decode())
+    return names

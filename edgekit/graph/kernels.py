@@ -36,13 +36,13 @@ class Kernel:
 
 def kernels(graph: GraphModule) -> list[Kernel]:
     """The weighted operators that an engine runs in integers."""
-    found = []
+    matches = []
     for node in graph.graph.nodes:
         if node.op == "call_function" and node.target in WEIGHTED:
             kernel = _match(node)
             if kernel is not None:
-                found.append(kernel)
-    return found
+                matches.append(kernel)
+    return matches
 
 
 def float_layers(graph: GraphModule) -> list[str]:

@@ -56,7 +56,7 @@ def float_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
             for user in following
         )
 
-    found = []
+    floats = []
     for node in graph.node:
         if node.op_type in MOVING or node.op_type in ("QuantizeLinear", "DequantizeLinear", "Constant"):
             continue
@@ -70,5 +70,5 @@ def float_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
         operands = node.input[:2]  # the third is a bias, which may be float
         integer = node.op_type in INTEGER and all(starts_dequantized(name) for name in operands)
         if not (integer and ends_quantized(node.output[0])):
-            found.append(node)
-    return found
+            floats.append(node)
+    return floats

@@ -45,21 +45,21 @@ def absorb(graph: GraphModule, node: Node, factor: float) -> bool:
 
 
 def _weights(graph: GraphModule, node: Node) -> list[torch.Tensor] | None:
-    found: list[torch.Tensor] = []
+    weights: list[torch.Tensor] = []
     for user in node.users:
         if user.target in WEIGHTED and user.args[0] is node:
             holder: Any = user.args[1]
             if holder.op != "get_attr" or len(holder.users) != 1:
                 return None
-            found.append(constant(graph, holder))
+            weights.append(constant(graph, holder))
         elif user.target in PASSING and not _squares(user, node) and not _pads_with_value(user):
             behind = _weights(graph, user)
             if behind is None:
                 return None
-            found.extend(behind)
+            weights.extend(behind)
         else:
             return None
-    return found if node.users else None
+    return weights if node.users else None
 
 
 def _squares(user: Node, node: Node) -> bool:

@@ -71,6 +71,6 @@ def rewrite(name: str, where: str = "lower.rewrites") -> Rewrite:
 
 def graph_rewrite(name: str, where: str = "lower.rewrites") -> GraphRewrite:
     """One of scope "graph"; see `rewrite`."""
-    found = rewrite(name, where)
-    assert found.SCOPE == "graph"
-    return cast(GraphRewrite, found)
+    module = rewrite(name, where)
+    assert module.SCOPE == "graph"
+    return cast(GraphRewrite, module)

@@ -37,19 +37,19 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
     root = source_path(data.path, base, "image_folder").resolve()
     if not root.is_dir():
         raise InputError(f'data.path = "{data.path}": expected a folder of images, but this is a file ({root})')
-    found: list[tuple[str, str, Split | None]] = []
+    entries: list[tuple[str, str, Split | None]] = []
     for folder, split in _split_folders(root):
         prefix = f"{folder.name}/" if split else ""
         for label in subfolders(folder):
             paths = [f"{prefix}{label}/{path}" for path in image_files(folder / label)]
             if not paths:
                 raise InputError(f"{folder / label}: this class has no images; add some, or remove the folder")
-            found += [(path, label, split) for path in paths]
-        if not any(entry[2] == split for entry in found):
+            entries += [(path, label, split) for path in paths]
+        if not any(entry[2] == split for entry in entries):
             raise InputError(f"{folder}: contains no class folders with images; expected {prefix}<class>/<image>")
     given = read_labels(data.labels, base) if data.labels else None
-    labels, numbers = label_numbers({label for _, label, _ in found}, given)
-    return Listing(root, labels, tuple(Item(path, numbers[label], split) for path, label, split in sorted(found)))
+    labels, numbers = label_numbers({label for _, label, _ in entries}, given)
+    return Listing(root, labels, tuple(Item(path, numbers[label], split) for path, label, split in sorted(entries)))
 
 
 def _split_folders(root: Path) -> list[tuple[Path, Split | None]]:
