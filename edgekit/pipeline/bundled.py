@@ -89,12 +89,12 @@ def profile(
             console.say(f"{path.name}: {line}")
         console.say("profile ...")
         start = time.perf_counter()
-        found = _measured(path, artifacts, devices, console, out / OWN, operators)
+        measured = _measured(path, artifacts, devices, console, out / OWN, operators)
         stages.append(StageRow("profile", time.perf_counter() - start))
-        verdicts = [_verdict(name, device, artifacts, claims, found) for name, device in devices.items()]
-        files.write(_report(opened, artifacts, claims, stages, found, devices, verdicts), out)
+        verdicts = [_verdict(name, device, artifacts, claims, measured) for name, device in devices.items()]
+        files.write(_report(opened, artifacts, claims, stages, measured, devices, verdicts), out)
         json_file.save(out / "verdict.json", verdicts)
-    lost = tuple(failure for failure in found.failures if failure.lost)
+    lost = tuple(failure for failure in measured.failures if failure.lost)
     return Outcome(out, tuple(stages), tuple(verdicts), out, path, lost)
 
 
@@ -148,13 +148,13 @@ def _measured(
     operators: bool,
 ) -> Profile:
     models = own / "models"
-    found = run.profile(artifacts, models, devices, console, own / "timings", path)
-    replayed, failures = golden.replay(path, devices, found, console, own / "golden")
-    found = replace(found, golden=tuple(replayed), failures=(*found.failures, *failures))
+    measured = run.profile(artifacts, models, devices, console, own / "timings", path)
+    replayed, failures = golden.replay(path, devices, measured, console, own / "golden")
+    measured = replace(measured, golden=tuple(replayed), failures=(*measured.failures, *failures))
     if operators:
-        timed, failures = hotspots.find(artifacts, models, devices, found, console, own / "operators")
-        found = replace(found, operators=tuple(timed), failures=(*found.failures, *failures))
-    return found
+        timed, failures = hotspots.find(artifacts, models, devices, measured, console, own / "operators")
+        measured = replace(measured, operators=tuple(timed), failures=(*measured.failures, *failures))
+    return measured
 
 
 # What the bundle claims ----------------------------------------------------------------------------
@@ -218,10 +218,10 @@ def _stated(manifest: Mapping[str, Any]) -> Accuracy | None:
         return None
     row = {**stated, "artifact": TORCH_FP32, "agreement": 1.0, "device": f"{stated.get('device')}, when packed"}
     try:
-        found = TypeAdapter(Accuracy).validate_python(row)
+        score = TypeAdapter(Accuracy).validate_python(row)
     except ValidationError:  # from another version of edgekit: the files' scores suffice
         return None
-    return found if 0 <= found.top1 <= 1 and found.images > 0 else None
+    return score if 0 <= score.top1 <= 1 and score.images > 0 else None
 
 
 def _max_drop(manifest: Mapping[str, Any]) -> float | None:
@@ -235,16 +235,16 @@ def _max_drop(manifest: Mapping[str, Any]) -> float | None:
 # What follows --------------------------------------------------------------------------------------
 
 
-def _verdict(name: str, device: Device, artifacts: Sequence[Artifact], claims: _Claims, found: Profile) -> Verdict:
+def _verdict(name: str, device: Device, artifacts: Sequence[Artifact], claims: _Claims, measured: Profile) -> Verdict:
     """As for a run; a model that fails its golden vectors on a device is not shipped there."""
-    replayed = {(row.artifact, row.engine): row for row in found.golden if row.device == name}
+    replayed = {(row.artifact, row.engine): row for row in measured.golden if row.device == name}
     refused = {key: f"it fails its golden vectors: {row.problem}" for key, row in replayed.items() if row.problem}
     decided = verdict.decide(
-        name, artifacts, claims.accuracy or None, found.timings, device.limits, claims.max_drop, refused
+        name, artifacts, claims.accuracy or None, measured.timings, device.limits, claims.max_drop, refused
     )
     if decided.artifact is None or decided.engine is None:
         return decided
-    words = _caution(replayed.get((decided.artifact, decided.engine)), decided, found.failures)
+    words = _caution(replayed.get((decided.artifact, decided.engine)), decided, measured.failures)
     return replace(decided, reason=decided.reason + words)
 
 
@@ -261,7 +261,7 @@ def _report(
     artifacts: Sequence[Artifact],
     claims: _Claims,
     stages: Sequence[StageRow],
-    found: Profile,
+    measured: Profile,
     devices: Mapping[str, Device],
     verdicts: Sequence[Verdict],
 ) -> Report:
@@ -278,7 +278,7 @@ def _report(
         provenance=_provenance(opened, claims),
         artifacts=artifacts,
         accuracy=claims.accuracy,
-        profile=found,
+        profile=measured,
         limits={name: device.limits.model_dump() for name, device in devices.items()},
         verdict=verdicts,
     )

@@ -29,13 +29,13 @@ PACKAGES = (
 @cache
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions; packages that are not installed are left out."""
-    found = {}
+    installed = {}
     for package in packages:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def git_commit(folder: Path) -> str | None:

@@ -60,11 +60,11 @@ def fit(published: Sequence[Published]) -> Fit:
     used = [row for row in published if row.fit]
     if len(used) < 2:
         raise Shortfall("an estimate needs at least two published times ([[estimate.published]] with fit = true)")
-    found = _solve(used)
-    errors = [abs(relative_error(found, row)) for row in published if not row.fit]
+    fitted = _solve(used)
+    errors = [abs(relative_error(fitted, row)) for row in published if not row.fit]
     for place, row in enumerate(used):
         errors.append(abs(relative_error(_solve(used[:place] + used[place + 1 :]), row)))
-    return Fit(found.constants, max(errors))
+    return Fit(fitted.constants, max(errors))
 
 
 def relative_error(fit: Fit, row: Published) -> float:
@@ -86,7 +86,7 @@ def _row(counts: Counts | Published) -> tuple[int, ...]:
 def _solve(rows: Sequence[Published]) -> Fit:
     """Non-negative least squares of ``A x = 1``, with the counts per published millisecond as the rows of A."""
     matrix = np.array([_row(row) for row in rows]) / np.array([[row.ms] for row in rows])
-    best, found = np.inf, np.zeros(_TERMS)
+    best, constants = np.inf, np.zeros(_TERMS)
     for size in range(1, _TERMS + 1):
         for chosen in combinations(range(_TERMS), size):
             columns = matrix[:, chosen]
@@ -94,9 +94,9 @@ def _solve(rows: Sequence[Published]) -> Fit:
             solution = np.linalg.lstsq(columns / scale, np.ones(len(rows)), rcond=None)[0] / scale
             loss = float(np.square(columns @ solution - 1).sum())
             if (solution >= 0).all() and loss < best - 1e-12:  # of equal fits, the one with fewer terms
-                best, found = loss, np.zeros(_TERMS)
-                found[list(chosen)] = solution
-    return Fit(tuple(map(float, found)))
+                best, constants = loss, np.zeros(_TERMS)
+                constants[list(chosen)] = solution
+    return Fit(tuple(map(float, constants)))
 
 
 def estimate(artifact: ModelFile, folder: Path, engine: str, threads: int, device: Device) -> Timing:
@@ -125,10 +125,10 @@ def estimate(artifact: ModelFile, folder: Path, engine: str, threads: int, devic
         )
     if threads != section.threads:
         raise Shortfall(f"no estimate: times are published for {section.threads} threads, not for {threads}")
-    found = fit(section.published)
+    fitted = fit(section.published)
     counts = qemu.count(folder / artifact.path, engine, device)
-    ms = found.ms(counts)
-    error = bar(found, ms, engine, section)
+    ms = fitted.ms(counts)
+    error = bar(fitted, ms, engine, section)
     return Timing(
         artifact=artifact.id,
         engine=engine,

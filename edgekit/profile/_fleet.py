@@ -127,7 +127,7 @@ class Fleet:
             What `one` returned, in the order of the devices and tasks; and a failure for each WorkerFault that it
             raised, and for what was left to do on a device that was lost.
         """
-        found: dict[str, list[Row]] = {name: [] for name in devices}
+        rows: dict[str, list[Row]] = {name: [] for name in devices}
         failed: dict[str, list[Failure]] = {name: [] for name in devices}
 
         def fail(task: AnyTask, reason: str, lost: bool) -> None:
@@ -140,7 +140,7 @@ class Fleet:
                 with self.machine(name, reach, device, console) as facts:
                     while left:
                         try:
-                            found[name].append(one(device, left[0], facts))
+                            rows[name].append(one(device, left[0], facts))
                         except WorkerFault as fault:
                             fail(left[0], str(fault), fault.lost)
                         advance(1, f"{left.pop(0).artifact} on {name}")
@@ -150,7 +150,7 @@ class Fleet:
 
         with console.bar(f"{what} on the devices", sum(map(len, wanted.values()))) as advance:
             self.each([partial(visit, name, device, advance) for name, device in devices.items() if wanted[name]])
-        return [row for name in devices for row in found[name]], [each for name in devices for each in failed[name]]
+        return [row for name in devices for row in rows[name]], [each for name in devices for each in failed[name]]
 
     @contextmanager
     def machine(self, name: str, reach: Reach, device: Device, console: Console) -> Iterator[dict[str, Any]]:

@@ -70,26 +70,26 @@ def first(artifact: Artifact, folder: Path, there: Runner, here: Runner) -> str:
     Returns:
         ``<layer> (max <n> steps, <share> of its outputs)``, or ``none ...``, and what else is known.
     """
-    found = list(READERS[artifact.format]((folder / artifact.path).read_bytes(), artifact.precision == "int8"))
+    prefixes = list(READERS[artifact.format]((folder / artifact.path).read_bytes(), artifact.precision == "int8"))
     with tempfile.TemporaryDirectory() as scratch:
 
         @cache
         def gap(place: int) -> _Gap:
             name = f"to-{place}.{artifact.format}"
-            (Path(scratch) / name).write_bytes(found[place].build())
+            (Path(scratch) / name).write_bytes(prefixes[place].build())
             part = replace(artifact, path=name)
             return _gap(there(part, Path(scratch)), here(part, Path(scratch)))
 
-        wrong = _bisect(len(found), lambda place: gap(place).wrong)
-        rounded = _bisect(len(found), lambda place: gap(place).most != 0)
+        wrong = _bisect(len(prefixes), lambda place: gap(place).wrong)
+        rounded = _bisect(len(prefixes), lambda place: gap(place).most != 0)
         if rounded is None:
             return "none: every part of the file agrees, so the engine computes the whole file differently"
-        start = f"{found[rounded].layer} ({gap(rounded)})"
+        start = f"{prefixes[rounded].layer} ({gap(rounded)})"
         if wrong is None:
             return f"none by more than rounding; from {start} on they round differently"
         if rounded == wrong:
             return start
-        return f"{found[wrong].layer} ({gap(wrong)}); from {start} on they round differently"
+        return f"{prefixes[wrong].layer} ({gap(wrong)}); from {start} on they round differently"
 
 
 def _bisect(count: int, differs: Callable[[int], bool]) -> int | None:
@@ -119,7 +119,7 @@ def _onnx(data: bytes, int8: bool) -> Sequence[Prefix]:
     model = onnx.load_from_string(data)
     made = {output: node for node in model.graph.node for output in node.output}
     live = {port.name for port in model.graph.input}
-    found = []
+    prefixes = []
 
     def cut(output: str) -> bytes:
         part, needed = onnx.ModelProto(), {output}
@@ -141,20 +141,20 @@ def _onnx(data: bytes, int8: bool) -> Sequence[Prefix]:
         live.update(node.output)
         source = made.get(node.input[0]) if node.op_type == "QuantizeLinear" else node
         if source is not None and (not int8 or node.op_type == "QuantizeLinear"):
-            found.append(Prefix(layer(source.name), lambda output=node.output[0]: cut(output)))  # type: ignore[misc]
-    return found
+            prefixes.append(Prefix(layer(source.name), lambda output=node.output[0]: cut(output)))  # type: ignore[misc]
+    return prefixes
 
 
 def _tflite(data: bytes, int8: bool) -> Sequence[Prefix]:
     from edgekit.graph.tflite_table import MOVING, Table
 
     table, graph = Table(data), Graph(data)
-    found = []
+    prefixes = []
     for place, operator in enumerate(table.graph.operators):
         tensor = table.graph.tensors[operator.outputs[0]]
         if table.kind(operator) not in MOVING and (not int8 or table.types[tensor.type] == "INT8"):
-            found.append(Prefix(layer(tensor.name.decode()), lambda last=place: graph.cut(0, last, alone=True)))  # type: ignore[misc]
-    return found
+            prefixes.append(Prefix(layer(tensor.name.decode()), lambda last=place: graph.cut(0, last, alone=True)))  # type: ignore[misc]
+    return prefixes
 
 
 READERS = {"onnx": _onnx, "tflite": _tflite}

@@ -88,10 +88,10 @@ def replay(
                 kept.add(key, row)
         return row
 
-    found, failures = fleet.rows("golden", devices, wanted, one, console)
+    rows, failures = fleet.rows("golden", devices, wanted, one, console)
     if set(devices) <= set(measured.machines):  # else keep what is known of a device that is down
         kept.tidy()
-    return found, failures
+    return rows, failures
 
 
 def _once(device: str, measured: Profile) -> list[Timing]:

@@ -65,10 +65,10 @@ def find(
             kept.add(key, profile)
         return profile
 
-    found, failures = fleet.rows("operators", devices, wanted, one, console)
+    profiles, failures = fleet.rows("operators", devices, wanted, one, console)
     if set(devices) <= set(measured.machines):  # else keep what is known of a device that is down
         kept.tidy()
-    return found, failures
+    return profiles, failures
 
 
 def _timed(rows: Sequence[Timing]) -> list[Timing]:

@@ -187,9 +187,9 @@ def because(before: OperatorProfile, after: OperatorProfile, same: bool = False)
     pair = _title(before, after), _title(after, before)
     ratio = before.total_ms / after.total_ms
     word = "faster" if ratio >= 1 else "slower"
-    found = compare_families(before, after)
-    for_it = [each for each in found if each.gained_ms * (ratio - 1) > 0]
-    against = [each for each in found if each.gained_ms * (ratio - 1) < 0]
+    differences = compare_families(before, after)
+    for_it = [each for each in differences if each.gained_ms * (ratio - 1) > 0]
+    against = [each for each in differences if each.gained_ms * (ratio - 1) < 0]
     words = "about as fast as" if same else f"{word} than"
     text = f"{pair[1]} is {words} {pair[0]} ({_ms(after.total_ms)} ms against {_ms(before.total_ms)} ms, {ratio:.2f}x)"
     if for_it:
@@ -231,8 +231,8 @@ def _layers(rows: Sequence[OperatorRow]) -> dict[str, float]:
 
 
 def _differences(before: dict[str, float], after: dict[str, float]) -> tuple[Difference, ...]:
-    found = [Difference(name, before.get(name, 0.0), after.get(name, 0.0)) for name in {**before, **after}]
-    return tuple(sorted(found, key=lambda each: -abs(each.gained_ms)))
+    differences = [Difference(name, before.get(name, 0.0), after.get(name, 0.0)) for name in {**before, **after}]
+    return tuple(sorted(differences, key=lambda each: -abs(each.gained_ms)))
 
 
 def _here(argv: Sequence[str]) -> subprocess.Popen[str]:

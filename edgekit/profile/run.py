@@ -154,9 +154,9 @@ def _visit(target: _Target, plan: _Plan, console: Console, advance: Advance) -> 
         for job in target.jobs:
             job.key = _key(job, target, plan, facts)
             job.timing = plan.kept.find(job.key, Timing)
-        found = sum(job.over for job in target.jobs)
-        if found:
-            console.say(f"  {target.name}: {found} of {len(target.jobs)} measured before")
+        known = sum(job.over for job in target.jobs)
+        if known:
+            console.say(f"  {target.name}: {known} of {len(target.jobs)} measured before")
         if target.reach.KIND == "estimated":
             _estimate_all(target, plan, advance)
             return
@@ -312,13 +312,13 @@ def _sent(target: _Target, plan: _Plan) -> tuple[str, str]:
 
 
 def _failures(target: _Target, artifacts: Sequence[ModelFile]) -> list[Failure]:
-    found = []
+    failures = []
     if all(job.is_reference for job in target.jobs):
         # say so for each file: the device must not vanish from the report silently
         reason = target.trouble or _unsuited(target, artifacts)
         engine, threads = target.device.run.engines[0], target.device.run.thread_counts(1)[0]
-        found = [Failure(artifact.id, engine, target.name, threads, reason) for artifact in artifacts]
-    return found + [
+        failures = [Failure(artifact.id, engine, target.name, threads, reason) for artifact in artifacts]
+    return failures + [
         Failure(job.artifact.id, job.engine, target.name, job.threads, job.reason, job.lost)
         for job in target.jobs
         if job.reason

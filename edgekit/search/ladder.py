@@ -106,8 +106,8 @@ def climb(material: Material, section: QuantizeSection) -> Climb:
         why = "the data has no validation split" if material.val is None else "quantize.rescue is empty"
         note = f"{why}: max_drop was not judged here"
         result = workshop.make(section)
-        found = _gains(workshop, section, result)
-        return Climb(result, section, (), _layers(workshop, section), note, gains=found)
+        gained = _gains(workshop, section, result)
+        return Climb(result, section, (), _layers(workshop, section), note, gains=gained)
     judge = _Judge(material.module, material.val)
     name = "qat" if section.method == "qat" else "plain"
     began = time.perf_counter()
@@ -304,8 +304,8 @@ def _close(
     assert best.result is not None
     rungs = tuple(one.rung for one in tried)
     shortfall = "" if held else _shortfall(best, recipe, workshop, judge, len(tried))
-    found = _gains(workshop, best.section, best.result)
-    return Climb(best.result, best.section, rungs, _layers(workshop, best.section), note, shortfall, found)
+    gained = _gains(workshop, best.section, best.result)
+    return Climb(best.result, best.section, rungs, _layers(workshop, best.section), note, shortfall, gained)
 
 
 def _gains(workshop: _Workshop, section: QuantizeSection, result: ptq.Result) -> tuple[Gain, ...]:

@@ -132,7 +132,7 @@ def choose_graph(
     whole: dict[str, Artifact] = {}
     lost: dict[str, str] = {}
     for name in timed:
-        found: dict[str, Path] = {}
+        paths: dict[str, Path] = {}
         for form in sorted(formats, reverse=True):  # TFLite first: its converter needs rewrites most
             try:
                 bare = files(f"without-{name}", form, [other for other in every if other != name])
@@ -145,10 +145,10 @@ def choose_graph(
                 reason = f"needed: without it {_operators(more)} of {bare.id} would compute in float"
                 rows.append(Rewrite(name, "graph", True, reason))
                 break
-            found[f"without {form}"] = scratch / f"without-{name}" / bare.path
-            found[f"with {form}"] = scratch / "with" / whole[form].path
+            paths[f"without {form}"] = scratch / f"without-{name}" / bare.path
+            paths[f"with {form}"] = scratch / "with" / whole[form].path
         else:
-            trials = time_files(found, devices, console)
+            trials = time_files(paths, devices, console)
             lost |= trials.lost
             devices = {name: device for name, device in devices.items() if name not in lost}  # not asked again
             trials = replace(trials, lost=lost)
@@ -204,20 +204,20 @@ def choose_file(
 
 def _timed(name: str, scope: str, trials: Trials, pairs: Mapping[str, tuple[str, str]], artifact: str = "") -> Rewrite:
     """A row from the trials of the files without and with the rewrite, by format."""
-    found = {(trial.device, trial.engine, trial.file): trial for trial in trials.rows}
+    measured = {(trial.device, trial.engine, trial.file): trial for trial in trials.rows}
     lost = bool(trials.lost)
     effects: dict[str, dict[str, tuple[float, float]]] = {}
     setups = []
-    for device, engine, file in found:
+    for device, engine, file in measured:
         for bare, whole in pairs.values():
-            if file == bare and (device, engine, whole) in found:
-                before, after = found[device, engine, bare], found[device, engine, whole]
+            if file == bare and (device, engine, whole) in measured:
+                before, after = measured[device, engine, bare], measured[device, engine, whole]
                 effects.setdefault(device, {})[engine] = (before.ms, after.ms)
                 setups.append(f"{engine} {before.engine_version} on {before.machine.cpu}")
     if not effects:
-        if any(file == bare for *_, file in found for bare, _ in pairs.values()):
+        if any(file == bare for *_, file in measured for bare, _ in pairs.values()):
             return Rewrite(name, scope, False, "left out: no engine runs the file with it", artifact=artifact)
-        why = (not found and trials.missing) or "no engine runs the file without it"
+        why = (not measured and trials.missing) or "no engine runs the file without it"
         return Rewrite(name, scope, True, f"not measured: {why}", artifact=artifact, lost=lost)
     setup = f"measured: {', '.join(dict.fromkeys(setups))}, 1 thread"
     if lost:

@@ -84,7 +84,7 @@ def time_files(
         Shortfall: nothing at all could be measured on a device that was reached and has an engine for the files.
     """
     trials = [_TrialFile(name, path.suffix[1:], str(path.resolve())) for name, path in files.items()]
-    found: list[Trial] = []
+    rows: list[Trial] = []
     emulated, lost = [], {}
     for name, device in devices.items():
         engines = engines_for((path.suffix[1:] for path in files.values()), device)
@@ -102,8 +102,8 @@ def time_files(
             lost[name] = str(trouble)
             console.say(f"  not timed there: {trouble}")
             continue
-        found += [_trial(timing, measured.machines[name]) for timing in measured.timings]
-    return Trials(tuple(found), tuple(emulated), lost)
+        rows += [_trial(timing, measured.machines[name]) for timing in measured.timings]
+    return Trials(tuple(rows), tuple(emulated), lost)
 
 
 def is_timed(device: Device) -> bool:

@@ -145,18 +145,20 @@ def for_file(
         why, pinned = why_not_timed(run), run.recipe.lower.rewrites
         float32 = {row.name: row for row in rows if row.artifact == artifact_id(form, "fp32")}
         if why:
-            found = [Rewrite(name, form, pinned is None or name in pinned, why, artifact=artifact) for name in matching]
+            decided = [
+                Rewrite(name, form, pinned is None or name in pinned, why, artifact=artifact) for name in matching
+            ]
         elif precision in FLOAT_VARIANTS and set(matching) <= set(float32):  # the same operators at the same speed
-            found = [
+            decided = [
                 replace(float32[name], artifact=artifact, reason=f"as for {form}-fp32: {float32[name].reason}")
                 for name in matching
             ]
         else:
             with TemporaryDirectory(dir=work) as scratch:
-                found = rewrites.choose_file(
+                decided = rewrites.choose_file(
                     exporter, data, form, precision, run.job.devices, Path(scratch), run.console
                 )
-        rows.extend(found)
-        return [row.name for row in found if row.applied]
+        rows.extend(decided)
+        return [row.name for row in decided if row.applied]
 
     return choose

@@ -81,7 +81,7 @@ def build(run: Run, section: ProfileSection | None, work: Path) -> None:
         before = run.directory.folder("profile") / name
         if before.is_dir() and not (work / name).exists():
             shutil.copytree(before, work / name)
-    found = profile(
+    measured = profile(
         run.artifacts,
         run.done["export"].path,
         run.job.devices,
@@ -92,17 +92,17 @@ def build(run: Run, section: ProfileSection | None, work: Path) -> None:
     )
     rows: list[Accuracy] = []
     if _wanted(run):
-        rows, failures = _accuracy(run, {name: run.job.devices[name] for name in found.machines}, work / ACCURACY)
-        found = replace(found, failures=(*found.failures, *failures))
+        rows, failures = _accuracy(run, {name: run.job.devices[name] for name in measured.machines}, work / ACCURACY)
+        measured = replace(measured, failures=(*measured.failures, *failures))
     if _explained(section):
         from edgekit.profile import hotspots
 
         profiles, failures = hotspots.find(
-            run.artifacts, run.done["export"].path, run.job.devices, found, run.console, work / OPERATORS
+            run.artifacts, run.done["export"].path, run.job.devices, measured, run.console, work / OPERATORS
         )
-        found = replace(found, operators=tuple(profiles), failures=(*found.failures, *failures))
+        measured = replace(measured, operators=tuple(profiles), failures=(*measured.failures, *failures))
     json_file.save(work / "accuracy.json", rows)
-    json_file.save(work / "profile.json", found)
+    json_file.save(work / "profile.json", measured)
 
 
 def failed(run: Run, trouble: Shortfall) -> None:

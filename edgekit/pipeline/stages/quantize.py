@@ -25,13 +25,13 @@ RESUMABLE = False
 
 def section(run: Run) -> QuantizeSection | Skip:
     """Its own, with what it takes from [train] filled in; skipped where there is none."""
-    found, train = run.recipe.quantize, run.recipe.train
-    if found is None:
+    own, train = run.recipe.quantize, run.recipe.train
+    if own is None:
         return Skip("the recipe has no [quantize] section")
-    if found.qat.batch_norm is not None:
-        return found
+    if own.qat.batch_norm is not None:
+        return own
     kept = {"batch_norm": train.batch_norm if train else "frozen"}
-    return found.model_copy(update={"qat": found.qat.model_copy(update=kept)})
+    return own.model_copy(update={"qat": own.qat.model_copy(update=kept)})
 
 
 def inputs(run: Run, section: QuantizeSection) -> dict[str, Any]:
@@ -148,8 +148,8 @@ def material(run: Run, section: QuantizeSection, scratch: Path) -> Material:
 
 def _one_class(index: Index, samples: Sequence[Sample]) -> str:
     """A note if all calibration images are of one class but the data has several; else ""."""
-    found = {sample.label for sample in samples}
-    if len(found) > 1 or len(index.labels) < 2:
+    classes = {sample.label for sample in samples}
+    if len(classes) > 1 or len(index.labels) < 2:
         return ""
     label = index.labels[samples[0].label]
     if len({sample.label for sample in index.split("train")}) == 1:

@@ -98,14 +98,14 @@ def _others(run: Run, module: Any, size: int) -> dict[str, Any]:
     from edgekit.pipeline.stages.export import INT16X8
     from edgekit.verify import files as verify
 
-    found: dict[str, Any] = {}
+    references: dict[str, Any] = {}
     for precision in dict.fromkeys(artifact.precision for artifact in run.artifacts):
         if precision in FLOAT_VARIANTS:
             graph = sources.reference(module, size, precision)
-            found[precision] = verify.Reference(
+            references[precision] = verify.Reference(
                 f"torch-{precision}", graph, None, *sources.BOUNDS.get(precision, (None, None))
             )
         elif precision == "int16x8":
             graph = exported_program.load(run.done["export"].path / INT16X8)
-            found[precision] = verify.Reference(f"torch-{precision}", graph)
-    return found
+            references[precision] = verify.Reference(f"torch-{precision}", graph)
+    return references
