@@ -69,19 +69,21 @@ def _of(layer: _Layer, kind: str, gone: Mapping[str, int]) -> int:
 
 def _layers(module: nn.Module, size: int) -> dict[str, _Layer]:
     names = {child: name for name, child in module.named_modules()}
-    found: dict[str, _Layer] = {}
+    layers: dict[str, _Layer] = {}
 
     def note(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         bias = int(layer.bias is not None)
         if isinstance(layer, nn.Conv2d):
             positions = math.prod(output.shape[2:])
             kernel = math.prod(layer.kernel_size)
-            found[names[layer]] = _Layer(positions, kernel, layer.in_channels // layer.groups, layer.out_channels, bias)
+            layers[names[layer]] = _Layer(
+                positions, kernel, layer.in_channels // layer.groups, layer.out_channels, bias
+            )
         elif isinstance(layer, nn.Linear):
             positions = output.numel() // layer.out_features
-            found[names[layer]] = _Layer(positions, 1, layer.in_features, layer.out_features, bias)
+            layers[names[layer]] = _Layer(positions, 1, layer.in_features, layer.out_features, bias)
         else:
-            found[names[layer]] = _Layer(0, 0, 1, layer.num_features, 2 * bias)
+            layers[names[layer]] = _Layer(0, 0, 1, layer.num_features, 2 * bias)
 
     hooks = [
         child.register_forward_hook(note) for child in names if isinstance(child, nn.Conv2d | nn.Linear | _BatchNorm)
@@ -92,4 +94,4 @@ def _layers(module: nn.Module, size: int) -> dict[str, _Layer]:
     module.train(training)
     for hook in hooks:
         hook.remove()
-    return found
+    return layers

@@ -83,7 +83,7 @@ class ChannelGraph:
         Left alone are channels that reach the output or are split or sliced, grouped convolutions that are not
         depthwise, and layers that fit no `Role`.
         """
-        found: dict[str, Group] = {}
+        by_head: dict[str, Group] = {}
         with quiet():
             for items in self._graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
                 layers = [item.dep.target.module for item in items if _writes(self._graph, item)]
@@ -91,9 +91,9 @@ class ChannelGraph:
                 head = next(layer for layer in self.names if layer in layers and _outputs(layer) == width)
                 group = self.group(self.names[head])
                 if group is not None:
-                    found[group.head] = group
+                    by_head[group.head] = group
         order = list(self.names.values())
-        return tuple(sorted(found.values(), key=lambda group: order.index(group.head)))
+        return tuple(sorted(by_head.values(), key=lambda group: order.index(group.head)))
 
     def group(self, head: str) -> Group | None:
         """The group that a convolution or linear layer heads; None if it has to be left alone."""

@@ -147,9 +147,9 @@ def _scores(
     def add(gradients: bool) -> None:
         for group in now:
             assert group is not None
-            found = criterion.scores(parts(module, group, norms, gradients), generator)
-            if found is not None:
-                sums[group.head] = sums.get(group.head, 0) + found
+            scores = criterion.scores(parts(module, group, norms, gradients), generator)
+            if scores is not None:
+                sums[group.head] = sums.get(group.head, 0) + scores
 
     if not criterion.GRADIENTS:
         add(gradients=False)

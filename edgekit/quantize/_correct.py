@@ -50,9 +50,9 @@ class Calibration(Interpreter):
             x = self.env[arguments[0]]
             self.sums[n.name] = self.sums.get(n.name, torch.zeros(())) + _by_channel(x)
             if self._moments:
-                found = vectors(n, x, tuple(self.env[arguments[1]].shape))
-                if found is not None:
-                    self.moments.setdefault(n.name, Moments()).add(found)
+                columns = vectors(n, x, tuple(self.env[arguments[1]].shape))
+                if columns is not None:
+                    self.moments.setdefault(n.name, Moments()).add(columns)
         return super().run_node(n)
 
     def means(self) -> dict[str, Tensor]:

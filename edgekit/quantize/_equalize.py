@@ -100,14 +100,14 @@ def _scale(graph: GraphModule, group: Group, largest: dict[Node, Tensor]) -> Ten
 def _largest(graph: GraphModule, groups: list[Group], images: Iterable[Tensor]) -> dict[Node, Tensor]:
     """Largest magnitude per channel of every tensor that belongs to a group."""
     wanted = {node for group in groups for node in group.tensors}
-    found: dict[Node, Tensor] = {}
+    largest: dict[Node, Tensor] = {}
     replay = Replay(graph)
     for image in images:
         for node, value in replay.values(image.unsqueeze(0)).items():
             if node in wanted:
                 top = value.abs().amax([0, *range(2, value.dim())])
-                found[node] = torch.maximum(found[node], top) if node in found else top
-    return found
+                largest[node] = torch.maximum(largest[node], top) if node in largest else top
+    return largest
 
 
 def _depthwise(graph: GraphModule, node: Node) -> bool:

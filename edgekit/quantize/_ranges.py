@@ -23,12 +23,12 @@ TRIALS = 4
 
 def observers(prepared: GraphModule) -> dict[Histogram, list[Node]]:
     """The observed tensors whose range must be decided, and the nodes at which each is observed."""
-    found: dict[Histogram, list[Node]] = {}
+    nodes: dict[Histogram, list[Node]] = {}
     for node in prepared.graph.nodes:
         module = prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, Histogram):
-            found.setdefault(module, []).append(node)
-    return found
+            nodes.setdefault(module, []).append(node)
+    return nodes
 
 
 def title(node: Node) -> str:

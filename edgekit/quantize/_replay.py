@@ -71,8 +71,8 @@ def not_finite(graph: GraphModule, image: Tensor) -> str:
     values: Values = {}
     for node in graph.graph.nodes:
         values[node] = image if node.op == "placeholder" else replay.node(node, values)
-        found = values[node]
-        watched = node.op in ("placeholder", "call_function") and isinstance(found, Tensor)
-        if watched and not bool(torch.isfinite(found).all()):
+        value = values[node]
+        watched = node.op in ("placeholder", "call_function") and isinstance(value, Tensor)
+        if watched and not bool(torch.isfinite(value).all()):
             return (scopes(node) or (node.name,))[-1] if node.op != "placeholder" else "input"
     return ""

@@ -106,15 +106,15 @@ def round_weights(graph: GraphModule, moments: Mapping[str, Moments], centred: b
     with torch.no_grad():
         for kernel in kernels(graph):
             weight, scales = constant(graph, kernel.weight.all_input_nodes[0]), constant(graph, kernel.weight_scales)
-            found = moments.get(kernel.node.name)
-            if found is not None and found.count < ENOUGH * found.first.shape[1]:
-                found = None
-            adaptive[(scopes(kernel.node) or (kernel.node.name,))[-1]] = found is not None
-            if found is None:
+            known = moments.get(kernel.node.name)
+            if known is not None and known.count < ENOUGH * known.first.shape[1]:
+                known = None
+            adaptive[(scopes(kernel.node) or (kernel.node.name,))[-1]] = known is not None
+            if known is None:
                 weight.copy_(on_grid(weight, scales).float())
             else:
                 centre = centred and kernel.bias is not None
-                weight.copy_(adapt(weight, scales, found.covariance() if centre else found.uncentred()).float())
+                weight.copy_(adapt(weight, scales, known.covariance() if centre else known.uncentred()).float())
     return adaptive
 
 

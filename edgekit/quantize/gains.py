@@ -49,13 +49,13 @@ def gains(
     with torch.no_grad():
         exact = torch.cat([module(image.unsqueeze(0)) for image in images])
     full = _score(result, images, exact)
-    found = []
+    compared = []
     for choice, settings in WITHOUT.items():
         other = section.model_copy(update=settings)
         if other != section:
             sqnr, agreement = _score(make(other), images, exact)
-            found.append(Gain(choice, (sqnr, full[0]), (agreement, full[1])))
-    return tuple(found)
+            compared.append(Gain(choice, (sqnr, full[0]), (agreement, full[1])))
+    return tuple(compared)
 
 
 def _score(result: ptq.Result, images: list[Tensor], exact: Tensor) -> tuple[float, float]:

@@ -123,8 +123,8 @@ def observe(
         notes: list[str] = []
         if section.equalize:
             _fuse_conv_bn_(graph)  # as `prepare_pt2e` does
-            scaled, found = equalize(graph, islice(images, EQUALIZE))
-            notes.append(f"equalize: channels of {scaled} of {found} groups of layers were scaled")
+            scaled, total = equalize(graph, islice(images, EQUALIZE))
+            notes.append(f"equalize: channels of {scaled} of {total} groups of layers were scaled")
         quantizer = Int8Quantizer(Histogram, PerChannelMinMaxObserver, section.keep_float)
         prepared = prepare_pt2e(graph, quantizer)
         calibration = Calibration(prepared, moments=section.rounding == "adaptive")

@@ -172,8 +172,8 @@ def _end(node: Node) -> Node:
 
 def _downstream(graph: GraphModule, layer: _Layer) -> set[Node]:
     """Everything that is computed from what a layer changes."""
-    found = {user for node in layer.constants for user in node.users} | set(layer.grids)
+    reached = {user for node in layer.constants for user in node.users} | set(layer.grids)
     for node in graph.graph.nodes:
-        if any(source in found for source in node.all_input_nodes):
-            found.add(node)
-    return found
+        if any(source in reached for source in node.all_input_nodes):
+            reached.add(node)
+    return reached

@@ -108,8 +108,8 @@ class _FakeQuantize(FakeQuantize):  # type: ignore[misc]
         if self.observer_enabled[0]:
             if not torch.isfinite(self.activation_post_process.max_val).all():
                 raise FloatingPointError
-            found: tuple[Tensor, Tensor] = self.activation_post_process.calculate_qparams()
-            return found
+            qparams: tuple[Tensor, Tensor] = self.activation_post_process.calculate_qparams()
+            return qparams
         return self.scale, self.zero_point
 
 
@@ -177,8 +177,8 @@ def _take_ranges(graph: GraphModule, start: GraphModule, pixels: Tensor) -> None
         seen = part.activation_post_process
         seen.min_val.fill_(max((low - zero) * scale, least))
         seen.max_val.fill_(min((high - zero) * scale, most))
-        found, zeros = seen.calculate_qparams()
-        part.scale.copy_(found)
+        scales, zeros = seen.calculate_qparams()
+        part.scale.copy_(scales)
         part.zero_point.copy_(zeros)
 
 
@@ -269,9 +269,9 @@ class _Training:
                             f"lower quantize.qat.lr = {self.section.lr:g}"
                         )
                     advance(1, f"loss {total / (step + 1):.3f}")
-            found = self._close(val)
+            note = self._close(val)
             seconds = time.perf_counter() - began
-            console.say(f"  qat epoch {epoch + 1}/{epochs}  loss {total / steps:.3f}{found}  {seconds:.0f} s")
+            console.say(f"  qat epoch {epoch + 1}/{epochs}  loss {total / steps:.3f}{note}  {seconds:.0f} s")
         return self.best
 
     def _step(self, values: Tensor, labels: Tensor, share: float) -> float:

@@ -23,6 +23,6 @@ RULES: tuple[Callable[[Histogram, Cost], Range], ...] = (
 
 def limits(seen: Histogram, cost: Cost) -> Range:
     """The range of one activation tensor."""
-    candidates = {(found.low, found.high): found for found in (rule(seen, cost) for rule in reversed(RULES))}
+    candidates = {(choice.low, choice.high): choice for choice in (rule(seen, cost) for rule in reversed(RULES))}
     choices = list(reversed(candidates.values()))
-    return choices[0] if len(choices) == 1 else min(choices, key=lambda found: cost(found.low, found.high))
+    return choices[0] if len(choices) == 1 else min(choices, key=lambda choice: cost(choice.low, choice.high))

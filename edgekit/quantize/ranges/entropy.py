@@ -26,9 +26,9 @@ def limits(seen: Histogram, cost: Cost) -> Range:
     counts, centres = _spread(seen, low, high)
     least, best = torch.inf, 1.0
     for share in torch.linspace(1.0, NARROWEST, CANDIDATES, dtype=torch.float64).tolist():
-        found = divergence(counts, (centres >= low * share) & (centres <= high * share))
-        if found < least:
-            least, best = found, share
+        distance = divergence(counts, (centres >= low * share) & (centres <= high * share))
+        if distance < least:
+            least, best = distance, share
     return Range(best * low, best * high, "entropy")
 
 
