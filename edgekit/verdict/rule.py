@@ -165,8 +165,8 @@ def contenders(device_name: str, artifacts: Sequence[Artifact], timings: Sequenc
 
 def best_kind(device_name: str, timings: Iterable[Timing]) -> Kind | None:
     """The most trustworthy kind of timing (batch 1) that a device has for any file; None if it has none."""
-    found = {t.kind for t in timings if t.device == device_name and t.batch == 1 and not t.reference}
-    return next((kind for kind in KINDS if kind in found), None)
+    kinds = {t.kind for t in timings if t.device == device_name and t.batch == 1 and not t.reference}
+    return next((kind for kind in KINDS if kind in kinds), None)
 
 
 def _scores(device: str, accuracy: Iterable[Accuracy]) -> dict[tuple[str, str], Accuracy]:

@@ -80,12 +80,12 @@ def intervals(samples: Sequence[float], round_sizes: Sequence[int] = ()) -> dict
         ValueError: the rounds do not add up to the samples.
     """
     draws = _draws(samples, round_sizes, SEED)
-    found: dict[str, Any] = {"round_sizes": tuple(round_sizes), "outliers": outliers(samples)}
+    fields: dict[str, Any] = {"round_sizes": tuple(round_sizes), "outliers": outliers(samples)}
     points = summary(samples)
     for name, q in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
         ends = None if draws is None else _ends(points[f"{name}_ms"], draws.percentile(q), [draws.levels], RESEMBLANCE)
-        found[f"{name}_ci"] = ends
-    return found
+        fields[f"{name}_ci"] = ends
+    return fields
 
 
 def outliers(samples: Sequence[float]) -> float:
@@ -161,10 +161,10 @@ class _Draws:
         before = np.maximum(after - 1, 0)
         low, high = self.below[rows, before], self.below[rows, after]
         share = np.where(high > low, (q - low) / np.where(high > low, high - low, 1), 1.0)
-        found: npt.NDArray[np.float64] = self.grid[before] + np.clip(share, 0, 1) * (
+        values: npt.NDArray[np.float64] = self.grid[before] + np.clip(share, 0, 1) * (
             self.grid[after] - self.grid[before]
         )
-        return found
+        return values
 
 
 def _draws(samples: Sequence[float], round_sizes: Sequence[int], seed: int) -> _Draws | None:
@@ -221,8 +221,8 @@ def _correlation(levels: npt.NDArray[np.float64]) -> float:
     spread = float((away**2).sum())
     if spread <= 0 or len(levels) < 3:
         return 0.0
-    found = float((away[:-1] * away[1:]).sum()) / spread
-    return found + (1 + 3 * found) / len(levels)
+    raw = float((away[:-1] * away[1:]).sum()) / spread
+    return raw + (1 + 3 * raw) / len(levels)
 
 
 def t_quantile(p: float, degrees: int) -> float:

@@ -76,15 +76,15 @@ def first(kind: str, path: Path, module: nn.Module, pixels: torch.Tensor, fed: A
 
 def _record(module: nn.Module, pixels: torch.Tensor) -> list[tuple[str, Array]]:
     """Every output of a module (or node of a graph), with its name, in order of execution."""
-    found: list[tuple[str, Array]] = []
+    outputs: list[tuple[str, Array]] = []
     with torch.no_grad():
         if isinstance(module, GraphModule):
-            _Recorder(module, found).run(pixels)
-            return found
+            _Recorder(module, outputs).run(pixels)
+            return outputs
         hooks = [
             each.register_forward_hook(
                 lambda _module, _args, value, name=name: (
-                    found.append((name, value.numpy().copy())) if isinstance(value, torch.Tensor) else None
+                    outputs.append((name, value.numpy().copy())) if isinstance(value, torch.Tensor) else None
                 )
             )
             for name, each in module.named_modules()
@@ -94,15 +94,15 @@ def _record(module: nn.Module, pixels: torch.Tensor) -> list[tuple[str, Array]]:
         finally:
             for hook in hooks:
                 hook.remove()
-    return found
+    return outputs
 
 
 class _Recorder(Interpreter):
     """Keeps the value of every node."""
 
-    def __init__(self, graph: GraphModule, found: list[tuple[str, Array]]) -> None:
+    def __init__(self, graph: GraphModule, outputs: list[tuple[str, Array]]) -> None:
         super().__init__(graph)
-        self._found = found
+        self._found = outputs
 
     def run_node(self, n: Node) -> Any:
         """As `Interpreter`."""
@@ -138,13 +138,13 @@ def _tflite(path: Path, fed: Array) -> list[tuple[str, Array]]:
 
     table = Table(path.read_bytes())
     outputs = [each.outputs[0] for each in table.graph.operators if table.kind(each) in WEIGHTED]
-    found = []
+    layers = []
     for index, value in zip(outputs, diverge_int8.run_tflite(table, outputs, fed), strict=True):
         spec = table.port(index, "NHWC")
         if spec.scale is not None and spec.zero_point is not None:
             value = (value.astype(np.float32) - np.float32(spec.zero_point)) * np.float32(spec.scale)
-        found.append((layer_of(table.graph.tensors[index].name.decode()), value))
-    return found
+        layers.append((layer_of(table.graph.tensors[index].name.decode()), value))
+    return layers
 
 
 _READERS = {"onnx": _onnx, "tflite": _tflite}

@@ -97,17 +97,17 @@ def first(kind: str, path: Path, graph: GraphModule, pixels: torch.Tensor, fed: 
     except Exception as error:  # engines raise anything, and the file is known to be bad
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"none: the file's inner tensors cannot be read: {reason}"
-    found = compare(graph, tensors, pixels)
-    if 2 * len(found) <= sum(isinstance(module, IntegerKernel) for module in graph.modules()):
+    rows = compare(graph, tensors, pixels)
+    if 2 * len(rows) <= sum(isinstance(module, IntegerKernel) for module in graph.modules()):
         return "none: the file's inner tensors do not match those of the quantized graph"
-    wrong = [row for row in found if row.wrong]
+    wrong = [row for row in rows if row.wrong]
     if wrong:
-        more = f"; {len(wrong) - 1} more of {len(found)}" if len(wrong) > 1 else ""
+        more = f"; {len(wrong) - 1} more of {len(rows)}" if len(wrong) > 1 else ""
         return f"{wrong[0].layer} ({wrong[0].amount}{more})"
-    rounded = [row for row in found if row.steps]
+    rounded = [row for row in rows if row.steps]
     if rounded:
         most = max(rounded, key=lambda row: row.share)
-        count = f"{len(rounded)} of {len(found)} round differently"
+        count = f"{len(rounded)} of {len(rows)} round differently"
         return f"none by more than rounding; {count}, most of all {most.layer} ({most.amount})"
     return (
         "none: every inner tensor agrees; the output's own scale differs, or the engine fuses differently "
@@ -185,17 +185,17 @@ def _name(node: Node) -> str:
 def _match(own: dict[Node, Tensor], tensors: list[Tensor]) -> dict[Node, Tensor]:
     """Match a file's tensors to nodes by the longest runs of equal keys, and between these by equal sizes."""
     nodes = list(own)
-    found: dict[Node, Tensor] = {}
+    matches: dict[Node, Tensor] = {}
     ours, theirs = [own[node].key for node in nodes], [tensor.key for tensor in tensors]
     for tag, start, stop, low, high in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
         if tag == "equal":
-            found.update(zip(nodes[start:stop], tensors[low:high], strict=True))
+            matches.update(zip(nodes[start:stop], tensors[low:high], strict=True))
         elif tag == "replace":  # a grid that differs from torch's
             sizes = [own[node].extents for node in nodes[start:stop]], [tensor.extents for tensor in tensors[low:high]]
             for one, other, count in SequenceMatcher(None, *sizes, autojunk=False).get_matching_blocks():
                 for place in range(count):
-                    found[nodes[start + one + place]] = tensors[low + other + place]
-    return found
+                    matches[nodes[start + one + place]] = tensors[low + other + place]
+    return matches
 
 
 def _laid_out(values: npt.NDArray[np.int8], like: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
