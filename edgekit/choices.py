@@ -14,8 +14,8 @@ from edgekit.errors import InputError
 def names(folder: str) -> tuple[str, ...]:
     """Choices in a package, e.g. ``names("edgekit.report.formats")``, without importing them."""
     package = importlib.import_module(folder)
-    found = (module.name for module in pkgutil.iter_modules(package.__path__))
-    return tuple(sorted(name for name in found if not name.startswith("_")))
+    modules = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return tuple(sorted(name for name in modules if not name.startswith("_")))
 
 
 def pick(folder: str, name: str, where: str) -> ModuleType:

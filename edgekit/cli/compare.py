@@ -48,13 +48,13 @@ def compare(old: Path, new: Path, fail_on: float | None, as_json: bool, as_markd
         need("pydantic", extra="compress", purpose="reading reports")
         from edgekit.report import comparison, comparison_text, reader
 
-        found = comparison.compare(reader.results(old), reader.results(new))
+        differences = comparison.compare(reader.results(old), reader.results(new))
         if as_json:
-            click.echo(json.dumps(comparison.as_dict(found, fail_on), indent=2))
+            click.echo(json.dumps(comparison.as_dict(differences, fail_on), indent=2))
         else:
-            click.echo((comparison_text.markdown if as_markdown else comparison_text.plain)(found, fail_on))
-        if fail_on is not None and found.regressions(fail_on):
-            raise Shortfall(comparison_text.verdict(found, fail_on))
+            click.echo((comparison_text.markdown if as_markdown else comparison_text.plain)(differences, fail_on))
+        if fail_on is not None and differences.regressions(fail_on):
+            raise Shortfall(comparison_text.verdict(differences, fail_on))
 
     guarded(work, debug)
 

@@ -64,14 +64,14 @@ def check(name: str, as_json: bool, debug: bool) -> None:
         from edgekit.errors import Shortfall
 
         _, device = _load(name)
-        found = probe.check(device)
+        outcome = probe.check(device)
         if as_json:
-            ready = {"device": found.device, "ready": not found.problems, "problems": found.problems}
-            click.echo(json.dumps({**ready, "facts": found.facts}, indent=2))
-        elif found.reached:
-            click.echo(_describe(device, found.facts))
-        if found.problems:
-            raise Shortfall("\n  ".join(f"{device.name}: {problem}" for problem in found.problems))
+            ready = {"device": outcome.device, "ready": not outcome.problems, "problems": outcome.problems}
+            click.echo(json.dumps({**ready, "facts": outcome.facts}, indent=2))
+        elif outcome.reached:
+            click.echo(_describe(device, outcome.facts))
+        if outcome.problems:
+            raise Shortfall("\n  ".join(f"{device.name}: {problem}" for problem in outcome.problems))
 
     guarded(work, debug)
 
@@ -134,17 +134,17 @@ def probe(host: str | None, name: str | None, out: Path | None, force: bool, as_
         reach = _reach(host, words)
         device = _checked(name or "device", reach)
         try:
-            found = probing.facts(device)
+            facts = probing.facts(device)
         except Shortfall as trouble:
             raise Shortfall(f"{host or 'this machine'}: cannot be reached by {reach['by']}: {trouble}") from None
-        called = name or re.sub(r"[^\w.-]+", "-", str(found["hostname"])).strip("-.") or "device"
-        engines = [engine for engine in ("litert", "onnxruntime", "tflite_runtime") if found["engines"].get(engine)]
-        run = {"threads": sorted({1, found["cores"]}), **({"engines": engines} if engines else {})}
-        path = _write(out or Path(f"{called}.toml"), probing.toml(called, reach, found, run), force)
+        called = name or re.sub(r"[^\w.-]+", "-", str(facts["hostname"])).strip("-.") or "device"
+        engines = [engine for engine in ("litert", "onnxruntime", "tflite_runtime") if facts["engines"].get(engine)]
+        run = {"threads": sorted({1, facts["cores"]}), **({"engines": engines} if engines else {})}
+        path = _write(out or Path(f"{called}.toml"), probing.toml(called, reach, facts, run), force)
         if as_json:
-            click.echo(json.dumps({"path": str(path), "facts": found}, indent=2))
+            click.echo(json.dumps({"path": str(path), "facts": facts}, indent=2))
         else:
-            click.echo(f"{_describe(device, found)}\n{path}: written; next: edgekit devices check {path}")
+            click.echo(f"{_describe(device, facts)}\n{path}: written; next: edgekit devices check {path}")
 
     guarded(work, words.pop("debug"))
 
@@ -258,16 +258,16 @@ def _write(path: Path, text: str, force: bool) -> Path:
     return path
 
 
-def _describe(device: Device, found: dict[str, Any]) -> str:
-    zones = ", ".join(f"{name} {degrees:.0f} C" for name, degrees in found["thermal_zones"].items())
+def _describe(device: Device, facts: dict[str, Any]) -> str:
+    zones = ", ".join(f"{name} {degrees:.0f} C" for name, degrees in facts["thermal_zones"].items())
     lines = [
-        f"{found['hostname']}: {found['cpu']}, {found['cores']} cores, {found['arch']}, "
-        f"{found['memory_bytes'] / 1e9:.1f} GB memory, {found['disk_free_bytes'] / 1e9:.1f} GB free on disk",
-        f"  {found['os']}; Python {found['python']} ({found['executable']}), numpy {found['numpy'] or 'not installed'}",
-        f"  SIMD: {' '.join(found['features']) or 'unknown'}; governor {found['governor'] or 'unknown'}; "
+        f"{facts['hostname']}: {facts['cpu']}, {facts['cores']} cores, {facts['arch']}, "
+        f"{facts['memory_bytes'] / 1e9:.1f} GB memory, {facts['disk_free_bytes'] / 1e9:.1f} GB free on disk",
+        f"  {facts['os']}; Python {facts['python']} ({facts['executable']}), numpy {facts['numpy'] or 'not installed'}",
+        f"  SIMD: {' '.join(facts['features']) or 'unknown'}; governor {facts['governor'] or 'unknown'}; "
         f"thermal zones: {zones or 'none'}",
     ]
-    for engine, version in found["engines"].items():
+    for engine, version in facts["engines"].items():
         wanted = " (required)" if engine in device.run.engines and not version else ""
         lines.append(f"  {engine:<15} {version or 'not installed'}{wanted}")
     return "\n".join(lines)

@@ -20,8 +20,8 @@ def doctor(as_json: bool) -> None:
     """
     from edgekit.device import doctor as checks
 
-    found = checks.report()
-    click.echo(json.dumps(found, indent=2) if as_json else checks.render(found))
+    report = checks.report()
+    click.echo(json.dumps(report, indent=2) if as_json else checks.render(report))
 
 
 COMMANDS = (doctor,)

@@ -198,8 +198,8 @@ def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple
         chosen = [str(Path(name).resolve()) if shipped.is_path(name) else name for name in names]
         section = loaded.profile or recipe.ProfileSection()
         loaded = loaded.model_copy(update={"profile": section.model_copy(update={"devices": chosen})})
-    found = _devices(loaded.profile, base) if loaded.profile else {}
-    return pipeline.Job(loaded, base, out or Path("runs") / loaded.name, found)
+    devices = _devices(loaded.profile, base) if loaded.profile else {}
+    return pipeline.Job(loaded, base, out or Path("runs") / loaded.name, devices)
 
 
 def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
@@ -207,17 +207,17 @@ def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
     from edgekit.config import shipped
     from edgekit.device import file as device_file
 
-    found: dict[str, Device] = {}
+    devices: dict[str, Device] = {}
     for name in section.devices:
         path = shipped.find("devices", name, base)
         each = device_file.load(path)
-        if each.name in found:
+        if each.name in devices:
             raise InputError(f'{path}: another device in this run is also called "{each.name}"; give each its own name')
         if section.sustained is not None:
             run = each.run.model_copy(update={"sustained": section.sustained})
             each = each.model_copy(update={"run": run})
-        found[each.name] = each
-    return found
+        devices[each.name] = each
+    return devices
 
 
 def _profiled(

@@ -180,13 +180,13 @@ def _verdicts(run: Path, done: Done) -> list[dict[str, Any]]:
 
 
 def _of_device(rows: Sequence[dict[str, Any]], device: str, run: Path) -> dict[str, Any]:
-    found = {str(row["device"]): row for row in rows}
-    if device not in found:
-        known = f" (there is one for: {', '.join(found)})" if found else ""
+    verdicts = {str(row["device"]): row for row in rows}
+    if device not in verdicts:
+        known = f" (there is one for: {', '.join(verdicts)})" if verdicts else ""
         raise InputError(f'{run}: no verdict on "{device}"{known}: edgekit report {run} --device {device}')
-    if found[device]["artifact"] is None:
-        raise Shortfall(f"{run}: nothing to pack for {device}: {found[device]['reason']}")
-    return found[device]
+    if verdicts[device]["artifact"] is None:
+        raise Shortfall(f"{run}: nothing to pack for {device}: {verdicts[device]['reason']}")
+    return verdicts[device]
 
 
 # From a manifest -----------------------------------------------------------------------------------

@@ -54,8 +54,8 @@ def verify(path: Path, key: Path) -> str:
     if SIGNATURE not in members:
         raise Shortfall(f"{path}: not signed: edgekit sign {path} --key NAME.key")
     try:
-        found = json.loads(members[SIGNATURE])
-        signer, value = str(found["key"]), base64.b64decode(found["signature"], validate=True)
+        stored = json.loads(members[SIGNATURE])
+        signer, value = str(stored["key"]), base64.b64decode(stored["signature"], validate=True)
     except (ValueError, KeyError, TypeError):
         raise Shortfall(f"{path}: {SIGNATURE} is malformed") from None
     if signer != in_base64(public):

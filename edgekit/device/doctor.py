@@ -48,32 +48,32 @@ def report() -> dict[str, Any]:
     }
 
 
-def render(found: dict[str, Any]) -> str:
+def render(diagnosis: dict[str, Any]) -> str:
     """The report as text for a terminal."""
-    host = found["machine"]
+    host = diagnosis["machine"]
     lines = [
-        f"edgekit {found['edgekit']}, Python {found['python']} ({found['executable']})",
+        f"edgekit {diagnosis['edgekit']}, Python {diagnosis['python']} ({diagnosis['executable']})",
         "",
         "Machine",
         f"  {host['cpu']}, {host['cores']} cores, {host['arch']}, {host['memory_bytes'] / 1e9:.1f} GB memory, "
-        f"{found['disk_free_bytes'] / 1e9:.1f} GB free on disk",
+        f"{diagnosis['disk_free_bytes'] / 1e9:.1f} GB free on disk",
         f"  {host['os']}" + (f", governor {host['governor']}" if host["governor"] else ""),
         f"  SIMD: {' '.join(host['features']) or 'unknown'}",
         "",
         "Engines",
     ]
-    for engine in found["engines"]:
+    for engine in diagnosis["engines"]:
         state = f"{engine['version']}: {', '.join(engine['providers'])}" if engine["version"] else engine["problem"]
         lines.append(f"  {engine['name']:<15} {engine['format']:<7} {state}")
-    for name, extra in found["extras"].items():
+    for name, extra in diagnosis["extras"].items():
         lines += ["", f"edgekit[{name}]: {extra['purpose']}"]
         for package in extra["packages"]:
             note = "" if package["fits"] or not package["installed"] else "  outside the range"
             lines.append(
                 f"  {package['name']:<20} {package['installed'] or 'not installed':<14} {package['wanted']}{note}"
             )
-    lines += ["", "Missing, or outside the range" if found["missing"] else "Nothing is missing."]
-    lines += [f"  for {gap['what']}: {gap['install']}" for gap in found["missing"]]
+    lines += ["", "Missing, or outside the range" if diagnosis["missing"] else "Nothing is missing."]
+    lines += [f"  for {gap['what']}: {gap['install']}" for gap in diagnosis["missing"]]
     return "\n".join(lines)
 
 
@@ -124,11 +124,11 @@ def _package(name: str, wanted: str) -> dict[str, Any]:
 
 def _engine(name: str) -> dict[str, Any]:
     engine = engine_menu.engine(name)
-    found: dict[str, Any] = {"name": name, "format": engine.FORMAT, "package": engine.PACKAGE}
+    row: dict[str, Any] = {"name": name, "format": engine.FORMAT, "package": engine.PACKAGE}
     try:
-        return {**found, "version": engine.version(), "providers": list(engine.providers()), "problem": None}
+        return {**row, "version": engine.version(), "providers": list(engine.providers()), "problem": None}
     except RuntimeFault as fault:
         problem = str(fault)
     except Exception as error:  # finding broken installations is what a doctor is for
         problem = f"{type(error).__name__}: {error}"
-    return {**found, "version": None, "providers": [], "problem": problem}
+    return {**row, "version": None, "providers": [], "problem": problem}

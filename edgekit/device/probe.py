@@ -39,10 +39,10 @@ def facts(device: Device) -> dict[str, Any]:
     Raises:
         Shortfall: it cannot be reached, or its answer is not understood.
     """
-    found = _answer(device, ["-m", "edgekit.runtime.machine", "--probe"])
-    if not isinstance(found.get("engines"), dict):
-        raise Shortfall(f"it answered {str(found)[:80]}")
-    return found
+    answer = _answer(device, ["-m", "edgekit.runtime.machine", "--probe"])
+    if not isinstance(answer.get("engines"), dict):
+        raise Shortfall(f"it answered {str(answer)[:80]}")
+    return answer
 
 
 def _answer(device: Device, argv: Sequence[str]) -> dict[str, Any]:
@@ -65,67 +65,69 @@ def _providers(device: Device, engine: str) -> list[str]:
 def check(device: Device) -> Check:
     """Connect to a device and compare what it has with what its device file requires."""
     try:
-        found = facts(device)
+        machine = facts(device)
     except Shortfall as trouble:
         return Check(device.name, False, {}, (f"cannot be reached by {device.reach.by}: {trouble}",))
     problems = []
-    if device.arch not in ("any", found["arch"]):
-        problems.append(f'it is {found["arch"]}, but its file says arch = "{device.arch}"')
-    wanted = [*(["numpy"] if not found["numpy"] else [])]
-    if found.get("trouble"):
-        problems.append(str(found["trouble"]))
+    if device.arch not in ("any", machine["arch"]):
+        problems.append(f'it is {machine["arch"]}, but its file says arch = "{device.arch}"')
+    wanted = [*(["numpy"] if not machine["numpy"] else [])]
+    if machine.get("trouble"):
+        problems.append(str(machine["trouble"]))
         wanted.clear()
     else:
-        wanted += [found["packages"].get(name, name) for name in device.run.engines if not found["engines"].get(name)]
+        wanted += [
+            machine["packages"].get(name, name) for name in device.run.engines if not machine["engines"].get(name)
+        ]
     if wanted:
-        problems.append(f"{', '.join(wanted)} not installed: {install(device, found, wanted)}")
+        problems.append(f"{', '.join(wanted)} not installed: {install(device, machine, wanted)}")
     for engine, provider in device.run.providers.items():
         name = engine_menu.engine(engine).WORDS.get(provider, provider)
-        if found["engines"].get(engine) and provider != "cpu" and name not in (offered := _providers(device, engine)):
-            problems.append(f"{engine} {found['engines'][engine]} there offers {', '.join(offered)}, not {provider}")
-    threads = max(device.run.thread_counts(found["cores"]))
-    if threads > found["cores"] and device.reach.by != "qemu":  # its times are estimated
-        problems.append(f"{threads} threads asked for, but only {found['cores']} cores can be used")
-    return Check(device.name, True, found, tuple(problems))
+        if machine["engines"].get(engine) and provider != "cpu" and name not in (offered := _providers(device, engine)):
+            problems.append(f"{engine} {machine['engines'][engine]} there offers {', '.join(offered)}, not {provider}")
+    threads = max(device.run.thread_counts(machine["cores"]))
+    if threads > machine["cores"] and device.reach.by != "qemu":  # its times are estimated
+        problems.append(f"{threads} threads asked for, but only {machine['cores']} cores can be used")
+    return Check(device.name, True, machine, tuple(problems))
 
 
-def install(device: Device, found: Mapping[str, Any], packages: list[str]) -> str:
+def install(device: Device, machine: Mapping[str, Any], packages: list[str]) -> str:
     """The command that installs packages on a device."""
     reach = device.reach
     if reach.by == "qemu":
         return f"edgekit devices setup {device.name}"
-    line = shlex.join([found["executable"], "-m", "pip", "install", *packages])
-    if found["managed"]:
-        python = shlex.quote(found["executable"])
+    line = shlex.join([machine["executable"], "-m", "pip", "install", *packages])
+    if machine["managed"]:
+        python = shlex.quote(machine["executable"])
         line = f"{python} -m venv {VENV} && {VENV}/bin/pip install {shlex.join(packages)}"
     if reach.by == "ssh":
         port = ["-p", str(reach.port)] if reach.port else []
         config = ["-F", reach.config] if reach.config else []
         line = f"{shlex.join(['ssh', *config, *port, str(reach.host)])} {shlex.quote(line)}"
-    return line + (f', then reach.python = "{VENV}/bin/python"' if found["managed"] else "")
+    return line + (f', then reach.python = "{VENV}/bin/python"' if machine["managed"] else "")
 
 
-def toml(name: str, reach: Mapping[str, Any], found: Mapping[str, Any] | None, run: Mapping[str, Any]) -> str:
+def toml(name: str, reach: Mapping[str, Any], machine: Mapping[str, Any] | None, run: Mapping[str, Any]) -> str:
     """The text of a device file.
 
     Args:
         name: the device's name in results.
         reach: keys of its [reach] section.
-        found: what `facts` returned; None for a device not reached yet.
+        machine: what `facts` returned; None for a device not reached yet.
         run: keys of its [run] section.
     """
     top: dict[str, Any] = {"name": name}
     sections: dict[str, Mapping[str, Any]] = {"reach": reach}
-    if found is not None:
-        if found["arch"] in ("x86_64", "aarch64"):
-            top["arch"] = found["arch"]
-        board = found["board"]
-        top["soc"] = found["cpu"] if not board or board in found["cpu"] else f"{board}, {found['cpu']}"
+    if machine is not None:
+        if machine["arch"] in ("x86_64", "aarch64"):
+            top["arch"] = machine["arch"]
+        board = machine["board"]
+        top["soc"] = machine["cpu"] if not board or board in machine["cpu"] else f"{board}, {machine['cpu']}"
         sections["facts"] = {
-            **{key: found[key] for key in ("cpu", "cores", "features", "governor", "os", "python")},
-            "memory_mb": round(found["memory_bytes"] / 1e6),
-            "thermal_zones": list(found["thermal_zones"]),
-            "engines": {engine: version for engine, version in found["engines"].items() if version},
+            **{key: machine[key] for key in ("cpu", "cores", "features", "governor", "os", "python")},
+            "memory_mb": round(machine["memory_bytes"] / 1e6),
+            "thermal_zones": list(machine["thermal_zones"]),
+            "engines": {engine: version for engine, version in machine["engines"].items() if version},
         }
     sections["run"] = run
     lines = _lines(top)

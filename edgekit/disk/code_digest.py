@@ -32,10 +32,10 @@ def digest(module: str, root: Path = ROOT) -> str:
         module: dotted name, e.g. ``edgekit.pipeline.stages.quantize``.
         root: folder of the package ``edgekit``.
     """
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for path in files(module, root):
-        found.update(_hashed(path, root))
-    return found.hexdigest()
+        hasher.update(_hashed(path, root))
+    return hasher.hexdigest()
 
 
 @cache

@@ -28,16 +28,16 @@ def uses(name: str, path: str) -> list[Use]:
     except RuntimeFault as fault:
         return [Use(name, None, trouble=str(fault))]
     package: Any = engine._package()  # type: ignore[attr-defined]
-    found = []
+    entries = []
     for provider in engine.providers():
         if provider in SKIPPED:
             continue
         look = _ort if engine.FORMAT == "onnx" else _tflite
         try:
-            found.append(look(package, name, version, provider, path))
+            entries.append(look(package, name, version, provider, path))
         except Exception as error:  # engines raise their own exception classes
-            found.append(Use(name, version, provider, trouble=f"cannot load it: {_reason(error, path)}"))
-    return found
+            entries.append(Use(name, version, provider, trouble=f"cannot load it: {_reason(error, path)}"))
+    return entries
 
 
 def _ort(package: Any, name: str, version: str, provider: str, path: str) -> Use:

@@ -105,14 +105,14 @@ def inspect(path: Path, engines: bool = True) -> BundleReport:
 
 def _differ(says: dict[str, Any], report: FileReport) -> tuple[str, ...]:
     """Notes on each input or output that the manifest and the file disagree on."""
-    found = []
+    notes = []
     for side, ports in (("input", report.inputs), ("output", report.outputs)):
         claimed = (tuple(says[side]["shape"]), says[side]["dtype"])
         if len(ports) != 1 or claimed != (ports[0].shape, ports[0].dtype):
-            found.append(f"the manifest gives the {side} as {claimed[1]} {claimed[0]}, but the file differs")
+            notes.append(f"the manifest gives the {side} as {claimed[1]} {claimed[0]}, but the file differs")
         elif ports[0].scale is not None and not _same_grid(says[side], ports[0]):
-            found.append(f"the manifest and the file disagree on the scale or zero point of the {side}")
-    return tuple(found)
+            notes.append(f"the manifest and the file disagree on the scale or zero point of the {side}")
+    return tuple(notes)
 
 
 def _same_grid(says: dict[str, Any], port: Port) -> bool:
@@ -124,7 +124,7 @@ def _same_grid(says: dict[str, Any], port: Port) -> bool:
 def text(report: BundleReport) -> str:
     """Human-readable report."""
     signature = f"valid, by {report.signed_by} (compare this key: anyone can sign)" if report.signed_by else "none"
-    found = [
+    lines = [
         f"{report.file}: bundle (manifest {report.version}), {file_report.size(report.bytes)}",
         f"name        {report.name}{f': {report.description}' if report.description else ''}",
         f"identity    {report.digest}",
@@ -135,11 +135,11 @@ def text(report: BundleReport) -> str:
     ]
     for entry in report.ship:
         how = ", ".join(str(entry[key]) for key in ("artifact", "engine", "kind") if entry.get(key)) or "nothing"
-        found.append(f"ship        {entry['device']}: {how}: {entry['reason']}")
-    found += [f"provenance  {key}: {_words(value)}" for key, value in report.provenance.items()]
+        lines.append(f"ship        {entry['device']}: {how}: {entry['reason']}")
+    lines += [f"provenance  {key}: {_words(value)}" for key, value in report.provenance.items()]
     for artifact in report.artifacts:
-        found += ["", f"[{artifact.id}]", *_accuracy(artifact.says), *file_report.lines(artifact.file)]
-    return "\n".join(found)
+        lines += ["", f"[{artifact.id}]", *_accuracy(artifact.says), *file_report.lines(artifact.file)]
+    return "\n".join(lines)
 
 
 def _golden(report: BundleReport) -> str:

@@ -57,10 +57,10 @@ def model(path: Path, name: str | None = None, engines: bool = True) -> FileRepo
 
 
 def _uses(names: Sequence[str], path: Path) -> list[Use]:
-    found = []
+    uses = []
     for name in (name for name in names if name in engine_menu.engines()):
         try:
-            found += [Use(**use) for use in ask("run", engine=name, path=str(path.resolve()))]
+            uses += [Use(**use) for use in ask("run", engine=name, path=str(path.resolve()))]
         except InspectionFault as fault:
-            found.append(Use(name, None, trouble=f"while loading this file, it {fault}"))
-    return found
+            uses.append(Use(name, None, trouble=f"while loading this file, it {fault}"))
+    return uses

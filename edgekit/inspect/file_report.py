@@ -98,29 +98,29 @@ def text(report: FileReport) -> str:
 def lines(report: FileReport) -> list[str]:
     """Lines of the human-readable report."""
     versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
-    found = [f"{report.file}: {report.format} ({versions}), {size(report.bytes)}", f"SHA-256     {report.sha256}"]
+    rows = [f"{report.file}: {report.format} ({versions}), {size(report.bytes)}", f"SHA-256     {report.sha256}"]
     for side in SIDES:
         ports: Sequence[Port] = getattr(report, side)
         heads = [side, *[""] * len(ports)]
-        found += [f"{head:<12}{_port(port)}" for head, port in zip(heads, ports, strict=False)]
-    found.append(f"operators   {sum(report.ops.values())}: {_counts(report.ops)}")
+        rows += [f"{head:<12}{_port(port)}" for head, port in zip(heads, ports, strict=False)]
+    rows.append(f"operators   {sum(report.ops.values())}: {_counts(report.ops)}")
     if not report.quantized:
-        found.append("float ops   all: the file is not quantized")
+        rows.append("float ops   all: the file is not quantized")
     else:
-        found.append(f"float ops   {len(report.float_ops)} in a quantized file")
-        found += [f"            {_short(name)}" for name in report.float_ops]
+        rows.append(f"float ops   {len(report.float_ops)} in a quantized file")
+        rows += [f"            {_short(name)}" for name in report.float_ops]
     left = f" (excluding {_counts(report.not_counted)})" if report.not_counted else ""
-    found += [
+    rows += [
         f"MACs        {_millions(report.macs)}{left}",
         f"parameters  {_millions(report.parameters)}",
         "stored      " + ", ".join(f"{dtype} {size(count)}" for dtype, count in report.bytes_by_type.items()),
         f"activations {size(report.peak_bytes)} peak, estimated (file order, nothing in place)"
         + (f", at {_short(report.peak_at)}" if report.peak_at else ""),
     ]
-    found += [f"metadata    {key}: {_short(value)}" for key, value in report.metadata.items()]
+    rows += [f"metadata    {key}: {_short(value)}" for key, value in report.metadata.items()]
     for use in report.engines:
-        found += _use(use)
-    return found + [f"note        {note}" for note in report.notes]
+        rows += _use(use)
+    return rows + [f"note        {note}" for note in report.notes]
 
 
 def size(count: int) -> str:
@@ -140,13 +140,13 @@ def _use(use: Use) -> list[str]:
     if use.trouble is not None:
         return [f"engine      {head}{f', {use.provider}' if use.provider else ''}: {use.trouble}"]
     cut = f" in {use.partitions} partition{'s' * (use.partitions != 1)}" if use.partitions else ""
-    found = [f"engine      {head}, {use.provider}:" if use.provider else f"engine      {head}:"]
+    rows = [f"engine      {head}, {use.provider}:" if use.provider else f"engine      {head}:"]
     for who, ops in use.runs.items():
         pieces = cut if who != "builtin" else ""
-        found.append(f"              {who} takes {sum(ops.values())}{pieces}: {_counts(ops)}")
+        rows.append(f"              {who} takes {sum(ops.values())}{pieces}: {_counts(ops)}")
     if use.kernels:
-        found.append(f"              after fusion {sum(use.kernels.values())} kernels: {_counts(use.kernels)}")
-    return found
+        rows.append(f"              after fusion {sum(use.kernels.values())} kernels: {_counts(use.kernels)}")
+    return rows
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -87,7 +87,7 @@ def parameters(graph: FileGraph, weighted: Collection[str], aside: Mapping[str, 
         aside: by type of operator, positions of inputs that are settings, not parameters.
     """
     leaves = stored(graph)
-    found = set()
+    weights = set()
     for op in graph.ops:
         data = [name for name in op.inputs if name and name not in leaves]
         if all(name in graph.values and graph.values[name].elements == 1 for name in data):
@@ -99,8 +99,8 @@ def parameters(graph: FileGraph, weighted: Collection[str], aside: Mapping[str, 
             value = graph.values[leaf]
             plain = value.elements > 1 and value.dtype not in INDEXES | {"int32"}
             if op.kind in weighted or plain:
-                found.add(leaf)
-    return sum(graph.values[leaf].elements for leaf in found)
+                weights.add(leaf)
+    return sum(graph.values[leaf].elements for leaf in weights)
 
 
 def peak(graph: FileGraph) -> tuple[int, str]:

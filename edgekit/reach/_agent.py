@@ -53,13 +53,13 @@ def _receive(digest, suffix, size):
     with open(final + ".part", "ab+") as part:
         fcntl.flock(part, fcntl.LOCK_EX)  # of two transfers at once, the second finds what the first received
         part.seek(0)
-        found, seen = hashlib.sha256(), 0
+        hasher, seen = hashlib.sha256(), 0
         for block in iter(lambda: part.read(1 << 20), b""):
-            found.update(block)
+            hasher.update(block)
             seen += len(block)
         if seen > total:
             part.truncate(0)
-            found, seen = hashlib.sha256(), 0
+            hasher, seen = hashlib.sha256(), 0
         _say(have=seen)
         while seen < total:
             block = os.read(0, min(total - seen, 1 << 20))
@@ -67,11 +67,11 @@ def _receive(digest, suffix, size):
                 part.flush()
                 raise OSError("the transfer broke off after %d of %d bytes" % (seen, total))
             part.write(block)
-            found.update(block)
+            hasher.update(block)
             seen += len(block)
         part.flush()
         os.fsync(part.fileno())
-        if found.hexdigest() != digest:
+        if hasher.hexdigest() != digest:
             os.remove(part.name)
             raise OSError("the SHA-256 of the received file differs from that of the sent file")
         os.rename(part.name, final)

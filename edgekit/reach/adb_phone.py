@@ -149,31 +149,31 @@ def facts(serial: str | None) -> dict[str, Any]:
         Lost, Hung: the phone cannot be reached.
     """
     _, said = adb_shell.script(serial, _FACTS)
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     parts, told = [], said.splitlines()
     for line in told:
         key, mark, value = line.partition("=") if re.match(r"[\w.]+=", line) else line.partition(":")
-        found.setdefault(key.strip(), value.strip() if mark else "")
+        values.setdefault(key.strip(), value.strip() if mark else "")
         if mark and key.strip() == "CPU part" and value.strip() not in parts:
             parts.append(value.strip())
-    arch = found.get("arch", "")
-    flags = found.get("Features", found.get("flags", "")).split()
+    arch = values.get("arch", "")
+    flags = values.get("Features", values.get("flags", "")).split()
     cores = " + ".join(machine._ARM_PARTS.get(part, part) for part in parts)
-    chip = found.get("ro.soc.model") or found.get("ro.board.platform") or found.get("Hardware", "")
-    cpu = f"{chip} ({cores})" if chip and cores else chip or cores or found.get("model name", "")
-    android = found.get("ro.build.version.release")
-    board = " ".join(filter(None, (found.get("ro.product.manufacturer"), found.get("ro.product.model"))))
-    free = found.get("free", "").split()
+    chip = values.get("ro.soc.model") or values.get("ro.board.platform") or values.get("Hardware", "")
+    cpu = f"{chip} ({cores})" if chip and cores else chip or cores or values.get("model name", "")
+    android = values.get("ro.build.version.release")
+    board = " ".join(filter(None, (values.get("ro.product.manufacturer"), values.get("ro.product.model"))))
+    free = values.get("free", "").split()
     return {
-        "hostname": found.get("ro.product.model") or found.get("node", ""),
+        "hostname": values.get("ro.product.model") or values.get("node", ""),
         "arch": arch,
         "cpu": cpu,
-        "cores": _whole(found.get("cores", "")) or sum(line.startswith("processor") for line in told) or 1,
-        "memory_bytes": 1024 * _whole(found.get("MemTotal", "")),
+        "cores": _whole(values.get("cores", "")) or sum(line.startswith("processor") for line in told) or 1,
+        "memory_bytes": 1024 * _whole(values.get("MemTotal", "")),
         "features": [name for name in machine._FEATURES.get(arch, ()) if name in flags],
-        "os": f"Android {android}" if android else found.get("kernel", ""),
+        "os": f"Android {android}" if android else values.get("kernel", ""),
         "python": "not used",
-        "governor": found.get("governor") or None,
+        "governor": values.get("governor") or None,
         "board": board,
         "thermal_zones": {},
         "engines": {},

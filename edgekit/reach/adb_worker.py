@@ -144,13 +144,13 @@ class Bench:
         for _ in range(RUNS):
             said, _ = self._run(max(1.0, end - monotonic()), warmup=warmup, runs=LEAST, seconds=seconds / RUNS)
             runs.append(said.times)
-        found = [self._sample(times) for times in runs]
+        samples = [self._sample(times) for times in runs]
         load = adb_phone.load_average(self._settings.serial)
         return {
-            "ms": [ms for ms, _ in found],
+            "ms": [ms for ms, _ in samples],
             "load_average": load,
             "rss_bytes": self._rss,
-            "runs": [r for _, r in found],
+            "runs": [r for _, r in samples],
         }
 
     def _minute(self, seconds: float) -> dict[str, Any]:
@@ -228,9 +228,9 @@ def _facts(settings: Settings, ask: str) -> None:
         base = os.environ.get("EDGEKIT_LOCK") or os.path.join(tempfile.gettempdir(), "edgekit.lock")
         os.environ["EDGEKIT_LOCK"] = f"{base}-{re.sub(r'[^A-Za-z0-9]', '-', settings.serial or 'adb')}"
         lock = machine.hold()
-    found = adb_phone.facts(settings.serial)
+    facts = adb_phone.facts(settings.serial)
     trouble = check(settings) if ask == "--probe" else ""
-    _say({**found, "engines": {NAME: None if trouble else settings.version}, "trouble": trouble})
+    _say({**facts, "engines": {NAME: None if trouble else settings.version}, "trouble": trouble})
     if ask == "--hold":
         sys.stdin.read()
         if lock is not None:

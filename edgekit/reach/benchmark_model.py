@@ -139,16 +139,16 @@ def provider(text: str, flags: Sequence[str], allow_fallback: bool) -> str:
     if applied is None and idle is None and parts and parts[-1][0] == parts[-1][1]:
         return f"{parts[-1][2]}"
     if applied is not None:
-        found, problem = f"{applied[1]} delegate{share}, the rest on the CPU", "runs a part of the graph only"
+        ran, problem = f"{applied[1]} delegate{share}, the rest on the CPU", "runs a part of the graph only"
     elif parts and idle is None:
-        found, problem = f"{parts[-1][2]}{share}, the rest on the CPU", "runs a part of the graph only"
+        ran, problem = f"{parts[-1][2]}{share}, the rest on the CPU", "runs a part of the graph only"
     elif idle is not None:
-        found, problem = f"CPU, as the {idle[1]} delegate took nothing", "runs nothing of the graph"
+        ran, problem = f"CPU, as the {idle[1]} delegate took nothing", "runs nothing of the graph"
     else:
-        found, problem = f"{asked} asked for, but not told what ran", "is not named in what it printed"
+        ran, problem = f"{asked} asked for, but not told what ran", "is not named in what it printed"
     if not allow_fallback:
         raise Fault(f"the delegate asked for ({asked}) {problem}{share}; run.allow_fallback = true takes it as it is")
-    return found
+    return ran
 
 
 def _last(parts: Sequence[tuple[int, int, str]]) -> str:

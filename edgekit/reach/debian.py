@@ -64,7 +64,7 @@ def index(mirror: str, suite: str, arch: str) -> dict[str, Package]:
 
 def parse(text: str) -> dict[str, Package]:
     """Packages of a ``Packages`` file by name; if there are several versions, the first."""
-    found: dict[str, Package] = {}
+    packages: dict[str, Package] = {}
     for paragraph in text.split("\n\n"):
         fields = dict(_FIELD.findall(paragraph))
         if "Package" in fields and "Filename" in fields:
@@ -75,8 +75,8 @@ def parse(text: str) -> dict[str, Package]:
                 if clause.strip()
             )
             package = Package(fields["Package"], fields["Version"], fields["Filename"], fields["SHA256"], needs)
-            found.setdefault(package.name, package)
-    return found
+            packages.setdefault(package.name, package)
+    return packages
 
 
 def closure(packages: Mapping[str, Package], roots: Sequence[str], without: Collection[str] = ()) -> list[Package]:
@@ -93,17 +93,17 @@ def closure(packages: Mapping[str, Package], roots: Sequence[str], without: Coll
     missing = [name for name in roots if name not in packages]
     if missing:
         raise InputError(f"the package index has no {', '.join(missing)}")
-    found: dict[str, Package] = {}
+    chosen: dict[str, Package] = {}
     todo = list(roots)
     while todo:
         name = todo.pop()
-        if name in found or name in without:
+        if name in chosen or name in without:
             continue
-        found[name] = packages[name]
+        chosen[name] = packages[name]
         for choices in packages[name].needs:
             known = [choice for choice in choices if choice in packages or choice in without]
             todo += known[:1]  # none: a virtual package, which these libraries do not need
-    return [found[name] for name in sorted(found)]
+    return [chosen[name] for name in sorted(chosen)]
 
 
 def download(mirror: str, package: Package, folder: Path, say: Callable[[str], None] = lambda _: None) -> Path:

@@ -195,13 +195,13 @@ def _debs(root: Path, into: Path, mirror: str, arch: str, names: tuple[str, ...]
 
 def _installed() -> list[str]:
     """The engines as pip requirements, in the versions installed here, so that only the CPU differs."""
-    found = []
+    requirements = []
     for name in ENGINES:
         try:
-            found.append(f"{name}=={metadata.version(name)}")
+            requirements.append(f"{name}=={metadata.version(name)}")
         except metadata.PackageNotFoundError:
-            found.append(name)
-    return found
+            requirements.append(name)
+    return requirements
 
 
 def _wheels(into: Path, wanted: list[str]) -> Any:

@@ -35,13 +35,13 @@ class Panel:
 
 def panels(report: Report) -> list[Panel]:
     """All panels of a report: devices in its order, the best kind of each first."""
-    found = []
+    in_order = []
     for device in report.devices:
         for kind in KINDS:
             rows = [t for t in report.latency if (t.device, t.kind, t.batch) == (device, kind, 1)]
             if rows:
-                found.append(Panel(device, kind, tuple(sorted(rows, key=lambda t: t.p50_ms))))
-    return found
+                in_order.append(Panel(device, kind, tuple(sorted(rows, key=lambda t: t.p50_ms))))
+    return in_order
 
 
 def blocks(parts: Iterable[tuple[Panel, Callable[[], Markup]]], *, beside: bool = True) -> list[Markup]:
@@ -53,15 +53,15 @@ def blocks(parts: Iterable[tuple[Panel, Callable[[], Markup]]], *, beside: bool 
     """
     shown = [(panel, body) for panel, make in parts if (body := make())]
     many = len(shown) > OPEN
-    found = []
+    tags = []
     for i, (panel, body) in enumerate(shown):
         head = tag("h3", panel.device, " ", badge(panel.kind))
         inside = tag("div", body, class_=f"kind-{panel.kind}")
         if many:
-            found.append(tag("details", tag("summary", head), inside, class_="device", open=None if i else ""))
+            tags.append(tag("details", tag("summary", head), inside, class_="device", open=None if i else ""))
         else:
-            found.append(tag("div", head, inside))
-    return [tag("div", *found, class_="grid beside")] if beside and found and not many else found
+            tags.append(tag("div", head, inside))
+    return [tag("div", *tags, class_="grid beside")] if beside and tags and not many else tags
 
 
 def label(t: Timing) -> str:
@@ -76,8 +76,8 @@ def chosen(report: Report, t: Timing) -> bool:
 
 def precision_tone(report: Report, artifact: str) -> str:
     """CSS class of an artifact's precision."""
-    found = report.artifact(artifact)
-    return tone(found.precision if found else "")
+    row = report.artifact(artifact)
+    return tone(row.precision if row else "")
 
 
 def with_interval(value: float, ci: tuple[float, float] | None) -> str:

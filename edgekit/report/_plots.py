@@ -105,9 +105,9 @@ def _thin(shape: list[tuple[float, float]]) -> list[tuple[float, float]]:
 def _logarithmic(low: float, high: float) -> list[float]:
     """Round values within [low, high]: 1, 2 and 5 times powers of ten, or even steps if that gives fewer than 3."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    found = [round(value, 12) for value in found if low <= value <= high]
-    return found if len(found) >= 3 else ticks(low, high)
+    values = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    values = [round(value, 12) for value in values if low <= value <= high]
+    return values if len(values) >= 3 else ticks(low, high)
 
 
 def stacks(rows: Sequence[Stack], summary: str) -> Markup:

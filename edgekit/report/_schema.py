@@ -18,12 +18,12 @@ def schema() -> dict[str, Any]:
     Additional keys are allowed: a reader of version 1 must ignore what it does not know. The version rises when a key
     is removed or changes its meaning.
     """
-    found = TypeAdapter(contents.Report).json_schema(mode="serialization")
-    found["title"] = "edgekit report"
-    for title, described in {**found["$defs"], "Report": found}.items():
+    document = TypeAdapter(contents.Report).json_schema(mode="serialization")
+    document["title"] = "edgekit report"
+    for title, described in {**document["$defs"], "Report": document}.items():
         homes = [home for home in (contents, measurements, types) if hasattr(home, title)]
         _describe(described, getattr(homes[0], title))
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
 
 
 def _describe(described: dict[str, Any], cls: type) -> None:

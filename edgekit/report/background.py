@@ -24,10 +24,10 @@ FINDINGS = 50
 
 def classes(report: Report) -> Markup:
     """Confusion matrix (or the most confused pairs) and the scores of each class."""
-    found = report.shown_metrics()
-    if found is None:
+    shown = report.shown_metrics()
+    if shown is None:
         return Markup("")
-    whose, scores = found
+    whose, scores = shown
     labels = [score.label for score in scores.per_class]
     parts = [
         tiles(
@@ -114,30 +114,32 @@ def data(report: Report) -> Markup:
     """How many images, in which classes and splits, and what cleaning found."""
     if report.data is None:
         return Markup("")
-    found = report.data
-    totals = {split: sum(found.counts.get(split, ())) for split in SPLITS}
-    sizes = [sum(counts) for counts in zip(*found.counts.values(), strict=True)]
+    dataset = report.data
+    totals = {split: sum(dataset.counts.get(split, ())) for split in SPLITS}
+    sizes = [sum(counts) for counts in zip(*dataset.counts.values(), strict=True)]
     pairs = [(f"{totals[split]:,}", f"{split} images", "") for split in SPLITS]
     if sizes:
         spread = f"smallest {min(sizes):,}, largest {max(sizes):,}"
         pairs.append((f"{median(sizes):,.0f}", "images in the median class", spread))
     rows = [
-        (label, *(f"{found.counts.get(split, (0,) * len(sizes))[i]:,}" for split in SPLITS), f"{sizes[i]:,}")
-        for i, label in enumerate(found.labels)
+        (label, *(f"{dataset.counts.get(split, (0,) * len(sizes))[i]:,}" for split in SPLITS), f"{sizes[i]:,}")
+        for i, label in enumerate(dataset.labels)
     ]
     counts = details("Images of each class", table(("class", *SPLITS, "all"), rows, "Images of each class and split"))
-    return section("data", "Data", tiles(pairs), counts, *_findings(found))
+    return section("data", "Data", tiles(pairs), counts, *_findings(dataset))
 
 
-def _findings(found: Data) -> list[Markup]:
-    if not found.findings:
+def _findings(dataset: Data) -> list[Markup]:
+    if not dataset.findings:
         return [tag("p", "Cleaning found nothing to report.")]
-    kinds = Counter((finding.kind, finding.action) for finding in found.findings)
+    kinds = Counter((finding.kind, finding.action) for finding in dataset.findings)
     done = {"drop": "dropped", "keep": "kept"}
     words = ", ".join(f"{count:,} {kind} ({done[action]})" for (kind, action), count in kinds.most_common())
-    rows = [(f.path, f.kind, done[f.action], f.detail) for f in found.findings[:FINDINGS]]
+    rows = [(f.path, f.kind, done[f.action], f.detail) for f in dataset.findings[:FINDINGS]]
     caption = (
-        f"{len(found.findings):,} findings" if len(rows) == len(found.findings) else f"The first {FINDINGS} findings"
+        f"{len(dataset.findings):,} findings"
+        if len(rows) == len(dataset.findings)
+        else f"The first {FINDINGS} findings"
     )
     listed = table(("file", "kind", "what was done", "detail"), rows, caption, words=4)
     return [tag("p", f"Cleaning found: {words}."), details("Files that cleaning found", listed)]

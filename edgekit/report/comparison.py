@@ -110,13 +110,13 @@ def compare(old: Results, new: Results) -> Comparison:
     )
 
 
-def as_dict(found: Comparison, above: float | None) -> dict[str, Any]:
+def as_dict(comparison: Comparison, above: float | None) -> dict[str, Any]:
     """JSON-ready form; `above` is the value of ``--fail-on``."""
     worse = [
         {"device": r.device, "artifact": r.artifact, "engine": r.engine, "threads": r.threads, **asdict(change)}
-        for r, change in found.regressions(above or 0.0)
+        for r, change in comparison.regressions(above or 0.0)
     ]
-    return {"schema_version": 1, **asdict(found), "fail_on": above, "regressions": worse}
+    return {"schema_version": 1, **asdict(comparison), "fail_on": above, "regressions": worse}
 
 
 def _key(t: Timing) -> tuple[Any, ...]:
@@ -144,8 +144,8 @@ def _row(a: Timing, b: Timing, old: Results, new: Results) -> Row:
     differs = (*(versions if a.engine_version != b.engine_version else ()), *conditions)
     changes = [_latency(a, b), _accuracy(a, b, old, new), _size(a, b, old, new)]
     changes.append(_exact("instructions", a.instructions, b.instructions))
-    found = tuple(change for change in changes if change is not None)
-    return Row(b.device, b.artifact, b.engine, b.threads, b.kind, found, differs, not conditions)
+    known = tuple(change for change in changes if change is not None)
+    return Row(b.device, b.artifact, b.engine, b.threads, b.kind, known, differs, not conditions)
 
 
 def _conditions(a: Timing, b: Timing, then: Machine | None, now: Machine | None) -> Iterable[str]:

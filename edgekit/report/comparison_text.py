@@ -11,38 +11,38 @@ from edgekit.report.svg import megabytes, ms, percent, threads
 _HEADS = ("device", "artifact", "engine", "threads", "kind", "p50 ms", "change (95 % interval)", "top-1", "size", "")
 
 
-def plain(found: Comparison, above: float | None) -> str:
+def plain(comparison: Comparison, above: float | None) -> str:
     """Lines for a terminal."""
-    lines = [f"old: {found.old}", f"new: {found.new}"]
-    for row in found.rows:
+    lines = [f"old: {comparison.old}", f"new: {comparison.new}"]
+    for row in comparison.rows:
         cells = [
             f"{c.quantity} {_values(c)} {_percent(c)}" for c in row.changes if c.quantity == "p50" or c.new != c.old
         ]
         lines.append(f"{_mark(row):<10} {_name(row)}: {'; '.join(cells)}")
         lines += [f"{'':<10} warning: {words}" for words in row.differs]
-    lines += [f"not compared: {words}" for words in found.not_compared]
-    lines += [f"only in old: {words}" for words in found.only_old]
-    lines += [f"only in new: {words}" for words in found.only_new]
-    return "\n".join([*lines, verdict(found, above)])
+    lines += [f"not compared: {words}" for words in comparison.not_compared]
+    lines += [f"only in old: {words}" for words in comparison.only_old]
+    lines += [f"only in new: {words}" for words in comparison.only_new]
+    return "\n".join([*lines, verdict(comparison, above)])
 
 
-def markdown(found: Comparison, above: float | None) -> str:
+def markdown(comparison: Comparison, above: float | None) -> str:
     """GitHub-flavoured Markdown; external text is escaped."""
     rows = []
-    for row in found.rows:
+    for row in comparison.rows:
         by = {c.quantity: c for c in row.changes}
         p50 = by["p50"]
         head = (text(row.device), text(row.artifact), text(row.engine), str(row.threads), row.kind)
         rest = (_cell(by.get("top-1")), _cell(by.get("size")), _mark(row))
         rows.append((*head, _values(p50), _percent(p50), *rest))
-    warnings = [f"- {text(_name(row))}: {text(words)}" for row in found.rows for words in row.differs]
-    one_sided = [f"- not compared: {text(words)}" for words in found.not_compared]
-    one_sided += [f"- only in old: {text(words)}" for words in found.only_old]
-    one_sided += [f"- only in new: {text(words)}" for words in found.only_new]
+    warnings = [f"- {text(_name(row))}: {text(words)}" for row in comparison.rows for words in row.differs]
+    one_sided = [f"- not compared: {text(words)}" for words in comparison.not_compared]
+    one_sided += [f"- only in old: {text(words)}" for words in comparison.only_old]
+    one_sided += [f"- only in new: {text(words)}" for words in comparison.only_new]
     blocks = [
         "## edgekit: what changed",
-        f"old: {text(found.old)}  \nnew: {text(found.new)}",
-        f"**{text(verdict(found, above))}**",
+        f"old: {text(comparison.old)}  \nnew: {text(comparison.new)}",
+        f"**{text(verdict(comparison, above))}**",
         table(_HEADS, rows, words=3) if rows else "The reports have no row in common.",
         "\n".join(("**Not like for like**", "", *warnings)) if warnings else "",
         "\n".join(one_sided),
@@ -50,14 +50,14 @@ def markdown(found: Comparison, above: float | None) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def verdict(found: Comparison, above: float | None) -> str:
+def verdict(comparison: Comparison, above: float | None) -> str:
     """One line: how many rows got significantly worse."""
-    worse = found.regressions(above or 0.0)
+    worse = comparison.regressions(above or 0.0)
     limit = f" of more than {100 * above:g} %" if above else ""
-    left_out = sum(not row.counts for row in found.rows)
-    words = f"{len(worse)} significant regression{'' if len(worse) == 1 else 's'}{limit} in {len(found.rows)} rows"
+    left_out = sum(not row.counts for row in comparison.rows)
+    words = f"{len(worse)} significant regression{'' if len(worse) == 1 else 's'}{limit} in {len(comparison.rows)} rows"
     words += f"; {left_out} measured under different conditions not counted" if left_out else ""
-    chance = 0.025 * sum(row.counts for row in found.rows)
+    chance = 0.025 * sum(row.counts for row in comparison.rows)
     return words + (f"; about {chance:.0f} expected by chance alone" if chance >= 1 and not above else "")
 
 

@@ -17,31 +17,31 @@ SHOWN = 15
 
 def pruning(report: Report) -> Markup:
     """What was pruned, at what cost and with what benefit."""
-    found = report.pruning
-    if found is None:
+    pruning = report.pruning
+    if pruning is None:
         return EMPTY
     rows = [
-        ("parameters", f"{found.parameters[0]:,}", f"{found.parameters[1]:,}", _share(found.parameters)),
-        ("multiply-adds", f"{found.macs[0]:,}", f"{found.macs[1]:,}", _share(found.macs)),
+        ("parameters", f"{pruning.parameters[0]:,}", f"{pruning.parameters[1]:,}", _share(pruning.parameters)),
+        ("multiply-adds", f"{pruning.macs[0]:,}", f"{pruning.macs[1]:,}", _share(pruning.macs)),
     ]
-    if found.latency_ms is not None:
-        rows.append(("p50, ms", ms(found.latency_ms[0]), ms(found.latency_ms[1]), _share(found.latency_ms)))
-    whole, pruned, recovered = found.accuracy
+    if pruning.latency_ms is not None:
+        rows.append(("p50, ms", ms(pruning.latency_ms[0]), ms(pruning.latency_ms[1]), _share(pruning.latency_ms)))
+    whole, pruned, recovered = pruning.accuracy
     rows.append(("validation top-1", percent(whole), percent(recovered), ""))
-    words = f"Score {found.score}, target {found.target}. "
+    words = f"Score {pruning.score}, target {pruning.target}. "
     words += f"Validation top-1 after pruning, before recovery: {percent(pruned)}. " if pruned is not None else ""
-    words += f"Latency: {found.latency_where}."
+    words += f"Latency: {pruning.latency_where}."
     return section(
         "pruning",
         "Pruning",
         table(("", "before", "after", "kept"), rows, "The network before and after pruning"),
-        details("Channels by layer", _channels(found)),
+        details("Channels by layer", _channels(pruning)),
         lead=words,
     )
 
 
-def _channels(found: Pruning) -> Markup:
-    rows = [(layer, str(before), str(after)) for layer, (before, after) in found.channels.items()]
+def _channels(pruning: Pruning) -> Markup:
+    rows = [(layer, str(before), str(after)) for layer, (before, after) in pruning.channels.items()]
     return table(("layer", "channels", "kept"), rows, "Output channels of each layer")
 
 
@@ -69,35 +69,43 @@ def rewrites(report: Report) -> Markup:
 
 def quantization(report: Report) -> Markup:
     """Calibration, the gain of each correction, the rescue ladder and the most sensitive layers."""
-    found = report.quantization
-    if found is None:
+    quantization = report.quantization
+    if quantization is None:
         return EMPTY
-    lead = f"{found.images} calibration images, SHA-256 {found.calibration_sha256[:12]}…"
-    parts = [tag("p", found.note, class_="muted")] if found.note else []
-    if found.open_ends:
-        plural = "s" if found.open_ends > 1 else ""
-        parts.append(tag("p", f"{found.open_ends} kernel{plural} may round to a neighbouring step in other engines."))
-    parts += [part for part in (_gains(found), _ladder(report, found), _sensitivity(found.sensitivity)) if part]
-    if found.ranges:
-        rows = list(found.ranges.items())
+    lead = f"{quantization.images} calibration images, SHA-256 {quantization.calibration_sha256[:12]}…"
+    parts = [tag("p", quantization.note, class_="muted")] if quantization.note else []
+    if quantization.open_ends:
+        plural = "s" if quantization.open_ends > 1 else ""
+        parts.append(
+            tag("p", f"{quantization.open_ends} kernel{plural} may round to a neighbouring step in other engines.")
+        )
+    parts += [
+        part
+        for part in (_gains(quantization), _ladder(report, quantization), _sensitivity(quantization.sensitivity))
+        if part
+    ]
+    if quantization.ranges:
+        rows = list(quantization.ranges.items())
         parts.append(details("Range rule by tensor", table(("tensor", "rule"), rows, "Range rules", words=2)))
     return section("quantization", "Quantization", *parts, lead=lead)
 
 
-def _gains(found: Quantization) -> Markup:
-    if not found.gains:
+def _gains(quantization: Quantization) -> Markup:
+    if not quantization.gains:
         return EMPTY
-    rows = [(g.choice, *(number(v) for v in g.sqnr_db), *(percent(v, 1) for v in g.agreement)) for g in found.gains]
+    rows = [
+        (g.choice, *(number(v) for v in g.sqnr_db), *(percent(v, 1) for v in g.agreement)) for g in quantization.gains
+    ]
     heads = ("choice", "SQNR dB without", "with", "agreement without", "with")
     return table(heads, rows, "Gain of each correction, on training images not used for calibration")
 
 
-def _ladder(report: Report, found: Quantization) -> Markup:
-    if not found.rungs:
+def _ladder(report: Report, quantization: Quantization) -> Markup:
+    if not quantization.rungs:
         return EMPTY
-    engines = tuple(dict.fromkeys(name for rung in found.rungs for name in rung.latency_ms))
+    engines = tuple(dict.fromkeys(name for rung in quantization.rungs for name in rung.latency_ms))
     rows = []
-    for rung in found.rungs:
+    for rung in quantization.rungs:
         state = badge("chosen") if rung.chosen else badge("holds" if rung.holds else "falls short")
         rows.append(
             (
@@ -113,8 +121,10 @@ def _ladder(report: Report, found: Quantization) -> Markup:
         )
     heads = ("rung", "sets", "", "top-1", "agrees with fp32", "points lost", *(f"{e}, ms" for e in engines), "seconds")
     bound = "" if report.max_drop is None else f", max_drop {report.max_drop:g}"
-    chosen = [i for i, rung in enumerate(found.rungs) if rung.chosen]
-    problems = [tag("p", tag("strong", f"{r.name}: "), r.problem, class_="alarm") for r in found.rungs if r.problem]
+    chosen = [i for i, rung in enumerate(quantization.rungs) if rung.chosen]
+    problems = [
+        tag("p", tag("strong", f"{r.name}: "), r.problem, class_="alarm") for r in quantization.rungs if r.problem
+    ]
     caption = f"The rescue ladder on the validation split{bound}"
     return tag("div", table(heads, rows, caption, words=3, ship=chosen), *problems)
 

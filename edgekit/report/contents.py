@@ -154,11 +154,11 @@ class Report:
             score = self.score(verdict.artifact, verdict.engine, verdict.device) if verdict.artifact else None
             if score is not None and score.metrics is not None:
                 return f"{score.artifact} on {score.engine}", score.metrics
-        found = list(self.checkpoint.metrics) if self.checkpoint else []
+        candidates = list(self.checkpoint.metrics) if self.checkpoint else []
         if self.reference is not None and self.reference.metrics is not None:
-            found.append(self.reference.metrics)
-        found.sort(key=lambda metrics: SPLITS.index(metrics.split))
-        return ("torch fp32", found[-1]) if found else None
+            candidates.append(self.reference.metrics)
+        candidates.sort(key=lambda metrics: SPLITS.index(metrics.split))
+        return ("torch fp32", candidates[-1]) if candidates else None
 
 
 def gather(

@@ -183,15 +183,15 @@ def operators(report: Report) -> Markup:
 
 
 def _operators(report: Report, panel: Panel) -> Markup:
-    found = hotspots.found(report, panel.device)
-    if not found:
+    profiles = hotspots.found(report, panel.device)
+    if not profiles:
         return EMPTY
     totals: dict[str, float] = {}
-    for each in found:
+    for each in profiles:
         for row in each.rows:
             totals[row.op] = totals.get(row.op, 0.0) + row.ms
     shown = sorted(totals, key=lambda name: -totals[name])[:FAMILIES]
-    each_stack = [Stack(f"{p.artifact} · {p.engine} · {threads(p.threads)}", _families(p, shown)) for p in found]
+    each_stack = [Stack(f"{p.artifact} · {p.engine} · {threads(p.threads)}", _families(p, shown)) for p in profiles]
     summary = f"{panel.kind} time by operator on {panel.device}: " + "; ".join(
         f"{stack.label} {', '.join(f'{name} {ms(value)} ms' for name, value in stack.parts[:3])}"
         for stack in each_stack
@@ -199,10 +199,12 @@ def _operators(report: Report, panel: Panel) -> Markup:
     names = [*shown, *(["other"] if any(name == "other" for s in each_stack for name, _ in s.parts) else [])]
     cells = [(s.label, *(ms(dict(s.parts).get(name, 0.0)) for name in names)) for s in each_stack]
     listed = table(("", *names), cells, f"{panel.kind} time by operator on {panel.device} in ms")
-    hot = [details(f"{s.label}: the ten slowest", _hot(p, panel.kind)) for s, p in zip(each_stack, found, strict=True)]
+    hot = [
+        details(f"{s.label}: the ten slowest", _hot(p, panel.kind)) for s, p in zip(each_stack, profiles, strict=True)
+    ]
     picture = figure("Operators", _plots.stacks(each_stack, summary), details(NUMBERS, listed))
     why = [tag("p", text) for text in hotspots.reasons(report, panel.device)]
-    why += [tag("p", text, class_="muted") for text in hotspots.cautions(found)]
+    why += [tag("p", text, class_="muted") for text in hotspots.cautions(profiles)]
     return join((*why, _plots.legend(each_stack), picture, *hot))
 
 

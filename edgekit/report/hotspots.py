@@ -30,14 +30,14 @@ def cautions(profiles: Sequence[OperatorProfile]) -> list[str]:
 
 def _same(report: Report, one: OperatorProfile, other: OperatorProfile) -> bool:
     """Whether the timings of the two profiles are indistinguishable."""
-    found = [
+    timings = [
         t
         for each in (one, other)
         for t in report.latency
         if (t.artifact, t.engine, t.device, t.threads, t.batch)
         == (each.artifact, each.engine, each.device, each.threads, 1)
     ]
-    return len(found) == 2 and equal(*found)
+    return len(timings) == 2 and equal(*timings)
 
 
 def _precision(report: Report, profile: OperatorProfile) -> str:

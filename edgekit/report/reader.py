@@ -43,23 +43,23 @@ def results(path: Path) -> Results:
     """
     file = find(path)
     try:
-        found: Any = json.loads(file.read_text(encoding="utf-8"))
+        document: Any = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
         raise InputError(f"{file}: cannot be read as a report: {reason}") from error
-    version = found.get("schema_version") if isinstance(found, dict) else None
+    version = document.get("schema_version") if isinstance(document, dict) else None
     if version is None:
         raise InputError(
             f"{file}: not an edgekit report (it has no schema_version); give a run directory or report.json"
         )
     if type(version) is not int or version != VERSION:
-        by = found.get("edgekit_version", "unknown")
+        by = document.get("edgekit_version", "unknown")
         raise InputError(
             f"{file}: written by edgekit {by} with schema version {version}, but this edgekit reads version {VERSION}; "
             "write the report again, or compare with the edgekit that wrote it"
         )
     try:
-        read = _adapter().validate_python(found)
+        read = _adapter().validate_python(document)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

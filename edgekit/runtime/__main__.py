@@ -161,14 +161,14 @@ def expand(words: Sequence[str], stdin: IO[str]) -> Iterator[tuple[str, str]]:
         if word == "-":
             yield from ((line.rstrip("\r\n"), "") for line in stdin if line.strip())
         elif os.path.isdir(word):
-            found = sorted(
+            images = sorted(
                 os.path.join(folder, name)
                 for folder, _, names in os.walk(word)
                 for name in names
                 if name.lower().endswith(SUFFIXES)
             )
-            yield from ((path, "") for path in found)
-            if not found:
+            yield from ((path, "") for path in images)
+            if not images:
                 yield word, f"no images in this folder ({' '.join(SUFFIXES)})"
         elif glob.has_magic(word) and not os.path.exists(word):
             matches = sorted(path for path in glob.glob(word, recursive=True) if not os.path.isdir(path))

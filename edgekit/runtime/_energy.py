@@ -167,23 +167,23 @@ def _rapl(root: str) -> tuple[Counted | None, str]:
 
 
 def _rails(root: str) -> list[Rail]:
-    found = []
+    rails = []
     for folder in _glob(root, "sys/class/hwmon/hwmon*"):
         chip = text(os.path.join(folder, "name"))
         if not chip.startswith("ina"):
             continue
         powers = _glob(folder, "power*_input")
         currents = [] if powers else _glob(folder, "curr*_input")
-        found += [Rail(chip, (path,), 1e-6) for path in powers]
+        rails += [Rail(chip, (path,), 1e-6) for path in powers]
         for path in currents:
             channel = os.path.basename(path)[len("curr") : -len("_input")]
             volts, label = (os.path.join(folder, f"in{channel}_{kind}") for kind in ("input", "label"))
-            found.append(Rail(text(label) or f"{chip} {channel}", (volts, path), 1e-6))
+            rails.append(Rail(text(label) or f"{chip} {channel}", (volts, path), 1e-6))
     for path in _glob(root, "sys/bus/i2c/drivers/ina3221x/*/iio:device*/in_power*_input"):
         channel = os.path.basename(path)[len("in_power") : -len("_input")]
         label = text(os.path.join(os.path.dirname(path), f"rail_name_{channel}"))
-        found.append(Rail(label or f"channel {channel}", (path,), 1e-3))
-    return [rail for rail in found if _works(rail)]
+        rails.append(Rail(label or f"channel {channel}", (path,), 1e-3))
+    return [rail for rail in rails if _works(rail)]
 
 
 def _works(rail: Rail) -> bool:

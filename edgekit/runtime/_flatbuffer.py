@@ -45,8 +45,8 @@ def _follow(data: bytes) -> None:
     def number(kind: str, at: int) -> int:
         if at < 0:
             raise ValueError("an offset leads out of the file")
-        found: int = struct.unpack_from(kind, data, at)[0]
-        return found
+        value: int = struct.unpack_from(kind, data, at)[0]
+        return value
 
     waiting, seen = [("model", number("<I", 0))], set()
     while waiting:

@@ -59,13 +59,13 @@ def replay(
     scale = 1.0 if whole else float(np.abs(wanted).max(initial=0)) or 1.0
     away = []
     for index, expected in enumerate(wanted):
-        found = np.asarray(infer(given[index])).reshape(-1)
-        if found.dtype != wanted.dtype or found.shape != expected.shape:
+        output = np.asarray(infer(given[index])).reshape(-1)
+        if output.dtype != wanted.dtype or output.shape != expected.shape:
             raise RuntimeFault(
-                f"{bundle.path}: {artifact['id']}: gives {found.size} {found.dtype}, the golden vectors hold "
+                f"{bundle.path}: {artifact['id']}: gives {output.size} {output.dtype}, the golden vectors hold "
                 f"{expected.size} {wanted.dtype}; pack it again"
             )
-        difference = np.abs(found.astype(np.float64) - expected.astype(np.float64)).max() / scale
+        difference = np.abs(output.astype(np.float64) - expected.astype(np.float64)).max() / scale
         away.append(float(difference) if math.isfinite(difference) else math.inf)  # NaN counts as infinitely far
     allowed = golden["tolerance"]
     if provider == BUILTIN:
@@ -104,10 +104,10 @@ def check_images(bundle: Bundle, decode: Callable[[bytes], npt.NDArray[Any]]) ->
     if len(names) > len(given):
         raise RuntimeFault(f"{bundle.path}: golden.images: {len(names)} images for {len(given)} inputs; pack it again")
     for index, name in enumerate(names):
-        found, expected = decode(bundle.read(name)), given[index]
-        if found.dtype != np.uint8 or found.shape != expected.shape:
-            raise RuntimeFault(f"{bundle.path}: {name}: decodes to {found.dtype} {list(found.shape)}, unlike the input")
-        far = int(np.abs(found.astype(np.int16) - expected).max())
+        image, expected = decode(bundle.read(name)), given[index]
+        if image.dtype != np.uint8 or image.shape != expected.shape:
+            raise RuntimeFault(f"{bundle.path}: {name}: decodes to {image.dtype} {list(image.shape)}, unlike the input")
+        far = int(np.abs(image.astype(np.int16) - expected).max())
         if far > 1:
             raise RuntimeFault(
                 f"{bundle.path}: {name}: decodes to pixels up to {far} steps away from the golden input, at most 1 is "
@@ -143,15 +143,15 @@ def _array(bundle: Bundle, name: str, dtype: str, shape: list[int] | None) -> np
         version = np.lib.format.read_magic(head)
         if version != (1, 0):
             raise ValueError(f"version {version}")
-        found, fortran, kind = np.lib.format.read_array_header_1_0(head)
+        dims, fortran, kind = np.lib.format.read_array_header_1_0(head)
     except Exception as error:  # evaluating the header's literal may raise anything
         raise RuntimeFault(f"{bundle.path}: {name}: not an .npy array ({first_line(error)}); pack it again") from None
-    if kind != np.dtype(dtype) or fortran or len(found) < 1 or (shape is not None and list(found[1:]) != shape):
+    if kind != np.dtype(dtype) or fortran or len(dims) < 1 or (shape is not None and list(dims[1:]) != shape):
         wanted = f"{dtype} [n, {', '.join(map(str, shape))}]" if shape is not None else f"{dtype} [n, ...]"
-        raise RuntimeFault(f"{bundle.path}: {name}: {kind} {list(found)}, must be {wanted}; pack it again")
-    if min(found) < 1 or math.prod(found) * kind.itemsize != len(data) - head.tell():
-        raise RuntimeFault(f"{bundle.path}: {name}: shape {list(found)} does not match its size; pack it again")
-    array = np.frombuffer(data, kind, offset=head.tell()).reshape(found)
+        raise RuntimeFault(f"{bundle.path}: {name}: {kind} {list(dims)}, must be {wanted}; pack it again")
+    if min(dims) < 1 or math.prod(dims) * kind.itemsize != len(data) - head.tell():
+        raise RuntimeFault(f"{bundle.path}: {name}: shape {list(dims)} does not match its size; pack it again")
+    array = np.frombuffer(data, kind, offset=head.tell()).reshape(dims)
     if kind.kind == "f" and not np.isfinite(array).all():
         raise RuntimeFault(f"{bundle.path}: {name}: holds values that are not finite; pack it again")
     return array

@@ -265,20 +265,20 @@ def replay(model: Model, bundle: Bundle, artifact: dict[str, Any]) -> float | No
     )
 
 
-def _agreed(stated: dict[str, Any], found: Port, where: str) -> Port:
+def _agreed(stated: dict[str, Any], port: Port, where: str) -> Port:
     """The port with the file's name and shape and the manifest's scale, which ONNX files do not state."""
     scale, zero_point = stated.get("scale"), stated.get("zero_point")
-    wanted, real = (stated["dtype"], tuple(stated["shape"])), (found.dtype, found.shape)
+    wanted, real = (stated["dtype"], tuple(stated["shape"])), (port.dtype, port.shape)
     if wanted != real:
         raise RuntimeFault(f"{where}: the file has {_text(*real)}, the manifest says {_text(*wanted)}")
-    if found.scale is not None and (
-        scale is None or abs(scale - found.scale) > 1e-6 * found.scale or zero_point != found.zero_point
+    if port.scale is not None and (
+        scale is None or abs(scale - port.scale) > 1e-6 * port.scale or zero_point != port.zero_point
     ):
         raise RuntimeFault(
-            f"{where}: the file has scale {found.scale:.9g} and zero point {found.zero_point}, "
+            f"{where}: the file has scale {port.scale:.9g} and zero point {port.zero_point}, "
             f"the manifest says {scale} and {zero_point}"
         )
-    return Port(found.name, found.shape, found.dtype, scale, zero_point)
+    return Port(port.name, port.shape, port.dtype, scale, zero_point)
 
 
 def _is_file(image: Any) -> bool:

@@ -182,8 +182,8 @@ def _int(text: str) -> int:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    table = dict(pairs)
+    if len(table) != len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"key {shown(next(key for key in keys if keys.count(key) > 1))} appears twice")
-    return found
+    return table

@@ -40,7 +40,7 @@ def trusted_keys(given: Iterable[str | os.PathLike[str]]) -> dict[bytes, str]:
     """
     if isinstance(given, (str, os.PathLike)):
         given = (given,)
-    found = {}
+    keys = {}
     for item in given:
         words = os.fspath(item)
         key = _exactly(words, 32) if isinstance(item, str) else None
@@ -53,8 +53,8 @@ def trusted_keys(given: Iterable[str | os.PathLike[str]]) -> dict[bytes, str]:
                 raise RuntimeFault(f"trusted key {words}: a private key; give the matching public key")
         if key is None:
             raise RuntimeFault(f"trusted key {words}: holds no Ed25519 public key (PEM, or 32 bytes in base64)")
-        found[key] = words
-    return found
+        keys[key] = words
+    return keys
 
 
 def signer(data: bytes, manifest: bytes, path: str) -> bytes:

@@ -97,8 +97,8 @@ class FromValues:
         """
         shape = self._port.shape
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-            found = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
-            raise RuntimeFault(f"input: {found} is not an array of real values (this model takes no images)")
+            kind = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
+            raise RuntimeFault(f"input: {kind} is not an array of real values (this model takes no images)")
         if values.shape not in (shape, shape[1:]):
             raise RuntimeFault(f"input: the array has shape {values.shape}, {shape} is needed")
         if not np.isfinite(values).all():

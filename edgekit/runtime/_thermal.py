@@ -33,19 +33,19 @@ class Throttle(NamedTuple):
 
 def temperature_c(root: str = "/") -> float | None:
     """The hottest thermal zone, in degrees Celsius; if there is none, the processor's hwmon sensor."""
-    found = list(_numbers(_glob(root, "sys/class/thermal/thermal_zone*/temp")))
-    if not found:
+    readings = list(_numbers(_glob(root, "sys/class/thermal/thermal_zone*/temp")))
+    if not readings:
         for folder in _glob(root, "sys/class/hwmon/hwmon*"):
             if text(os.path.join(folder, "name")) in _CPU_SENSORS:
-                found += _numbers(_glob(folder, "temp*_input"))
-    return max(found) / 1000 if found else None
+                readings += _numbers(_glob(folder, "temp*_input"))
+    return max(readings) / 1000 if readings else None
 
 
 def clock_mhz(root: str = "/") -> float | None:
     """The fastest core's clock now: that of cpufreq, or of /proc/cpuinfo (a constant in a virtual machine)."""
-    found = list(_numbers(_glob(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")))
-    if found:
-        return max(found) / 1000
+    clocks = list(_numbers(_glob(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")))
+    if clocks:
+        return max(clocks) / 1000
     listed = re.findall(r"^cpu MHz\s*:\s*([0-9.]+)", text(os.path.join(root, "proc/cpuinfo")), re.MULTILINE)
     return max(map(float, listed)) if listed else None
 

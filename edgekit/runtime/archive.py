@@ -61,12 +61,12 @@ def read(data: bytes | memoryview, path: str = "bundle") -> dict[str, memoryview
         RuntimeFault: any byte differs from what `canonical` writes.
     """
     view = memoryview(data)
-    found = {}
+    members = {}
     for name, offset, size, crc in layout(len(view), lambda start, count: bytes(view[start : start + count]), path):
-        found[name] = view[offset : offset + size]
-        if zlib.crc32(found[name]) != crc:
+        members[name] = view[offset : offset + size]
+        if zlib.crc32(members[name]) != crc:
             raise unsound(path, f"{name} was changed (CRC-32)")
-    return found
+    return members
 
 
 def layout(size: int, fetch: Callable[[int, int], bytes], path: str = "bundle") -> list[Entry]:
@@ -100,7 +100,7 @@ def layout(size: int, fetch: Callable[[int, int], bytes], path: str = "bundle") 
     if count > MOST:
         refuse(f"{count} members (at most {MOST})")
     directory = fetch(start, length)
-    found: list[Entry] = []
+    entries: list[Entry] = []
     seen: set[str] = set()
     here = at = 0
     for _ in range(count):
@@ -117,7 +117,7 @@ def layout(size: int, fetch: Callable[[int, int], bytes], path: str = "bundle") 
             refuse(f"{name} is a link")
         if method:
             refuse(f"{name} is compressed")
-        if found and _order(name) <= _order(found[-1].name):
+        if entries and _order(name) <= _order(entries[-1].name):
             refuse(f"{name} appears twice" if name in seen else f"{name} is out of order")
         first = here + _LOCAL.size + len(raw)
         if first + bytes_of_member > start:
@@ -125,12 +125,12 @@ def layout(size: int, fetch: Callable[[int, int], bytes], path: str = "bundle") 
         headers = _local(raw, crc, bytes_of_member), _central(raw, crc, bytes_of_member, here)
         if (fetch(here, first - here), directory[at:stop]) != headers:
             refuse(f"the header of {name} was changed")
-        found.append(Entry(name, first, bytes_of_member, crc))
+        entries.append(Entry(name, first, bytes_of_member, crc))
         seen.add(name)
         here, at = first + bytes_of_member, stop
     if (here, at) != (start, length):
         refuse("it holds bytes that belong to no member")
-    return found
+    return entries
 
 
 def canonical(members: Mapping[str, bytes]) -> bytes:

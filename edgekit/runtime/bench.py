@@ -198,10 +198,10 @@ def end_to_end(session: Session, bundle: str, artifact: str, seconds: float) -> 
         if not images:
             return None, "not measured: the bundle has no golden images"
         model = Model(opened, opened.artifact(artifact), session, {})
-        found = _measure.end_to_end(model, images, seconds)
+        times = _measure.end_to_end(model, images, seconds)
     except RuntimeFault as fault:
         return None, f"not measured: {fault}"
-    return found, f"{len(images)} golden image{'s' if len(images) > 1 else ''}"
+    return times, f"{len(images)} golden image{'s' if len(images) > 1 else ''}"
 
 
 def _main() -> int:

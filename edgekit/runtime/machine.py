@@ -165,11 +165,11 @@ def _features(arch: str, info: dict[str, str]) -> list[str]:
 
 def _cpuinfo() -> dict[str, str]:
     """The first value of each key in /proc/cpuinfo."""
-    found: dict[str, str] = {}
+    info: dict[str, str] = {}
     for line in _text("/proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
-        found.setdefault(key.strip(), value.strip())
-    return found
+        info.setdefault(key.strip(), value.strip())
+    return info
 
 
 def _memory() -> int:
@@ -188,28 +188,28 @@ def _os() -> str:
 
 
 def _thermal_zones() -> dict[str, float]:
-    found = {}
+    zones = {}
     folder = "/sys/class/thermal"
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         value = _text(f"{folder}/{name}/temp")
         if name.startswith("thermal_zone") and value.lstrip("-").isdigit():
             kind = _text(f"{folder}/{name}/type")
-            found[f"{name[len('thermal_zone') :]} {kind}".strip()] = int(value) / 1000
-    return found
+            zones[f"{name[len('thermal_zone') :]} {kind}".strip()] = int(value) / 1000
+    return zones
 
 
 def _installed() -> dict[str, str]:
     """Version by package, variants under the plain name (onnxruntime for onnxruntime-gpu); nothing is imported."""
     from importlib import metadata
 
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for each in metadata.distributions():
         name = (each.metadata["Name"] or "").lower().replace("_", "-")
         plain, _, variant = name.rpartition("-")
         if variant in _VARIANTS:
-            found.setdefault(plain, each.version)
-        found[name] = each.version
-    return found
+            versions.setdefault(plain, each.version)
+        versions[name] = each.version
+    return versions
 
 
 def _managed() -> bool:

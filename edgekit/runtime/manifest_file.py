@@ -54,18 +54,18 @@ def read(data: bytes, where: str) -> dict[str, Any]:
 
 def named(manifest: dict[str, Any]) -> dict[str, str]:
     """Members that the manifest refers to, each with the JSON path of its (last) mention."""
-    found = {}
+    members = {}
     if "labels" in manifest:
-        found[manifest["labels"]] = "labels"
+        members[manifest["labels"]] = "labels"
     if "golden" in manifest:
-        found[manifest["golden"]["inputs"]] = "golden.inputs"
+        members[manifest["golden"]["inputs"]] = "golden.inputs"
         for index, name in enumerate(manifest["golden"].get("images", ())):
-            found[name] = f"golden.images[{index}]"
+            members[name] = f"golden.images[{index}]"
     for index, artifact in enumerate(manifest["artifacts"]):
-        found[artifact["file"]] = f"artifacts[{index}].file"
+        members[artifact["file"]] = f"artifacts[{index}].file"
         if "golden" in artifact:
-            found[artifact["golden"]["outputs"]] = f"artifacts[{index}].golden.outputs"
-    return found
+            members[artifact["golden"]["outputs"]] = f"artifacts[{index}].golden.outputs"
+    return members
 
 
 def classes(artifact: dict[str, Any]) -> int:

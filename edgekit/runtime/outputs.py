@@ -41,8 +41,8 @@ def outputs(
     module = engine_menu.engine(engine)
     images = np.load(pixels, allow_pickle=False)
     session = module.load(model, threads, provider)
-    found = session.input
-    port = Port(found.name, found.shape, found.dtype, found.scale or scale, found.zero_point or zero_point)
+    stated = session.input
+    port = Port(stated.name, stated.shape, stated.dtype, stated.scale or scale, stated.zero_point or zero_point)
     prepare = FromPixels(Preprocessing(images.shape[1], images.shape[2], tuple(mean), tuple(std)), port, layout)
     rows = np.stack([session.run(prepare(image)).reshape(-1) for image in images])
     return {

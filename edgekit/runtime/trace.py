@@ -212,23 +212,23 @@ class _Part:
 
     def result(self, tensor: int) -> tuple[str, str]:
         """Name and dtype of a tensor."""
-        found = next(each for each in self._interpreter.get_tensor_details() if each["index"] == tensor)
-        return found["name"], np.dtype(found["dtype"]).name
+        details = next(each for each in self._interpreter.get_tensor_details() if each["index"] == tensor)
+        return details["name"], np.dtype(details["dtype"]).name
 
     def partitions(self, graph: Graph) -> list[str]:
         """What runs each operator: a partition of the delegate, by its number, or the interpreter itself."""
         made = {tensor: place for place, writes in enumerate(graph.writes) for tensor in writes}
-        found = [BUILTIN] * len(graph.writes)
+        runners = [BUILTIN] * len(graph.writes)
         for number, delegate in enumerate(self._delegates, 1):
             outside = {int(tensor) for tensor in delegate["inputs"]}
             waiting = [int(tensor) for tensor in delegate["outputs"]]
             while waiting:
                 tensor = waiting.pop()
                 place = made.get(tensor)
-                if place is not None and tensor not in outside and found[place] == BUILTIN:
-                    found[place] = f"XNNPACK {number}"
+                if place is not None and tensor not in outside and runners[place] == BUILTIN:
+                    runners[place] = f"XNNPACK {number}"
                     waiting += graph.reads[place]
-        return found
+        return runners
 
 
 def _delegates(node: dict[str, Any]) -> bool:

@@ -111,20 +111,20 @@ def inspect(data: bytes, file: str) -> FileReport:
 def _close(model: Any) -> list[str]:
     """Set open dimensions of the inputs to 1, and discard the shapes that depended on them."""
     stored = {tensor.name for tensor in model.graph.initializer}
-    found = []
+    open_inputs = []
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         free = [dim for dim in dims if not dim.HasField("dim_value") or dim.dim_value <= 0]
         if free and value.name not in stored:
-            found.append(f"{value.name} ({', '.join(dim.dim_param or '?' for dim in free)})")
+            open_inputs.append(f"{value.name} ({', '.join(dim.dim_param or '?' for dim in free)})")
         for dim in free:
             dim.dim_value = 1
-    if not found:
+    if not open_inputs:
         return []
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
-    return [f"open dimensions are counted as 1: {', '.join(found)}"]
+    return [f"open dimensions are counted as 1: {', '.join(open_inputs)}"]
 
 
 def _read(graph: Any) -> tuple[FileGraph, dict[str, Any]]:
@@ -274,14 +274,14 @@ def _port(graph: FileGraph, constants: dict[str, Any], name: str) -> Port:
     ]
     scale = zero = None
     if beside and beside[0].inputs[1] in constants:
-        found = numpy_helper.to_array(constants[beside[0].inputs[1]])
-        if found.size == 1:
+        scales = numpy_helper.to_array(constants[beside[0].inputs[1]])
+        if scales.size == 1:
             stored = constants.get(beside[0].inputs[2]) if len(beside[0].inputs) > 2 else None
-            scale, zero = float(found.item()), 0 if stored is None else int(numpy_helper.to_array(stored).item())
+            scale, zero = float(scales.item()), 0 if stored is None else int(numpy_helper.to_array(stored).item())
     return Port(name, value.shape or (), value.dtype, scale, zero)
 
 
 def _metadata(model: Any) -> dict[str, str]:
     producer = f"{model.producer_name} {model.producer_version}".strip()
-    found = {"producer": producer, "description": model.doc_string, "domain": model.domain}
-    return {key: text for key, text in found.items() if text} | {prop.key: prop.value for prop in model.metadata_props}
+    texts = {"producer": producer, "description": model.doc_string, "domain": model.domain}
+    return {key: text for key, text in texts.items() if text} | {prop.key: prop.value for prop in model.metadata_props}

@@ -107,8 +107,8 @@ def _read(table: Any, length: int) -> FileGraph:
     return FileGraph(tuple(ops), values, sources, sinks, state)
 
 
-def _indices(found: Any, values: dict[str, Value]) -> tuple[str, ...]:
-    names = tuple("" if index == -1 else str(index) for index in (() if found is None else found))
+def _indices(indices: Any, values: dict[str, Value]) -> tuple[str, ...]:
+    names = tuple("" if index == -1 else str(index) for index in (() if indices is None else indices))
     if unknown := [name for name in names if name and name not in values]:
         raise ValueError(f"tensor {unknown[0]} does not exist")
     return names
@@ -191,22 +191,22 @@ def _products(op: Op, graph: FileGraph) -> int:
 def _sizes(table: Any, graph: FileGraph) -> dict[str, int]:
     """Bytes by type; a buffer shared by several tensors counts once."""
     owners = {tensor.buffer: str(index) for index, tensor in reversed(list(enumerate(table.graph.tensors)))}
-    found: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     for buffer, name in owners.items():
         if graph.values[name].constant:
-            found[graph.values[name].dtype] += _held(table.model.buffers[buffer], 2**63)
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+            sizes[graph.values[name].dtype] += _held(table.model.buffers[buffer], 2**63)
+    return dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _metadata(table: Any) -> dict[str, str]:
-    found = {"description": table.model.description.decode(errors="replace")} if table.model.description else {}
+    texts = {"description": table.model.description.decode(errors="replace")} if table.model.description else {}
     for entry in table.model.metadata or ():
         name = entry.name.decode(errors="replace") if entry.name else ""
         if not 0 <= entry.buffer < len(table.model.buffers):
             raise ValueError(f"metadata {name} refers to buffer {entry.buffer}, which does not exist")
         held = table.model.buffers[entry.buffer].data
-        found[name] = _readable(b"" if held is None else bytes(bytearray(held)))
-    return found
+        texts[name] = _readable(b"" if held is None else bytes(bytearray(held)))
+    return texts
 
 
 def _readable(data: bytes) -> str:

@@ -92,12 +92,12 @@ def _operators(report: Report) -> str:
     """Why one file is faster than another, and which layers take the time."""
     lines = []
     for device in report.devices:
-        found = hotspots.found(report, device)
+        profiles = hotspots.found(report, device)
         lines += [f"- {text(device)}: {text(reason)}" for reason in hotspots.reasons(report, device)]
-        for profile in found:
+        for profile in profiles:
             hot = (f"{text(shown(row.layer))} ({text(row.op)}) {percent(row.share)}" for row in hottest(profile, HOT))
             lines.append(f"- {text(device)}: {text(profile.artifact)} on {text(profile.engine)}: {', '.join(hot)}")
-        lines += [f"- {text(device)}: {text(caution)}" for caution in hotspots.cautions(found)]
+        lines += [f"- {text(device)}: {text(caution)}" for caution in hotspots.cautions(profiles)]
     return "\n".join(("**Where the time goes**", "", *lines)) if lines else ""
 
 
@@ -122,12 +122,12 @@ def _where(score: Accuracy) -> str:
 
 
 def _pruning(report: Report) -> str:
-    found = report.pruning
-    if found is None:
+    pruning = report.pruning
+    if pruning is None:
         return ""
-    macs, parameters = (f"{after / before:.0%}" for before, after in (found.macs, found.parameters))
+    macs, parameters = (f"{after / before:.0%}" for before, after in (pruning.macs, pruning.parameters))
     left = f"{macs} of the multiply-adds and {parameters} of the parameters are left"
-    return f"Pruned by {text(found.score)} ({text(found.target)}): {left}."
+    return f"Pruned by {text(pruning.score)} ({text(pruning.target)}): {left}."
 
 
 def _ladder(report: Report) -> str:
@@ -177,12 +177,12 @@ def _machines(report: Report) -> str:
 
 def _source(report: Report) -> str:
     """The bundle that the files come from."""
-    found = report.provenance.source
-    if found is None:
+    source = report.provenance.source
+    if source is None:
         return ""
-    signed = f"signed with {text(found.signed_by)}" if found.signed_by else "not signed"
-    notes = "".join(f"\n- {text(note)}" for note in found.notes)
-    return f"Files of {text(found.file)} (manifest {found.digest[:16]}, {signed}).{notes and chr(10) + notes}"
+    signed = f"signed with {text(source.signed_by)}" if source.signed_by else "not signed"
+    notes = "".join(f"\n- {text(note)}" for note in source.notes)
+    return f"Files of {text(source.file)} (manifest {source.digest[:16]}, {signed}).{notes and chr(10) + notes}"
 
 
 def _skipped(report: Report) -> str:
