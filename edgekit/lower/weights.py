@@ -27,23 +27,32 @@ UNTRACKED = (
 
 
 def apply(graph: GraphModule) -> None:
-    """Give each weighted operator and batch norm of an exported float graph constants of its own, in place.
+    """Give every operator of an exported float graph constants of its own, in place.
 
     Raises:
         InputError: a batch norm has no running statistics.
     """
     _compute(graph)
-    for node in list(graph.graph.nodes):
+    for node in graph.graph.nodes:
         if node.target in BATCH_NORM:
             _check(node)
-            _split(graph, node)
     _unshare(graph)
     graph.graph.eliminate_dead_code()
     graph.recompile()
 
 
+def separate(graph: GraphModule) -> None:
+    """Make sure that each batch norm that follows a convolution or linear layer can be folded into it, in place."""
+    for node in list(graph.graph.nodes):
+        if node.target in BATCH_NORM:
+            _split(graph, node)
+    _unshare(graph)
+    graph.recompile()
+
+
 def fold_batch_norms(graph: GraphModule) -> None:
     """Fold each batch norm into the convolution or linear layer before it, as `prepare_pt2e` does, in place."""
+    separate(graph)
     _fuse_conv_bn_(graph)
     _fuse_linear_bn_(graph)
     graph.recompile()

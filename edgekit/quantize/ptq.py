@@ -160,7 +160,9 @@ def float_graph(
     weights.apply(graph)
     canonical.apply(graph)
     chosen = [rewrite for rewrite in FLOAT_REWRITES if rewrites is None or rewrite.NAME in rewrites]
-    return graph, {rewrite.NAME: rewrite.apply(graph) for rewrite in chosen}
+    applied = {rewrite.NAME: rewrite.apply(graph) for rewrite in chosen}
+    weights.separate(graph)
+    return graph, applied
 
 
 def decide(observed: Observed, section: QuantizeSection) -> Result:
