@@ -30,6 +30,7 @@ from edgekit.inspect.readers import tflite as tflite_reader
 from edgekit.lower.port import GraphRewrite, OnnxRewrite, TfliteRewrite
 from edgekit.lower.rewrites import (
     average_pool,
+    batch_norm,
     byte_clip,
     conv_padding,
     four_channels,
@@ -65,6 +66,7 @@ EXPORTERS: dict[str, Exporter] = {"onnx": onnx_exporter, "tflite": tflite_export
 READERS: dict[str, Reader] = {"onnx": onnx_reader, "tflite": tflite_reader}
 GRAPH: dict[str, GraphRewrite] = {
     "average_pool": average_pool,
+    "batch_norm": batch_norm,
     "hard_sigmoid": hard_sigmoid,
     "hard_swish": hard_swish,
     "saturation": saturation,

@@ -11,7 +11,7 @@ from edgekit.errors import Shortfall
 from edgekit.graph.ops import CLAMPS, COMPUTING, DEQUANTIZE, MOVING, QUANTIZE, WEIGHT_DEQUANTIZE, WEIGHTED, scopes
 
 
-def check(file: str, graph: GraphModule, operators: Sequence[str], keep_float: Sequence[str]) -> None:
+def check(file: str, graph: GraphModule, operators: Sequence[str], keep_float: Sequence[str] | None) -> None:
     """Raise if a quantized file computes anything in float that the recipe does not keep in float.
 
     Only weighted layers that the graph keeps in float, and operators in the modules of `keep_float`, may be float.
@@ -20,22 +20,30 @@ def check(file: str, graph: GraphModule, operators: Sequence[str], keep_float: S
         file: artifact id, for the message.
         graph: what the file was made from.
         operators: float operators of the file, each as "TYPE name".
-        keep_float: qualified names of the modules that may compute in float.
+        keep_float: qualified names of the modules that may compute in float; None: all.
 
     Raises:
         Shortfall: the file has other float operators; names the type and layer of each.
     """
+    if keep_float is None:
+        return
     floats = float_nodes(graph)
     kept = {*keep_float, *(_layer(node) for node in floats if node.target in WEIGHTED)}
-    unasked = [f"{_kind(node)} in {_layer(node)}" for node in floats if not kept & {*scopes(node), _layer(node)}]
+    unasked = [node for node in floats if not kept & {*scopes(node), _layer(node)}]
     if unasked or (operators and not floats):
-        names = unasked or list(operators)
-        layers = sorted({_layer(node) for node in floats if not kept & {*scopes(node), _layer(node)}})
-        ways = f"add {', '.join(layers)} to quantize.keep_float, or" if layers else "keep layers near them in float, or"
+        names = [f"{_kind(node)} in {_layer(node)}" for node in unasked] or list(operators)
         raise Shortfall(
             f"{file}: {len(names)} operator{'s' * (len(names) > 1)} would compute in float in an integer file: "
-            f"{', '.join(names)}; {ways} replace them in the network"
+            f'{", ".join(names)}; set quantize.float_operators = "allow"{_by_name(unasked)}, '
+            "or replace them in the network"
         )
+
+
+def _by_name(nodes: Sequence[Node]) -> str:
+    """The advice to name the layers, if they all have a name; the code of the network's own `forward` has none."""
+    if not nodes or not all(scopes(node) for node in nodes):
+        return ""
+    return f", add {', '.join(sorted({_layer(node) for node in nodes}))} to quantize.keep_float"
 
 
 def float_nodes(graph: GraphModule) -> list[Node]:
@@ -68,12 +76,13 @@ def _is_integer(node: Node) -> bool:
         sources = node.all_input_nodes
     else:
         return False
-    return all(_arrives(source) for source in sources) and _leaves(node)
+    return all(arrives(source) for source in sources) and _leaves(node)
 
 
-def _arrives(node: Node) -> bool:
+def arrives(node: Node) -> bool:
+    """Whether a value is dequantized, and perhaps moved or clamped, but not computed with."""
     if node.target in MOVING | CLAMPS:
-        return all(_arrives(source) for source in node.all_input_nodes)
+        return all(arrives(source) for source in node.all_input_nodes)
     return node.target in (DEQUANTIZE, WEIGHT_DEQUANTIZE)
 
 
@@ -88,4 +97,4 @@ def _kind(node: Node) -> str:
 
 
 def _layer(node: Node) -> str:
-    return (scopes(node) or (node.name,))[-1]
+    return (scopes(node) or ("the network's own forward",))[-1]

@@ -12,7 +12,6 @@ Weights are rounded here, once, so that no two converters round them differently
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -28,6 +27,8 @@ from torchao.quantization.pt2e.utils import _fuse_conv_bn_
 from edgekit.graph.exported_program import trace
 from edgekit.graph.kernels import kernels, on_grid
 from edgekit.graph.ops import ADDS, CLAMPS, QDQ, WEIGHTED, aten, bounds, constant
+from edgekit.lower.reparameterize import joined
+from edgekit.lower.rewrites import batch_norm
 from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.ptq import float_graph
 
@@ -46,7 +47,8 @@ def rounded(module: torch.nn.Module, size: int, precision: str) -> GraphModule:
     """
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
-        graph: Any = trace(copy.deepcopy(module), size).module()
+        graph: Any = trace(joined(module, size), size).module()
+        batch_norm.apply(graph)
         _fuse_conv_bn_(graph)
         for node in _weighted(graph):
             holder = node.args[1]

@@ -23,7 +23,8 @@ from edgekit.graph.exported_program import trace
 from edgekit.graph.integer_arithmetic import round_constants
 from edgekit.lower import canonical
 from edgekit.lower.port import GraphRewrite
-from edgekit.lower.rewrites import average_pool, hard_sigmoid, hard_swish, saturation, silu
+from edgekit.lower.reparameterize import joined
+from edgekit.lower.rewrites import average_pool, batch_norm, hard_sigmoid, hard_swish, saturation, silu
 from edgekit.quantize import _ranges
 from edgekit.quantize._correct import Calibration, correct_biases, weights
 from edgekit.quantize._equalize import equalize
@@ -34,7 +35,7 @@ from edgekit.quantize.calibration_images import Images
 from edgekit.quantize.exact_scales import settle
 from edgekit.quantize.histogram import Histogram
 
-FLOAT_REWRITES: tuple[GraphRewrite, ...] = (hard_swish, hard_sigmoid, silu, average_pool)
+FLOAT_REWRITES: tuple[GraphRewrite, ...] = (batch_norm, hard_swish, hard_sigmoid, silu, average_pool)
 """Applied to the float graph, before anything is observed."""
 
 EQUALIZE = 64
@@ -115,8 +116,8 @@ def observe(
     """
     if iter(images) is images:
         raise TypeError("images: some choices read them more than once; give a list, not an iterator")
-    _check_layers(module, "keep_float", section.keep_float)
-    _check_layers(module, "ranges", section.ranges)
+    _check_layers(module, size, "keep_float", section.keep_float)
+    _check_layers(module, size, "ranges", section.ranges)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
         graph, lowered = float_graph(module, size, rewrites)
@@ -156,7 +157,7 @@ def float_graph(
         rewrites: as in `quantize`.
         batch: images that the graph takes at once.
     """
-    graph = trace(copy.deepcopy(module), size, batch).module()  # rewrites change weights
+    graph = trace(joined(module, size), size, batch).module()  # a copy: rewrites change weights
     canonical.apply(graph)
     chosen = [rewrite for rewrite in FLOAT_REWRITES if rewrites is None or rewrite.NAME in rewrites]
     return graph, {rewrite.NAME: rewrite.apply(graph) for rewrite in chosen}
@@ -222,8 +223,8 @@ def _dead(prepared: GraphModule) -> tuple[str, ...]:
     )
 
 
-def _check_layers(module: torch.nn.Module, key: str, names: Iterable[str]) -> None:
-    known = [name for name, _ in module.named_modules() if name]
+def _check_layers(module: torch.nn.Module, size: int, key: str, names: Collection[str]) -> None:
+    known = [name for name, _ in joined(module, size).named_modules() if name] if names else []
     for name in names:
         if name not in known:
             raise InputError(f"quantize.{key} = {choices.no_such(name, known, 'layer')}")

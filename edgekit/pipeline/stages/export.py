@@ -33,7 +33,7 @@ def inputs(run: Run, section: ExportSection) -> dict[str, Any]:
         "section": section.model_dump(),
         "network": run.network.digest,
         "quantize": run.digest("quantize"),
-        "keep_float": run.recipe.quantize.keep_float if run.recipe.quantize else [],
+        "keep_float": run.recipe.quantize.may_be_float if run.recipe.quantize else [],
         "calibration": [run.digest("data"), versions("numpy", "pillow")] if "int16x8" in section.precisions else None,
         "rewrites": run.recipe.lower.rewrites,
         "where": lower.where(run, "export"),
@@ -48,7 +48,7 @@ def build(run: Run, section: ExportSection, work: Path) -> None:
     artifacts: list[Artifact] = []
     rows: list[Rewrite] = []
     skipped: list[Skipped] = []
-    keep_float = run.recipe.quantize.keep_float if run.recipe.quantize else []
+    keep_float = run.recipe.quantize.may_be_float if run.recipe.quantize else []
     precisions = [word for word in dict.fromkeys(section.precisions) if word != "int8" or "quantize" in run.done]
     with run.console.bar("export", len(precisions) * len(section.formats)) as advance:
         for precision in precisions:
@@ -104,6 +104,7 @@ def _source(run: Run, precision: str, work: Path) -> tuple[Any, int]:
     """The torch graph that the files of a precision carry, and the side of its input."""
     from edgekit.export import sources
     from edgekit.graph import exported_program
+    from edgekit.lower.reparameterize import joined
 
     module, checkpoint = run.load(run.network)
     size = checkpoint.input.size
@@ -113,7 +114,9 @@ def _source(run: Run, precision: str, work: Path) -> tuple[Any, int]:
         program = sources.int16x8(module, size, _calibration(run, checkpoint.input))
         exported_program.save(program, work / INT16X8)
         return program.module(), size
-    return (module if precision == "fp32" else sources.rounded(module, size, precision)), size
+    if precision == "fp32":
+        return joined(module, size), size
+    return sources.rounded(module, size, precision), size
 
 
 def _calibration(run: Run, spec: InputSpec) -> Iterable[Any]:
