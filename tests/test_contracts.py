@@ -29,9 +29,11 @@ from edgekit.inspect.readers import onnx as onnx_reader
 from edgekit.inspect.readers import tflite as tflite_reader
 from edgekit.lower.port import GraphRewrite, OnnxRewrite, TfliteRewrite
 from edgekit.lower.rewrites import (
+    adaptive_pool,
     average_pool,
     batch_norm,
     byte_clip,
+    constants,
     conv_padding,
     four_channels,
     global_average_pool,
@@ -65,6 +67,7 @@ SOURCES: dict[str, Source] = {
 EXPORTERS: dict[str, Exporter] = {"onnx": onnx_exporter, "tflite": tflite_exporter}
 READERS: dict[str, Reader] = {"onnx": onnx_reader, "tflite": tflite_reader}
 GRAPH: dict[str, GraphRewrite] = {
+    "adaptive_pool": adaptive_pool,
     "average_pool": average_pool,
     "batch_norm": batch_norm,
     "hard_sigmoid": hard_sigmoid,
@@ -74,6 +77,7 @@ GRAPH: dict[str, GraphRewrite] = {
 }
 ONNX: dict[str, OnnxRewrite] = {
     "byte_clip": byte_clip,
+    "constants": constants,
     "conv_padding": conv_padding,
     "four_channels": four_channels,
     "global_average_pool": global_average_pool,

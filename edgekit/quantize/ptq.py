@@ -23,7 +23,16 @@ from edgekit.graph.integer_arithmetic import round_constants
 from edgekit.lower import canonical, weights
 from edgekit.lower.port import GraphRewrite
 from edgekit.lower.reparameterize import joined
-from edgekit.lower.rewrites import average_pool, batch_norm, hard_sigmoid, hard_swish, saturation, silu
+from edgekit.lower.rewrites import (
+    adaptive_pool,
+    average_pool,
+    batch_norm,
+    constants,
+    hard_sigmoid,
+    hard_swish,
+    saturation,
+    silu,
+)
 from edgekit.quantize import _correct, _ranges, faithful
 from edgekit.quantize._equalize import equalize
 from edgekit.quantize._replay import not_finite
@@ -33,7 +42,15 @@ from edgekit.quantize.calibration_images import Images
 from edgekit.quantize.exact_scales import settle
 from edgekit.quantize.histogram import Histogram
 
-FLOAT_REWRITES: tuple[GraphRewrite, ...] = (batch_norm, hard_swish, hard_sigmoid, silu, average_pool)
+FLOAT_REWRITES: tuple[GraphRewrite, ...] = (
+    batch_norm,
+    constants,
+    hard_swish,
+    hard_sigmoid,
+    silu,
+    adaptive_pool,
+    average_pool,
+)
 """Applied to the float graph, before anything is observed."""
 
 EQUALIZE = 64

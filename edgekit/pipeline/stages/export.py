@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,8 @@ def build(run: Run, section: ExportSection, work: Path) -> None:
     if made:
         artifacts = [_calibrated(artifact, made) for artifact in artifacts]
     json_file.save(work / "artifacts.json", artifacts)
+    for line in _floats(artifacts):
+        run.console.say(f"  {line}")
     written = {artifact.id for artifact in artifacts}
     json_file.save(work / "rewrites.json", [row for row in rows if row.artifact in written])
     json_file.save(work / "skipped.json", skipped)
@@ -95,9 +98,20 @@ def _calibrated(artifact: Artifact, made: Quantization) -> Artifact:
 
 
 def remark(run: Run) -> str:
-    """Which files are missing, and why."""
+    """Which integer files compute what in float; which files are missing, and why."""
     skipped: list[Skipped] = run.read("export", "skipped.json", list[Skipped]) or []
-    return "; ".join(f"without {one.artifact}: {one.reason}" for one in skipped)
+    return "; ".join([*_floats(run.artifacts), *(f"without {one.artifact}: {one.reason}" for one in skipped)])
+
+
+def _floats(artifacts: Iterable[Artifact]) -> list[str]:
+    """A line for each integer file that has float operators."""
+    lines = []
+    for artifact in artifacts:
+        kinds = Counter(name.split()[0] for name in artifact.float_op_names)
+        if kinds:
+            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+            lines.append(f"{artifact.id} computes in float: {counts}")
+    return lines
 
 
 def _source(run: Run, precision: str, work: Path) -> tuple[Any, int]:
