@@ -113,18 +113,29 @@ def test_allowed_operators_run_in_float_and_are_listed(
 
 
 def test_advice_names_layers_that_the_next_run_accepts(islands: tuple[nn.Module, GraphModule], tmp_path: Path) -> None:
-    module, graph = islands
+    _, graph = islands
     with pytest.raises(Shortfall, match=r'set quantize.float_operators = "allow"') as caught:
         to_onnx.export(graph, nets.SIZE, "int8", tmp_path)
     said = str(caught.value)
     assert "leaky_relu in leaky" in said
-    assert "maximum in the network's own forward" in said
+    assert "maximum in the code of the network itself" in said
     assert "keep_float" not in said  # the maximum is in no layer that could be named
     inner = nets.settled(nn.Sequential(nets.conv(3, 8), nn.Sequential(nn.GELU(), nn.ELU()), nets.head(8)))
     with pytest.raises(Shortfall, match=r"add 1.0, 1.1 to quantize.keep_float, or replace"):
         to_onnx.export(nets.quantize(inner), nets.SIZE, "int8", tmp_path)
     kept = ["1.0", "1.1"]
     assert to_onnx.export(nets.quantize(inner, kept), nets.SIZE, "int8", tmp_path, keep_float=kept).float_ops == 2
+
+
+def test_quantizing_refuses_at_once_what_the_recipe_does_not_allow() -> None:
+    module = nets.settled(nn.Sequential(nets.conv(3, 8), nn.GELU(), nn.Sequential(nn.ELU()), nets.head(8)))
+    images = nets.images(2, seed=1)
+    with pytest.raises(
+        Shortfall,
+        match=r'^quantize: 2 operators have no int8 form: gelu in 1, elu in 2.0; set .* = "allow", add 1, 2.0 to quan',
+    ):
+        ptq.quantize(module, nets.SIZE, images, nets.LEVELS, QuantizeSection())
+    ptq.quantize(module, nets.SIZE, images, nets.LEVELS, QuantizeSection(keep_float=["1", "2.0"]))
 
 
 def moving(net: nets.Net, x: Tensor) -> Tensor:

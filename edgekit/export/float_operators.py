@@ -8,6 +8,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgekit.errors import Shortfall
+from edgekit.graph.float_operators import advice, layer, named
 from edgekit.graph.ops import CLAMPS, COMPUTING, DEQUANTIZE, MOVING, QUANTIZE, WEIGHT_DEQUANTIZE, WEIGHTED, scopes
 
 
@@ -28,22 +29,14 @@ def check(file: str, graph: GraphModule, operators: Sequence[str], keep_float: S
     if keep_float is None:
         return
     floats = float_nodes(graph)
-    kept = {*keep_float, *(_layer(node) for node in floats if node.target in WEIGHTED)}
-    unasked = [node for node in floats if not kept & {*scopes(node), _layer(node)}]
+    kept = {*keep_float, *(layer(node) for node in floats if node.target in WEIGHTED)}
+    unasked = [node for node in floats if not kept & {*scopes(node), layer(node)}]
     if unasked or (operators and not floats):
-        names = [f"{_kind(node)} in {_layer(node)}" for node in unasked] or list(operators)
+        names = [named(node) for node in unasked] or list(operators)
         raise Shortfall(
             f"{file}: {len(names)} operator{'s' * (len(names) > 1)} would compute in float in an integer file: "
-            f'{", ".join(names)}; set quantize.float_operators = "allow"{_by_name(unasked)}, '
-            "or replace them in the network"
+            f"{', '.join(names)}; {advice(unasked)}"
         )
-
-
-def _by_name(nodes: Sequence[Node]) -> str:
-    """The advice to name the layers, if they all have a name; the code of the network's own `forward` has none."""
-    if not nodes or not all(scopes(node) for node in nodes):
-        return ""
-    return f", add {', '.join(sorted({_layer(node) for node in nodes}))} to quantize.keep_float"
 
 
 def float_nodes(graph: GraphModule) -> list[Node]:
@@ -90,11 +83,3 @@ def _leaves(node: Node) -> bool:
     return bool(node.users) and all(
         user.target is QUANTIZE or (user.target in MOVING | CLAMPS and _leaves(user)) for user in node.users
     )
-
-
-def _kind(node: Node) -> str:
-    return str(node.target).removeprefix("aten.").split(".")[0]
-
-
-def _layer(node: Node) -> str:
-    return (scopes(node) or ("the network's own forward",))[-1]

@@ -19,6 +19,7 @@ from edgekit import choices
 from edgekit.config.recipe import QuantizeSection
 from edgekit.errors import InputError, Shortfall
 from edgekit.graph.exported_program import trace
+from edgekit.graph.float_operators import advice, named
 from edgekit.graph.integer_arithmetic import round_constants
 from edgekit.lower import canonical, weights
 from edgekit.lower.port import GraphRewrite
@@ -37,7 +38,7 @@ from edgekit.quantize import _correct, _ranges, faithful
 from edgekit.quantize._equalize import equalize
 from edgekit.quantize._replay import not_finite
 from edgekit.quantize._rounding import round_weights
-from edgekit.quantize.annotate import Int8Quantizer
+from edgekit.quantize.annotate import Int8Quantizer, without_kernel
 from edgekit.quantize.calibration_images import Images
 from edgekit.quantize.exact_scales import settle
 from edgekit.quantize.histogram import Histogram
@@ -112,7 +113,7 @@ def quantize(
     Raises:
         InputError: a named layer does not exist; no images, or images of the wrong shape; a network that
             torch.export cannot take.
-        Shortfall: a value of the network is NaN or infinite.
+        Shortfall: a value of the network is NaN or infinite, or an operator has no int8 form and may not be float.
     """
     return decide(observe(module, size, images, pixels, section, rewrites), section)
 
@@ -145,6 +146,11 @@ def observe(
             faithful.check(module, graph, images)
         quantizer = Int8Quantizer(Histogram, PerChannelMinMaxObserver, section.keep_float)
         prepared = prepare_pt2e(graph, quantizer)
+        if section.float_operators == "refuse" and (odd := without_kernel(prepared, section.keep_float)):
+            raise Shortfall(
+                f"quantize: {len(odd)} operator{'s have' if len(odd) > 1 else ' has'} no int8 form: "
+                f"{', '.join(map(named, odd))}; {advice(odd)}"
+            )
         calibration = _correct.Calibration(prepared, moments=section.rounding == "adaptive")
         describe = images.describe if isinstance(images, Images) else str
         for number, image in enumerate(images, 1):
