@@ -31,8 +31,12 @@ def inputs(run: Run, section: DataSection) -> dict[str, Any]:
 
 
 def build(run: Run, section: DataSection, work: Path) -> None:
-    """Write ``index.json``."""
-    index_file.save(index_file.build(section, run.job.base, work, run.console), work)
+    """Write ``index.json`` and, if cleaning found anything, ``findings.csv``."""
+    index = index_file.build(section, run.job.base, work, run.console)
+    index_file.save(index, work)
+    if index.findings:
+        listed = run.directory.folder("data") / index_file.FINDINGS
+        run.console.say(f"  cleaning {index_file.summary(index.findings)}; listed in {listed}")
 
 
 def failed(run: Run, trouble: Shortfall) -> None:
