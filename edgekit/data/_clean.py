@@ -20,7 +20,7 @@ from edgekit.types import Finding
 Kind = Literal["unreadable", "mode", "range", "orientation", "conflict", "leak", "duplicate"]
 
 _TITLES: dict[Kind, str] = {
-    "unreadable": "cannot be decoded",
+    "unreadable": "cannot be read",
     "mode": "not RGB",
     "range": "nearly black",
     "orientation": "rotated by EXIF",

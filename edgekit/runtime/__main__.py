@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import glob
+import io
 import json
 import os
 import stat
@@ -364,8 +365,9 @@ def as_program(argv: Sequence[str] | None = None, prog: str = "python -m edgekit
     # UTF-8: their odd bytes are written as \udc80 to \udcff, as JSON has it.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
     os.dup2(2, 1)
-    for stream in (sys.stdin, sys.stderr):
-        stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "backslashreplace")
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     try:
         with answers:
             return main(argv, answers, prog)

@@ -8,6 +8,7 @@ from typing import Any
 from edgekit.config.recipe import DataSection
 from edgekit.data import index_file
 from edgekit.errors import Shortfall
+from edgekit.pipeline import warnings
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
 
@@ -44,7 +45,10 @@ def failed(run: Run, trouble: Shortfall) -> None:
 
 
 def after(run: Run) -> None:
-    """Nothing to do."""
+    """Warn now, before anything is trained; the run does so again at its end."""
+    if not run.done["data"].cached:
+        for text in warnings.sizes(run):
+            run.console.say(f"  warning: {text}")
 
 
 def remark(run: Run) -> str:

@@ -50,7 +50,7 @@ def failed(run: Run, trouble: Shortfall) -> None:
 def after(run: Run) -> None:
     """Warn now, while stopping still saves time; the run does so again at its end."""
     if not run.done["train"].cached:
-        for text in warnings.of(run):
+        for text in warnings.guessing(run):
             run.console.say(f"  warning: {text}")
 
 
