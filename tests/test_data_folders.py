@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.config.recipe import DataSection
+from edgekit.config.recipe import CleanSection, DataSection
 from edgekit.console import Console
 from edgekit.data import index_file
+from edgekit.data._clean import clean
+from edgekit.data.listing import Item, Listing
 from edgekit.data.sources import csv_labels, image_folder
 from edgekit.errors import InputError
 from edgekit.runtime import files
@@ -242,6 +244,14 @@ def test_a_pipe_in_place_of_a_table_is_refused(root: Path, key: str) -> None:
     data = section("csv_labels", **{"path": "labels.csv", key: "pipe"})
     with pytest.raises(InputError, match="a pipe, not a file"):
         csv_labels.listing(data, root.parent, root.parent)
+
+
+def test_a_source_that_lists_anything_cannot_hang(root: Path) -> None:
+    os.mkfifo(root / "pipe.png")
+    items = (Item("cat/0.png", 0), Item("gone.png", 0), Item("pipe.png", 0))
+    kept, findings = clean(Listing(root, ("cat",), items), CleanSection(unreadable="drop"), QUIET)
+    assert [image.item.path for image in kept] == ["cat/0.png"]
+    assert [each.detail for each in findings] == ["no such file or directory", "a pipe, not a file"]
 
 
 # What cleaning says

@@ -15,6 +15,7 @@ from edgekit.console import Console
 from edgekit.data.listing import Item, Listing, Scan
 from edgekit.data.transforms import Decoded, decode, strict_pillow
 from edgekit.errors import InputError
+from edgekit.runtime import files
 from edgekit.types import Finding
 
 Kind = Literal["unreadable", "mode", "range", "orientation", "conflict", "leak", "duplicate"]
@@ -90,6 +91,8 @@ def scan(listing: Listing, console: Console) -> list[Scan]:
 
 
 def _scan(root: Path, item: Item) -> Scan:
+    if problem := files.trouble(str(root / item.path)):  # reading a pipe would wait for ever
+        return Scan(item, problem=problem)
     try:
         file = (root / item.path).read_bytes()
         if not file:

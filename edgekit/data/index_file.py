@@ -8,6 +8,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -139,6 +140,25 @@ def fingerprint(data: DataSection, base: Path) -> str:
         InputError: the data does not exist or cannot be read.
     """
     return hashlib.sha256("\n".join(_traces(data, base)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _traces(data: DataSection, base: Path) -> Iterator[str]:
+    yield data.source
+    if data.labels:
+        yield _trace(expand(data.labels, base), data.labels)
+    if data.source == "digits":
+        yield version("scikit-learn")
+    elif data.source == "torchvision":
+        yield from (str(data.name), str(data.path and expand(data.path, base)), version("torchvision"))
+    else:
+        path = expand(data.path or "", base)
+        if path.is_file():
+            yield _trace(path, data.path or "")
+        listing = source(data.source).listing(data, base, base)
+        for item in listing.items:
+            with suppress(InputError):  # cleaning says what is wrong with it
+                yield _trace(listing.root / item.path, item.path)
+        yield from (f"{path}: {problem}" for path, problem in listing.problems)
 
 
 def _traces(data: DataSection, base: Path) -> Iterator[str]:
