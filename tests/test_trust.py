@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.verdict import trust
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2000), st.floats(0, 1), st.floats(0.001, 0.999))
 def test_at_least_is_the_tail_of_the_binomial_distribution(trials: int, part: float, share: float) -> None:
     stats = pytest.importorskip("scipy.stats")
