@@ -11,6 +11,8 @@ from edgekit.data.listing import SPLIT_WORDS, Item, Listing, label_numbers, read
 from edgekit.errors import InputError
 from edgekit.types import Split
 
+USES: tuple[str, ...] = ("path", "labels", "label_offset")
+
 
 def listing(data: DataSection, base: Path, work: Path) -> Listing:
     """List the images of a CSV file with the columns ``file``, ``class`` (or ``label``) and, optionally, ``split``.
