@@ -68,7 +68,7 @@ def build(run: Run, section: QuantizeSection, work: Path) -> None:
 
     with TemporaryDirectory(dir=work) as scratch:
         given = material(run, section, Path(scratch))
-        note = _one_class(index_file.load(run.done["data"].path), given.images.samples)
+        note = one_class(index_file.load(run.done["data"].path), given.images.samples)
         climb = ladder.climb(given, section)
     samples = given.images.samples
     json_file.save(work / "calibration.json", samples)
@@ -146,7 +146,7 @@ def material(run: Run, section: QuantizeSection, scratch: Path) -> Material:
     )
 
 
-def _one_class(index: Index, samples: Sequence[Sample]) -> str:
+def one_class(index: Index, samples: Sequence[Sample]) -> str:
     """A note if all calibration images are of one class but the data has several; else ""."""
     classes = {sample.label for sample in samples}
     if len(classes) > 1 or len(index.labels) < 2:
