@@ -28,6 +28,7 @@ from edgekit.config.recipe import ModelSection
 from edgekit.data.listing import expand
 from edgekit.disk.atomic import write_bytes
 from edgekit.errors import InputError
+from edgekit.graph import eager
 from edgekit.types import Checkpoint, InputSpec, ModelSpec
 
 WEIGHTS = "model.safetensors"
@@ -64,6 +65,7 @@ def create(
     options = {key: value for key, value in section.options.items() if key != "num_classes"}
     spec = ModelSpec(_anchor(section.name, base), num_classes, options)
     module = build(spec, base)
+    eager.release(module)
     if section.weights == "none":
         preprocessing = _plain()
     elif section.weights == "pretrained":
@@ -74,6 +76,7 @@ def create(
         preprocessing = _expected(spec)
         _fit(module, read(path), str(path), swap)
     _try_out(module.eval(), spec, size)
+    eager.check_repeatable(module, (3, size, size))
     return module, spec, _input_spec(section, size, preprocessing)
 
 
@@ -132,6 +135,7 @@ def load(folder: Path) -> tuple[nn.Module, Checkpoint]:
     """
     checkpoint = checkpoint_file.load(folder)
     module = build(checkpoint.model, folder)
+    eager.release(module)
     if checkpoint.plan is not None:
         from edgekit.prune import apply  # Torch-Pruning, which few networks need
 
