@@ -43,6 +43,7 @@ from edgekit.lower.rewrites import (
     saturation,
     silu,
     sixteen_channels,
+    token_rows,
     uint8_activations,
 )
 from edgekit.pipeline.port import Stage
@@ -74,6 +75,7 @@ GRAPH: dict[str, GraphRewrite] = {
     "hard_swish": hard_swish,
     "saturation": saturation,
     "silu": silu,
+    "token_rows": token_rows,
 }
 ONNX: dict[str, OnnxRewrite] = {
     "byte_clip": byte_clip,

@@ -33,6 +33,7 @@ from edgekit.lower.rewrites import (
     hard_swish,
     saturation,
     silu,
+    token_rows,
 )
 from edgekit.quantize import _correct, _ranges, faithful
 from edgekit.quantize._equalize import equalize
@@ -51,6 +52,7 @@ FLOAT_REWRITES: tuple[GraphRewrite, ...] = (
     silu,
     adaptive_pool,
     average_pool,
+    token_rows,
 )
 """Applied to the float graph, before anything is observed."""
 
