@@ -213,6 +213,8 @@ def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
         each = device_file.load(path)
         if each.name in devices:
             raise InputError(f'{path}: another device in this run is also called "{each.name}"; give each its own name')
+        limits = each.limits.model_copy(update={"ship_by": each.limits.ship_by or section.ship_by})
+        each = each.model_copy(update={"limits": limits})
         if section.sustained is not None:
             run = each.run.model_copy(update={"sustained": section.sustained})
             each = each.model_copy(update={"run": run})
@@ -226,7 +228,9 @@ def _profiled(
     from edgekit.config import recipe
     from edgekit.pipeline import bundled
 
-    section = recipe.profile_section(overrides, ("operators", "sustained"), "the models of a bundle are already built")
+    section = recipe.profile_section(
+        overrides, ("operators", "sustained", "ship_by"), "the models of a bundle are already built"
+    )
     section = section.model_copy(update={"devices": list(names) or section.devices})
     return bundled.profile(Path(target), _devices(section, None), console, out, section.operators)
 

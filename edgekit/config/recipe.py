@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 from edgekit import choices
 from edgekit.config.toml import Duration, Section, parse, validate
 from edgekit.errors import InputError
+from edgekit.measurements import Objective
 
 
 def menu(folder: str) -> Callable[[str], str]:
@@ -233,6 +234,11 @@ class ProfileSection(Section):
         description="time the operators of the fastest quantized and the fastest float file of each device that is "
         "timed; takes about three times the device's run.seconds",
     )
+    ship_by: Objective = Field(
+        "p50",
+        description="what the file that ships must be best at: p50 of an inference, end_to_end (from an encoded image "
+        "to a class), or size; limits.ship_by of a device goes before it",
+    )
     sustained: Duration | None = Field(
         None, description='how long to run each file continuously, e.g. "10m"; default: what the device file says'
     )
@@ -288,7 +294,7 @@ def profile_section(overrides: Sequence[str], allowed: Sequence[str], why: str) 
     keys = [f"profile.{key}" for key in allowed]
     for override in overrides:
         if (key := override.partition("=")[0].strip()) not in keys:
-            raise InputError(f"--set {key}: {why}: only {' and '.join(keys)} can be set")
+            raise InputError(f"--set {key}: {why}: only {', '.join(keys)} can be set")
         _set(raw, override)
     return validate(_Profiled, raw, Path("--set"), keys).profile
 

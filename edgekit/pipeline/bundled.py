@@ -279,7 +279,7 @@ def _report(
         artifacts=artifacts,
         accuracy=claims.accuracy,
         profile=measured,
-        limits={name: device.limits.model_dump() for name, device in devices.items()},
+        limits={name: device.limits.bounds for name, device in devices.items()},
         verdict=verdicts,
     )
 
