@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -120,7 +121,8 @@ def compress(**flags: Any) -> None:
 @click.command()
 @partial(_options, target="[RECIPE|RUN|BUNDLE]", out="Where to write. [runs/<recipe>, profiles/<bundle>]")
 @click.option("--sustained", metavar="TIME", help="Then run each file continuously for this long, e.g. 10m.")
-def profile(sustained: str | None, overrides: tuple[str, ...], **flags: Any) -> None:
+@click.option("--again", is_flag=True, help="Measure again, even what was measured before.")
+def profile(sustained: str | None, again: bool, overrides: tuple[str, ...], **flags: Any) -> None:
     """Re-run changed stages, then measure latency.
 
     BUNDLE is an .edgekit file or a hand-written manifest (.json): its models are measured on each device (this machine
@@ -129,11 +131,12 @@ def profile(sustained: str | None, overrides: tuple[str, ...], **flags: Any) -> 
     \b
     Examples:
       edgekit profile runs/digits --device host
+      edgekit profile runs/digits --again
       edgekit profile runs/digits --device raspberry-pi-5 --sustained 10m
       edgekit profile digits.edgekit --device host --device my-pi.toml
     """
     more = () if sustained is None else (f"profile.sustained={sustained}",)
-    _go("profile", overrides=(*overrides, *more), **flags)
+    _go("profile", overrides=(*overrides, *more), again=again, **flags)
 
 
 @click.command()
@@ -159,6 +162,7 @@ def _go(
     as_json: bool,
     quiet: bool,
     debug: bool,
+    again: bool = False,
 ) -> None:
     def work() -> None:
         need("pydantic", extra="compress", purpose="reading recipes")
@@ -167,10 +171,11 @@ def _go(
         from edgekit.pipeline import run as pipeline
 
         if last == "profile" and bundled.matches(target):
-            outcome = _profiled(target, overrides, out, devices, Console(quiet))
+            outcome = _profiled(target, overrides, out, devices, Console(quiet), again)
         else:
-            outcome = pipeline.run(_job(target, overrides, out, devices), Console(quiet), last)
-        click.echo(json.dumps(_as_dict(outcome), indent=2) if as_json else _summary(outcome))
+            job = replace(_job(target, overrides, out, devices), again=again)
+            outcome = pipeline.run(job, Console(quiet), last)
+        click.echo(json.dumps(_as_dict(outcome), indent=2) if as_json else _summary(outcome, last))
         if outcome.lost:
             raise Shortfall(_missing(outcome.lost))
 
@@ -223,7 +228,7 @@ def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
 
 
 def _profiled(
-    target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...], console: Console
+    target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...], console: Console, again: bool
 ) -> Outcome:
     from edgekit.config import recipe
     from edgekit.pipeline import bundled
@@ -232,15 +237,20 @@ def _profiled(
         overrides, ("operators", "sustained", "ship_by"), "the models of a bundle are already built"
     )
     section = section.model_copy(update={"devices": list(names) or section.devices})
-    return bundled.profile(Path(target), _devices(section, None), console, out, section.operators)
+    return bundled.profile(Path(target), _devices(section, None), console, out, section.operators, again)
 
 
-def _summary(outcome: Outcome) -> str:
-    lines = [f"{verdict.device}: {verdict.reason}" for verdict in outcome.verdict]
+def _summary(outcome: Outcome, last: str) -> str:
+    """What the command was for: the network after training, the files after compression, their times, the verdict."""
+    from edgekit.cli import _results
+
+    last_table = {"train": _results.network, "prune": _results.network, "bundle": _results.files}
+    lines = [last_table.get(last, _results.latency)(outcome.results)]
+    lines += [f"{verdict.device}: {verdict.reason}" for verdict in outcome.verdict]
     if outcome.bundle:
         lines.append(f"bundle: {outcome.bundle}")
     lines.append(f"report: {outcome.report / 'report.html'}" if outcome.report else f"run directory: {outcome.out}")
-    return "\n".join(lines)
+    return "\n".join(line for line in lines if line)
 
 
 def _missing(lost: Sequence[Failure]) -> str:
@@ -261,6 +271,7 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
         "verdict": [asdict(verdict) for verdict in outcome.verdict],
         "bundle": str(outcome.bundle) if outcome.bundle else None,
         "report": str(outcome.report / "report.json") if outcome.report else None,
+        **outcome.results.as_dict(),
     }
 
 

@@ -7,7 +7,7 @@ that run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from edgekit.errors import Shortfall, missing
 from edgekit.measurements import Failure, Profile, Verdict
 from edgekit.pipeline import port
 from edgekit.pipeline.port import S, Skip
+from edgekit.pipeline.results import Results
+from edgekit.pipeline.results import read as read_results
 from edgekit.pipeline.state import Job, Run
 from edgekit.report.contents import StageRow
 
@@ -37,6 +39,7 @@ class Outcome:
     """The one file to ship; None if there is none."""
     lost: tuple[Failure, ...] = ()
     """What was not measured because a device was not reached or was lost during the run."""
+    results: Results = field(default_factory=Results)
 
 
 def run(job: Job, console: Console, last: str = "report") -> Outcome:
@@ -58,7 +61,8 @@ def run(job: Job, console: Console, last: str = "report") -> Outcome:
     verdicts = state.read("report", "verdict.json", list[Verdict]) or []
     profile: Profile | None = state.read("profile", "profile.json", Profile)
     lost = tuple(failure for failure in profile.failures if failure.lost) if profile else ()
-    return Outcome(job.out, tuple(state.rows), tuple(verdicts), report.path if report else None, state.bundle, lost)
+    written = report.path if report else None
+    return Outcome(job.out, tuple(state.rows), tuple(verdicts), written, state.bundle, lost, read_results(state))
 
 
 def _do(name: str, stage: port.Stage[Any], state: Run) -> None:
