@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
+from edgekit.cli import _complete
 from edgekit.cli._common import guarded
 from edgekit.errors import InputError, Shortfall, need
 
@@ -25,19 +25,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _complete(kind: Literal["recipes", "devices"]) -> Callable[..., list[CompletionItem]]:
-    """Shell completion: the names of shipped recipes or devices, else files."""
-
-    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from edgekit.config import shipped
-
-        names = [name for name in shipped.files(kind) if name.startswith(incomplete)]
-        return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
-
-    return complete
-
-
-def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory. [runs/<recipe>]") -> F:
+def _options(command: F, target: str = "RECIPE|RUN", out: str = "Run directory. [runs/<recipe>]") -> F:
     """The options and argument of every command that works on a recipe or a run directory."""
     for option in (
         click.option("--debug", is_flag=True, help="Show tracebacks."),
@@ -48,7 +36,7 @@ def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory
             "devices",
             multiple=True,
             metavar="NAME",
-            shell_complete=_complete("devices"),
+            shell_complete=_complete.shipped("devices"),
             help="Measure on this device (repeatable).",
         ),
         click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help=out),
@@ -57,15 +45,16 @@ def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory
             "overrides",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Override a key of the recipe: section.key=value.",
+            shell_complete=_complete.override,
+            help="Override a key of the recipe: section.key=value; without a value, its default.",
         ),
-        click.argument("target", default="digits", metavar=target, shell_complete=_complete("recipes")),
+        click.argument("target", metavar=target, shell_complete=_complete.shipped("recipes")),
     ):
         command = option(command)
     return command
 
 
-@click.command()
+@click.command(no_args_is_help=True)
 @_options
 def run(**flags: Any) -> None:
     """Run every stage in RECIPE.
@@ -81,7 +70,7 @@ def run(**flags: Any) -> None:
     _go("report", **flags)
 
 
-@click.command()
+@click.command(no_args_is_help=True)
 @_options
 def train(**flags: Any) -> None:
     """Run the stages data and train.
@@ -93,7 +82,7 @@ def train(**flags: Any) -> None:
     _go("train", **flags)
 
 
-@click.command()
+@click.command(no_args_is_help=True)
 @_options
 def prune(**flags: Any) -> None:
     """Run the stages data, train and prune.
@@ -106,7 +95,7 @@ def prune(**flags: Any) -> None:
     _go("prune", **flags)
 
 
-@click.command()
+@click.command(no_args_is_help=True)
 @_options
 def compress(**flags: Any) -> None:
     """Run the stages up to the bundle, without measuring.
@@ -118,8 +107,8 @@ def compress(**flags: Any) -> None:
     _go("bundle", **flags)
 
 
-@click.command()
-@partial(_options, target="[RECIPE|RUN|BUNDLE]", out="Where to write. [runs/<recipe>, profiles/<bundle>]")
+@click.command(no_args_is_help=True)
+@partial(_options, target="RECIPE|RUN|BUNDLE", out="Where to write. [runs/<recipe>, profiles/<bundle>]")
 @click.option("--sustained", metavar="TIME", help="Then run each file continuously for this long, e.g. 10m.")
 @click.option("--again", is_flag=True, help="Measure again, even what was measured before.")
 def profile(sustained: str | None, again: bool, overrides: tuple[str, ...], **flags: Any) -> None:
@@ -139,7 +128,7 @@ def profile(sustained: str | None, again: bool, overrides: tuple[str, ...], **fl
     _go("profile", overrides=(*overrides, *more), again=again, **flags)
 
 
-@click.command()
+@click.command(no_args_is_help=True)
 @_options
 def report(**flags: Any) -> None:
     """Write the reports: HTML, Markdown, JSON and CSV.
@@ -247,6 +236,7 @@ def _summary(outcome: Outcome, last: str) -> str:
     last_table = {"train": _results.network, "prune": _results.network, "bundle": _results.files}
     lines = [last_table.get(last, _results.latency)(outcome.results)]
     lines += [f"{verdict.device}: {verdict.reason}" for verdict in outcome.verdict]
+    lines += [f"warning: {text}" for text in outcome.warnings]
     if outcome.bundle:
         lines.append(f"bundle: {outcome.bundle}")
     lines.append(f"report: {outcome.report / 'report.html'}" if outcome.report else f"run directory: {outcome.out}")
@@ -271,6 +261,7 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
         "verdict": [asdict(verdict) for verdict in outcome.verdict],
         "bundle": str(outcome.bundle) if outcome.bundle else None,
         "report": str(outcome.report / "report.json") if outcome.report else None,
+        "warnings": list(outcome.warnings),
         **outcome.results.as_dict(),
     }
 
