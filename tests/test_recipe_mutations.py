@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from edgekit.config import plain, recipe, shipped, unused
+from edgekit.config import plain, recipe, shipped, toml, unused
 from edgekit.data import port
 from edgekit.device import file as device_file
 from edgekit.device import probe
@@ -69,7 +70,7 @@ def tables(raw: dict[str, Any], place: tuple[str, ...] = ()) -> Iterator[tuple[s
 
 def full() -> dict[str, Any]:
     """A recipe with every key that there is, as a run directory records it."""
-    return recipe.validate(recipe.Recipe, recipe.tomllib.loads(BASE), Path("base.toml")).model_dump(mode="json")
+    return toml.validate(recipe.Recipe, tomllib.loads(BASE), Path("base.toml")).model_dump(mode="json")
 
 
 FULL = full()
@@ -108,7 +109,7 @@ def outcome(make: Callable[[], recipe.Recipe], folder: Path) -> str:
 
 
 def validated(raw: dict[str, Any]) -> recipe.Recipe:
-    return recipe.validate(recipe.Recipe, raw, Path("mine.toml"))
+    return toml.validate(recipe.Recipe, raw, Path("mine.toml"))
 
 
 @pytest.mark.parametrize("place", PLACES, ids=".".join)
@@ -203,7 +204,7 @@ def test_a_device_file_with_a_nasty_value_is_taken_or_refused(tmp_path: Path, pl
         raw = put({"name": "mine", "run": {}, "facts": {}}, tuple(place.split(".")), 0)
         raw = put(raw, tuple(place.split(".")), value)
         try:
-            made = device_file.validate(device_file.Device, raw, file)
+            made = toml.validate(device_file.Device, raw, file)
         except InputError as refusal:
             said = str(refusal)
         else:

@@ -33,7 +33,7 @@ def choose(
     artifacts: Sequence[Artifact] = ARTIFACTS,
     **limits: float,
 ) -> Verdict:
-    return decide("host", artifacts, scores, timings, LimitsSection(**limits), max_drop)
+    return decide("host", artifacts, scores, timings, LimitsSection.model_validate(limits), max_drop)
 
 
 def test_decide_ships_int8_when_it_is_faster_than_every_float() -> None:
@@ -325,7 +325,7 @@ def test_decide_ignores_batches() -> None:
 def test_decide_agrees_with_the_hand_written_report() -> None:
     sample = report()
     for written in sample.verdict:
-        limits = LimitsSection(**sample.limits[written.device])
+        limits = LimitsSection.model_validate(sample.limits[written.device])
         found = decide(written.device, sample.artifacts, sample.accuracy, sample.latency, limits, 1.0)
         assert found.reason == written.reason
         assert (found.artifact, found.engine, found.threads) == (written.artifact, written.engine, written.threads)

@@ -92,11 +92,11 @@ def _differ(one: Any, other: Any) -> bool:
     return not float((one - other).abs().max()) <= NOISE * float(one.abs().max())
 
 
-class _Random(TorchDispatchMode):
+class _Random(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes where the network's code draws random numbers."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.places: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

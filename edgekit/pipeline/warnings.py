@@ -40,6 +40,7 @@ def sizes(run: Run) -> list[str]:
     if run.recipe.verify and run.recipe.verify.images:
         counts["test"] = min(counts["test"], run.recipe.verify.images)
     names: dict[str, list[str]] = defaultdict(list)
-    for split in _NAMES if section.rescue else ("test",):
+    judged: tuple[Split, ...] = tuple(_NAMES) if section.rescue else ("test",)
+    for split in judged:
         names[trust.resolution(counts[split], section.max_drop)].append(_NAMES[split])
     return [f"{' and '.join(names[text])} split: {text}" for text in names if text]

@@ -56,7 +56,7 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
     size = recipe.data.input
     module, model, spec = models.create(recipe.model, len(index.labels), size, base, swap=section is not None)
     module = module.to(device())
-    module = module.to(memory_format=eager.fastest_format(module, torch.zeros(2, 3, size, size)))  # type: ignore[call-overload]
+    module = module.to(memory_format=eager.fastest_format(module, torch.zeros(2, 3, size, size)))
     draft = Checkpoint(models.WEIGHTS, model, spec, index.labels, trained=section is not None)
 
     def write(history: list[Epoch], splits: tuple[Split, ...]) -> Checkpoint:
