@@ -1,9 +1,9 @@
 """Which nets of timm and torchvision end in verified files: `edgekit compress` with 46 of them, as a user would run it.
 
-Random weights on the scale of a trained net's, 64 px, digits as images, fp32 and int8 files for both engines. A row says
-how the run ended, which operators stay in float in each int8 file, and how many steps each engine is from torch. Every row
-should end in "verified"; a convolutional net should show no float operators and 0 steps. A net may keep operators in
-float (`quantize.float_operators = "allow"`), and a row then names them.
+Random weights on the scale of a trained net's, 64 px, digits as images, fp32 and int8 files for both engines. A row
+says how the run ended, how many operators stay in float in each int8 file, and how many steps each engine is from
+torch. Every row should end in "verified"; a convolutional net should show no float operators and 0 steps. Where an
+operator has no int8 form, `quantize.float_operators = "allow"` keeps it in float, and the row names it.
 
 Usage::
 
