@@ -106,6 +106,7 @@ def _source(run: Run, precision: str, work: Path) -> tuple[Any, int]:
     """The torch graph that the files of a precision carry, and the side of its input."""
     from edgekit.export import sources
     from edgekit.graph import exported_program
+    from edgekit.lower import portable
 
     module, checkpoint = run.load(run.network)
     size = checkpoint.input.size
@@ -115,7 +116,7 @@ def _source(run: Run, precision: str, work: Path) -> tuple[Any, int]:
         program = sources.int16x8(module, size, _calibration(run, checkpoint.input))
         exported_program.save(program, work / INT16X8)
         return program.module(), size
-    return (module if precision == "fp32" else sources.rounded(module, size, precision)), size
+    return (portable.module(module, size) if precision == "fp32" else sources.rounded(module, size, precision)), size
 
 
 def _calibration(run: Run, spec: InputSpec) -> Iterable[Any]:
