@@ -165,6 +165,8 @@ class Checkpoint:
     """Multiply-adds of one image."""
     plan: PrunePlan | None = None
     """What was pruned from the network that `model` names; None if nothing was."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know about its weights, a line each: what of a file was taken, doubts about its classes."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,12 @@ class ModelSection(Section):
 
     name: str = Field(description='timm name, "torchvision/<name>", or "file.py:function"')
     weights: str = Field("pretrained", description='"pretrained", "none", or a .safetensors or .pth file')
+    weights_entry: str | None = Field(
+        None, description="which entry of the weights file to take; default: the one that fits, a moving average first"
+    )
+    weights_match: Literal["name", "order"] = Field(
+        "name", description="order: names may differ if all tensors match in order and shape"
+    )
     options: dict[str, Any] = Field({}, description="keyword arguments of the model's constructor")
     mean: Mean | None = Field(None, description="RGB mean on a 0..1 scale; default: what the weights expect")
     std: Mean | None = Field(None, description="RGB standard deviation; default: what the weights expect")
@@ -46,6 +52,12 @@ class ModelSection(Section):
         None, gt=0, le=1, description="share of the image kept by the centre crop; default: what the weights expect"
     )
     interpolation: Literal["bilinear", "bicubic"] | None = Field(None, description="default: what the weights expect")
+
+    @model_validator(mode="after")
+    def _reads_a_file(self) -> Self:
+        if self.weights in ("pretrained", "none") and (self.weights_entry is not None or self.weights_match != "name"):
+            raise ValueError(f'weights_entry and weights_match are for a weights file, and weights = "{self.weights}"')
+        return self
 
 
 class CleanSection(Section):

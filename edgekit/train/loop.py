@@ -53,9 +53,12 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
     section = recipe.train
     torch.manual_seed(section.seed if section else 0)
     size = recipe.data.input
-    module, model, spec = models.create(recipe.model, len(index.labels), size, base, swap=section is not None)
+    notes: list[str] = []
+    module, model, spec = models.create(recipe.model, len(index.labels), size, base, section is not None, notes.append)
+    for note in notes:
+        console.say(f"  {note}")
     module = module.to(device()).to(memory_format=torch.channels_last)
-    draft = Checkpoint(models.WEIGHTS, model, spec, index.labels, trained=section is not None)
+    draft = Checkpoint(models.WEIGHTS, model, spec, index.labels, trained=section is not None, notes=tuple(notes))
 
     def write(history: list[Epoch], splits: tuple[Split, ...]) -> Checkpoint:
         parameters, macs = models.count(module, size)
