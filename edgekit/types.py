@@ -166,7 +166,9 @@ class Checkpoint:
     plan: PrunePlan | None = None
     """What was pruned from the network that `model` names; None if nothing was."""
     notes: tuple[str, ...] = ()
-    """What a reader should know about its weights, a line each: what of a file was taken, doubts about its classes."""
+    """Where its weights come from, a line each: which entry of a file, without which prefix."""
+    doubts: tuple[str, ...] = ()
+    """Why it may not be what was meant, a line each: the order of its classes."""
 
 
 @dataclass(frozen=True)

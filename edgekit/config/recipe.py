@@ -30,6 +30,7 @@ def menu(folder: str) -> Callable[[str], str]:
     return check
 
 
+Order = Literal["text", "natural"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Mean = Annotated[list[float], Field(min_length=3, max_length=3)]
 
@@ -80,6 +81,9 @@ class DataSection(Section):
     path: str | None = Field(None, description="folder or CSV file, relative to the recipe; may hold ${VAR:-default}")
     name: str | None = Field(None, description="torchvision data set, e.g. Flowers102")
     labels: str | None = Field(None, description="text file, one class name per line (default: found in the data)")
+    order: Order | None = Field(
+        None, description="how class names are sorted: text is 0, 1, 10, 2 (the default), natural 0, 1, 2, 10"
+    )
     label_offset: int = Field(0, description="added to each label of a CSV file")
     input: int = Field(224, ge=8, le=1024, description="side of the square input in pixels")
     split: Literal["stratified", "strided"] = Field(
@@ -89,6 +93,12 @@ class DataSection(Section):
     test: Share = Field(0.15, description="share of the data for testing, if it has no test split")
     seed: int = Field(0, ge=0)
     clean: CleanSection = Field(default_factory=CleanSection)
+
+    @model_validator(mode="after")
+    def _has_one_order(self) -> Self:
+        if self.labels is not None and self.order is not None:
+            raise ValueError("labels is an order of the classes already: give labels or order, not both")
+        return self
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from edgekit.config.recipe import DataSection
+from edgekit.config.recipe import DataSection, Order
 from edgekit.console import Console
-from edgekit.data.listing import expand
+from edgekit.data.listing import by_name, expand, sort_classes
 from edgekit.data.port import source
 from edgekit.data.split import assign
 from edgekit.disk.atomic import write_bytes
@@ -57,14 +58,37 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
     return Index(root.as_posix(), listing.labels, samples, findings)
 
 
+LABELS = "labels.txt"
+
+
 @cache
 def _json() -> TypeAdapter[Index]:
     return TypeAdapter(Index)
 
 
 def save(index: Index, folder: Path) -> None:
-    """Write ``index.json`` into `folder`."""
+    """Write ``index.json`` into `folder`, and the class names in their order, as ``data.labels`` takes them."""
     write_bytes(folder / "index.json", _json().dump_json(index, indent=1))
+    write_bytes(folder / LABELS, "".join(f"{label}\n" for label in index.labels).encode())
+
+
+def order(data: DataSection, labels: Sequence[str]) -> str:
+    """The classes in their order, in words, and that another way of sorting would give another one."""
+    text = f"{len(labels)} classes: {_some(labels)}"
+    if data.labels is not None:
+        return f"{text} (the order of data.labels)"
+    ways = {word: sort_classes(labels, word) for word in get_args(Order)}
+    if not by_name(data, labels) or tuple(labels) not in ways.values():
+        return text
+    here = next(word for word, names in ways.items() if names == tuple(labels))
+    other = next((word for word, names in ways.items() if names != tuple(labels)), None)
+    if other is None:
+        return text
+    return f'{text} (sorted as {here}; data.order = "{other}" gives {_some(ways[other], 4)})'
+
+
+def _some(labels: Sequence[str], most: int = 8) -> str:
+    return ", ".join(labels) if len(labels) <= most + 2 else ", ".join((*labels[:most], "...", labels[-1]))
 
 
 def load(folder: Path) -> Index:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import choices
+from edgekit.config.recipe import DataSection, Order
 from edgekit.errors import InputError
 from edgekit.types import Split
 
@@ -112,14 +113,32 @@ def read_labels(path: str, base: Path) -> tuple[str, ...]:
     return labels
 
 
-def label_numbers(classes: set[str], labels: tuple[str, ...] | None) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Number the class names: in the order of `labels` if given, else sorted.
+def sort_classes(names: Iterable[str], order: Order) -> tuple[str, ...]:
+    """Class names as text (torchvision, Keras: 0, 1, 10, 2) or naturally (timm: 0, 1, 2, 10, whatever their case)."""
+
+    def natural(name: str) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", name.lower())  # digits at the odd places
+        return [(int(part), "") if place % 2 else (0, part) for place, part in enumerate(parts)]
+
+    return tuple(sorted(sorted(names), key=natural if order == "natural" else None))
+
+
+def by_name(data: DataSection, labels: Iterable[str]) -> bool:
+    """Whether classes are found by their names, so that ``data.order`` and ``data.labels`` can number them."""
+    in_words = data.labels is not None or not all(label.isdecimal() for label in labels)
+    return data.source == "image_folder" or (data.source == "csv_labels" and in_words)
+
+
+def label_numbers(
+    classes: set[str], labels: tuple[str, ...] | None, order: Order | None = None
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Number the class names: in the order of `labels` if given, else sorted, as text unless `order` says otherwise.
 
     Raises:
         InputError: a class in the data is not among `labels`, or occurs in them twice.
     """
     if labels is None:
-        labels = tuple(sorted(classes))
+        labels = sort_classes(classes, order or "text")
     for name in sorted(classes):
         if name not in labels:
             raise InputError(f"data.labels: {choices.no_such(name, labels, 'class')}; it is a class in the data")

@@ -17,7 +17,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
 
     File paths start from the CSV file's folder. If every class is an integer, ``data.label_offset`` is added and the
     result is the row (from 0) in ``data.labels``; without that file the numbers are the names. Otherwise classes
-    are names, numbered in the order of ``data.labels``, or in sorted order without it.
+    are names, numbered in the order of ``data.labels``, or sorted by ``data.order`` without it.
 
     Args:
         data: `path` is the CSV file.
@@ -34,7 +34,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
     try:
         numbers = [int(label) for _, label, _, _ in rows]
     except ValueError:
-        labels, by_name = label_numbers({label for _, label, _, _ in rows}, given)
+        labels, by_name = label_numbers({label for _, label, _, _ in rows}, given, data.order)
         if data.label_offset:
             raise InputError(f"data.label_offset = {data.label_offset}: {file} has class names; remove it") from None
         numbers = [by_name[label] for _, label, _, _ in rows]

@@ -23,7 +23,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
     """List ``path/<split>/<class>/*`` where ``path/train`` holds folders, else ``path/<class>/*``.
 
     Split folders are train, val (or valid, validation) and test; images may lie deeper inside their class
-    folder. Labels are the class folders' names, sorted, or the order of the file ``data.labels``.
+    folder. Labels are the class folders' names in ``data.order``, or the order of the file ``data.labels``.
 
     Args:
         data: `path` is the folder.
@@ -48,7 +48,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
         if not any(entry[2] == split for entry in entries):
             raise InputError(f"{folder}: contains no class folders with images; expected {prefix}<class>/<image>")
     given = read_labels(data.labels, base) if data.labels else None
-    labels, numbers = label_numbers({label for _, label, _ in entries}, given)
+    labels, numbers = label_numbers({label for _, label, _ in entries}, given, data.order)
     return Listing(root, labels, tuple(Item(path, numbers[label], split) for path, label, split in sorted(entries)))
 
 

@@ -31,8 +31,11 @@ def inputs(run: Run, section: DataSection) -> dict[str, Any]:
 
 
 def build(run: Run, section: DataSection, work: Path) -> None:
-    """Write ``index.json``."""
-    index_file.save(index_file.build(section, run.job.base, work, run.console), work)
+    """Write ``index.json`` and ``labels.txt``."""
+    index = index_file.build(section, run.job.base, work, run.console)
+    index_file.save(index, work)
+    if "data.order" in (said := index_file.order(section, index.labels)):
+        run.console.say(f"  {said}")
 
 
 def failed(run: Run, trouble: Shortfall) -> None:
@@ -44,5 +47,6 @@ def after(run: Run) -> None:
 
 
 def remark(run: Run) -> str:
-    """Nothing to say."""
-    return ""
+    """The order of the classes."""
+    labels = (run.done["data"].path / index_file.LABELS).read_text(encoding="utf-8").split("\n")[:-1]
+    return index_file.order(section(run), labels)

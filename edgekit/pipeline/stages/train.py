@@ -54,7 +54,8 @@ def after(run: Run) -> None:
 def remark(run: Run) -> str:
     """Whose weights they are, where nothing was trained, and what to know about them."""
     unchanged = () if run.recipe.train else ("the recipe has no [train] section: the weights are used unchanged",)
-    return "; ".join((*unchanged, *checkpoint_file.load(run.done["train"].path).notes))
+    checkpoint = checkpoint_file.load(run.done["train"].path)
+    return "; ".join((*unchanged, *checkpoint.notes, *checkpoint.doubts))
 
 
 def _model_files(recipe: Recipe, base: Path) -> dict[str, str]:
