@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ NET = """
 from torch import nn
 
 def build(num_classes):
-    return nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))
+    pooled = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*pooled, nn.Linear(16, num_classes))
 """
 CLASSES = [str(number) for number in range(12)]
 RECIPE = """
@@ -80,7 +82,8 @@ def test_csv_sorts_names_and_leaves_numbers_alone(tmp_path: Path) -> None:
 def test_order_in_words_names_the_other_one_where_there_is_one() -> None:
     folder, text = DataSection(source="image_folder", path="x"), sort_classes(CLASSES, "text")
     assert index_file.order(folder, text) == (
-        '12 classes: 0, 1, 10, 11, 2, 3, 4, 5, ..., 9 (sorted as text; data.order = "natural" gives 0, 1, 2, 3, ..., 11)'
+        "12 classes: 0, 1, 10, 11, 2, 3, 4, 5, ..., 9 "
+        '(sorted as text; data.order = "natural" gives 0, 1, 2, 3, ..., 11)'
     )
     assert index_file.order(folder, ("cat", "dog")) == "2 classes: cat, dog"
     digits = DataSection(source="digits")
@@ -170,8 +173,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scored(base: Path, work: Path, weights: str, more: str = "") -> Checkpoint:
-    import tomllib
-
     raw = tomllib.loads(RECIPE.format(weights=weights, more=more))
     recipe = validate(Recipe, raw, Path("recipe.toml"))
     index = index_file.build(recipe.data, base, work, Console(quiet=True))
