@@ -18,8 +18,7 @@ from torchvision.datasets import ImageFolder
 from edgekit.config.recipe import DataSection, Recipe
 from edgekit.config.toml import validate
 from edgekit.console import Console
-from edgekit.data import index_file
-from edgekit.data.listing import sort_classes
+from edgekit.data import class_names, index_file
 from edgekit.data.sources import csv_labels, image_folder
 from edgekit.errors import InputError
 from edgekit.train import class_order, loop
@@ -80,15 +79,16 @@ def test_csv_sorts_names_and_leaves_numbers_alone(tmp_path: Path) -> None:
 
 
 def test_order_in_words_names_the_other_one_where_there_is_one() -> None:
-    folder, text = DataSection(source="image_folder", path="x"), sort_classes(CLASSES, "text")
-    assert index_file.order(folder, text) == (
+    folder, text = DataSection(source="image_folder", path="x"), class_names.sort(CLASSES, "text")
+    assert class_names.described(folder, text) == (
         "12 classes: 0, 1, 10, 11, 2, 3, 4, 5, ..., 9 "
         '(sorted as text; data.order = "natural" gives 0, 1, 2, 3, ..., 11)'
     )
-    assert index_file.order(folder, ("cat", "dog")) == "2 classes: cat, dog"
-    digits = DataSection(source="digits")
-    assert index_file.order(digits, CLASSES) == "12 classes: 0, 1, 2, 3, 4, 5, 6, 7, ..., 11"
-    assert index_file.order(DataSection(source="csv_labels", path="x"), CLASSES) == index_file.order(digits, CLASSES)
+    assert class_names.described(folder, ("cat", "dog")) == "2 classes: cat, dog"
+    for data in (DataSection(source="digits"), DataSection(source="csv_labels", path="x")):
+        assert class_names.described(data, CLASSES) == "12 classes: 0, 1, 2, 3, 4, 5, 6, 7, ..., 11"
+        digits, CLASSES
+    )
 
 
 def test_section_takes_one_order() -> None:
@@ -102,7 +102,7 @@ def test_permutation_is_found_from_few_images(errors: float) -> None:
     meaning = rng.permutation(12)  # the class that each output stands for
     truth = rng.integers(0, 12, 60)
     predicted = np.where(rng.random(60) < errors, rng.integers(0, 12, 60), np.argsort(meaning)[truth])
-    found = class_order.explained(matrix(truth, predicted, 12), CLASSES, {"text": sort_classes(CLASSES, "text")})
+    found = class_order.explained(matrix(truth, predicted, 12), CLASSES, {"text": class_names.sort(CLASSES, "text")})
     assert found is not None
     assert found.word == ""
     assert found.names == tuple(CLASSES[number] for number in meaning)
@@ -123,7 +123,7 @@ def test_two_classes_that_changed_places_are_found_and_the_rest_is_left_alone() 
 def test_errors_without_a_pattern_are_not_explained(classes: int, top1: float) -> None:
     """An assignment always fits the images it was found on; it has to hold on others."""
     names = [f"c{number}" for number in range(classes)]
-    orders = {word: sort_classes(names, word) for word in ("text", "natural")}
+    orders = {word: class_names.sort(names, word) for word in ("text", "natural")}
     for seed in range(5):
         rng = np.random.default_rng(seed)
         for images in (20, 300):

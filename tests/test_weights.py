@@ -110,6 +110,7 @@ def test_prefix_is_cut_off_and_named(prefix: str, tmp_path: Path) -> None:
 
 def test_real_wrappers_are_seen_through(tmp_path: Path) -> None:
     state = net().state_dict()
+
     class Compiled(nn.Module):  # what torch.compile returns, without its seconds
         def __init__(self, module: nn.Module) -> None:
             super().__init__()

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from edgekit.config.recipe import DataSection, Order
+from edgekit.config.recipe import DataSection
 from edgekit.console import Console
-from edgekit.data.listing import by_name, expand, sort_classes
+from edgekit.data.listing import expand, printable
 from edgekit.data.port import source
 from edgekit.data.split import assign
 from edgekit.disk.atomic import write_bytes
 from edgekit.errors import InputError
-from edgekit.types import Index, Sample
+from edgekit.types import Finding, Index, Sample
 
 
 def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
@@ -53,12 +56,25 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
     if untrained and data.split == "stratified":
         names = ", ".join(listing.labels[label] for label in untrained[:3]) + (", ..." if len(untrained) > 3 else "")
         console.say(f"data: {len(untrained)} of {len(listing.labels)} classes have no training image: {names}")
+    if (shown := printable(str(listing.root.resolve()))) != str(listing.root.resolve()):
+        raise InputError(f"{shown}: the name of this folder is not UTF-8; rename it")
     made = listing.root.resolve().is_relative_to(work.resolve())
     root = listing.root.resolve().relative_to(work.resolve()) if made else listing.root.resolve()
     return Index(root.as_posix(), listing.labels, samples, findings)
 
 
 LABELS = "labels.txt"
+FINDINGS = "findings.csv"
+_VERBS = {"drop": "dropped", "keep": "kept"}
+_WORDS = {
+    "unreadable": "unreadable",
+    "mode": "not RGB",
+    "range": "nearly black",
+    "orientation": "turned by EXIF",
+    "conflict": "under two labels",
+    "leak": "that are in another split, too",
+    "duplicate": "duplicate",
+}
 
 
 @cache
@@ -67,28 +83,27 @@ def _json() -> TypeAdapter[Index]:
 
 
 def save(index: Index, folder: Path) -> None:
-    """Write ``index.json`` into `folder`, and the class names in their order, as ``data.labels`` takes them."""
+    """Write ``index.json`` into `folder`, the class names in their order, and what cleaning found, for people."""
     write_bytes(folder / "index.json", _json().dump_json(index, indent=1))
     write_bytes(folder / LABELS, "".join(f"{label}\n" for label in index.labels).encode())
+    if index.findings:
+        table = io.StringIO()
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(("action", "kind", "path", "images", "detail"))
+        rows.writerows((each.action, each.kind, each.path, each.count, each.detail) for each in index.findings)
+        write_bytes(folder / FINDINGS, table.getvalue().encode())
 
 
-def order(data: DataSection, labels: Sequence[str]) -> str:
-    """The classes in their order, in words, and that another way of sorting would give another one."""
-    text = f"{len(labels)} classes: {_some(labels)}"
-    if data.labels is not None:
-        return f"{text} (the order of data.labels)"
-    ways = {word: sort_classes(labels, word) for word in get_args(Order)}
-    if not by_name(data, labels) or tuple(labels) not in ways.values():
-        return text
-    here = next(word for word, names in ways.items() if names == tuple(labels))
-    other = next((word for word, names in ways.items() if names != tuple(labels)), None)
-    if other is None:
-        return text
-    return f'{text} (sorted as {here}; data.order = "{other}" gives {_some(ways[other], 4)})'
-
-
-def _some(labels: Sequence[str], most: int = 8) -> str:
-    return ", ".join(labels) if len(labels) <= most + 2 else ", ".join((*labels[:most], "...", labels[-1]))
+def summary(findings: Iterable[Finding]) -> str:
+    """What cleaning did, e.g. "dropped 27 unreadable, 6 duplicate; kept 3 nearly black"; "" if it found nothing."""
+    counts: dict[tuple[str, str], int] = Counter()
+    for finding in findings:
+        counts[finding.action, finding.kind] += finding.count
+    parts = {
+        action: ", ".join(f"{count} {_WORDS[kind]}" for (done, kind), count in counts.items() if done == action)
+        for action in ("drop", "keep")
+    }
+    return "; ".join(f"{verb} {parts[action]}" for action, verb in _VERBS.items() if parts[action])
 
 
 def load(folder: Path) -> Index:
@@ -142,7 +157,10 @@ def _traces(data: DataSection, base: Path) -> Iterator[str]:
         if path.is_file():
             yield _trace(path, data.path or "")
         listing = source(data.source).listing(data, base, base)
-        yield from (_trace(listing.root / item.path, item.path) for item in listing.items)
+        for item in listing.items:
+            with suppress(InputError):  # cleaning says what is wrong with it
+                yield _trace(listing.root / item.path, item.path)
+        yield from (f"{path}: {problem}" for path, problem in listing.problems)
 
 
 def _trace(file: Path, name: str) -> str:

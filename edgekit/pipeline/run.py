@@ -16,7 +16,7 @@ from edgekit.disk import code_digest, json_file
 from edgekit.disk.run_directory import ORDER, Done, RunDirectory
 from edgekit.errors import Shortfall, missing
 from edgekit.measurements import Failure, Profile, Verdict
-from edgekit.pipeline import port
+from edgekit.pipeline import port, warnings
 from edgekit.pipeline.port import S, Skip
 from edgekit.pipeline.state import Job, Run
 from edgekit.report.contents import StageRow
@@ -37,6 +37,8 @@ class Outcome:
     """The one file to ship; None if there is none."""
     lost: tuple[Failure, ...] = ()
     """What was not measured because a device was not reached or was lost during the run."""
+    warnings: tuple[str, ...] = ()
+    """Why its scores may mean little, one line each."""
 
 
 def run(job: Job, console: Console, last: str = "report") -> Outcome:
@@ -58,7 +60,15 @@ def run(job: Job, console: Console, last: str = "report") -> Outcome:
     verdicts = state.read("report", "verdict.json", list[Verdict]) or []
     profile: Profile | None = state.read("profile", "profile.json", Profile)
     lost = tuple(failure for failure in profile.failures if failure.lost) if profile else ()
-    return Outcome(job.out, tuple(state.rows), tuple(verdicts), report.path if report else None, state.bundle, lost)
+    return Outcome(
+        job.out,
+        tuple(state.rows),
+        tuple(verdicts),
+        report.path if report else None,
+        state.bundle,
+        lost,
+        warnings.of(state),
+    )
 
 
 def _do(name: str, stage: port.Stage[Any], state: Run) -> None:

@@ -154,7 +154,7 @@ def stopwatch(whole: nn.Module, given: Given, scratch: Path) -> tuple[Stopwatch 
     name, device = timed[0]
     images = [
         torch.from_numpy(evaluate(open_rgb(given.root / sample.path), given.spec))
-        for sample in calibration(given.index, IMAGES, given.section.seed)
+        for sample in calibration(given.index, None, given.section.seed)[:IMAGES]
     ]
     if given.quantize and not images:
         return None, "not measured: no training images to calibrate int8 files with"

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekit.config.recipe import DataSection, Order
-from edgekit.data.listing import by_name, sort_classes
+from edgekit.data import class_names
 from edgekit.errors import InputError
 from edgekit.types import Metrics
 
@@ -65,7 +65,7 @@ def check(
     few = counts.sum() < _ENOUGH * len(labels) and 2 * np.trace(counts) < counts.sum()
     if few and (extra := more()) is not None:
         counts = counts + np.array(extra.confusion)
-    found = explained(counts, labels, {word: sort_classes(labels, word) for word in get_args(Order)})
+    found = explained(counts, labels, {word: class_names.sort(labels, word) for word in get_args(Order)})
     if found is None:
         return ()
     before, after = found.top1
@@ -75,7 +75,7 @@ def check(
         f"the weights seem to number the classes otherwise: of {counts.sum()} images {before:.1%} are right, and "
         f"{after:.1%} if the outputs stand, in {found.word or 'this'} order, for {shown}{guessed}"
     )
-    if not by_name(data, labels):
+    if not class_names.are_found(data, labels):
         return (f"{text}; this data numbers its classes itself: reorder the rows of the network's classifier",)
     order = f'set data.order = "{found.word}"' if found.word else ""
     move = order or "give data.labels a file with the classes in that order"
