@@ -87,8 +87,6 @@ def test_order_in_words_names_the_other_one_where_there_is_one() -> None:
     assert class_names.described(folder, ("cat", "dog")) == "2 classes: cat, dog"
     for data in (DataSection(source="digits"), DataSection(source="csv_labels", path="x")):
         assert class_names.described(data, CLASSES) == "12 classes: 0, 1, 2, 3, 4, 5, 6, 7, ..., 11"
-        digits, CLASSES
-    )
 
 
 def test_section_takes_one_order() -> None:

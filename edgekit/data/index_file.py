@@ -15,14 +15,18 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from edgekit.config import plain
 from edgekit.config.recipe import DataSection
 from edgekit.console import Console
-from edgekit.data.listing import expand, printable
+from edgekit.data.listing import Listing, expand, printable
 from edgekit.data.port import source
 from edgekit.data.split import assign
 from edgekit.disk.atomic import write_bytes
 from edgekit.errors import InputError
 from edgekit.types import Finding, Index, Sample
+
+DIGITS = tuple(str(digit) for digit in range(10))
+"""The classes of the source ``digits``, which writes its images before it can list them."""
 
 
 def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
@@ -42,7 +46,12 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
     """
     from edgekit.data._clean import clean
 
-    listing = source(data.source).listing(data, base, work)
+    listing = _listed(data, base, work)
+    ready = {item.split for item in listing.items}
+    for key in ("val", "test"):
+        share = getattr(data, key)
+        if key in ready and share not in (0, DataSection.model_fields[key].default):
+            console.say(f"data: data.{key} = {share:g} has no effect: the data has a {key} split of its own")
     images, findings = clean(listing, data.clean, console)
     for label in sorted({item.label for item in listing.items} - {image.item.label for image in images}):
         raise InputError(f'data: cleaning left no image of class "{listing.labels[label]}"; add images or remove it')
@@ -75,6 +84,27 @@ _WORDS = {
     "leak": "that are in another split, too",
     "duplicate": "duplicate",
 }
+
+
+def labels(data: DataSection, base: Path) -> tuple[str, ...] | None:
+    """The class names where they can be known before the data stage; None if the images must be downloaded first.
+
+    Raises:
+        InputError: as `build`.
+    """
+    if data.source == "torchvision":
+        return None
+    return DIGITS if data.source == "digits" else _listed(data, base, base).labels
+
+
+def _listed(data: DataSection, base: Path, work: Path) -> Listing:
+    """What the source lists, if all class names can be written one a line."""
+    listing = source(data.source).listing(data, base, work)
+    for label in listing.labels:
+        if not label or not plain.is_plain(label):
+            why = "is empty" if not label else "holds a control character, or is not UTF-8"
+            raise InputError(f"data: the class name {plain.shown(label)} {why}; rename it")
+    return listing
 
 
 @cache
@@ -156,7 +186,7 @@ def _traces(data: DataSection, base: Path) -> Iterator[str]:
         path = expand(data.path or "", base)
         if path.is_file():
             yield _trace(path, data.path or "")
-        listing = source(data.source).listing(data, base, base)
+        listing = _listed(data, base, base)
         for item in listing.items:
             with suppress(InputError):  # cleaning says what is wrong with it
                 yield _trace(listing.root / item.path, item.path)

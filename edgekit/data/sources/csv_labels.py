@@ -22,6 +22,8 @@ from edgekit.errors import InputError
 from edgekit.runtime import files
 from edgekit.types import Split
 
+USES: tuple[str, ...] = ("path", "labels", "order", "label_offset")
+
 
 def listing(data: DataSection, base: Path, work: Path) -> Listing:
     """List the images of a CSV file with the columns ``file``, ``class`` (or ``label``) and, optionally, ``split``.

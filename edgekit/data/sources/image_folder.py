@@ -20,6 +20,8 @@ from edgekit.data.listing import (
 from edgekit.errors import InputError
 from edgekit.types import Split
 
+USES: tuple[str, ...] = ("path", "labels", "order")
+
 
 def listing(data: DataSection, base: Path, work: Path) -> Listing:
     """List ``path/<split>/<class>/*`` where ``path/train`` holds folders, else ``path/<class>/*``.

@@ -72,7 +72,7 @@ def build(run: Run, section: QuantizeSection, work: Path) -> None:
         few = _few(section, given.images.samples)
         if few:
             run.console.say(f"  {few}")
-        note = _one_class(index_file.load(run.done["data"].path), given.images.samples)
+        note = one_class(index_file.load(run.done["data"].path), given.images.samples)
         climb = ladder.climb(given, section)
     samples = given.images.samples
     json_file.save(work / "calibration.json", samples)
@@ -157,7 +157,7 @@ def _few(section: QuantizeSection, samples: Sequence[Sample]) -> str:
     return f"calibrated on all {len(samples)} training images, as there are no more ({USUAL} are usual)"
 
 
-def _one_class(index: Index, samples: Sequence[Sample]) -> str:
+def one_class(index: Index, samples: Sequence[Sample]) -> str:
     """A note if all calibration images are of one class but the data has several; else ""."""
     classes = {sample.label for sample in samples}
     if len(classes) > 1 or len(index.labels) < 2:
