@@ -68,14 +68,15 @@ def test_names_are_sorted_as_torchvision_and_timm_do(names: list[str], tmp_path:
         assert {item.path.partition("/")[0]: item.label for item in listing.items} == expected
 
 
-def test_csv_sorts_names_and_leaves_numbers_alone(tmp_path: Path) -> None:
+def test_csv_sorts_names_and_has_no_order_for_numbers(tmp_path: Path) -> None:
     for name in ("a", "b"):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
-    for classes, labels in (("x10,x9", ("x9", "x10")), ("10,9", tuple(str(number) for number in range(11)))):
-        one, two = classes.split(",")
-        (tmp_path / "list.csv").write_text(f"file,class\na.png,{one}\nb.png,{two}\n")
-        data = DataSection(source="csv_labels", path="list.csv", order="natural")
-        assert csv_labels.listing(data, tmp_path, tmp_path).labels == labels
+    data = DataSection(source="csv_labels", path="list.csv", order="natural")
+    (tmp_path / "list.csv").write_text("file,class\na.png,x10\nb.png,x9\n")
+    assert csv_labels.listing(data, tmp_path, tmp_path).labels == ("x9", "x10")
+    (tmp_path / "list.csv").write_text("file,class\na.png,10\nb.png,9\n")
+    with pytest.raises(InputError, match=r'data.order = "natural": .* numbers its classes itself; remove it'):
+        csv_labels.listing(data, tmp_path, tmp_path)
 
 
 def test_order_in_words_names_the_other_one_where_there_is_one() -> None:

@@ -55,6 +55,8 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
             raise InputError(f"data.label_offset = {data.label_offset}: {file} has class names; remove it") from None
         numbers = [by_name[label] for _, label, _, _ in rows]
     else:
+        if data.order is not None:
+            raise InputError(f'data.order = "{data.order}": {file} numbers its classes itself; remove it')
         numbers = [number + data.label_offset for number in numbers]
         labels = given or tuple(str(number) for number in range(max(numbers) + 1))
     for number, (_, label, _, line) in zip(numbers, rows, strict=True):
