@@ -39,6 +39,7 @@ def menu(folder: str) -> Callable[[str], str]:
     return Menu(folder)
 
 
+Order = Literal["text", "natural"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
@@ -53,6 +54,12 @@ class ModelSection(Section):
 
     name: str = Field(description='timm name, "torchvision/<name>", or "file.py:function"')
     weights: str = Field("pretrained", description='"pretrained", "none", or a .safetensors or .pth file')
+    weights_entry: str | None = Field(
+        None, description="which entry of the weights file to take; default: the one that fits, a moving average first"
+    )
+    weights_match: Literal["name", "order"] = Field(
+        "name", description="order: names may differ if all tensors match in order and shape"
+    )
     options: dict[str, Any] = Field({}, description="keyword arguments of the model's constructor")
     mean: Mean | None = Field(None, description="RGB mean on a 0..1 scale; default: what the weights expect")
     std: Std | None = Field(
@@ -62,6 +69,12 @@ class ModelSection(Section):
         None, ge=0.1, le=1, description="share of the image kept by the centre crop; default: what the weights expect"
     )
     interpolation: Literal["bilinear", "bicubic"] | None = Field(None, description="default: what the weights expect")
+
+    @model_validator(mode="after")
+    def _reads_a_file(self) -> Self:
+        if self.weights in ("pretrained", "none") and (self.weights_entry is not None or self.weights_match != "name"):
+            raise ValueError(f'weights_entry and weights_match are for a weights file, and weights = "{self.weights}"')
+        return self
 
 
 class CleanSection(Section):
@@ -87,6 +100,9 @@ class DataSection(Section):
     path: str | None = Field(None, description="folder or CSV file, relative to the recipe; may hold ${VAR:-default}")
     name: str | None = Field(None, description="torchvision data set, e.g. Flowers102")
     labels: str | None = Field(None, description="text file, one class name per line (default: found in the data)")
+    order: Order | None = Field(
+        None, description="how class names are sorted: text is 0, 1, 10, 2 (the default), natural 0, 1, 2, 10"
+    )
     label_offset: int = Field(0, ge=-1_000_000, le=1_000_000, description="added to each label of a CSV file")
     input: int = Field(224, ge=8, le=1024, description="side of the square input in pixels")
     split: Literal["stratified", "strided"] = Field(
@@ -96,6 +112,12 @@ class DataSection(Section):
     test: Share = Field(0.15, description="share of the data for testing, if it has no test split")
     seed: Seed = 0
     clean: CleanSection = Field(default_factory=CleanSection)
+
+    @model_validator(mode="after")
+    def _has_one_order(self) -> Self:
+        if self.labels is not None and self.order is not None:
+            raise ValueError("labels is an order of the classes already: give labels or order, not both")
+        return self
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:

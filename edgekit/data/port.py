@@ -10,7 +10,7 @@ from edgekit.config.recipe import DataSection
 from edgekit.data.listing import Listing
 from edgekit.errors import InputError
 
-OWN = ("path", "name", "labels", "label_offset")
+OWN = ("path", "name", "labels", "order", "label_offset")
 """Keys of [data] that not every source uses."""
 
 

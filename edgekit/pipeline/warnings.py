@@ -1,4 +1,4 @@
-"""What a run's scores cannot show: a network that guesses, splits that are too small."""
+"""What a run's scores cannot show: a network that guesses or means other classes, splits that are too small."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ _NAMES: dict[Split, str] = {"test": "test", "val": "validation"}
 
 def of(run: Run) -> tuple[str, ...]:
     """All of them, one line each, from the stages that are done."""
-    return (*guessing(run), *sizes(run))
+    return (*doubts(run), *guessing(run), *sizes(run))
+
+
+def doubts(run: Run) -> tuple[str, ...]:
+    """What the train stage doubts about given weights."""
+    return checkpoint_file.load(run.network.path).doubts if "train" in run.done else ()
 
 
 def guessing(run: Run) -> list[str]:
