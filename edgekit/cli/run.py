@@ -222,6 +222,7 @@ def _profiled(
 
 def _summary(outcome: Outcome) -> str:
     lines = [f"{verdict.device}: {verdict.reason}" for verdict in outcome.verdict]
+    lines += [f"warning: {text}" for text in outcome.warnings]
     if outcome.bundle:
         lines.append(f"bundle: {outcome.bundle}")
     lines.append(f"report: {outcome.report / 'report.html'}" if outcome.report else f"run directory: {outcome.out}")
@@ -246,6 +247,7 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
         "verdict": [asdict(verdict) for verdict in outcome.verdict],
         "bundle": str(outcome.bundle) if outcome.bundle else None,
         "report": str(outcome.report / "report.json") if outcome.report else None,
+        "warnings": list(outcome.warnings),
     }
 
 

@@ -67,8 +67,11 @@ class ModelSection(Section):
 class CleanSection(Section):
     """What to do with each kind of problem that the scan finds."""
 
-    unreadable: Literal["error", "drop"] = Field("error", description="files that cannot be decoded as images")
+    unreadable: Literal["error", "drop"] = Field(
+        "error", description="files that are missing, no regular files, or no images"
+    )
     mode: Literal["error", "drop", "keep"] = Field("keep", description="palette, grey, CMYK or alpha (keep: as RGB)")
+    range: Literal["error", "drop", "keep"] = Field("keep", description="nearly black, e.g. 12-bit values in 16 bits")
     orientation: Literal["error", "drop", "keep"] = Field("keep", description="EXIF-rotated (keep: turn upright)")
     duplicate: Literal["error", "drop", "keep"] = Field("drop", description="same pixels, same class, same split")
     conflict: Literal["error", "drop", "keep"] = Field("error", description="same pixels under two labels")
@@ -195,8 +198,11 @@ class QuantizeSection(Section):
     ranges: dict[str, Annotated[str, AfterValidator(menu("edgekit.quantize.ranges"))]] = Field(
         {}, description="range module by layer name, for layers whose outputs need another one"
     )
-    calibration: int = Field(
-        128, ge=1, le=1_000_000, description="number of calibration images, from the training split"
+    calibration: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="number of calibration images, from the training split (default: 128, or all it has)",
     )
     equalize: bool = Field(False, description="equalize the channel ranges of neighbouring layers first")
     bias_correction: bool = Field(True, description="correct the mean shift that weight rounding causes")

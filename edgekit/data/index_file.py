@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,12 +18,12 @@ from pydantic import TypeAdapter, ValidationError
 from edgekit.config import plain
 from edgekit.config.recipe import DataSection
 from edgekit.console import Console
-from edgekit.data.listing import Listing, expand
+from edgekit.data.listing import Listing, expand, printable
 from edgekit.data.port import source
 from edgekit.data.split import assign
 from edgekit.disk.atomic import write_bytes
 from edgekit.errors import InputError
-from edgekit.types import Index, Sample
+from edgekit.types import Finding, Index, Sample
 
 DIGITS = tuple(str(digit) for digit in range(10))
 """The classes of the source ``digits``, which writes its images before it can list them."""
@@ -61,9 +65,24 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
     if untrained and data.split == "stratified":
         names = ", ".join(listing.labels[label] for label in untrained[:3]) + (", ..." if len(untrained) > 3 else "")
         console.say(f"data: {len(untrained)} of {len(listing.labels)} classes have no training image: {names}")
+    if (shown := printable(str(listing.root.resolve()))) != str(listing.root.resolve()):
+        raise InputError(f"{shown}: the name of this folder is not UTF-8; rename it")
     made = listing.root.resolve().is_relative_to(work.resolve())
     root = listing.root.resolve().relative_to(work.resolve()) if made else listing.root.resolve()
     return Index(root.as_posix(), listing.labels, samples, findings)
+
+
+FINDINGS = "findings.csv"
+_VERBS = {"drop": "dropped", "keep": "kept"}
+_WORDS = {
+    "unreadable": "unreadable",
+    "mode": "not RGB",
+    "range": "nearly black",
+    "orientation": "turned by EXIF",
+    "conflict": "under two labels",
+    "leak": "that are in another split, too",
+    "duplicate": "duplicate",
+}
 
 
 def labels(data: DataSection, base: Path) -> tuple[str, ...] | None:
@@ -93,8 +112,26 @@ def _json() -> TypeAdapter[Index]:
 
 
 def save(index: Index, folder: Path) -> None:
-    """Write ``index.json`` into `folder`."""
+    """Write ``index.json`` into `folder`, and what cleaning found, for people, as ``findings.csv``."""
     write_bytes(folder / "index.json", _json().dump_json(index, indent=1))
+    if index.findings:
+        table = io.StringIO()
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(("action", "kind", "path", "images", "detail"))
+        rows.writerows((each.action, each.kind, each.path, each.count, each.detail) for each in index.findings)
+        write_bytes(folder / FINDINGS, table.getvalue().encode())
+
+
+def summary(findings: Iterable[Finding]) -> str:
+    """What cleaning did, e.g. "dropped 27 unreadable, 6 duplicate; kept 3 nearly black"; "" if it found nothing."""
+    counts: dict[tuple[str, str], int] = Counter()
+    for finding in findings:
+        counts[finding.action, finding.kind] += finding.count
+    parts = {
+        action: ", ".join(f"{count} {_WORDS[kind]}" for (done, kind), count in counts.items() if done == action)
+        for action in ("drop", "keep")
+    }
+    return "; ".join(f"{verb} {parts[action]}" for action, verb in _VERBS.items() if parts[action])
 
 
 def load(folder: Path) -> Index:
@@ -148,7 +185,10 @@ def _traces(data: DataSection, base: Path) -> Iterator[str]:
         if path.is_file():
             yield _trace(path, data.path or "")
         listing = _listed(data, base, base)
-        yield from (_trace(listing.root / item.path, item.path) for item in listing.items)
+        for item in listing.items:
+            with suppress(InputError):  # cleaning says what is wrong with it
+                yield _trace(listing.root / item.path, item.path)
+        yield from (f"{path}: {problem}" for path, problem in listing.problems)
 
 
 def _trace(file: Path, name: str) -> str:

@@ -17,7 +17,7 @@ from edgekit.disk.atomic import write_bytes
 from edgekit.disk.run_directory import ORDER, Done, RunDirectory
 from edgekit.errors import DiskFull, Shortfall, missing
 from edgekit.measurements import Failure, Profile, Verdict
-from edgekit.pipeline import early, port
+from edgekit.pipeline import early, port, warnings
 from edgekit.pipeline.port import S, Skip
 from edgekit.pipeline.state import Job, Run
 from edgekit.report.contents import StageRow
@@ -39,6 +39,8 @@ class Outcome:
     """The one file to ship; None if there is none."""
     lost: tuple[Failure, ...] = ()
     """What was not measured because a device was not reached or was lost during the run."""
+    warnings: tuple[str, ...] = ()
+    """Why its scores may mean little, one line each."""
 
 
 def run(job: Job, console: Console, last: str = "report") -> Outcome:
@@ -65,7 +67,15 @@ def run(job: Job, console: Console, last: str = "report") -> Outcome:
     verdicts = state.read("report", "verdict.json", list[Verdict]) or []
     profile: Profile | None = state.read("profile", "profile.json", Profile)
     lost = tuple(failure for failure in profile.failures if failure.lost) if profile else ()
-    return Outcome(job.out, tuple(state.rows), tuple(verdicts), report.path if report else None, state.bundle, lost)
+    return Outcome(
+        job.out,
+        tuple(state.rows),
+        tuple(verdicts),
+        report.path if report else None,
+        state.bundle,
+        lost,
+        warnings.of(state),
+    )
 
 
 class _Start:

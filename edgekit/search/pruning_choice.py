@@ -162,7 +162,7 @@ def stopwatch(whole: nn.Module, given: Given, scratch: Path) -> tuple[Stopwatch 
     device = given.devices[name]
     images = [
         torch.from_numpy(evaluate(open_rgb(given.root / sample.path), given.spec))
-        for sample in calibration(given.index, IMAGES, given.section.seed)
+        for sample in calibration(given.index, None, given.section.seed)[:IMAGES]
     ]
     if given.quantize and not images:
         return None, "not measured: no training images to calibrate int8 files with"
