@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from edgekit import choices
+from edgekit.config import plain
 from edgekit.config.toml import LARGEST, Duration, Section, parse, validate
 from edgekit.errors import InputError
 from edgekit.measurements import Objective
@@ -356,7 +357,7 @@ def profile_section(overrides: Sequence[str], allowed: Sequence[str], why: str) 
     keys = [f"profile.{key}" for key in allowed]
     for override in overrides:
         if (key := override.partition("=")[0].strip()) not in keys:
-            raise InputError(f"--set {key}: {why}: only {', '.join(keys)} can be set")
+            raise InputError(f"--set {plain.shown(key)}: {why}: only {', '.join(keys)} can be set")
         _set(raw, override)
     return validate(_Profiled, raw, Path("--set"), keys).profile
 
@@ -390,14 +391,14 @@ def _set(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *sections, leaf = key.strip().split(".")
     if not equals or not leaf:
-        raise InputError(f'--set "{override}": expected section.key=value, e.g. --set train.epochs=2')
+        raise InputError(f"--set {plain.shown(override)}: expected section.key=value, e.g. --set train.epochs=2")
     table = raw
     for section in sections:
         if table.get(section) is None:
             table[section] = {}
         table = table[section]
         if not isinstance(table, dict):
-            raise InputError(f'--set "{override}": "{section}" is a value, not a section')
+            raise InputError(f"--set {plain.shown(override)}: {plain.shown(section)} is a value, not a section")
     if text.strip():
         table[leaf] = _value(text)
     else:
@@ -409,7 +410,7 @@ def _value(text: str) -> Any:
     try:
         table = tomllib.loads(f"value = {text}")
     except RecursionError:
-        raise InputError(f"--set: {text[:40]}...: nested too deeply") from None
+        raise InputError(f"--set {plain.shown(text)}: nested too deeply") from None
     except ValueError:
         return text.strip()
     return table["value"] if len(table) == 1 else text.strip()
