@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from edgekit.runtime.terminal import lines
+
 Advance = Callable[..., None]
 """Call as ``advance()``, ``advance(3)`` or ``advance(1, "loss 0.31")``."""
 
@@ -19,7 +21,7 @@ class Console:
     def say(self, text: str) -> None:
         """One line, unless quiet."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(lines(text), file=sys.stderr, flush=True)
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Advance]:
@@ -33,11 +35,11 @@ class Console:
                 pass
             else:
                 progress = Progress(
-                    TextColumn("  {task.description}"),
+                    TextColumn("  {task.description}", markup=False),
                     BarColumn(),
                     MofNCompleteColumn(),
                     TimeRemainingColumn(),
-                    TextColumn("{task.fields[status]}"),
+                    TextColumn("{task.fields[status]}", markup=False),
                     console=RichConsole(stderr=True),
                     transient=True,
                 )
@@ -45,5 +47,5 @@ class Console:
             yield lambda steps=1, status="": None
             return
         with progress:
-            task = progress.add_task(title, total=total, status="")
-            yield lambda steps=1, status="": progress.update(task, advance=steps, status=status)
+            task = progress.add_task(lines(title), total=total, status="")
+            yield lambda steps=1, status="": progress.update(task, advance=steps, status=lines(status))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from edgekit.cli._common import guarded
+from edgekit.cli._common import apart, guarded
 from edgekit.errors import InputError, Shortfall, need
 
 if TYPE_CHECKING:
@@ -166,10 +166,11 @@ def _go(
         from edgekit.pipeline import bundled
         from edgekit.pipeline import run as pipeline
 
-        if last == "profile" and bundled.matches(target):
-            outcome = _profiled(target, overrides, out, devices, Console(quiet))
-        else:
-            outcome = pipeline.run(_job(target, overrides, out, devices), Console(quiet), last)
+        with apart():  # a network of the user's may print
+            if last == "profile" and bundled.matches(target):
+                outcome = _profiled(target, overrides, out, devices, Console(quiet))
+            else:
+                outcome = pipeline.run(_job(target, overrides, out, devices), Console(quiet), last)
         click.echo(json.dumps(_as_dict(outcome), indent=2) if as_json else _summary(outcome))
         if outcome.lost:
             raise Shortfall(_missing(outcome.lost))
