@@ -37,7 +37,10 @@ Mean = Annotated[list[float], Field(min_length=3, max_length=3)]
 class ModelSection(Section):
     """The network, its weights, and the preprocessing those weights expect."""
 
-    name: str = Field(description='timm name, "torchvision/<name>", or "file.py:function"')
+    name: str = Field(
+        description='timm name, "torchvision/<name>", or "file.py:function", which runs that file as a program, with '
+        "all that the user may do: read a stranger's first"
+    )
     weights: str = Field("pretrained", description='"pretrained", "none", or a .safetensors or .pth file')
     options: dict[str, Any] = Field({}, description="keyword arguments of the model's constructor")
     mean: Mean | None = Field(None, description="RGB mean on a 0..1 scale; default: what the weights expect")
