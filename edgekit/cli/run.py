@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
+from edgekit.cli import _complete
 from edgekit.cli._common import apart, guarded
 from edgekit.errors import InputError, Shortfall, need
 
@@ -24,19 +24,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _complete(kind: Literal["recipes", "devices"]) -> Callable[..., list[CompletionItem]]:
-    """Shell completion: the names of shipped recipes or devices, else files."""
-
-    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from edgekit.config import shipped
-
-        names = [name for name in shipped.files(kind) if name.startswith(incomplete)]
-        return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
-
-    return complete
-
-
-def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory. [runs/<recipe>]") -> F:
+def _options(command: F, target: str = "RECIPE|RUN", out: str = "Run directory. [runs/<recipe>]") -> F:
     """The options and argument of every command that works on a recipe or a run directory."""
     for option in (
         click.option("--debug", is_flag=True, help="Show tracebacks."),
@@ -47,7 +35,7 @@ def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory
             "devices",
             multiple=True,
             metavar="NAME",
-            shell_complete=_complete("devices"),
+            shell_complete=_complete.shipped("devices"),
             help="Measure on this device (repeatable).",
         ),
         click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help=out),
@@ -56,15 +44,16 @@ def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory
             "overrides",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Override a key of the recipe: section.key=value.",
+            shell_complete=_complete.override,
+            help="Override a key of the recipe: section.key=value; without a value, its default.",
         ),
-        click.argument("target", default="digits", metavar=target, shell_complete=_complete("recipes")),
+        click.argument("target", metavar=target, shell_complete=_complete.shipped("recipes")),
     ):
         command = option(command)
     return command
 
 
-@click.command()
+@click.command(no_args_is_help=True)
 @_options
 def run(**flags: Any) -> None:
     """Run every stage in RECIPE.
@@ -80,7 +69,7 @@ def run(**flags: Any) -> None:
     _go("report", **flags)
 
 
-@click.command()
+@click.command(no_args_is_help=True)
 @_options
 def train(**flags: Any) -> None:
     """Run the stages data and train.
@@ -92,7 +81,7 @@ def train(**flags: Any) -> None:
     _go("train", **flags)
 
 
-@click.command()
+@click.command(no_args_is_help=True)
 @_options
 def prune(**flags: Any) -> None:
     """Run the stages data, train and prune.
@@ -105,7 +94,7 @@ def prune(**flags: Any) -> None:
     _go("prune", **flags)
 
 
-@click.command()
+@click.command(no_args_is_help=True)
 @_options
 def compress(**flags: Any) -> None:
     """Run the stages up to the bundle, without measuring.
@@ -117,8 +106,8 @@ def compress(**flags: Any) -> None:
     _go("bundle", **flags)
 
 
-@click.command()
-@partial(_options, target="[RECIPE|RUN|BUNDLE]", out="Where to write. [runs/<recipe>, profiles/<bundle>]")
+@click.command(no_args_is_help=True)
+@partial(_options, target="RECIPE|RUN|BUNDLE", out="Where to write. [runs/<recipe>, profiles/<bundle>]")
 @click.option("--sustained", metavar="TIME", help="Then run each file continuously for this long, e.g. 10m.")
 def profile(sustained: str | None, overrides: tuple[str, ...], **flags: Any) -> None:
     """Re-run changed stages, then measure latency.
@@ -136,7 +125,7 @@ def profile(sustained: str | None, overrides: tuple[str, ...], **flags: Any) -> 
     _go("profile", overrides=(*overrides, *more), **flags)
 
 
-@click.command()
+@click.command(no_args_is_help=True)
 @_options
 def report(**flags: Any) -> None:
     """Write the reports: HTML, Markdown, JSON and CSV.
@@ -234,6 +223,7 @@ def _profiled(
 
 def _summary(outcome: Outcome) -> str:
     lines = [f"{verdict.device}: {verdict.reason}" for verdict in outcome.verdict]
+    lines += [f"warning: {text}" for text in outcome.warnings]
     if outcome.bundle:
         lines.append(f"bundle: {outcome.bundle}")
     lines.append(f"report: {outcome.report / 'report.html'}" if outcome.report else f"run directory: {outcome.out}")
@@ -258,6 +248,7 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
         "verdict": [asdict(verdict) for verdict in outcome.verdict],
         "bundle": str(outcome.bundle) if outcome.bundle else None,
         "report": str(outcome.report / "report.json") if outcome.report else None,
+        "warnings": list(outcome.warnings),
     }
 
 

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from edgekit.config.recipe import menu
-from edgekit.config.toml import Duration, Section, parse, validate
+from edgekit.config.toml import WEEK, Duration, Section, parse, validate
 from edgekit.device import providers as providers_module
 from edgekit.reach import benchmark_model
 from edgekit.runtime import engine_menu
@@ -111,17 +111,18 @@ class RunSection(Section):
     warmup: int = Field(
         10,
         ge=0,
+        le=1_000_000,
         description="least inferences before each round; the first goes on until times are steady, or for `seconds`",
     )
-    seconds: float = Field(3.0, gt=0, description="measured time per artifact, engine and thread count")
+    seconds: float = Field(3.0, gt=0, le=WEEK, description="measured time per artifact, engine and thread count")
     rounds: int = Field(
-        5, ge=1, description="number of rounds the time is divided into, interleaved over all artifacts"
+        5, ge=1, le=10_000, description="number of rounds the time is divided into, interleaved over all artifacts"
     )
     fresh: bool = Field(
         False,
         description="a new process for each round: takes longer, but intervals then cover process variation",
     )
-    cooldown: float = Field(0.0, ge=0, description="seconds of rest before each round")
+    cooldown: float = Field(0.0, ge=0, le=WEEK, description="seconds of rest before each round")
     sustained: Duration = Field(
         0.0, description='then run each continuously for this long, reported minute by minute, e.g. "10m"; 0: skip this'
     )

@@ -33,6 +33,7 @@ from edgekit.runtime.bundle import Bundle, open_bundle
 from edgekit.runtime.errors import RuntimeFault
 from edgekit.types import TORCH_FP32, Accuracy, Artifact, Split, TensorSpec
 from edgekit.verdict import rule as verdict
+from edgekit.verdict import trust
 
 OWN = "measured"
 """Folder beside the reports: the models and the measurements, for later calls."""
@@ -92,10 +93,11 @@ def profile(
         measured = _measured(path, artifacts, devices, console, out / OWN, operators)
         stages.append(StageRow("profile", time.perf_counter() - start))
         verdicts = [_verdict(name, device, artifacts, claims, measured) for name, device in devices.items()]
-        files.write(_report(opened, artifacts, claims, stages, measured, devices, verdicts), out)
+        report = _report(opened, artifacts, claims, stages, measured, devices, verdicts)
+        files.write(report, out)
         json_file.save(out / "verdict.json", verdicts)
     lost = tuple(failure for failure in measured.failures if failure.lost)
-    return Outcome(out, tuple(stages), tuple(verdicts), out, path, lost)
+    return Outcome(out, tuple(stages), tuple(verdicts), out, path, lost, report.warnings)
 
 
 def _opened(path: Path) -> Bundle:
@@ -281,7 +283,15 @@ def _report(
         profile=measured,
         limits={name: device.limits.model_dump() for name, device in devices.items()},
         verdict=verdicts,
+        warnings=_warnings(claims),
     )
+
+
+def _warnings(claims: _Claims) -> list[str]:
+    """Whether the files were scored on too few images for the recipe's bound."""
+    images = min((row.images for row in claims.accuracy if row.split == "test"), default=0)
+    text = "" if claims.max_drop is None else trust.resolution(images, claims.max_drop)
+    return [f"test split, when packed: {text}"] if text else []
 
 
 def _provenance(opened: Bundle, claims: _Claims) -> Provenance:

@@ -22,6 +22,7 @@ from edgekit.config.recipe import Recipe, TrainSection
 from edgekit.console import Console
 from edgekit.data.dataset import ImageSet, batches
 from edgekit.errors import InputError, Shortfall
+from edgekit.graph import eager
 from edgekit.train import _head
 from edgekit.train._state import LAST, State, fingerprint
 from edgekit.train.metrics import predict, score
@@ -54,7 +55,8 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
     torch.manual_seed(section.seed if section else 0)
     size = recipe.data.input
     module, model, spec = models.create(recipe.model, len(index.labels), size, base, swap=section is not None)
-    module = module.to(device()).to(memory_format=torch.channels_last)
+    module = module.to(device())
+    module = module.to(memory_format=eager.fastest_format(module, torch.zeros(2, 3, size, size)))  # type: ignore[call-overload]
     draft = Checkpoint(models.WEIGHTS, model, spec, index.labels, trained=section is not None)
 
     def write(history: list[Epoch], splits: tuple[Split, ...]) -> Checkpoint:
@@ -177,6 +179,7 @@ def _train_epoch(
 ) -> None:
     began = time.perf_counter()
     module, device = state.module, next(state.module.parameters()).device
+    form = eager.format_of(module)
     torch.manual_seed(_mix(section.seed, epoch))  # dropout and stochastic depth
     module.train()
     if section.batch_norm == "frozen":
@@ -189,7 +192,7 @@ def _train_epoch(
         for step, (values, labels) in enumerate(batches(images.train, section.batch, epoch - 1)):
             set_rates(state.optimizer, factor((epoch - 1) * steps + step, section.epochs * steps, section.warmup))
             labels = labels.to(device)
-            values = values.to(device, memory_format=torch.channels_last)
+            values = values.to(device, memory_format=form)
             logits = module(values)
             if not isinstance(logits, Tensor):
                 raise InputError("model: the network has auxiliary outputs in training; turn them off in model.options")

@@ -124,7 +124,5 @@ def _calibration(run: Run, spec: InputSpec) -> Iterable[Any]:
     index, root = index_file.load_rooted(run.done["data"].path)
     samples: list[Sample] | None = run.read("quantize", "calibration.json", list[Sample])
     if samples is None:
-        usual = QuantizeSection()
-        count = min(usual.calibration, len(index.split("train")))
-        samples = list(split.calibration(index, count, usual.seed))
+        samples = list(split.calibration(index, None, QuantizeSection().seed))
     return Images(root, samples, spec)

@@ -12,6 +12,7 @@ from edgekit.data import index_file
 from edgekit.disk import json_file
 from edgekit.errors import Shortfall
 from edgekit.measurements import Profile
+from edgekit.pipeline import warnings
 from edgekit.pipeline.provenance import git_commit
 from edgekit.pipeline.state import Run
 from edgekit.report import files
@@ -74,6 +75,7 @@ def build(run: Run, section: Recipe, work: Path) -> None:
         pruning=run.read("prune", "pruning.json", Pruning),
         rewrites=_rewrites(run),
         quantization=run.read("quantize", "quantization.json", Quantization),
+        warnings=warnings.of(run),
     )
     json_file.save(work / "verdict.json", verdicts)
     files.write(report, work)
