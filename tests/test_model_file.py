@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 
 from edgekit.deploy import bundle as deploy
 from edgekit.deploy import keys
+from edgekit.inspect import dispatch
 from edgekit.runtime import RuntimeFault, _protobuf, archive, load, model_file
 from tests import bundles, model_files
 from tests.support import complaint, edgekit
@@ -247,6 +248,15 @@ def test_operators_come_with_the_file_or_the_engine(domain: str, name: str, allo
             assert name in refusal(data)
 
 
+def test_inspect_shows_a_file_with_foreign_operators_and_says_so(tmp_path: Path) -> None:
+    model = model_files.float_onnx()
+    model.graph.node[1].domain = "com.example"
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    report = dispatch.model(tmp_path / "a.onnx", engines=False)
+    assert any(note.startswith("no bundle takes it: operator com.example.Clip is defined") for note in report.notes)
+
+
 def test_what_is_no_onnx_file() -> None:
     assert "ONNX Runtime's own format" in refusal(b"\x12\x20\0\0ORTM" + bytes(40))
     assert "field 27 of a ModelProto is unknown; update edgekit" in refusal(WHOLE + varint(27 << 3 | 2) + b"\0")
@@ -381,6 +391,8 @@ def test_nothing_packs_signs_or_runs_weights_in_another_file(split: Path, monkey
     assert "lies in another file" in complaint("verify-signature", old, "--key", folder / "maker.pub", code=1)
     assert "lies in another file" in complaint("inspect", old, code=2)
     assert "lies in another file" in complaint("inspect", folder / "models" / "waste-fp32.onnx", code=2)
+    assert "lies in another file" in complaint("profile", old, "--out", folder / "profile", code=2)
+    assert not (folder / "profile").exists()
     assert old.read_bytes() == before
     for place in (folder, folder / "models", Path("/")):  # with the weights there, and without
         monkeypatch.chdir(place)

@@ -95,7 +95,7 @@ def _open(source: Path, artifact: str | None) -> _Source:
     try:
         opened = open_bundle(str(source), verify="hash")
         entry = opened.artifact(artifact, ["tflite"])
-        return _Source(opened.manifest["name"], entry["id"], opened.read(entry["file"]), opened.labels)
+        return _Source(opened.manifest["name"], entry["id"], opened.model(entry), opened.labels)
     except RuntimeFault as fault:
         raise InputError(str(fault)) from fault
 

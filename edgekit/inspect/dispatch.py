@@ -57,7 +57,17 @@ def model(path: Path, name: str | None = None, engines: bool = True) -> FileRepo
         raise InputError(str(fault)) from fault
     except InspectionFault as fault:
         raise InputError(f"{name}: damaged, or not a .{kind} file: {fault}") from fault
+    report = replace(report, notes=report.notes + _foreign(data, kind))
     return replace(report, engines=tuple(_uses(FORMATS[kind].ENGINES, path))) if engines else report
+
+
+def _foreign(data: bytes, kind: str) -> tuple[str, ...]:
+    """A note on operators that neither the file nor an engine defines: no bundle takes such a file."""
+    try:
+        model_file.check(data, kind, "no bundle takes it")
+    except RuntimeFault as fault:
+        return (str(fault),)
+    return ()
 
 
 def _uses(names: Sequence[str], path: Path) -> list[Use]:
