@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -51,7 +52,11 @@ class Group(click.Group):
 def guarded(work: Callable[[], None], debug: bool) -> None:
     """Run a command's body; every expected error becomes one line and an exit code."""
     if debug:
-        work()
+        try:
+            work()
+        except Exception:
+            sys.stderr.write(terminal.lines(traceback.format_exc()))
+            sys.exit(1)
         return
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's deprecations are not the user's
     try:

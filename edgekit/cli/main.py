@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import sys
 
@@ -35,6 +36,7 @@ for _module in (run, compare, bundle, inspect, recipes, devices, doctor):
 def main() -> None:
     """Entry point. What it prints is plain text, whatever names in files and on devices hold."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        encoding, each_line = sys.stdout.encoding, sys.stdout.line_buffering
+        ascii_ = codecs.lookup(sys.stdout.encoding).name == "ascii"  # click would write UTF-8, past this stream
+        encoding, each_line = "utf-8" if ascii_ else sys.stdout.encoding, sys.stdout.line_buffering
         sys.stdout = Plain(sys.stdout.detach(), encoding, "backslashreplace", line_buffering=each_line)
     cli(prog_name="edgekit")

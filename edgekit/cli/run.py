@@ -59,7 +59,8 @@ def run(**flags: Any) -> None:
     """Run every stage in RECIPE.
 
     Stages whose inputs have not changed are skipped.
-    RECIPE is a TOML file or the name of a shipped recipe. RUN is the directory of an earlier run.
+    RECIPE is a TOML file or the name of a shipped recipe. RUN is the directory of an earlier run. Either may name a
+    Python file that builds the network, which is run: read a stranger's first.
 
     \b
     Examples:
