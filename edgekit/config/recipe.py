@@ -53,7 +53,10 @@ Std = Annotated[list[Annotated[float, Field(ge=1e-3, le=1)]], Field(min_length=3
 class ModelSection(Section):
     """The network, its weights, and the preprocessing those weights expect."""
 
-    name: str = Field(description='timm name, "torchvision/<name>", or "file.py:function"')
+    name: str = Field(
+        description='timm name, "torchvision/<name>", or "file.py:function", which runs that file as a program, with '
+        "all that the user may do: read a stranger's first"
+    )
     weights: str = Field("pretrained", description='"pretrained", "none", or a .safetensors or .pth file')
     weights_entry: str | None = Field(
         None, description="which entry of the weights file to take; default: the one that fits, a moving average first"

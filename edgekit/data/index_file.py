@@ -72,10 +72,7 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
     return Index(root.as_posix(), listing.labels, samples, findings)
 
 
-<<<<<<< HEAD
 LABELS = "labels.txt"
-=======
->>>>>>> values
 FINDINGS = "findings.csv"
 _VERBS = {"drop": "dropped", "keep": "kept"}
 _WORDS = {
