@@ -61,7 +61,7 @@ def test_names_are_sorted_as_torchvision_and_timm_do(names: list[str], tmp_path:
         Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
     _, numbers = find_images_and_targets(str(tmp_path))
     for order, judge in (("text", ImageFolder(tmp_path).class_to_idx), ("natural", numbers), (None, None)):
-        data = DataSection(source="image_folder", path=str(tmp_path), order=order)
+        data = DataSection.model_validate({"source": "image_folder", "path": str(tmp_path), "order": order})
         listing = image_folder.listing(data, tmp_path, tmp_path)
         expected = judge if judge is not None else ImageFolder(tmp_path).class_to_idx
         assert {name: number for number, name in enumerate(listing.labels)} == expected

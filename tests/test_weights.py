@@ -290,7 +290,7 @@ def test_another_network_is_refused_with_the_entries_of_the_file(tmp_path: Path)
 def test_section_refuses_a_choice_without_a_file() -> None:
     for key in ({"weights_entry": "state_dict_ema"}, {"weights_match": "order"}):
         with pytest.raises(ValueError, match="are for a weights file"):
-            ModelSection(name=NAME, weights="pretrained", **key)
+            ModelSection.model_validate({"name": NAME, "weights": "pretrained", **key})
 
 
 # Safety --------------------------------------------------------------------------------------------

@@ -109,10 +109,12 @@ def explained(confusion: npt.ArrayLike, labels: Sequence[str], orders: Mapping[s
     if not (place != np.arange(len(labels))).any():
         return None
     unseen = (
-        tuple(labels[place[output]] for output in np.flatnonzero(_diagonal(counts, place) == 0)) if not best else ()
+        tuple(labels[int(place[output])] for output in np.flatnonzero(_diagonal(counts, place) == 0))
+        if not best
+        else ()
     )
     top1 = float(np.trace(counts)) / total, float(_diagonal(counts, place).sum()) / total
-    return Other(best, tuple(labels[number] for number in place), top1, unseen)
+    return Other(best, tuple(labels[int(number)] for number in place), top1, unseen)
 
 
 def _diagonal(counts: Counts, place: Counts) -> Counts:
