@@ -29,7 +29,6 @@ from edgekit.inspect.readers import onnx as onnx_reader
 from edgekit.inspect.readers import tflite as tflite_reader
 from edgekit.lower.port import GraphRewrite, OnnxRewrite, TfliteRewrite
 from edgekit.lower.rewrites import (
-    adaptive_pool,
     average_pool,
     batch_norm,
     byte_clip,
@@ -68,7 +67,6 @@ SOURCES: dict[str, Source] = {
 EXPORTERS: dict[str, Exporter] = {"onnx": onnx_exporter, "tflite": tflite_exporter}
 READERS: dict[str, Reader] = {"onnx": onnx_reader, "tflite": tflite_reader}
 GRAPH: dict[str, GraphRewrite] = {
-    "adaptive_pool": adaptive_pool,
     "average_pool": average_pool,
     "batch_norm": batch_norm,
     "hard_sigmoid": hard_sigmoid,

@@ -18,9 +18,9 @@ from edgekit.export.formats import onnx as to_onnx
 from edgekit.export.formats import tflite as to_tflite
 from edgekit.graph import integer_arithmetic
 from edgekit.graph.exported_program import output_scale, trace
-from edgekit.graph.ops import ADDS, MULS, aten
+from edgekit.graph.ops import ADDS, MULS
 from edgekit.lower import canonical
-from edgekit.lower.rewrites import adaptive_pool, constants
+from edgekit.lower.rewrites import constants
 from edgekit.quantize import ptq
 from edgekit.runtime.engines import litert
 from edgekit.runtime.engines import onnxruntime as ort
@@ -193,13 +193,3 @@ def test_a_subtraction_from_a_constant_adds() -> None:
     assert {node.target for node in graph.graph.nodes if node.op == "call_function"} <= ADDS | MULS | {None}
     image = torch.randn(1, 3, 8, 8)
     assert torch.allclose(graph(image), module(image), atol=1e-6)
-
-
-def test_an_uneven_adaptive_pool_becomes_linear_layers() -> None:
-    module = nn.AdaptiveAvgPool2d((7, 5)).eval()
-    graph = trace(module, 12).module()
-    assert adaptive_pool.matches(graph) == 1
-    assert adaptive_pool.apply(graph) == 1
-    assert not [node for node in graph.graph.nodes if node.target is aten.adaptive_avg_pool2d.default]
-    image = torch.randn(1, 3, 12, 12)
-    assert torch.allclose(graph(image), module(image), atol=1e-5)

@@ -21,11 +21,10 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.graph.exported_program import trace
 from edgekit.graph.float_operators import advice, named
 from edgekit.graph.integer_arithmetic import round_constants
-from edgekit.lower import canonical, weights
+from edgekit.lower import canonical, portable, weights
 from edgekit.lower.port import GraphRewrite
 from edgekit.lower.reparameterize import joined
 from edgekit.lower.rewrites import (
-    adaptive_pool,
     average_pool,
     batch_norm,
     constants,
@@ -50,7 +49,6 @@ FLOAT_REWRITES: tuple[GraphRewrite, ...] = (
     hard_swish,
     hard_sigmoid,
     silu,
-    adaptive_pool,
     average_pool,
     token_rows,
 )
@@ -184,6 +182,7 @@ def float_graph(
     """
     graph = trace(joined(module, size), size, batch).module()  # a copy: rewrites change weights
     weights.apply(graph)
+    portable.apply(graph)
     canonical.apply(graph)
     chosen = [rewrite for rewrite in FLOAT_REWRITES if rewrites is None or rewrite.NAME in rewrites]
     applied = {rewrite.NAME: rewrite.apply(graph) for rewrite in chosen}
