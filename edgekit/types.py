@@ -167,6 +167,10 @@ class Checkpoint:
     """Multiply-adds of one image."""
     plan: PrunePlan | None = None
     """What was pruned from the network that `model` names; None if nothing was."""
+    notes: tuple[str, ...] = ()
+    """Where its weights come from, a line each: which entry of a file, without which prefix."""
+    doubts: tuple[str, ...] = ()
+    """Why it may not be what was meant, a line each: the order of its classes."""
 
 
 @dataclass(frozen=True)

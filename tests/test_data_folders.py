@@ -40,13 +40,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def section(source: str = "image_folder", path: str = "images", **more: object) -> DataSection:
-    return DataSection.model_validate({"source": source, "path": path, **more})
+def section(**more: object) -> DataSection:
+    return DataSection.model_validate({"source": "image_folder", "path": "images", **more})
 
 
 def build(root: Path, **more: object) -> Index:
     """The index, with bad entries dropped; the fingerprint, too, has to come through."""
-    data = section(clean={"unreadable": "drop"}, **more)
+    data = section(**{"clean": {"unreadable": "drop"}, **more})
     index_file.fingerprint(data, root.parent)
     return index_file.build(data, root.parent, root.parent / "work", QUIET)
 
@@ -120,8 +120,8 @@ def test_what_is_no_file_is_a_flaw(root: Path, harm: object, monkeypatch: pytest
     harm(root)
     index = build(root)
     assert index.samples == before.samples
-    assert dropped(index).keys() == FLAWS[harm].keys()  # type: ignore[index]
-    for path, detail in FLAWS[harm].items():  # type: ignore[index]
+    assert dropped(index).keys() == FLAWS[harm].keys()
+    for path, detail in FLAWS[harm].items():
         assert dropped(index)[path].startswith(detail)
     with pytest.raises(InputError, match=r'image.*: cannot be read: .*set data.clean.unreadable = "drop"') as caught:
         index_file.build(section(), root.parent, root.parent / "work", QUIET)
@@ -212,28 +212,30 @@ def table(root: Path, *more: str) -> Path:
 def test_a_row_without_a_file_stops_unless_it_is_dropped(root: Path) -> None:
     table(root, "gone.png,cat", "pipe.png,dog")
     os.mkfifo(root.parent / "pipe.png")
-    data = section("csv_labels", "labels.csv", clean={"unreadable": "drop"})
+    data = section(source="csv_labels", path="labels.csv", clean={"unreadable": "drop"})
     index = index_file.build(data, root.parent, root.parent, QUIET)
     assert len(index.samples) == 12
     assert dropped(index) == {"gone.png": "row 14: no such file or directory", "pipe.png": "row 15: a pipe, not a file"}
     with pytest.raises(InputError, match=r"labels.csv: row 14: no such file gone.png"):
-        csv_labels.listing(section("csv_labels", "labels.csv"), root.parent, root.parent)
+        csv_labels.listing(section(source="csv_labels", path="labels.csv"), root.parent, root.parent)
     (root.parent / "gone.png").touch()
     with pytest.raises(InputError, match=r"labels.csv: row 15: pipe.png: a pipe, not a file"):
-        csv_labels.listing(section("csv_labels", "labels.csv"), root.parent, root.parent)
+        csv_labels.listing(section(source="csv_labels", path="labels.csv"), root.parent, root.parent)
 
 
 def test_a_class_whose_rows_are_all_dropped_is_named(root: Path) -> None:
     table(root, "gone.png,eel")
     with pytest.raises(InputError, match='no image of class "eel" can be read'):
-        csv_labels.listing(section("csv_labels", "labels.csv", clean={"unreadable": "drop"}), root.parent, root.parent)
+        csv_labels.listing(
+            section(source="csv_labels", path="labels.csv", clean={"unreadable": "drop"}), root.parent, root.parent
+        )
 
 
 def test_a_row_finds_its_file_in_either_form_of_unicode(root: Path) -> None:
     (root / "cat/0.png").rename(root / f"cat/{NFD}.png")
     file = table(root)
     file.write_text(file.read_text().replace("cat/0.png,cat", f"cat/{NFC}.png,cat"), encoding="utf-8")
-    listed = csv_labels.listing(section("csv_labels", "labels.csv"), root.parent, root.parent)
+    listed = csv_labels.listing(section(source="csv_labels", path="labels.csv"), root.parent, root.parent)
     assert f"images/cat/{NFD}.png" in [item.path for item in listed.items]
 
 
@@ -241,7 +243,7 @@ def test_a_row_finds_its_file_in_either_form_of_unicode(root: Path) -> None:
 def test_a_pipe_in_place_of_a_table_is_refused(root: Path, key: str) -> None:
     table(root)
     os.mkfifo(root.parent / "pipe")
-    data = section("csv_labels", **{"path": "labels.csv", key: "pipe"})
+    data = section(source="csv_labels", **{"path": "labels.csv", key: "pipe"})
     with pytest.raises(InputError, match="a pipe, not a file"):
         csv_labels.listing(data, root.parent, root.parent)
 

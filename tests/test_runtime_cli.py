@@ -288,7 +288,7 @@ sys.exit(cli.as_program())
 def test_words_after_a_double_dash_are_images(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "-dash.png").write_bytes((folder / "images" / "b.png").read_bytes())
     for words in (["edgekit"], ["edgekit.runtime"]):
-        argv = [sys.executable, "-m", *words, "predict", folder / "waste.edgekit", "--top", "2", "--", "-dash.png"]
+        argv = [sys.executable, "-m", *words, "predict", str(folder / "waste.edgekit"), "--top", "2", "--", "-dash.png"]
         answer = subprocess.run(argv, capture_output=True, text=True, env=environment(), cwd=tmp_path)
         assert answer.stdout.startswith("-dash.png: "), answer.stderr
         assert answer.returncode == 0

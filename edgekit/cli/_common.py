@@ -45,7 +45,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            error.message = terminal.lines(error.message)
+            error.message = terminal.lines(error.message)  # type: ignore[misc]
             raise
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,7 @@ import click
 from edgekit.cli import _complete
 from edgekit.cli._common import apart, guarded
 from edgekit.errors import InputError, Shortfall, need
+from edgekit.runtime import terminal
 
 if TYPE_CHECKING:
     from edgekit.config.recipe import ProfileSection
@@ -110,7 +112,8 @@ def compress(**flags: Any) -> None:
 @click.command(no_args_is_help=True)
 @partial(_options, target="RECIPE|RUN|BUNDLE", out="Where to write. [runs/<recipe>, profiles/<bundle>]")
 @click.option("--sustained", metavar="TIME", help="Then run each file continuously for this long, e.g. 10m.")
-def profile(sustained: str | None, overrides: tuple[str, ...], **flags: Any) -> None:
+@click.option("--again", is_flag=True, help="Measure again, even what was measured before.")
+def profile(sustained: str | None, again: bool, overrides: tuple[str, ...], **flags: Any) -> None:
     """Re-run changed stages, then measure latency.
 
     BUNDLE is an .edgekit file or a hand-written manifest (.json): its models are measured on each device (this machine
@@ -119,11 +122,12 @@ def profile(sustained: str | None, overrides: tuple[str, ...], **flags: Any) -> 
     \b
     Examples:
       edgekit profile runs/digits --device host
+      edgekit profile runs/digits --again
       edgekit profile runs/digits --device raspberry-pi-5 --sustained 10m
       edgekit profile digits.edgekit --device host --device my-pi.toml
     """
     more = () if sustained is None else (f"profile.sustained={sustained}",)
-    _go("profile", overrides=(*overrides, *more), **flags)
+    _go("profile", overrides=(*overrides, *more), again=again, **flags)
 
 
 @click.command(no_args_is_help=True)
@@ -149,6 +153,7 @@ def _go(
     as_json: bool,
     quiet: bool,
     debug: bool,
+    again: bool = False,
 ) -> None:
     def work() -> None:
         need("pydantic", extra="compress", purpose="reading recipes")
@@ -158,10 +163,11 @@ def _go(
 
         with apart():  # a network of the user's may print
             if last == "profile" and bundled.matches(target):
-                outcome = _profiled(target, overrides, out, devices, Console(quiet))
+                outcome = _profiled(target, overrides, out, devices, Console(quiet), again)
             else:
-                outcome = pipeline.run(_job(target, overrides, out, devices), Console(quiet), last)
-        click.echo(json.dumps(_as_dict(outcome), indent=2) if as_json else _summary(outcome))
+                job = replace(_job(target, overrides, out, devices), again=again)
+                outcome = pipeline.run(job, Console(quiet), last)
+        click.echo(json.dumps(_as_dict(outcome), indent=2) if as_json else terminal.lines(_summary(outcome, last)))
         if outcome.lost:
             raise Shortfall(_missing(outcome.lost))
 
@@ -204,6 +210,8 @@ def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
         each = device_file.load(path)
         if each.name in devices:
             raise InputError(f'{path}: another device in this run is also called "{each.name}"; give each its own name')
+        limits = each.limits.model_copy(update={"ship_by": each.limits.ship_by or section.ship_by})
+        each = each.model_copy(update={"limits": limits})
         if section.sustained is not None:
             run = each.run.model_copy(update={"sustained": section.sustained})
             each = each.model_copy(update={"run": run})
@@ -212,23 +220,30 @@ def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
 
 
 def _profiled(
-    target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...], console: Console
+    target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...], console: Console, again: bool
 ) -> Outcome:
     from edgekit.config import recipe
     from edgekit.pipeline import bundled
 
-    section = recipe.profile_section(overrides, ("operators", "sustained"), "the models of a bundle are already built")
+    section = recipe.profile_section(
+        overrides, ("operators", "sustained", "ship_by"), "the models of a bundle are already built"
+    )
     section = section.model_copy(update={"devices": list(names) or section.devices})
-    return bundled.profile(Path(target), _devices(section, None), console, out, section.operators)
+    return bundled.profile(Path(target), _devices(section, None), console, out, section.operators, again)
 
 
-def _summary(outcome: Outcome) -> str:
-    lines = [f"{verdict.device}: {verdict.reason}" for verdict in outcome.verdict]
+def _summary(outcome: Outcome, last: str) -> str:
+    """What the command was for: the network after training, the files after compression, their times, the verdict."""
+    from edgekit.cli import _results
+
+    last_table = {"train": _results.network, "prune": _results.network, "bundle": _results.files}
+    lines = [last_table.get(last, _results.latency)(outcome.results)]
+    lines += [f"{verdict.device}: {verdict.reason}" for verdict in outcome.verdict]
     lines += [f"warning: {text}" for text in outcome.warnings]
     if outcome.bundle:
         lines.append(f"bundle: {outcome.bundle}")
     lines.append(f"report: {outcome.report / 'report.html'}" if outcome.report else f"run directory: {outcome.out}")
-    return "\n".join(lines)
+    return "\n".join(line for line in lines if line)
 
 
 def _missing(lost: Sequence[Failure]) -> str:
@@ -250,6 +265,7 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
         "bundle": str(outcome.bundle) if outcome.bundle else None,
         "report": str(outcome.report / "report.json") if outcome.report else None,
         "warnings": list(outcome.warnings),
+        **outcome.results.as_dict(),
     }
 
 

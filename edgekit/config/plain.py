@@ -57,8 +57,17 @@ def is_plain(text: str) -> bool:
 
 def shown(text: str) -> str:
     """A text in quotes, short, with everything escaped that a terminal would obey."""
-    text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-    return '"' + re.sub(r"[^\x20-\x7e]", _escaped, text) + '"'
+    return '"' + re.sub(r"[^\x20-\x7e]", _escaped, short(text)) + '"'
+
+
+def value(given: Any) -> str:
+    """A value as a message shows it: short, texts in quotes."""
+    return shown(given) if isinstance(given, str) else short(str(given))
+
+
+def short(text: str) -> str:
+    """The beginning of a text that is too long for a message."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from edgekit import choices
+from edgekit.config import plain
 from edgekit.config.toml import LARGEST, Duration, Section, parse, validate
 from edgekit.errors import InputError
+from edgekit.measurements import Objective
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ def menu(folder: str) -> Callable[[str], str]:
     return Menu(folder)
 
 
+Order = Literal["text", "natural"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
@@ -55,6 +58,12 @@ class ModelSection(Section):
         "all that the user may do: read a stranger's first"
     )
     weights: str = Field("pretrained", description='"pretrained", "none", or a .safetensors or .pth file')
+    weights_entry: str | None = Field(
+        None, description="which entry of the weights file to take; default: the one that fits, a moving average first"
+    )
+    weights_match: Literal["name", "order"] = Field(
+        "name", description="order: names may differ if all tensors match in order and shape"
+    )
     options: dict[str, Any] = Field({}, description="keyword arguments of the model's constructor")
     mean: Mean | None = Field(None, description="RGB mean on a 0..1 scale; default: what the weights expect")
     std: Std | None = Field(
@@ -64,6 +73,12 @@ class ModelSection(Section):
         None, ge=0.1, le=1, description="share of the image kept by the centre crop; default: what the weights expect"
     )
     interpolation: Literal["bilinear", "bicubic"] | None = Field(None, description="default: what the weights expect")
+
+    @model_validator(mode="after")
+    def _reads_a_file(self) -> Self:
+        if self.weights in ("pretrained", "none") and (self.weights_entry is not None or self.weights_match != "name"):
+            raise ValueError(f'weights_entry and weights_match are for a weights file, and weights = "{self.weights}"')
+        return self
 
 
 class CleanSection(Section):
@@ -89,6 +104,9 @@ class DataSection(Section):
     path: str | None = Field(None, description="folder or CSV file, relative to the recipe; may hold ${VAR:-default}")
     name: str | None = Field(None, description="torchvision data set, e.g. Flowers102")
     labels: str | None = Field(None, description="text file, one class name per line (default: found in the data)")
+    order: Order | None = Field(
+        None, description="how class names are sorted: text is 0, 1, 10, 2 (the default), natural 0, 1, 2, 10"
+    )
     label_offset: int = Field(0, ge=-1_000_000, le=1_000_000, description="added to each label of a CSV file")
     input: int = Field(224, ge=8, le=1024, description="side of the square input in pixels")
     split: Literal["stratified", "strided"] = Field(
@@ -98,6 +116,12 @@ class DataSection(Section):
     test: Share = Field(0.15, description="share of the data for testing, if it has no test split")
     seed: Seed = 0
     clean: CleanSection = Field(default_factory=CleanSection)
+
+    @model_validator(mode="after")
+    def _has_one_order(self) -> Self:
+        if self.labels is not None and self.order is not None:
+            raise ValueError("labels is an order of the classes already: give labels or order, not both")
+        return self
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
@@ -266,6 +290,11 @@ class ProfileSection(Section):
         description="time the operators of the fastest quantized and the fastest float file of each device that is "
         "timed; takes about three times the device's run.seconds",
     )
+    ship_by: Objective = Field(
+        "p50",
+        description="what the file that ships must be best at: p50 of an inference, end_to_end (from an encoded image "
+        "to a class), or size; limits.ship_by of a device goes before it",
+    )
     sustained: Duration | None = Field(
         None, description='how long to run each file continuously, e.g. "10m"; default: what the device file says'
     )
@@ -331,7 +360,7 @@ def profile_section(overrides: Sequence[str], allowed: Sequence[str], why: str) 
     keys = [f"profile.{key}" for key in allowed]
     for override in overrides:
         if (key := override.partition("=")[0].strip()) not in keys:
-            raise InputError(f"--set {key}: {why}: only {' and '.join(keys)} can be set")
+            raise InputError(f"--set {plain.shown(key)}: {why}: only {', '.join(keys)} can be set")
         _set(raw, override)
     return validate(_Profiled, raw, Path("--set"), keys).profile
 
@@ -365,14 +394,14 @@ def _set(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *sections, leaf = key.strip().split(".")
     if not equals or not leaf:
-        raise InputError(f'--set "{override}": expected section.key=value, e.g. --set train.epochs=2')
+        raise InputError(f"--set {plain.shown(override)}: expected section.key=value, e.g. --set train.epochs=2")
     table = raw
     for section in sections:
         if table.get(section) is None:
             table[section] = {}
         table = table[section]
         if not isinstance(table, dict):
-            raise InputError(f'--set "{override}": "{section}" is a value, not a section')
+            raise InputError(f"--set {plain.shown(override)}: {plain.shown(section)} is a value, not a section")
     if text.strip():
         table[leaf] = _value(text)
     else:
@@ -384,7 +413,7 @@ def _value(text: str) -> Any:
     try:
         table = tomllib.loads(f"value = {text}")
     except RecursionError:
-        raise InputError(f"--set: {text[:40]}...: nested too deeply") from None
+        raise InputError(f"--set {plain.shown(text)}: nested too deeply") from None
     except ValueError:
         return text.strip()
     return table["value"] if len(table) == 1 else text.strip()

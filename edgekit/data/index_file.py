@@ -72,6 +72,7 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
     return Index(root.as_posix(), listing.labels, samples, findings)
 
 
+LABELS = "labels.txt"
 FINDINGS = "findings.csv"
 _VERBS = {"drop": "dropped", "keep": "kept"}
 _WORDS = {
@@ -112,8 +113,9 @@ def _json() -> TypeAdapter[Index]:
 
 
 def save(index: Index, folder: Path) -> None:
-    """Write ``index.json`` into `folder`, and what cleaning found, for people, as ``findings.csv``."""
+    """Write ``index.json`` into `folder`, the class names in their order, and what cleaning found, for people."""
     write_bytes(folder / "index.json", _json().dump_json(index, indent=1))
+    write_bytes(folder / LABELS, "".join(f"{label}\n" for label in index.labels).encode())
     if index.findings:
         table = io.StringIO()
         rows = csv.writer(table, lineterminator="\n")

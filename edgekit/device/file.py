@@ -18,6 +18,7 @@ from pydantic import (
 from edgekit.config.recipe import menu
 from edgekit.config.toml import WEEK, Duration, Section, parse, validate
 from edgekit.device import providers as providers_module
+from edgekit.measurements import Objective
 from edgekit.reach import benchmark_model
 from edgekit.runtime import engine_menu
 from edgekit.runtime.engines import torch_cuda
@@ -156,6 +157,17 @@ class LimitsSection(Section):
     p90_ms: float | None = Field(None, gt=0)
     size_mb: float | None = Field(None, gt=0, description="file size in 1e6 bytes")
     rss_mb: float | None = Field(None, gt=0, description="peak resident set in 1e6 bytes")
+    ship_by: Objective | None = Field(
+        None,
+        description="what the file that ships must be best at: p50 of an inference, end_to_end (from an encoded image "
+        "to a class), or size; default: profile.ship_by of the recipe",
+    )
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The limits that are set, by key."""
+        given: dict[str, float] = self.model_dump(exclude={"ship_by"}, exclude_none=True)
+        return given
 
 
 class FactsSection(Section):

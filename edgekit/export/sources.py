@@ -27,7 +27,7 @@ from torchao.quantization.pt2e.quantizer import FixedQParamsQuantizationSpec, Qu
 from edgekit.graph.exported_program import trace
 from edgekit.graph.kernels import kernels, on_grid
 from edgekit.graph.ops import ADDS, CLAMPS, QDQ, WEIGHTED, aten, bounds, constant
-from edgekit.lower import weights
+from edgekit.lower import portable, weights
 from edgekit.quantize import faithful
 from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.ptq import float_graph
@@ -49,6 +49,7 @@ def rounded(module: torch.nn.Module, size: int, precision: str) -> GraphModule:
         warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
         graph: Any = trace(copy.deepcopy(module), size).module()
         weights.apply(graph)
+        portable.apply(graph)
         weights.fold_batch_norms(graph)
         faithful.check(module, graph, faithful.random_images(size))
         for node in _weighted(graph):

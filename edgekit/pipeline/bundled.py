@@ -25,6 +25,7 @@ from edgekit.disk.atomic import write_bytes
 from edgekit.disk.run_directory import RunDirectory
 from edgekit.errors import InputError
 from edgekit.measurements import Failure, Profile, Replay, Verdict
+from edgekit.pipeline.results import Results
 from edgekit.pipeline.run import Outcome
 from edgekit.profile import golden, hotspots, run
 from edgekit.report import files
@@ -52,7 +53,12 @@ def matches(target: str) -> bool:
 
 
 def profile(
-    path: Path, devices: Mapping[str, Device], console: Console, out: Path | None = None, operators: bool = True
+    path: Path,
+    devices: Mapping[str, Device],
+    console: Console,
+    out: Path | None = None,
+    operators: bool = True,
+    again: bool = False,
 ) -> Outcome:
     """Measure every model of a bundle on every device, replay its golden vectors there, and write the reports.
 
@@ -64,6 +70,7 @@ def profile(
         console: progress.
         out: folder of the reports; None is ``profiles/<name of the bundle>``.
         operators: also time the operators of the fastest models.
+        again: measure even what was measured before.
 
     Returns:
         As for a run; `Outcome.lost` lists what the same call would measure on a retry.
@@ -85,6 +92,9 @@ def profile(
         opened = _opened(path)
         artifacts = [_artifact(opened, entry) for entry in opened.manifest["artifacts"]]
         _unpack(opened, out / OWN / "models")
+        if again:
+            for kept in ("timings", "golden", "operators"):
+                shutil.rmtree(out / OWN / kept, ignore_errors=True)
         stages = [StageRow("bundle", time.perf_counter() - start, reason=f"models, scores, vectors from {path.name}")]
         for line in (claims := _claims(opened.manifest)).notes:
             console.say(f"{path.name}: {line}")
@@ -97,7 +107,8 @@ def profile(
         files.write(report, out)
         json_file.save(out / "verdict.json", verdicts)
     lost = tuple(failure for failure in measured.failures if failure.lost)
-    return Outcome(out, tuple(stages), tuple(verdicts), out, path, lost, report.warnings)
+    results = Results(artifacts=tuple(artifacts), accuracy=claims.accuracy, latency=measured.timings)
+    return Outcome(out, tuple(stages), tuple(verdicts), out, path, lost, report.warnings, results)
 
 
 def _opened(path: Path) -> Bundle:
@@ -283,7 +294,7 @@ def _report(
         artifacts=artifacts,
         accuracy=claims.accuracy,
         profile=measured,
-        limits={name: device.limits.model_dump() for name, device in devices.items()},
+        limits={name: device.limits.bounds for name, device in devices.items()},
         verdict=verdicts,
         warnings=_warnings(claims),
     )

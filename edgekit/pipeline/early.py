@@ -138,6 +138,7 @@ def _layers(run: Run) -> list[tuple[str, str, Sequence[str]]]:
 def _network(run: Run, coming: Sequence[str]) -> nn.Module | None:
     """The float network; None if it cannot be built before the data is there."""
     from edgekit import models
+    from edgekit.weights import file as weights_file
 
     if "train" in run.done:
         folder = run.done["train"].path
@@ -150,7 +151,7 @@ def _network(run: Run, coming: Sequence[str]) -> nn.Module | None:
     if not labels and ".py:" in recipe.model.name:
         models.constructor(recipe.model.name, base)
         if recipe.model.weights not in ("pretrained", "none"):
-            models.read(expand(recipe.model.weights, base))
+            weights_file.read(expand(recipe.model.weights, base))
         return None
     fits = bool(labels) and recipe.train is None
     return models.create(recipe.model, len(labels) or STAND_IN, recipe.data.input, base, swap=not fits)[0]

@@ -1,4 +1,4 @@
-"""What a run's scores cannot show: a network that guesses, splits that are too small."""
+"""What a run's scores cannot show: a network that guesses or means other classes, splits that are too small."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ _NAMES: dict[Split, str] = {"test": "test", "val": "validation"}
 
 def of(run: Run) -> tuple[str, ...]:
     """All of them, one line each, from the stages that are done."""
-    return (*guessing(run), *sizes(run))
+    return (*doubts(run), *guessing(run), *sizes(run))
+
+
+def doubts(run: Run) -> tuple[str, ...]:
+    """What the train stage doubts about given weights."""
+    return checkpoint_file.load(run.network.path).doubts if "train" in run.done else ()
 
 
 def guessing(run: Run) -> list[str]:
@@ -40,6 +45,7 @@ def sizes(run: Run) -> list[str]:
     if run.recipe.verify and run.recipe.verify.images:
         counts["test"] = min(counts["test"], run.recipe.verify.images)
     names: dict[str, list[str]] = defaultdict(list)
-    for split in _NAMES if section.rescue else ("test",):
+    judged: tuple[Split, ...] = tuple(_NAMES) if section.rescue else ("test",)
+    for split in judged:
         names[trust.resolution(counts[split], section.max_drop)].append(_NAMES[split])
     return [f"{' and '.join(names[text])} split: {text}" for text in names if text]

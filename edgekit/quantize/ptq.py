@@ -20,7 +20,7 @@ from edgekit.config.recipe import QuantizeSection
 from edgekit.errors import InputError, Shortfall
 from edgekit.graph.exported_program import trace
 from edgekit.graph.integer_arithmetic import round_constants
-from edgekit.lower import canonical, weights
+from edgekit.lower import canonical, portable, weights
 from edgekit.lower.port import GraphRewrite
 from edgekit.lower.rewrites import average_pool, hard_sigmoid, hard_swish, saturation, silu
 from edgekit.quantize import _correct, _ranges, faithful
@@ -158,6 +158,7 @@ def float_graph(
     """
     graph = trace(copy.deepcopy(module), size, batch).module()  # rewrites change weights
     weights.apply(graph)
+    portable.apply(graph)
     canonical.apply(graph)
     chosen = [rewrite for rewrite in FLOAT_REWRITES if rewrites is None or rewrite.NAME in rewrites]
     applied = {rewrite.NAME: rewrite.apply(graph) for rewrite in chosen}
