@@ -143,6 +143,13 @@ def test_assign_names_the_class_when_it_has_one_image() -> None:
         assign(scans([1, 9], copies=3), LABELS, section())
 
 
+def test_assign_leaves_validation_empty_unless_it_was_asked_for() -> None:
+    splits = assign(scans([2, 2]), LABELS, section())
+    assert Counter(splits.values()) == {"train": 2, "test": 2}
+    with pytest.raises(InputError, match="4 images leave the val split empty"):
+        assign(scans([2, 2]), LABELS, section(val=0.25))
+
+
 def test_assign_names_the_split_when_it_is_empty() -> None:
     with pytest.raises(InputError, match="1 images leave the val split empty"):
         assign(scans([1]), LABELS, section(split="strided"))
@@ -174,6 +181,11 @@ def test_calibration_is_balanced_and_ignores_order(
 def test_calibration_takes_training_images_only() -> None:
     train, test = (Sample(f"{split}.jpg", 0, split, "") for split in ("train", "test"))
     assert calibration(Index("/", LABELS, (train, test)), 1, 0) == (train,)
+
+
+@pytest.mark.parametrize(("train", "chosen"), [(1, 1), (42, 42), (128, 128), (300, 128)])
+def test_calibration_takes_what_there_is_unless_it_is_told(train: int, chosen: int) -> None:
+    assert len(calibration(index([train]), None, 0)) == chosen
 
 
 def test_calibration_refuses_when_there_are_too_few_images() -> None:

@@ -15,6 +15,8 @@ from edgekit.errors import InputError
 from edgekit.types import Index, Sample, Split
 
 T = TypeVar("T")
+USUAL = 128
+"""Calibration images where the recipe names no number."""
 Group = list[Scan]
 """Images with the same pixels: they stay in one split."""
 
@@ -36,7 +38,8 @@ def assign(images: Sequence[Scan], labels: Sequence[str], data: DataSection) -> 
         Split by path.
 
     Raises:
-        InputError: a class with one image (stratified), or a split that would be empty.
+        InputError: a class with one image (stratified), or a split that would be empty; a validation split of the
+            usual share may be.
     """
     present = {image.item.split for image in images} - {None}
     val = Fraction(0) if "val" in present else Fraction(str(data.val))
@@ -49,6 +52,8 @@ def assign(images: Sequence[Scan], labels: Sequence[str], data: DataSection) -> 
     splits: dict[str, Split] = ready | dict.fromkeys(_paths(pool), "train")
     if val or test:
         splits |= method(_groups(pool), labels, val, test, data.seed)
+    if data.val == DataSection.model_fields["val"].default and "test" in splits.values():
+        val = Fraction(0)  # nobody asked for it, and classes of two images have none left
     for name, share in (("train", Fraction(1)), ("val", val), ("test", test)):
         if share and name not in splits.values():
             raise InputError(
@@ -129,18 +134,20 @@ def _shuffled(items: Iterable[T], seed: str) -> list[T]:
     return [item for _, item in sorted(((generator.random(), item) for item in items), key=lambda pair: pair[0])]
 
 
-def calibration(index: Index, count: int, seed: int) -> tuple[Sample, ...]:
+def calibration(index: Index, count: int | None, seed: int) -> tuple[Sample, ...]:
     """Training images to observe activation ranges on, spread over the classes as evenly as possible.
 
     Args:
         index: the data set; only its training split is used, and its order does not matter.
-        count: how many images.
+        count: how many images; None: `USUAL`, or as many as there are.
         seed: a different seed picks different images.
 
     Raises:
         InputError: the training split has fewer images.
     """
     train = sorted(index.split("train"), key=lambda sample: sample.path)
+    if count is None:
+        count = min(USUAL, len(train))
     if count > len(train):
         raise InputError(f"quantize.calibration = {count}: the training split has {len(train)} images; ask for fewer")
     by_label: dict[int, list[Sample]] = defaultdict(list)

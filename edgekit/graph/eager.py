@@ -24,7 +24,7 @@ def fastest_format(module: nn.Module, images: Tensor) -> torch.memory_format:
         module: on any device; neither it nor the state of torch's generator for the CPU is changed.
         images: at least two, of any values.
     """
-    copied = copy.deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    copied = copy.deepcopy(module).to(memory_format=torch.channels_last)
     batch = images.to(next(copied.parameters()).device, memory_format=torch.channels_last)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=()):
@@ -92,11 +92,11 @@ def _differ(one: Any, other: Any) -> bool:
     return not float((one - other).abs().max()) <= NOISE * float(one.abs().max())
 
 
-class _Random(TorchDispatchMode):
+class _Random(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes where the network's code draws random numbers."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.places: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -115,6 +115,8 @@ def _depthwise(graph: GraphModule, norm: Node) -> None:
     arguments: Any = norm.args
     gamma, beta, mean, variance = (None if each is None else constant(graph, each) for each in arguments[1:5])
     with torch.no_grad():
+        assert mean is not None  # else the batch norm was refused before
+        assert variance is not None
         scale = torch.rsqrt(variance + arguments[7]) * (1 if gamma is None else gamma)
         shift = (0 if beta is None else beta) - mean * scale
     channels = len(scale)

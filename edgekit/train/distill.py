@@ -104,7 +104,7 @@ def recover(
     torch.manual_seed(section.seed)
     device = loop.device()
     form = eager.fastest_format(student.to(device), torch.zeros(2, 3, spec.size, spec.size))
-    student.to(memory_format=form)  # type: ignore[call-overload]
+    student.to(memory_format=form)
     teacher = teacher.to(device, memory_format=form)  # type: ignore[call-overload]
     images = loop.Images(index, root, spec, section)
     with loop.deterministic():
