@@ -86,7 +86,9 @@ class Browser:
 
     def picture(self, *, whole: bool = False) -> bytes:
         """PNG of the window, or of the whole page."""
-        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"] if whole else {}
+        clip = {"clip": {**size, "scale": 1}} if whole else {}
+        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole, **clip)["data"])
 
     def close(self) -> None:
         """End the browser."""

@@ -75,6 +75,7 @@ def ten() -> Report:
             times = tuple((i + 1) * gain * value for value in t.samples)
             p50, p90, p99 = ((i + 1) * gain * (value or 0) for value in (t.p50_ms, t.p90_ms, t.p99_ms))
             row = replace(t, device=name, kind=kind, p50_ms=p50, p90_ms=p90, p99_ms=p99, samples=times)
+            row = row if i == 0 else replace(row, sustained=())
             row = replace(row, p50_ci=(0.98 * p50, 1.03 * p50), p90_ci=None, p99_ci=None)
             rows.append(row if kind == "measured" else replace(row, samples=(), p90_ms=None, p99_ms=None))
     verdicts = tuple(decide(name, sample.artifacts, sample.accuracy, rows, NoLimits(), 1.0) for name in names)

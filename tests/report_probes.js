@@ -17,7 +17,7 @@ var layout = () => {
     wide: free.filter((e) => box(e).right > innerWidth + 1 || box(e).left < -1).map(say),
     hidden: scrolls.filter((e) => style(e).overflowX !== "auto" || e.tabIndex !== 0
       || !style(e).backgroundImage.includes("gradient")).map(say),
-    cut: all.filter((e) => !e.matches(".scroll, svg, svg *") && e.clientWidth && style(e).overflowX !== "visible"
+    cut: all.filter((e) => !e.matches(".scroll, svg, svg *, caption") && e.clientWidth && style(e).overflowX !== "visible"
       && e.scrollWidth > e.clientWidth + 1).map(say),
     over: all.filter((e) => e.matches("svg text") && !e.closest(".scroll")).filter((e) => {
       const card = box(e.closest(".card, .body"));

@@ -73,7 +73,7 @@ def bars(
     x = linear((0, end), (0, 100))
     drawn = []
     for i, bar in enumerate(rows):
-        marks = [_mark("bar", 0, x(bar.value))]
+        marks = [_mark("bar", 0, x(bar.value))] if bar.value else []
         if bar.error is not None:
             low, high = x(max(bar.error[0], 0)), x(bar.error[1])
             marks += [_mark("whisker", low, high - low), _mark("tick", low), _mark("tick", high)]

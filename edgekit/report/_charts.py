@@ -90,10 +90,10 @@ def scatter(
     boxes += [(px - r - 2, py - r - 2, px + r + 2, py + r + 2) for (px, py), r in zip(places, reach, strict=True)]
     for point, place in zip(ordered, places, strict=True):
         parts.append(_mark(point, *place))
-    for point, place in zip(ordered, places, strict=True):
+    for point, place, r in zip(ordered, places, reach, strict=True):
         if point in front:
             words = f"{point.label} ✓" if point.ship else point.label
-            parts.append(_place(words, *place, boxes, (left, top - 4, right, bottom), point.ship))
+            parts.append(_place(words, *place, r, boxes, (left, top - 4, right, bottom), point.ship))
     return chart(WIDTH, height, summary, *parts)
 
 
@@ -137,21 +137,25 @@ def _place(
     words: str,
     x: float,
     y: float,
+    r: float,
     boxes: list[tuple[float, float, float, float]],
     area: tuple[float, float, float, float],
     ship: bool,
 ) -> str:
     """Put a label beside its dot where it covers nothing; if there is no such place, drop it (the table has it)."""
     width = LETTER * len(words)
+    above, below = -r - 7, r + 15
     for dx, dy in (
-        (14, 4),
-        (-width / 2, -15),
-        (-width / 2, 25),
-        (-14 - width, 4),
-        (6, -15),
-        (6, 25),
-        (6, 40),
-        (6, -30),
+        (r + 5, 4),
+        (-width / 2, above),
+        (-width / 2, below),
+        (-r - 5 - width, 4),
+        (0, above),
+        (0, below),
+        (-width, above),
+        (-width, below),
+        (0, below + 15),
+        (0, above - 15),
     ):
         box = (x + dx, y + dy - 11, x + dx + width, y + dy + 3)
         inside = box[0] >= area[0] and box[1] >= area[1] and box[2] <= area[2] and box[3] <= area[3]

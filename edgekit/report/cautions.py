@@ -40,4 +40,7 @@ def cautions(report: Report, devices: Iterable[str] | None = None) -> list[tuple
 
 
 def _named(rows: Iterable[Timing]) -> str:
-    return "; ".join(f"{t.artifact} on {t.engine}, {threads(t.threads)}, {t.device}" for t in rows)
+    by: dict[str, list[str]] = {}
+    for t in rows:
+        by.setdefault(f"{t.artifact} on {t.engine}, {threads(t.threads)}", []).append(t.device)
+    return "; ".join(f"{what}, on {', '.join(devices)}" for what, devices in by.items())

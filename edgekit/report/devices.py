@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from edgekit.measurements import OperatorProfile, Timing, Verdict
 from edgekit.report import _bars, _charts, _plots, hotspots
 from edgekit.report._bars import Bar, Stack
@@ -38,14 +41,27 @@ def device(report: Report, name: str) -> Markup:
         head = tag("h4", "Times ", badge(panel.kind)) if len(shown) > 1 else EMPTY
         figures = (_scatter, _latency, _spread, _scaling, _steps, _memory, _sustained)
         made = [part for make in figures if (part := make(report, panel))]
-        made += [_operators(report, panel)] if panel is shown[0] else []
-        inside = (legend(report, panel.rows), tag("div", *made, class_="figures"))
+        last = _operators(report, panel) if panel is shown[0] else EMPTY
+        inside = (legend(report, panel.rows), side_by_side(made), last)
         body.append(tag("div", head, *inside, class_=f"kind-{panel.kind}"))
     numbers = measurements(report, name)
     body += [tag("h4", "All measurements"), *numbers] if numbers else []
     kinds = join(badge(panel.kind) for panel in shown)
     ident = f"device-{report.devices.index(name) + 1}"
     return fold(ident, name, _digest(report, name, verdict), *body, marks=kinds, class_="fold device")
+
+
+def side_by_side(figures: Sequence[Markup]) -> Markup:
+    """Figures in two columns of about the same height: each goes where there is more room. On a phone, one column."""
+    columns: list[list[Markup]] = [[], []]
+    heights = [0, 0]
+    for each in figures:
+        drawn = re.search(r'viewBox="0 0 \S+ (\d+)', each)
+        height = 100 + (round(1.25 * int(drawn[1])) if drawn else 30 * each.count('class="row'))
+        shorter = heights.index(min(heights))
+        columns[shorter].append(each)
+        heights[shorter] += height
+    return tag("div", *(tag("div", *column) for column in columns if column), class_="columns")
 
 
 def _digest(report: Report, name: str, verdict: Verdict | None) -> str:
@@ -212,6 +228,7 @@ def _families(profile: OperatorProfile, shown: list[str]) -> tuple[tuple[str, fl
         else:
             rest += row.ms
     parts = [(name, value) for name, value in by.items() if value > 0]
+    parts.sort(key=lambda part: -part[1])
     return tuple(parts + ([("other", rest)] if rest > 0 else []))
 
 
@@ -242,7 +259,7 @@ def _sustained(report: Report, panel: Panel) -> Markup:
         f"{label(t)} from {ms(t.sustained[0].p50_ms)} to {ms(t.sustained[-1].p50_ms)} ms" for t in rows
     )
     picture = _plots.lines(
-        series, summary, [float(m) for m in range(1, last + 1, step)] + [float(last)], ("minute", "p50, ms")
+        series, summary, sorted({*map(float, range(1, last + 1, step)), float(last)}), ("minute", "p50, ms")
     )
     words = {None: NOT, True: "throttled", False: "no"}
     cells = [

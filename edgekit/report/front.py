@@ -13,13 +13,14 @@ from edgekit.report._panels import chosen, label, panels, precision_tone, with_i
 from edgekit.report.cautions import cautions
 from edgekit.report.contents import Report
 from edgekit.report.markup import Markup, badge, breakable, join, table, tag
-from edgekit.report.svg import TIMES, megabytes, ms, percent, points, speed, threads
+from edgekit.report.svg import TIMES, allowed, megabytes, ms, percent, points, speed, threads
 from edgekit.types import Accuracy
 
 FEW = 3
 """Up to this many devices, each reason is in the table of verdicts; it is with the device in any case."""
 MOST = 8
 """Bars or dots on the first screen; the folds have the rest."""
+MINUS = "\N{MINUS SIGN}"
 LIMITS = {"p90_ms": ("p90", "ms"), "size_mb": ("size", "MB"), "rss_mb": ("memory", "MB")}
 
 
@@ -58,7 +59,8 @@ def verdict(report: Report) -> Markup:
     ]
     several = len(report.verdict) > 1
     ship = _table(report) if several else _card(report, report.verdict[0]) if report.verdict else _none(report)
-    cards = tag("div", ship, _fast(report), _good(report), class_="cards several" if several else "cards")
+    look = "cards several" if len(report.verdict) > FEW else "cards few" if several else "cards"
+    cards = tag("div", ship, _fast(report), _good(report), class_=look)
     heading = tag("h2", "Verdict", id="verdict-h", class_="unseen")
     return tag("section", heading, *alarms, cards, id="verdict", aria_labelledby="verdict-h")
 
@@ -125,7 +127,7 @@ def limits(report: Report, device: str) -> Markup:
 
 def _table(report: Report) -> Markup:
     """The verdicts on several devices."""
-    every = len(report.verdict)
+    few = len(report.verdict) <= FEW
     heading = tag("h3", *_headline(report.verdict))
     cells = []
     for i, v in enumerate(report.verdict):
@@ -137,17 +139,17 @@ def _table(report: Report) -> Markup:
             (
                 join((tag("a", breakable(v.device), href=f"#device-{i + 1}"), " ", badge(v.kind) if v.kind else "")),
                 join((ship, where)),
+                *([tag("span", f"{v.reason.rstrip('.')}.", class_="why")] if few else []),
                 join((ms(t.p50_ms), tag("small", interval(t)))) if t else "—",
                 _against(v),
-                join((percent(score.top1), tag("small", points(v.top1_drop)))) if score else "—",
+                join((percent(score.top1), tag("small", _change(v.top1_drop)))) if score else "—",
                 megabytes(file.bytes) if file else "—",
             )
         )
-    heads = ("device", "ship", "p50, ms", "against float", "top-1", "size")
+    heads = ("device", "ship", *(["why"] if few else []), "p50, ms", "against float", "top-1", "size")
     caption = "Numbers of different kinds (measured, emulated, estimated) are never compared"
-    reasons = [tag("p", tag("b", v.device), f": {v.reason.rstrip('.')}.", class_="reason") for v in report.verdict]
-    listed = table(heads, cells, caption, words=2, stack=True)
-    return tag("article", heading, listed, *(reasons if every <= FEW else ()), class_="card ships")
+    listed = table(heads, cells, caption, words=3 if few else 2, stack=True)
+    return tag("article", heading, listed, class_="card ships")
 
 
 def _headline(verdicts: Sequence[Verdict]) -> list[str]:
@@ -163,6 +165,10 @@ def _headline(verdicts: Sequence[Verdict]) -> list[str]:
         return ["Ship ", *ships[0], *(word for each in ships[1:] for word in (", ", *each))]
     best, count = names.most_common(1)[0]
     return ["Ship ", tag("em", best), f" on {count} of {every} devices"]
+
+
+def _change(drop: float | None) -> str:
+    return "" if drop is None else f"{-drop:+.2f} points".replace("-", MINUS) if abs(drop) >= 0.005 else "as float"
 
 
 def _against(verdict: Verdict) -> str:
@@ -287,9 +293,9 @@ def _good(report: Report) -> Markup:
     top = percent(high) if percent(low) == percent(high) else f"{percent(low)} to {percent(high)}"
     drops = [v.top1_drop for v, _ in shipped if v.top1_drop is not None]
     lost = points(max(drops)) if drops else ""
-    allowed = f", {report.max_drop:g} points may be lost" if report.max_drop is not None else ""
+    bounded = f", {allowed(report.max_drop)}" if report.max_drop is not None else ""
     worst = min((s.agreement for _, s in shipped if s.agreement is not None), default=None)
-    words = f"top-1 on {shipped[0][1].images:,} test images{allowed}"
+    words = f"top-1 on {shipped[0][1].images:,} test images{bounded}"
     words += f"; {percent(worst)} of the answers are those of the float network" if worst is not None else ""
     return _answer("good", "How good?", top, lost, f"{words}.", picture)
 

@@ -103,3 +103,8 @@ def points(drop: float | None) -> str:
     if abs(drop) < 0.005:
         return "as good as float"
     return f"{abs(drop):.2f} points {'below' if drop > 0 else 'above'} float"
+
+
+def allowed(max_drop: float) -> str:
+    """``1 point may be lost``."""
+    return f"{max_drop:g} point{'' if max_drop == 1 else 's'} may be lost"
