@@ -2,13 +2,17 @@
 var box = (element) => element.getBoundingClientRect();
 var say = (e) => `${e.tagName}.${e.getAttribute("class") ?? ""} ${e.textContent.slice(0, 40)}`;
 var every = (selector, inside = document) => [...inside.querySelectorAll(selector)];
+// What only a screen reader meets.
+var hiddenRoots = () => every(".unseen, caption, thead").filter((e) => getComputedStyle(e).clipPath !== "none");
+var unseenIn = (roots) => { const known = new Set(roots.flatMap((e) => [e, ...every("*", e)])); return (e) => known.has(e); };
 var openAll = () => { for (const each of every("details")) each.open = true; };
 
 // How far down the title, the verdict and the two answers reach, in pixels.
 var first = () => ["h1", ".ships h3", "#fast", "#good"].map((name) => Math.round(box(document.querySelector(name)).bottom));
 
 var layout = () => {
-  const all = every("body *").filter((e) => e.checkVisibility() && !e.closest(".unseen"));
+  const unseen = unseenIn(hiddenRoots());
+  const all = every("body *").filter((e) => e.checkVisibility() && !unseen(e));
   const free = all.filter((e) => !e.closest(".scroll") || e.matches(".scroll"));
   const scrolls = all.filter((e) => e.matches(".scroll") && e.scrollWidth > e.clientWidth + 1);
   const style = (e) => getComputedStyle(e);
@@ -17,22 +21,25 @@ var layout = () => {
     wide: free.filter((e) => box(e).right > innerWidth + 1 || box(e).left < -1).map(say),
     hidden: scrolls.filter((e) => style(e).overflowX !== "auto" || e.tabIndex !== 0
       || !style(e).backgroundImage.includes("gradient")).map(say),
-    cut: all.filter((e) => !e.matches(".scroll, svg, svg *, caption") && e.clientWidth && style(e).overflowX !== "visible"
+    cut: all.filter((e) => !e.matches(".scroll, svg, svg *") && e.clientWidth && style(e).overflowX !== "visible"
       && e.scrollWidth > e.clientWidth + 1).map(say),
     over: all.filter((e) => e.matches("svg text") && !e.closest(".scroll")).filter((e) => {
       const card = box(e.closest(".card, .body"));
       return box(e).right > card.right || box(e).left < card.left;
     }).map(say),
-    broken: brokenWords(),
+    broken: brokenWords(unseen),
   };
 };
 
 // Words of up to 24 letters that stand on two lines.
-var brokenWords = () => {
+var brokenWords = (unseen) => {
   const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node = walk.nextNode(); node; node = walk.nextNode()) {
     const parent = node.parentElement;
-    if (!parent.checkVisibility() || parent.closest("svg, pre, script, style, .unseen")) continue;
+    if (!parent.checkVisibility() || parent.closest("svg, pre, script, style") || unseen(parent)) continue;
+    const whole = document.createRange();
+    whole.selectNodeContents(node);
+    if (whole.getClientRects().length < 2) continue;
     for (const word of node.data.matchAll(/[^\s\-–—/_.·,]+/g)) {
       if (word[0].length > 24) continue;
       const range = document.createRange();

@@ -205,9 +205,9 @@ def test_html_charts_have_names_and_tables() -> None:
     page = Page(html.render(report()))
     charts = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
     # first screen; two devices; threads, steps, sustained, two operator profiles; sizes, sensitivity, confusion, curves
-    assert len(charts) == 2 + 4 * 2 + 3 + 2 + 3 + 2
+    assert len(charts) == 3 + 4 * 2 + 3 + 2 + 3 + 2
     assert all(chart["aria-label"] for chart in charts)
-    assert page.count("table") >= len(charts) - 2
+    assert page.count("table") >= len(charts) - 3
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))

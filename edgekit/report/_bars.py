@@ -66,7 +66,7 @@ def bars(
         limit: a value and its name, drawn as a dashed line if it is close to the bars.
         styles: more CSS classes of each row, if they differ.
     """
-    most = max(max(r.value, r.p90 or 0, r.error[1] if r.error else 0) for r in rows) or 1.0
+    most = max(max(r.value, min(r.p90 or 0, 2 * r.value), r.error[1] if r.error else 0) for r in rows) or 1.0
     end = max(min(max(max(r.value, r.p99 or 0) for r in rows), FAR * most), most)
     shown = limit if limit is not None and limit[0] <= FAR * most else None
     end = max(end, shown[0] * 1.02 if shown else 0)
@@ -80,7 +80,8 @@ def bars(
         elif bar.p90 is not None and bar.p99 is not None:
             start, tip = x(bar.value), x(min(bar.p99, end))
             marks += [_mark("whisker cut" if bar.p99 > end else "whisker", start, tip - start)]
-            marks += [_mark("tick", x(min(bar.p90, end)))] + ([] if bar.p99 > end else [_mark("tick short", tip)])
+            marks += [_mark("tick", x(bar.p90))] if bar.p90 <= end else []
+            marks += [_mark("tick short", tip)] if bar.p99 <= end else []
         marks += [_mark("limit", x(shown[0]))] if shown else []
         look = " ".join((bar.tone, *styles[i : i + 1]))
         drawn.append(_row(bar.label, bar.shown, bar.title, marks, look, bar.ship))

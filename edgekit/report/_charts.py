@@ -15,6 +15,11 @@ from edgekit.types import Epoch
 WIDTH = 460
 LETTER = 7.4
 """Average width of a letter at the charts' largest font size, 13.5 units on a phone."""
+MOVES = sorted(
+    ((dx, dy) for dx in range(-120, 121, 3) for dy in range(-120, 121, 3)),
+    key=lambda move: (abs(move[1]) + 2.5 * abs(move[0]), move),
+)
+"""Where a mark may go that would cover another: the nearest first, and rather up or down than aside."""
 MARKS = {"litert": "circle", "tflite_runtime": "circle", "onnxruntime": "square"}
 
 
@@ -107,13 +112,11 @@ def apart(
         radii: their radii.
         area: left, top, right and bottom of where they may go.
     """
-    moves = [(dx, dy) for dx in range(-120, 121, 3) for dy in range(-120, 121, 3)]
-    moves.sort(key=lambda move: (abs(move[1]) + 2.5 * abs(move[0]), move))
     done: list[tuple[float, float]] = []
     for (x, y), r in zip(places, radii, strict=True):
         free = (
             (x + dx, y + dy)
-            for dx, dy in moves
+            for dx, dy in MOVES
             if (dx, dy) == (0, 0) or (area[0] <= x + dx - r and x + dx + r <= area[2])
             if (dx, dy) == (0, 0) or (area[1] <= y + dy - r and y + dy + r <= area[3])
             if all(math.hypot(x + dx - a, y + dy - b) >= r + s for (a, b), s in zip(done, radii, strict=False))

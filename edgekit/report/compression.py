@@ -73,7 +73,7 @@ def quantization(report: Report) -> Markup:
     digest = f"{quantization.images} calibration images"
     taken = next((rung.name for rung in quantization.rungs if rung.chosen), None)
     digest += f"; rung “{taken}” was chosen" if taken else ""
-    parts = [tag("p", f"Calibration images: SHA-256 {quantization.calibration_sha256[:12]}….", class_="lead")]
+    parts = [tag("p", f"Calibration images: SHA-256 {quantization.calibration_sha256[:12]}…", class_="lead")]
     parts += [tag("p", quantization.note, class_="muted")] if quantization.note else []
     if quantization.open_ends:
         plural = "s" if quantization.open_ends > 1 else ""
@@ -162,4 +162,4 @@ def _noise(sqnr_db: float) -> float:
 
 
 def _noise_words(sqnr_db: float) -> str:
-    return f"{100 * _noise(sqnr_db):.3g} %"
+    return f"{100 * _noise(sqnr_db):#.3g} %"

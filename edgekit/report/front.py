@@ -234,15 +234,38 @@ def _gains(report: Report) -> Markup:
     picture = _bars.bars(
         [bar for _, bar in parts], summary, (1.0, "as fast as float"), styles=[f"kind-{v.kind}" for v, _ in parts]
     )
+    if len(parts) <= FEW:
+        picture = _beside(report)
     low, high = min(ratios), max(ratios)
     if all(v.speedup is None for v, _ in rows):
         head, more = "Float", "is the fastest on every device"
     elif f"{low:.1f}" == f"{high:.1f}":
         head, more = speed(high) or ("", "")
     else:
-        head, more = f"{low:.2f}{TIMES} to {high:.2f}{TIMES}", "as fast as float"
+        head, more = f"{_ratio(low)} to {_ratio(high)}", "as fast as float"
     words = "p50 of the fastest float file over p50 of what ships, on the same device."
     return _answer("fast", "How fast?", head, more, words, picture)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.1f}{TIMES}" if value >= 1.1 or value == 1 else f"{value:.2f}{TIMES}"
+
+
+def _beside(report: Report) -> Markup:
+    """What ships on each device beside the fastest of the rest there, each device on its own scale."""
+    parts = []
+    for v in report.verdict:
+        panel = next((panel for panel in panels(report) if panel.device == v.device), None)
+        rows = [t for t in panel.rows if not t.reference] if panel else []
+        names = {id(t): f"{t.artifact} on {t.engine}, {threads(t.threads)}" for t in rows}
+        rows.sort(key=lambda t: (not chosen(report, t), names[id(t)] != v.baseline))
+        if panel is None or not rows:
+            continue
+        bars = [latency_bar(report, t) for t in sorted(rows[: MOST // len(report.verdict)], key=lambda t: t.p50_ms)]
+        summary = f"{panel.kind} latency on {v.device}: " + "; ".join(f"{bar.label} {bar.shown}" for bar in bars)
+        parts.append(tag("p", breakable(v.device), " ", badge(panel.kind), class_="device-name"))
+        parts.append(tag("div", _bars.bars(bars, summary), class_=f"kind-{panel.kind}"))
+    return join(parts)
 
 
 def latency_bar(report: Report, t: Timing) -> Bar:

@@ -49,7 +49,7 @@ def files(report: Report) -> Markup:
         if a.float_op_names
     ]
     right = figure("Contents", listed, *floats)
-    digest = f"{len(ordered)}, {megabytes(ordered[0].bytes)} to {megabytes(ordered[-1].bytes)}"
+    digest = f"{len(ordered)} files, {megabytes(ordered[0].bytes)} to {megabytes(ordered[-1].bytes)}"
     return fold(
         "files", "Files", digest, tag("div", figure("Size", _bars.bars(bars, summary)), right, class_="figures")
     )
@@ -90,7 +90,7 @@ def measurements(report: Report, device: str) -> list[Markup]:
         score, file = report.score(t.artifact, t.engine, device), report.artifact(t.artifact)
         cells.append(
             (
-                join((_named(t), tag("small", f"{t.engine} {t.engine_version}, ", ran(t, most=3)))),
+                join((_named(report, t), tag("small", f"{t.engine} {t.engine_version}, ", ran(t, most=3)))),
                 _spread(t),
                 percent(score.top1) if score else "—",
                 str(t.threads),
@@ -110,7 +110,7 @@ def measurements(report: Report, device: str) -> list[Markup]:
         ship = [i for i, t in enumerate(rows) if chosen(report, t)]
         kept = [i for i in range(len(heads)) if any(row[i] != NOT for row in cells)]
         shown = [[row[i] for i in kept] for row in cells]
-        parts.append(table([heads[i] for i in kept], shown, f"{device}: times in milliseconds", ship=ship))
+        parts.append(table([heads[i] for i in kept], shown, f"Times on {device} in milliseconds", ship=ship))
         if len(kept) < len(heads):
             left = ", ".join(head for i, head in enumerate(heads) if i not in kept)
             parts.append(tag("p", f"{left}: {NOT}.", class_="muted"))
@@ -142,9 +142,10 @@ def _elsewhere(rows: Sequence[Timing]) -> list[Markup]:
     return [details(named, table(heads, cells, "Operators by provider", words=3))] if cells else []
 
 
-def _named(t: Timing) -> Markup:
+def _named(report: Report, t: Timing) -> Markup:
     batch = f" (batch {t.batch})" if t.batch != 1 else ""
-    return join((f"{t.artifact}{batch}", *((" ", badge("reference")) if t.reference else ())))
+    ships = " ✓" if chosen(report, t) else ""
+    return join((f"{t.artifact}{batch}{ships}", *((" ", badge("reference")) if t.reference else ())))
 
 
 def _conditions(rows: Sequence[Timing]) -> list[str]:
