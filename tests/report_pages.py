@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 from edgekit.measurements import Timing
 from edgekit.report.contents import Report, StageRow, gather
+from edgekit.types import Rewrite
 from edgekit.verdict.rule import decide
 from tests.report_sample import CONFUSION, LABELS, accuracy, metrics, report
 
@@ -59,7 +60,11 @@ def one() -> Report:
     sample = report()
     rows = tuple(replace(t, load_average=2.71) for t in sample.latency if t.device == "host")
     verdict = decide("host", sample.artifacts, sample.accuracy, rows, NoLimits(), 1.0)
-    return replace(sample, latency=rows, failures=(), verdict=(verdict,), limits={})
+    rewrites = (
+        *sample.rewrites,
+        Rewrite("global_average_pool", "onnx", True, "needed: without it 1 operator is float"),
+    )
+    return replace(sample, latency=rows, failures=(), verdict=(verdict,), limits={}, rewrites=rewrites)
 
 
 def ten() -> Report:

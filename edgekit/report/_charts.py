@@ -13,8 +13,8 @@ from edgekit.report.svg import chart, line, linear, path, text, ticks
 from edgekit.types import Epoch
 
 WIDTH = 460
-LETTER = 7.4
-"""Average width of a letter at the charts' largest font size, 13.5 units on a phone."""
+LETTER = 7.9
+"""Average width of a letter at the charts' largest font size, 14.5 units on a phone."""
 MOVES = sorted(
     ((dx, dy) for dx in range(-120, 121, 3) for dy in range(-120, 121, 3)),
     key=lambda move: (abs(move[1]) + 2.5 * abs(move[0]), move),

@@ -92,7 +92,8 @@ def table(
     )
     body = []
     for r, row in enumerate(rows):
-        cells = [tag("th", row[0], scope="row", role=named and "rowheader")]
+        first = row[0] if isinstance(row[0], Markup) else breakable(row[0])
+        cells = [tag("th", first, scope="row", role=named and "rowheader")]
         for i, cell in enumerate(row[1:], start=1):
             label, role = (headers[i], "cell") if stack else (None, None)
             cells.append(tag("td", cell, class_=None if i < words else "n", data_label=label, role=role))
