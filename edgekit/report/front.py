@@ -13,8 +13,9 @@ from edgekit.report._panels import chosen, label, panels, precision_tone, with_i
 from edgekit.report.cautions import cautions
 from edgekit.report.contents import Report
 from edgekit.report.markup import Markup, badge, breakable, join, table, tag
-from edgekit.report.svg import TIMES, allowed, megabytes, ms, percent, points, speed, threads
+from edgekit.report.svg import TIMES, allowed, megabytes, ms, percent, points, smaller, speed, threads
 from edgekit.types import Accuracy
+from edgekit.verdict.rule import FLOAT
 
 FEW = 3
 """Up to this many devices, each reason is in the table of verdicts; it is with the device in any case."""
@@ -102,9 +103,7 @@ def _card(report: Report, verdict: Verdict) -> Markup:
     facts = []
     file, timing = report.artifact(verdict.artifact), report.timing(verdict)
     if file is not None:
-        ratio = verdict.size_ratio
-        smaller = f"{ratio:.1f}{TIMES} smaller than float" if ratio and ratio > 1 else ""
-        facts.append((megabytes(file.bytes), "file", smaller))
+        facts.append((megabytes(file.bytes), "file", smaller(verdict.size_ratio)))
     if timing is not None and timing.rss_bytes:
         facts.append((megabytes(timing.rss_bytes), "peak memory", "with the engine"))
     if timing is not None and timing.load_ms:
@@ -141,7 +140,7 @@ def _table(report: Report) -> Markup:
                 join((ship, where)),
                 *([tag("span", f"{v.reason.rstrip('.')}.", class_="why")] if few else []),
                 join((ms(t.p50_ms), tag("small", interval(t)))) if t else "—",
-                _against(v),
+                _against(report, v),
                 join((percent(score.top1), tag("small", _change(v.top1_drop)))) if score else "—",
                 megabytes(file.bytes) if file else "—",
             )
@@ -171,12 +170,17 @@ def _change(drop: float | None) -> str:
     return "" if drop is None else f"{-drop:+.2f} points".replace("-", MINUS) if abs(drop) >= 0.005 else "as float"
 
 
-def _against(verdict: Verdict) -> str:
+def _against(report: Report, verdict: Verdict) -> str:
     """``2.0x``, ``3.8 % faster``, ``float``."""
     if not verdict.artifact:
         return "—"
     gain = speed(verdict.speedup)
-    return f"{gain[0]} {gain[1].partition(' ')[0]}".removesuffix(" as") if gain else "is float"
+    return f"{gain[0]} {gain[1].partition(' ')[0]}".removesuffix(" as") if gain else _why_no_gain(report, verdict)
+
+
+def _why_no_gain(report: Report, verdict: Verdict) -> str:
+    file = report.artifact(verdict.artifact)
+    return "float ships" if file is not None and file.precision in FLOAT else "no float file"
 
 
 def interval(t: Timing) -> str:
@@ -213,7 +217,7 @@ def _fast(report: Report) -> Markup:
         return _answer("fast", "How fast?", "—", "nothing ships", "", tag("div", picture, class_=f"kind-{panel.kind}"))
     words = f"p50 of one inference{f', 95 % interval {interval(shipped)} ms' if shipped.p50_ci else ''}"
     words += f"; float: {verdict.baseline}" if verdict.baseline else ""
-    gain = " ".join(speed(verdict.speedup) or ("the fastest file is float",))
+    gain = " ".join(speed(verdict.speedup) or (_why_no_gain(report, verdict),))
     body = tag("div", picture, class_=f"kind-{panel.kind}")
     return _answer("fast", "How fast?", f"{ms(shipped.p50_ms)} ms", gain, f"{words}.", body)
 
@@ -225,7 +229,7 @@ def _gains(report: Report) -> Markup:
         if v.artifact is None or t is None:
             parts.append((v, Bar(v.device, 0, "nothing ships", "tone-other")))
         else:
-            shown = "float ships" if v.speedup is None else _against(v)
+            shown = _against(report, v)
             parts.append((v, Bar(v.device, v.speedup or 1.0, shown, precision_tone(report, v.artifact))))
     if not any(bar.value for _, bar in parts):
         return _answer("fast", "How fast?", "—", "nothing ships", "", "")
@@ -238,7 +242,7 @@ def _gains(report: Report) -> Markup:
         picture = _beside(report)
     low, high = min(ratios), max(ratios)
     if all(v.speedup is None for v, _ in rows):
-        head, more = "Float", "is the fastest on every device"
+        head, more = "—", "nothing that ships was compared with a float file"
     elif f"{low:.1f}" == f"{high:.1f}":
         head, more = speed(high) or ("", "")
     else:

@@ -96,6 +96,14 @@ def speed(ratio: float | None) -> tuple[str, str] | None:
     return f"{slower:.1f}{TIMES}" if slower >= 1.1 else f"{100 * (slower - 1):.1f} %", "slower than float"
 
 
+def smaller(ratio: float | None) -> str:
+    """A ratio of sizes in words: ``3.7 x smaller than float``, or a percentage close to 1; empty if not above 1."""
+    if ratio is None or ratio <= 1:
+        return ""
+    share = f"{ratio:.1f}{TIMES}" if ratio >= 1.1 else f"{100 * (1 - 1 / ratio):.1f} %"
+    return f"{share} smaller than float"
+
+
 def points(drop: float | None) -> str:
     """Points of top-1 lost against float: ``0.52 points below float``; empty for None."""
     if drop is None:
