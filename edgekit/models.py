@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,6 @@ from typing import Any, cast
 import timm
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,7 +27,12 @@ from edgekit.config.recipe import ModelSection
 from edgekit.data.listing import expand
 from edgekit.disk.atomic import write_bytes
 from edgekit.errors import InputError
+from edgekit.graph import eager
 from edgekit.types import Checkpoint, InputSpec, ModelSpec
+from edgekit.weights import choice
+from edgekit.weights import file as weights_file
+from edgekit.weights.file import WeightsFile
+from edgekit.weights.match import Slots
 
 WEIGHTS = "model.safetensors"
 _TORCHVISION = "torchvision/"
@@ -36,7 +40,12 @@ _CONSTRUCTOR_ERRORS = (TypeError, ValueError, KeyError, IndexError, AssertionErr
 
 
 def create(
-    section: ModelSection, num_classes: int, size: int, base: Path, swap: bool = True
+    section: ModelSection,
+    num_classes: int,
+    size: int,
+    base: Path,
+    swap: bool = True,
+    tell: Callable[[str], object] = str,
 ) -> tuple[nn.Module, ModelSpec, InputSpec]:
     """Build the recipe's network with its weights, for the task's classes.
 
@@ -50,6 +59,7 @@ def create(
         size: side of the square input in pixels.
         base: folder that relative paths start from.
         swap: whether a head that does not fit may be swapped.
+        tell: called with each line that says what of a weights file was taken.
 
     Returns:
         The network (eval mode, CPU, float32), how to rebuild it, and the preprocessing that its
@@ -64,16 +74,20 @@ def create(
     options = {key: value for key, value in section.options.items() if key != "num_classes"}
     spec = ModelSpec(_anchor(section.name, base), num_classes, options)
     module = build(spec, base)
+    eager.release(module)
+    notes: list[str] = []
     if section.weights == "none":
         preprocessing = _plain()
     elif section.weights == "pretrained":
         state, preprocessing = _pretrained(spec)
-        _fit(module, state, f'model.weights = "pretrained" ({section.name})', swap)
+        notes = _fill(module, WeightsFile(f'model.weights = "pretrained" ({section.name})', {"": state}, True), swap)
     else:
-        path = expand(section.weights, base)
         preprocessing = _expected(spec)
-        _fit(module, read(path), str(path), swap)
+        notes = _fill(module, weights_file.read(expand(section.weights, base)), swap, section)
+    for note in notes:
+        tell(note)
     _try_out(module.eval(), spec, size)
+    eager.check_repeatable(module, (3, size, size))
     return module, spec, _input_spec(section, size, preprocessing)
 
 
@@ -132,11 +146,12 @@ def load(folder: Path) -> tuple[nn.Module, Checkpoint]:
     """
     checkpoint = checkpoint_file.load(folder)
     module = build(checkpoint.model, folder)
+    eager.release(module)
     if checkpoint.plan is not None:
         from edgekit.prune import apply  # Torch-Pruning, which few networks need
 
         apply.apply(module, checkpoint.plan, checkpoint.input.size)
-    _fit(module, read(folder / checkpoint.weights), str(folder / checkpoint.weights), swap=False)
+    _fill(module, weights_file.read(folder / checkpoint.weights), swap=False)
     return module.eval(), checkpoint
 
 
@@ -146,31 +161,6 @@ def state(module: nn.Module) -> dict[str, Tensor]:
         key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, tensor in module.state_dict().items()
     }
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a ``.safetensors`` file or a torch pickle (tensors only, nothing is executed).
-
-    Wrappers ``{"state_dict": ...}`` and ``{"model": ...}`` and the prefix ``module.`` are removed.
-
-    Raises:
-        InputError: missing, unreadable, or not a state dict.
-    """
-    if not path.is_file():
-        raise InputError(f'{path}: no such weights file (or use weights = "pretrained" or "none")')
-    try:
-        if path.suffix == ".safetensors":
-            return cast(dict[str, Tensor], load_file(path))
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling garbage raises anything
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"{path}: cannot be read as weights: {reason}") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"{path}: contains no state dict (a mapping of names to tensors)")
-    return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
 
 
 def head(module: nn.Module) -> nn.Module:
@@ -219,37 +209,17 @@ def _head_name(module: nn.Module) -> str:
     raise InputError("model.name: this network has neither a linear layer nor a convolution to serve as classifier")
 
 
-def _fit(module: nn.Module, state: Mapping[str, Tensor], source: str, swap: bool) -> None:
-    """Load `state`; only the head may have another number of classes."""
-    own = module.state_dict()
-    name = _head_name(module)
-    in_head = {key for key in own if key == name or key.startswith(f"{name}.")}
-    # Files from before PyTorch 0.4.1 lack the counters of BatchNorm, which nothing here reads.
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    extra = [key for key in state if key not in own]
-    differ = [key for key in own if key in state and own[key].shape != state[key].shape]
-    swapped = [key for key in differ if key in in_head and own[key].shape[1:] == state[key].shape[1:]]
-    problems = [
-        f"{key} is {_shape(state[key])}, the network's {_shape(own[key])}" for key in differ if key not in swapped
-    ]
-    problems += [f"{key} is missing" for key in missing if not (swap and key in in_head)]
-    problems += [f"{key} is not in the network" for key in extra if not key.startswith(f"{name}.")]
-    if problems:
-        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise InputError(f"{source}: does not fit the network: {'; '.join(problems[:3])}{more}")
-    if swapped and not swap:
-        rows = state[swapped[0]].shape[0]
-        raise InputError(
-            f"{source}: its head has {rows} classes, but the data has {own[swapped[0]].shape[0]}: "
-            "add a [train] section, or data.labels with all of the weights' classes"
-        )
-    module.load_state_dict(
-        {key: value for key, value in state.items() if key not in swapped and key in own}, strict=False
+def _fill(module: nn.Module, file: WeightsFile, swap: bool, section: ModelSection | None = None) -> list[str]:
+    """Load what a file holds for this network; returns what a reader should know about it.
+
+    Only the head may have another number of classes, and only if `swap`.
+    """
+    slots = Slots(module.state_dict(), _head_name(module), swap)
+    fit, notes = choice.take(
+        file, slots, section.weights_entry if section else None, section.weights_match if section else "name"
     )
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(str(side) for side in tensor.shape) or "a scalar"
+    module.load_state_dict(dict(fit.state), strict=False)
+    return notes
 
 
 def _anchor(name: str, base: Path) -> str:
@@ -258,11 +228,16 @@ def _anchor(name: str, base: Path) -> str:
     return f"{(base / file).resolve()}:{function}" if colon and file.endswith(".py") else name
 
 
-def _from_file(spec: ModelSpec, base: Path) -> nn.Module:
-    file, _, function = spec.name.rpartition(":")
+def constructor(name: str, base: Path) -> Callable[..., Any]:
+    """The function that a ``file.py:function`` names: runs the file, but does not call the function.
+
+    Raises:
+        InputError: no such file, it cannot be imported, or it has no such function.
+    """
+    file, _, function = name.rpartition(":")
     path = base / file
     if not path.is_file():
-        raise InputError(f"model.name = {spec.name}: no such file")
+        raise InputError(f"model.name = {name}: no such file")
     module_spec = importlib.util.spec_from_file_location(f"edgekit_user_{path.stem}", path)
     assert module_spec is not None  # true of any .py file
     assert module_spec.loader is not None
@@ -271,14 +246,20 @@ def _from_file(spec: ModelSpec, base: Path) -> nn.Module:
         module_spec.loader.exec_module(code)
     except Exception as error:
         raise InputError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
-    constructor = getattr(code, function, None)
-    if not callable(constructor):
+    found = getattr(code, function, None)
+    if not callable(found):
         public = [name for name, value in vars(code).items() if callable(value) and not name.startswith("_")]
         raise InputError(f"{path}: {no_such(function, public, 'function')}")
+    return cast(Callable[..., Any], found)
+
+
+def _from_file(spec: ModelSpec, base: Path) -> nn.Module:
+    make = constructor(spec.name, base)
     with _refusals(spec):
-        module = constructor(num_classes=spec.num_classes, **spec.options)
+        module = make(num_classes=spec.num_classes, **spec.options)
     if not isinstance(module, nn.Module):
-        raise InputError(f"{path}: {function} returned {type(module).__name__}, not a torch.nn.Module")
+        file, _, function = spec.name.rpartition(":")
+        raise InputError(f"{base / file}: {function} returned {type(module).__name__}, not a torch.nn.Module")
     return module
 
 

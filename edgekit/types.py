@@ -45,11 +45,13 @@ class Sample:
 class Finding:
     """Something that cleaning found in the data, and what was done about it."""
 
-    kind: Literal["unreadable", "mode", "orientation", "duplicate", "conflict", "leak"]
-    """`conflict`: the same pixels under two labels. `leak`: the same pixels in two splits."""
+    kind: Literal["unreadable", "mode", "range", "orientation", "duplicate", "conflict", "leak"]
+    """`range`: nearly black. `conflict`: the same pixels under two labels. `leak`: the same pixels in two splits."""
     path: str
     detail: str
     action: Literal["drop", "keep"]
+    count: int = 1
+    """Number of images that it stands for; `path` is the first of them."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,10 @@ class Checkpoint:
     """Multiply-adds of one image."""
     plan: PrunePlan | None = None
     """What was pruned from the network that `model` names; None if nothing was."""
+    notes: tuple[str, ...] = ()
+    """Where its weights come from, a line each: which entry of a file, without which prefix."""
+    doubts: tuple[str, ...] = ()
+    """Why it may not be what was meant, a line each: the order of its classes."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from html.parser import HTMLParser
 
+from edgekit.device.file import LimitsSection
 from edgekit.measurements import Timing
 from edgekit.report.contents import Report, StageRow, gather
 from edgekit.types import Rewrite
@@ -59,7 +60,7 @@ def one() -> Report:
     """A report of the host alone, judged by the rule, measured while the machine was busy."""
     sample = report()
     rows = tuple(replace(t, load_average=2.71) for t in sample.latency if t.device == "host")
-    verdict = decide("host", sample.artifacts, sample.accuracy, rows, NoLimits(), 1.0)
+    verdict = decide("host", sample.artifacts, sample.accuracy, rows, LimitsSection(), 1.0)
     rewrites = (
         *sample.rewrites,
         Rewrite("global_average_pool", "onnx", True, "needed: without it 1 operator is float"),
@@ -83,18 +84,12 @@ def ten() -> Report:
             row = row if i == 0 else replace(row, sustained=())
             row = replace(row, p50_ci=(0.98 * p50, 1.03 * p50), p90_ci=None, p99_ci=None)
             rows.append(row if kind == "measured" else replace(row, samples=(), p90_ms=None, p99_ms=None))
-    verdicts = tuple(decide(name, sample.artifacts, sample.accuracy, rows, NoLimits(), 1.0) for name in names)
+    verdicts = tuple(decide(name, sample.artifacts, sample.accuracy, rows, LimitsSection(), 1.0) for name in names)
     machines = {name: replace(sample.machines["host"], hostname=name) for name in names}
     shown = tuple(replace(profile, device=name) for name in names for profile in sample.operators)
     return replace(
         sample, latency=tuple(rows), verdict=verdicts, machines=machines, operators=shown, failures=(), limits={}
     )
-
-
-class NoLimits:
-    """A device that accepts everything."""
-
-    p90_ms = size_mb = rss_mb = None
 
 
 class Page(HTMLParser):

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit import choices
+from edgekit.device.file import LimitsSection
 from edgekit.report import _charts, _plots, background, front, markup, svg
 from edgekit.report._schema import schema
 from edgekit.report.contents import summarise
@@ -26,7 +27,7 @@ from edgekit.report.formats import html, markdown
 from edgekit.report.formats import json as json_format
 from edgekit.types import Index, Sample
 from edgekit.verdict.rule import decide
-from tests.report_pages import HOSTILE, NoLimits, Page, bare, hostile, lost, no_accuracy, one
+from tests.report_pages import HOSTILE, Page, bare, hostile, lost, no_accuracy, one
 from tests.report_sample import CONFUSION, metrics, report, timing
 
 
@@ -116,7 +117,11 @@ def test_schema_rejects_a_wrong_report_and_describes_its_fields() -> None:
         jsonschema.validate(found, schema())
     described = schema()
     assert "execution provider" in described["$defs"]["Timing"]["properties"]["provider"]["description"].lower()
-    assert set(described["required"]) == set(described["properties"]) - {"operators", "golden"}  # older files have none
+    assert set(described["required"]) == set(described["properties"]) - {
+        "operators",
+        "golden",
+        "warnings",
+    }  # older files have none
 
 
 # Markdown
@@ -201,6 +206,14 @@ def test_html_says_the_verdict_first_and_labels_every_number() -> None:
     assert "No verdict" in "".join(Page(html.render(bare())).text)
 
 
+def test_reports_say_beside_the_verdict_why_the_scores_may_mean_little() -> None:
+    warned = replace(report(), warnings=("test split: top-1 of <33%> is no better than guessing",))
+    page = " ".join("".join(Page(html.render(warned)).text).split())
+    assert page.index("Careful. test split: top-1 of <33%> is no better than guessing.") < page.index("Ship ")
+    assert "- **Careful**: test split: top-1 of \\<33%\\> is" in markdown.render(warned)
+    assert "Careful" in markdown.render(replace(bare(), warnings=warned.warnings))
+
+
 def test_html_charts_have_names_and_tables() -> None:
     page = Page(html.render(report()))
     charts = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
@@ -278,11 +291,11 @@ def test_html_and_the_verdict_say_the_same_gain(gain: float) -> None:
     """The ratio or the percentage of the reason is the one of "How fast?"; float, if it is the fastest, has none."""
     sample = report()
     rows = (timing("tflite-fp32", "litert", gain), timing("tflite-int8", "litert", 1.0))
-    verdict = decide("host", sample.artifacts, sample.accuracy, rows, NoLimits(), 1.0)
+    verdict = decide("host", sample.artifacts, sample.accuracy, rows, LimitsSection(), 1.0)
     page = Page(front.verdict(replace(sample, latency=rows, verdict=(verdict,), limits={})))
     words = " ".join("".join(page.text).partition("How fast?")[2].partition("How good?")[0].split())
     said = re.search(r"p50 \S+ ms, ([\d.]+)(x| %) faster", verdict.reason)
-    assert (said is None) == (verdict.artifact == "tflite-fp32")
+    assert said or gain < 1.06 or verdict.artifact == "tflite-fp32"  # what is as fast is chosen by something else
     if said:
         times = (
             f"{said[1]}\N{MULTIPLICATION SIGN} as fast as float" if said[2] == "x" else f"{said[1]} % faster than float"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekit.reach import runtime_zip
 from edgekit.runtime import __main__ as cli
 from edgekit.runtime import _load, load
 from edgekit.runtime.engines import onnxruntime
@@ -86,6 +87,63 @@ def test_predict_goes_on_after_bad_images(folder: Path) -> None:
     ]
 
 
+LATIN = os.fsdecode(b"caf\xe9.png")
+
+
+@pytest.fixture
+def odd(folder: Path, tmp_path: Path) -> Path:
+    """A folder with a name that is not UTF-8, a pipe, a dangling link, a loop, and what an archiver left."""
+    (tmp_path / "waste.edgekit").write_bytes((folder / "waste.edgekit").read_bytes())
+    image = (folder / "images/b.png").read_bytes()
+    odd = tmp_path / "odd"
+    for name in (LATIN, "broken" + LATIN, "plain.png", "__MACOSX/._plain.png", "._plain.png"):
+        (odd / name).parent.mkdir(exist_ok=True, parents=True)
+        (odd / name).write_bytes(b"no image" if "broken" in name or "._" in name else image)
+    os.mkfifo(odd / "pipe.png")
+    (odd / "gone.png").symlink_to("nowhere.png")
+    (odd / "again").symlink_to(".")
+    return tmp_path
+
+
+@pytest.mark.parametrize("way", [["-m", "edgekit.runtime"], ["-m", "edgekit"], ["app.pyz"]], ids="".join)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_predict_reads_on_past_what_is_no_file(odd: Path, way: list[str], as_json: bool) -> None:
+    if way == ["app.pyz"]:
+        runtime_zip.write(odd / "app.pyz")
+    words = [sys.executable, *way, "predict", "waste.edgekit", "odd", *(["--json"] if as_json else [])]
+    answer = subprocess.run(words, cwd=odd, env=environment(), capture_output=True, timeout=60)
+    assert answer.returncode == 1
+    lines = answer.stdout.decode().splitlines()  # valid UTF-8
+    if as_json:
+        assert [json.loads(line)["image"] for line in lines] == [f"odd/{LATIN}", "odd/plain.png"]
+    else:
+        assert [line.partition(": ")[0] for line in lines] == [r"odd/caf\udce9.png", "odd/plain.png"]
+    assert sorted(answer.stderr.decode().splitlines()) == [
+        r"edgekit: odd/brokencaf\udce9.png: not an image of a known format",
+        "edgekit: odd/gone.png: a link that leads nowhere",
+        "edgekit: odd/pipe.png: a pipe, not a file",
+    ]
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8", "en_US.UTF-8"])
+def test_predict_takes_any_name_from_the_command_line_and_stdin(odd: Path, locale: str) -> None:
+    words = [sys.executable, "-m", "edgekit.runtime", "predict", "waste.edgekit", "-", f"odd/{LATIN}", "odd/p*e.png"]
+    given = os.fsencode(f"odd/{LATIN}\nodd/pipe.png\n/dev/zero\n")
+    env = environment(LC_ALL=locale)
+    answer = subprocess.run(words, cwd=odd, env=env, input=given, capture_output=True, timeout=60)
+    lines = answer.stdout.decode().splitlines()
+    assert [line.partition(": ")[0] for line in lines] == 2 * [r"odd/caf\udce9.png"]
+    wanted = ["/dev/zero: a device, not a file", *2 * ["odd/pipe.png: a pipe, not a file"]]
+    assert sorted(answer.stderr.decode().splitlines()) == [f"edgekit: {text}" for text in wanted]
+
+
+def test_predict_reads_a_pipe_that_the_shell_opened(odd: Path) -> None:
+    line = f"{sys.executable} -m edgekit.runtime predict waste.edgekit <(cat odd/plain.png)"
+    answer = subprocess.run(["bash", "-c", line], cwd=odd, env=environment(), capture_output=True, timeout=60)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith(b"/dev/fd/")
+
+
 def test_predict_takes_arrays_where_the_model_does(folder: Path, shared: Path, tmp_path: Path) -> None:
     from tests.test_runtime_model import third_party
 
@@ -129,7 +187,12 @@ def test_bench_prints_what_the_profiler_reads(folder: Path) -> None:
     said = subprocess.run(argv, input="\n".join(map(json.dumps, talk)), capture_output=True, text=True, check=True)
     first, samples, last = map(json.loads, said.stdout.splitlines())
     also = {"warmup_used", "stable", "end_to_end", "end_to_end_of", "energy_mj", "energy"}
-    assert first.keys() | samples.keys() | last.keys() | {"artifact", "engine", "threads"} | also == answer.keys()
+    also |= {"file_bytes", "resident_bytes", "p50_ms", "p90_ms", "min_ms", "artifact", "engine", "threads"}
+    assert first.keys() | samples.keys() | last.keys() | also == answer.keys() | {"model_bytes"}
+    assert answer["file_bytes"] == len(bundles.model(int8=True))
+    assert answer["min_ms"] == min(answer["ms"])
+    assert answer["min_ms"] <= answer["p50_ms"] <= answer["p90_ms"] <= max(answer["ms"])
+    assert sum(ms <= answer["p50_ms"] for ms in answer["ms"]) >= len(answer["ms"]) / 2
     assert answer["end_to_end_of"] == "2 golden images"
     assert answer["end_to_end"].keys() == {"decode_ms", "preprocess_ms", "infer_ms", "postprocess_ms", "total_ms"}
     assert min(answer["end_to_end"].values()) > 0
@@ -159,14 +222,21 @@ def test_selftest_checks_everything(folder: Path) -> None:
         assert line.startswith(f"{artifact} on onnxruntime: ok: {onnxruntime.version()}, CPUExecutionProvider: golden")
 
 
+def test_selftest_says_when_there_is_no_signature_to_check(folder: Path) -> None:
+    path = folder / "waste.edgekit"
+    assert here("selftest", path)[1] == "signature: not checked: the bundle is not signed"
+    line = here("selftest", path, "--key", bundles.public())[1]
+    assert line.endswith(": the bundle is not signed, so no --key was tried; to refuse it, add --require-signature")
+
+
 def test_selftest_fails_with_the_reason(folder: Path, tmp_path: Path) -> None:
     manifest, members = bundles.contents()
     members["golden/fp32-onnx.npy"] = bundles.npy(bundles.expected(bundles.pixels()) + np.float32(1))
     path = bundles.write(tmp_path / "x.edgekit", bundles.seal(manifest, members))
     lines = here("selftest", path, code=1)
-    assert [line.split(": ")[1] for line in lines] == ["ok", "ok", "ok", "failed"]
+    assert [line.split(": ")[1] for line in lines] == ["ok", "not checked", "ok", "failed"]
     assert "golden vector" in lines[3]
-    assert [json.loads(line)["ok"] for line in here("selftest", path, "--json", code=1)] == [True, True, True, False]
+    assert [json.loads(line)["ok"] for line in here("selftest", path, "--json", code=1)] == [True, None, True, False]
     damaged = bytearray((folder / "waste.edgekit").read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(damaged)
@@ -196,6 +266,7 @@ def test_info_says_what_runs_here(folder: Path) -> None:
 def test_results_are_alone_on_stdout_when_an_engine_prints(folder: Path) -> None:
     code = """
 import os, sys
+from edgekit.reach import runtime_zip
 from edgekit.runtime import __main__ as cli
 from edgekit.runtime.engines import onnxruntime
 load = onnxruntime.load
@@ -212,6 +283,15 @@ sys.exit(cli.as_program())
     )
     assert json.loads(answer.stdout)["image"] == "images/a.PNG"
     assert "chatter from native code" in answer.stderr
+
+
+def test_words_after_a_double_dash_are_images(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "-dash.png").write_bytes((folder / "images" / "b.png").read_bytes())
+    for words in (["edgekit"], ["edgekit.runtime"]):
+        argv = [sys.executable, "-m", *words, "predict", str(folder / "waste.edgekit"), "--top", "2", "--", "-dash.png"]
+        answer = subprocess.run(argv, capture_output=True, text=True, env=environment(), cwd=tmp_path)
+        assert answer.stdout.startswith("-dash.png: "), answer.stderr
+        assert answer.returncode == 0
 
 
 def test_a_closed_pipe_ends_quietly(folder: Path) -> None:

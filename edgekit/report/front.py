@@ -55,9 +55,8 @@ def header(report: Report) -> Markup:
 def verdict(report: Report) -> Markup:
     """What to ship, and the two answers beside it."""
     alarms = [tag("p", tag("strong", f"{title}. "), words, class_="alarm") for title, words in _broken(report)]
-    alarms += [
-        tag("p", tag("strong", f"{title}. "), words, class_="alarm caution") for title, words in cautions(report)
-    ]
+    doubts = [*(("Careful", f"{text}.") for text in report.warnings), *cautions(report)]
+    alarms += [tag("p", tag("strong", f"{title}. "), words, class_="alarm caution") for title, words in doubts]
     several = len(report.verdict) > 1
     ship = _table(report) if several else _card(report, report.verdict[0]) if report.verdict else _none(report)
     look = "cards several" if len(report.verdict) > FEW else "cards few" if several else "cards"
@@ -99,7 +98,8 @@ def _card(report: Report, verdict: Verdict) -> Markup:
         heading = tag("h3", "Nothing to ship")
         return tag("article", top, heading, reason, limits(report, verdict.device), class_="card ships none")
     heading = tag("h3", "Ship ", tag("em", verdict.artifact))
-    where = tag("p", f"on {verdict.engine}, {threads(verdict.threads)}", class_="where")
+    by = "" if verdict.by == "p50" else f"; decided by {verdict.by}"
+    where = tag("p", f"on {verdict.engine}, {threads(verdict.threads)}{by}", class_="where")
     facts = []
     file, timing = report.artifact(verdict.artifact), report.timing(verdict)
     if file is not None:

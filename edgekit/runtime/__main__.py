@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import glob
+import io
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
@@ -17,6 +19,7 @@ from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, Any
 
 from edgekit import __version__
+from edgekit.runtime import files, terminal
 from edgekit.runtime.errors import RuntimeFault, first_line
 
 if TYPE_CHECKING:
@@ -109,7 +112,7 @@ def _count(text: str) -> int:
 
 
 def _complain(line: str) -> None:
-    sys.stderr.write(f"edgekit: {line}\n")
+    sys.stderr.write(f"edgekit: {terminal.lines(line)}\n")
     sys.stderr.flush()
 
 
@@ -154,29 +157,40 @@ def _predict(options: argparse.Namespace, out: IO[str]) -> int:
 def expand(words: Sequence[str], stdin: IO[str]) -> Iterator[tuple[str, str]]:
     """Paths that the command line names, in order, each with the reason it cannot be used ("" if it can).
 
-    A folder stands for the images in it and below, sorted; a word with ``*?[`` that is not a file, for its matches,
-    sorted; ``-`` for the lines of stdin.
+    A folder stands for the images in it and below, sorted, but for hidden ones; links to folders are not followed. A
+    word with ``*?[`` that is not a file stands for its matches, sorted; ``-`` for the lines of stdin.
     """
     for word in words:
         if word == "-":
-            yield from ((line.rstrip("\r\n"), "") for line in stdin if line.strip())
+            lines = (line.rstrip("\r\n") for line in stdin)
+            yield from ((line, files.trouble(line)) for line in lines if line.strip())
         elif os.path.isdir(word):
-            images = sorted(
-                os.path.join(folder, name)
-                for folder, _, names in os.walk(word)
-                for name in names
-                if name.lower().endswith(SUFFIXES)
-            )
-            yield from ((path, "") for path in images)
-            if not images:
+            found = [(path, reason) for path, reason in files.walk(word, links=False) if _counts(path, reason)]
+            yield from ((os.path.join(word, path), reason) for path, reason in found)
+            if not found:
                 yield word, f"no images in this folder ({' '.join(SUFFIXES)})"
         elif glob.has_magic(word) and not os.path.exists(word):
             matches = sorted(path for path in glob.glob(word, recursive=True) if not os.path.isdir(path))
-            yield from ((path, "") for path in matches)
+            yield from ((path, files.trouble(path)) for path in matches)
             if not matches:
                 yield word, "matches no file"
         else:
-            yield word, ""
+            yield word, "" if _is_open(word) else files.trouble(word)
+
+
+def _counts(path: str, reason: str) -> bool:
+    """Whether a file of a folder is an input, or a folder in it cannot be read."""
+    return path.lower().endswith(SUFFIXES) or reason.startswith("a folder")
+
+
+def _is_open(path: str) -> bool:
+    """Whether a path is one end of a pipe that the shell has opened: ``<(command)``."""
+    if not path.startswith(("/dev/fd/", "/proc/self/fd/", "/dev/stdin")):
+        return False
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _array(path: str) -> tuple[Any, str]:
@@ -195,9 +209,9 @@ def _line(path: str, result: Result, top: int, as_json: bool) -> str:
         row: dict[str, Any] = {"image": path, "label": result.label, "index": result.index, "score": result.score}
         if top > 1:
             row["top"] = [{"label": c.label, "index": c.index, "score": c.score} for c in best]
-        return json.dumps({**row, "ms": round(result.ms, 3)}, ensure_ascii=False)
+        return terminal.json_line({**row, "ms": round(result.ms, 3)})
     names = (f"{c.label if c.label is not None else c.index} {c.score:.2%}" for c in best)
-    return f"{path}: {', '.join(names)} ({result.ms:.1f} ms)"
+    return terminal.line(f"{path}: {', '.join(names)} ({result.ms:.1f} ms)")
 
 
 # ---- bench ----
@@ -211,14 +225,19 @@ def _bench(options: argparse.Namespace, out: IO[str]) -> int:
     bundle = _opened(options, options.verify)
     chosen, engine = _load.choose(bundle, options.engine, options.artifact)
     threads = options.threads or _load.shipped_threads(bundle.manifest, chosen["id"], engine)
+    size = len(bundle.model(chosen))
     if options.verify == "golden":
         _replayed(options, chosen["id"], engine)
     del bundle  # its memory is not the model's
     session, x, ready = bench.open_session(options.bundle, engine, threads, options.provider, 0, chosen["id"])
     used, stable = _measure.warm_up(session.run, x, options.warmup, options.seconds)
     ms = _measure.measure(session.run, x, 0, options.seconds, 20)
+    ordered = sorted(ms)
+    p50, p90 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.9))
+    ready["resident_bytes"] = ready.pop("model_bytes")  # most of it is the engine's, for a small file
     answer = {
-        "artifact": chosen["id"], "engine": engine, "threads": threads, **ready, "warmup_used": used, "stable": stable,
+        "artifact": chosen["id"], "engine": engine, "threads": threads, "file_bytes": size, **ready,
+        "p50_ms": p50, "p90_ms": p90, "min_ms": ordered[0], "warmup_used": used, "stable": stable,
         "ms": ms, "load_average": _measure.load_average(), "rss_bytes": machine.peak_rss_bytes(),
     }  # fmt: skip
     steps, of = bench.end_to_end(session, options.bundle, chosen["id"], options.seconds)
@@ -227,8 +246,6 @@ def _bench(options: argparse.Namespace, out: IO[str]) -> int:
     if options.json:
         out.write(json.dumps(answer) + "\n")
         return 0
-    ordered = sorted(ms)
-    p50, p90 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.9))
     out.write(
         f"{chosen['id']} on {engine} {ready['version']} ({ready['provider']}, threads {threads}): p50 {p50:.3f} ms, "
         f"p90 {p90:.3f} ms, min {ordered[0]:.3f} ms of {len(ms)} runs; load {ready['load_ms']:.1f} ms, first run "
@@ -252,23 +269,29 @@ def _selftest(options: argparse.Namespace, out: IO[str]) -> int:
 
     failed = False
 
-    def say(what: str, text: str, wrong: bool = False) -> None:
+    def say(what: str, text: str, ok: bool | None = True) -> None:
+        """A row; `ok` None: there was nothing to check."""
         nonlocal failed
-        failed = failed or wrong
-        state = "failed" if wrong else "ok"
-        row = json.dumps({"check": what, "ok": not wrong, "text": text}) if options.json else f"{what}: {state}: {text}"
+        failed = failed or ok is False
+        state = {True: "ok", False: "failed", None: "not checked"}[ok]
+        row = json.dumps({"check": what, "ok": ok, "text": text}) if options.json else f"{what}: {state}: {text}"
         out.write(row + "\n")
         out.flush()
 
     try:
         bundle = _opened(options, "hash")
+        bundle.check_models()
     except RuntimeFault as fault:
-        say("file", str(fault), wrong=True)
+        say("file", str(fault), ok=False)
         return 1
     say("file", f"{len(bundle.members)} members match the manifest, {bundle.digest}")
     key = bundle.signed_by
     trust = "" if not options.key else ", trusted" if bundle.trusted else ", NOT trusted"
-    say("signature", f"by {key}{trust}" if key else "none")
+    if key:
+        say("signature", f"by {key}{trust}")
+    else:
+        unused = ", so no --key was tried; to refuse it, add --require-signature" if options.key else ""
+        say("signature", f"the bundle is not signed{unused}", ok=None)
     ran = False
     for entry in bundle.manifest["artifacts"]:
         if options.artifact not in (None, entry["id"]):
@@ -281,7 +304,7 @@ def _selftest(options: argparse.Namespace, out: IO[str]) -> int:
             try:
                 away = _replayed(options, entry["id"], name)
             except RuntimeFault as fault:
-                say(f"{entry['id']} on {name}", str(fault), wrong=True)
+                say(f"{entry['id']} on {name}", str(fault), ok=False)
             else:
                 say(f"{entry['id']} on {name}", away)
     if not ran:
@@ -314,6 +337,7 @@ def _info(options: argparse.Namespace, out: IO[str]) -> int:
     manifest = bundle.manifest
     try:
         chosen, engine = _load.choose(bundle, options.engine, options.artifact)
+        bundle.model(chosen)
         runs: dict[str, Any] | None = {"artifact": chosen["id"], "engine": engine}
         why = ""
     except RuntimeFault as fault:
@@ -348,8 +372,11 @@ def _opened(options: argparse.Namespace, verify: str) -> Bundle:
 def as_program(argv: Sequence[str] | None = None, prog: str = "python -m edgekit.runtime") -> int:
     """`main` as a process of its own; its exit status."""
     # Engines print to file descriptor 1 as they like: keep the real one aside for the answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    answers = terminal.Plain(os.fdopen(os.dup(1), "wb"), encoding="utf-8")
     os.dup2(2, 1)
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     try:
         with answers:
             return main(argv, answers, prog)

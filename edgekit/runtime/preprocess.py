@@ -102,8 +102,8 @@ def strict_pillow() -> Iterator[None]:
 def decode(file: bytes) -> Decoded:
     """Decode the bytes of an image file to upright RGB; call it inside `strict_pillow`.
 
-    Alpha is composited on white, the background cut-outs are mostly shown on. 16-bit grey keeps its upper 8 bits.
-    An animation gives its first frame.
+    Alpha is composited on white, the background cut-outs are mostly shown on. 16-bit grey keeps its upper 8 bits,
+    32-bit integers of at most 255 are 8-bit grey, floats go from 0 (black) to 1. An animation gives its first frame.
 
     Raises:
         Exception: of any kind, as Pillow's decoders raise many kinds for broken files.
@@ -111,8 +111,14 @@ def decode(file: bytes) -> Decoded:
     from PIL import Image
 
     with Image.open(io.BytesIO(file)) as image:
-        image.load()
+        _load(image)
         return _decoded(image)
+
+
+def _load(image: Image.Image) -> None:
+    if image.format == "EPS":  # Pillow would start Ghostscript
+        raise ValueError("PostScript is a program, not pixels; convert it to PNG")
+    image.load()
 
 
 def _decoded(image: Image.Image) -> Decoded:
@@ -124,20 +130,42 @@ def _decoded(image: Image.Image) -> Decoded:
 def _rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_narrowed(image)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         if image.mode == "La":
             image = image.convert("LA")
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips at 255
-        import numpy as np
-
-        wide = np.asarray(image)
-        return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range; save it with 8 bits")
     return image.convert("RGB")
+
+
+def _narrowed(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Grey of 16 bits, 32 bits or floats in 8 bits, clear pixels white. Pillow's own conversion clips at 255.
+
+    Raises:
+        ValueError: nothing says which values are black and white.
+    """
+    import numpy as np
+
+    wide = np.asarray(image)
+    low, high = wide.min(), wide.max()
+    if image.mode == "F":
+        if not 0 <= low <= high <= 1:  # NaN, too
+            raise ValueError(
+                f"floating-point pixels have no agreed range beyond 0..1, these go from {low:g} to {high:g}; "
+                "save it with 8 bits"
+            )
+        return np.rint(wide * np.float32(255)).astype(np.uint8)
+    if low < 0 or high > 0xFFFF:
+        raise ValueError(
+            f"32-bit pixels have no agreed range beyond 0..65535, these go from {low} to {high}; save it with 8 bits"
+        )
+    # Older versions of Pillow have 16 bits in mode "I".
+    narrow = image.mode == "I" and high < 256 and image.format not in ("PNG", "PPM")
+    clear = wide == image.info.get("transparency", -1)
+    return np.where(clear, 255, wide if narrow else wide >> 8).astype(np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -272,7 +300,7 @@ def upright(file: bytes, spec: Preprocessing) -> Image.Image:
 
     with Image.open(io.BytesIO(file)) as image:
         _refuse_slender(*image.size, spec)  # before decoding takes much memory
-        image.load()
+        _load(image)
         return _decoded(image).image
 
 

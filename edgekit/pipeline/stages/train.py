@@ -6,10 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from edgekit import checkpoint_file
 from edgekit.config.recipe import Recipe, TrainSection
 from edgekit.data import index_file
 from edgekit.data.listing import expand
 from edgekit.errors import Shortfall
+from edgekit.pipeline import warnings
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
 
@@ -47,12 +49,17 @@ def failed(run: Run, trouble: Shortfall) -> None:
 
 
 def after(run: Run) -> None:
-    """Nothing to do."""
+    """Warn now, while stopping still saves time; the run does so again at its end."""
+    if not run.done["train"].cached:
+        for text in warnings.guessing(run):
+            run.console.say(f"  warning: {text}")
 
 
 def remark(run: Run) -> str:
-    """Whose weights they are, where nothing was trained."""
-    return "" if run.recipe.train else "the recipe has no [train] section: the weights are used unchanged"
+    """Whose weights they are, where nothing was trained, and what to know about them."""
+    unchanged = () if run.recipe.train else ("the recipe has no [train] section: the weights are used unchanged",)
+    checkpoint = checkpoint_file.load(run.done["train"].path)
+    return "; ".join((*unchanged, *checkpoint.notes))
 
 
 def _model_files(recipe: Recipe, base: Path) -> dict[str, str]:
