@@ -380,7 +380,7 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:
         InputError: as `load`.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
         raw, base = dict(record["recipe"]), Path(record["base"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not as edgekit wrote it: {error}; run the recipe again") from error

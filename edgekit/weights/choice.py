@@ -158,7 +158,7 @@ def _no_fit(file: WeightsFile, named: list[Candidate], ordered: list[Candidate],
     nearest = min(named, key=lambda each: (len(each.fit.problems), each.entry not in _STANDARD))
     problems = nearest.fit.problems
     more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-    entries = [each for each in file.entries if each]
+    entries = [each for each in file.entries if each][:8]
     where = f" ({_where(nearest)})" if nearest.word else ""
     text = f"{file.name}{where}: does not fit the network: {'; '.join(problems[:3])}{more}"
     if ordered and ordered[0].example:
