@@ -365,5 +365,6 @@ class Accuracy:
     problem: str = ""
     """Why it did not pass, in one line."""
     diverges: str | None = None
-    """First layer whose output differs from torch's, and by how much; None if nothing failed. On a device other than
-    the host: first layer that differs from the same file on the host, whether it failed or just rounds differently."""
+    """First layer whose output differs from torch's, and by how much; None if nothing failed. Of a file with float
+    operators that passed: how many of its layers round differently. On a device other than the host: first layer that
+    differs from the same file on the host, whether it failed or just rounds differently."""

@@ -215,7 +215,7 @@ def test_manifests_that_say_what_is_not_so(
 changes = st.lists(st.tuples(st.sampled_from(PLACES), st.sampled_from(["put", "drop", "twice"]), values), max_size=3)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes)
 def test_any_manifest_gets_an_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[Any]) -> None:
     manifest, members = bundles.contents()
@@ -244,7 +244,7 @@ from edgekit.runtime import __main__ as cli, archive
 from tests import bundles
 from tests.test_bundle_attacks import SEED, harmed
 dice, path = random.Random(SEED), Path(sys.argv[1])
-for _ in range(60):
+for _ in range(40):
     manifest, members = bundles.contents()
     name = dice.choice(sorted(members))
     members[name] = harmed(members[name], dice)
@@ -259,6 +259,6 @@ def test_damaged_members_under_hashes_that_hold_get_an_answer(tmp_path: Path) ->
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     codes = done.stdout.split()
-    assert len(codes) == 60
+    assert len(codes) == 40
     assert set(codes) <= {"0", "1", "2"}
-    assert codes.count("1") > 20
+    assert codes.count("1") > 10

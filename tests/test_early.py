@@ -103,7 +103,8 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 stage.build(state, section, work)
             (work / "result.txt").write_text(name)
 
-        inputs = {} if stage not in (data_stage, train_stage) else stage.inputs(state, section)
+        real = stage in (data_stage, train_stage, quantize_stage)
+        inputs = stage.inputs(state, section) if real else {}
         done: Done = state.directory.stage(name, inputs, build, before=lambda: start.begin(name))
         return done
 

@@ -359,10 +359,10 @@ def test_without_torch(tmp_path: Path, kind: str, missing: list[str], said: str)
         (b"", "is empty"),
         (b"hello\n", "its content is neither an edgekit bundle nor an .onnx or .tflite model"),
         (b"\x08\x0a", "damaged, or not a .onnx file: graph, outputs or opset are missing"),
-        (b"\0\0\0\0TFL3", "damaged, or not a .tflite file"),
+        (b"\0\0\0\0TFL3", "not an intact .tflite file"),
         (b"PK\x03\x04" + bytes(40), "not a sound bundle"),
-        (model_files.float_onnx().SerializeToString()[:400], "damaged, or not a .onnx file"),
-        (model_files.int8_tflite()[:500], "damaged, or not a .tflite file"),
+        (model_files.float_onnx().SerializeToString()[:400], "not an intact .onnx file"),
+        (model_files.int8_tflite()[:500], "not an intact .tflite file"),
     ],
     ids=["empty", "text", "bare onnx", "bare tflite", "zip", "cut onnx", "cut tflite"],
 )

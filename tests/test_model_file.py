@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from cryptography.hazmat.primitives import serialization
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -386,7 +387,8 @@ def test_nothing_packs_signs_or_runs_weights_in_another_file(split: Path, monkey
     assert 'lies in another file, "weights.bin"' in complaint("pack", split, code=2, cwd=folder)
     assert not list(folder.glob("*.edgekit"))
     old = old_bundle(split)
-    (folder / "maker.pub").write_text(bundles.public())
+    pem, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    (folder / "maker.pub").write_bytes(bundles.KEY.public_key().public_bytes(pem, form))
     keys.keygen(folder / "mine")
     before = old.read_bytes()
     assert "lies in another file" in complaint("sign", old, "--key", folder / "mine.key", code=1)

@@ -105,8 +105,9 @@ def odd(folder: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("way", [["-m", "edgekit.runtime"], ["-m", "edgekit"], ["app.pyz"]], ids="".join)
-@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    ("way", "as_json"), [(["-m", "edgekit.runtime"], True), (["-m", "edgekit"], False), (["app.pyz"], False)]
+)
 def test_predict_reads_on_past_what_is_no_file(odd: Path, way: list[str], as_json: bool) -> None:
     if way == ["app.pyz"]:
         runtime_zip.write(odd / "app.pyz")
@@ -125,7 +126,7 @@ def test_predict_reads_on_past_what_is_no_file(odd: Path, way: list[str], as_jso
     ]
 
 
-@pytest.mark.parametrize("locale", ["C", "C.UTF-8", "en_US.UTF-8"])
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 def test_predict_takes_any_name_from_the_command_line_and_stdin(odd: Path, locale: str) -> None:
     words = [sys.executable, "-m", "edgekit.runtime", "predict", "waste.edgekit", "-", f"odd/{LATIN}", "odd/p*e.png"]
     given = os.fsencode(f"odd/{LATIN}\nodd/pipe.png\n/dev/zero\n")
@@ -155,7 +156,7 @@ def test_predict_takes_arrays_where_the_model_does(folder: Path, shared: Path, t
     lines, errors = run("predict", manifest, *words, "--json", code=1)
     assert json.loads(lines[0])["image"] == str(words[0])
     assert len(lines) == 1
-    for name, text in [("nan", "NaN or infinite"), ("text", "not an .npy array"), ("none", "No such file")]:
+    for name, text in [("nan", "NaN or infinite"), ("text", "not an .npy array"), ("none", "no such file")]:
         assert any(f"{name}.npy" in line and text in line for line in errors)
 
 

@@ -241,9 +241,17 @@ class QuantizeSection(Section):
         description="what to try, in this order, if int8 loses more than max_drop on the validation split",
     )
     keep_float: list[str] = Field([], description="layers of the torch model to keep in float")
+    float_operators: Literal["refuse", "allow"] = Field(
+        "refuse", description="allow: operators that have no int8 form run in float, and the report lists them"
+    )
     sensitivity: bool = Field(True, description="measure how much accuracy each layer costs")
     qat: QatSection = Field(default_factory=QatSection)
     seed: Seed = 0
+
+    @property
+    def may_be_float(self) -> list[str] | None:
+        """Modules whose operators may compute in float in an integer file; None: those of all."""
+        return None if self.float_operators == "allow" else self.keep_float
 
 
 class ExportSection(Section):
@@ -372,7 +380,7 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:
         InputError: as `load`.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
         raw, base = dict(record["recipe"]), Path(record["base"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not as edgekit wrote it: {error}; run the recipe again") from error

@@ -60,6 +60,8 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
         Sample(image.item.path, image.item.label, splits[image.item.path], image.sha256)
         for image in sorted(images, key=lambda image: image.item.path)
     )
+    if data.val and not any(sample.split == "val" for sample in samples):
+        console.say(f"data: {len(samples)} images leave the validation split empty: nothing is chosen by its accuracy")
     trained = {sample.label for sample in samples if sample.split == "train"}
     untrained = sorted({sample.label for sample in samples} - trained)
     if untrained and data.split == "stratified":

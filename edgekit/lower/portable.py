@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from edgekit.errors import InputError
 from edgekit.graph.exported_program import trace
 from edgekit.graph.ops import ADDS, MULS, aten
 from edgekit.lower import windows
@@ -49,8 +50,11 @@ def module(network: nn.Module, size: int) -> nn.Module:
         network: in eval mode; it is not changed.
         size: side of the square input.
     """
-    with torch.no_grad():
+    try:
         graph = trace(copy.deepcopy(network), size).module()
+    except InputError:  # the exporters have their own ways, and their own words
+        return network
+    with torch.no_grad():
         return graph if apply(graph) else network
 
 

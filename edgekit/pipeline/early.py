@@ -118,10 +118,18 @@ def _check_network(run: Run, coming: Sequence[str]) -> None:
     if "data" not in coming and not wanted:  # the train stage is about to build it
         return
     module = _network(run, coming)
-    known = [name for name, _ in module.named_modules() if name] if module is not None else []
     for key, name in wanted if module is not None else ():
+        known = _names(module, key, run.recipe.data.input)
         if name not in known:
             raise InputError(f"{key} = {choices.no_such(name, known, 'layer')}")
+
+
+def _names(module: nn.Module, key: str, size: int) -> list[str]:
+    """The layers that a key may name: a network is quantized with its branches joined."""
+    from edgekit.lower.reparameterize import joined
+
+    made = joined(module.eval(), size) if key.startswith("quantize.") else module
+    return [name for name, _ in made.named_modules() if name]
 
 
 def _layers(run: Run) -> list[tuple[str, str, Sequence[str]]]:
