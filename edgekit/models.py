@@ -80,7 +80,8 @@ def create(
         preprocessing = _plain()
     elif section.weights == "pretrained":
         state, preprocessing = _pretrained(spec)
-        notes = _fill(module, WeightsFile(f'model.weights = "pretrained" ({section.name})', {"": state}, True), swap)
+        said = f'model.weights = "pretrained" ({section.name})'
+        notes = _fill(module, WeightsFile(said, section.name, {"": state}, ordered=True), swap)
     else:
         preprocessing = _expected(spec)
         notes = _fill(module, weights_file.read(expand(section.weights, base)), swap, section)

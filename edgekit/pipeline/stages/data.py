@@ -55,5 +55,6 @@ def after(run: Run) -> None:
 
 def remark(run: Run) -> str:
     """The order of the classes."""
-    labels = (run.done["data"].path / index_file.LABELS).read_text(encoding="utf-8").split("\n")[:-1]
-    return class_names.described(section(run), labels)
+    file = run.done["data"].path / index_file.LABELS
+    labels = file.read_text(encoding="utf-8").split("\n")[:-1] if file.is_file() else []
+    return class_names.described(section(run), labels) if labels else ""
