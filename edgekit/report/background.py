@@ -164,7 +164,8 @@ def stages(report: Report) -> Markup:
     skipped = [tag("li", skipped_words(stage)) for stage in report.stages if stage.skipped]
     listed = join((tag("p", "Skipped:"), tag("ul", *skipped))) if skipped else Markup("")
     spent = _duration(sum(stage.seconds for stage in report.stages if not stage.skipped))
-    digest = f"{len(report.stages) - len(skipped)} made these results in {spent}, {len(skipped)} skipped"
+    ran = len(report.stages) - len(skipped)
+    digest = f"{f'{ran} took {spent}' if ran else 'none ran'}, {len(skipped)} skipped"
     every = table(("stage", "", "", "time"), rows, "Stages in order", words=3)
     return fold("stages", "Stages", digest, listed, every)
 

@@ -232,7 +232,8 @@ def _gains(report: Report) -> Markup:
             shown = _against(report, v)
             parts.append((v, Bar(v.device, v.speedup or 1.0, shown, precision_tone(report, v.artifact))))
     if not any(bar.value for _, bar in parts):
-        return _answer("fast", "How fast?", "—", "nothing ships", "", "")
+        every = _beside(report) if len(parts) <= FEW else Markup("")
+        return _answer("fast", "How fast?", "—", "nothing ships", "", every)
     summary = "p50 of the fastest float file over p50 of what ships: "
     summary += "; ".join(f"{bar.label} {bar.shown}" for _, bar in parts)
     picture = _bars.bars(
