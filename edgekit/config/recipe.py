@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from edgekit import choices
-from edgekit.config.toml import Duration, Section, parse, validate
+from edgekit.config.toml import Duration, Section, Sides, parse, validate
 from edgekit.errors import InputError
 
 
@@ -31,7 +31,7 @@ def menu(folder: str) -> Callable[[str], str]:
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Mean = Annotated[list[float], Field(min_length=3, max_length=3)]
+Mean = Annotated[list[float], Field(min_length=1, max_length=4)]
 
 
 class ModelSection(Section):
@@ -40,10 +40,21 @@ class ModelSection(Section):
     name: str = Field(description='timm name, "torchvision/<name>", or "file.py:function"')
     weights: str = Field("pretrained", description='"pretrained", "none", or a .safetensors or .pth file')
     options: dict[str, Any] = Field({}, description="keyword arguments of the model's constructor")
-    mean: Mean | None = Field(None, description="RGB mean on a 0..1 scale; default: what the weights expect")
-    std: Mean | None = Field(None, description="RGB standard deviation; default: what the weights expect")
+    head: Literal["softmax", "sigmoid"] = Field(
+        "softmax", description="sigmoid: the network has one output for two classes, the logit of the second"
+    )
+    output: int | str | None = Field(
+        None, description="of a network that returns a tuple or dict: the place or key of the logits"
+    )
+    mean: Mean | None = Field(
+        None, description="mean of each channel on a 0..1 scale; default: what the weights expect, averaged if not RGB"
+    )
+    std: Mean | None = Field(None, description="standard deviation of each channel; default likewise")
     crop: float | None = Field(
-        None, gt=0, le=1, description="share of the image kept by the centre crop; default: what the weights expect"
+        None,
+        gt=0,
+        le=1,
+        description="share of the image kept by the centre crop; default: what the weights expect, 1 to stretch",
     )
     interpolation: Literal["bilinear", "bicubic"] | None = Field(None, description="default: what the weights expect")
 
@@ -69,7 +80,14 @@ class DataSection(Section):
     name: str | None = Field(None, description="torchvision data set, e.g. Flowers102")
     labels: str | None = Field(None, description="text file, one class name per line (default: found in the data)")
     label_offset: int = Field(0, description="added to each label of a CSV file")
-    input: int = Field(224, ge=8, le=1024, description="side of the square input in pixels")
+    input: Sides = Field(224, description="side of the square input in pixels, or [height, width]")
+    channels: int = Field(3, ge=1, le=4, description="1: grey, 2: grey and alpha, 3: RGB, 4: RGBA")
+    resize: Literal["crop", "stretch", "letterbox"] = Field(
+        "crop",
+        description="crop: keep the proportions, fill the input, cut off the rest; stretch: give up the proportions; "
+        "letterbox: keep them, fit the whole image into the input, in the centre of a border",
+    )
+    pad: int = Field(0, ge=0, le=255, description="letterbox: value of the border's pixels, in every channel")
     split: Literal["stratified", "strided"] = Field(
         "stratified", description="strided: every n-th image of the sorted list; classes are not balanced"
     )
@@ -77,6 +95,18 @@ class DataSection(Section):
     test: Share = Field(0.15, description="share of the data for testing, if it has no test split")
     seed: int = Field(0, ge=0)
     clean: CleanSection = Field(default_factory=CleanSection)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the network's input."""
+        height, width = self.input if isinstance(self.input, list) else (self.input, self.input)
+        return self.channels, height, width
+
+    @model_validator(mode="after")
+    def _pads_a_letterbox(self) -> Self:
+        if self.pad and self.resize != "letterbox":
+            raise ValueError(f'pad = {self.pad}: only resize = "letterbox" has a border')
+        return self
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
@@ -258,6 +288,19 @@ class Recipe(Section):
     export: ExportSection | None = None
     verify: VerifySection | None = None
     profile: ProfileSection | None = None
+
+    @model_validator(mode="after")
+    def _fits_the_images(self) -> Self:
+        channels = self.data.channels
+        for key in ("mean", "std"):
+            values = getattr(self.model, key)
+            if values is not None and len(values) != channels:
+                raise ValueError(f"model.{key} = {values}: one value for each of data.channels = {channels} is needed")
+        if self.data.resize == "letterbox" and self.model.crop is not None:
+            raise ValueError(f'model.crop = {self.model.crop:g}: data.resize = "letterbox" crops nothing; leave it out')
+        if self.train and "trivial_augment" in self.train.augment and channels in (2, 4):
+            raise ValueError(f'train.augment: "trivial_augment" has no rule for alpha (data.channels = {channels})')
+        return self
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:

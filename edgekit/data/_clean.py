@@ -15,13 +15,14 @@ from edgekit.console import Console
 from edgekit.data.listing import Item, Listing, Scan
 from edgekit.data.transforms import decode, strict_pillow
 from edgekit.errors import InputError
+from edgekit.runtime.preprocess import COLORS
 from edgekit.types import Finding
 
 Kind = Literal["unreadable", "mode", "orientation", "conflict", "leak", "duplicate"]
 
 _TITLES: dict[Kind, str] = {
     "unreadable": "cannot be decoded",
-    "mode": "not RGB",
+    "mode": "in other channels",
     "orientation": "rotated by EXIF",
     "conflict": "the same pixels under two labels",
     "leak": "the same pixels in two splits",
@@ -29,19 +30,30 @@ _TITLES: dict[Kind, str] = {
 }
 _MODES = {
     "1": "black and white", "L": "grey", "LA": "grey with alpha", "I;16": "16-bit grey", "I": "32-bit grey",
-    "P": "palette", "PA": "palette with alpha", "RGBA": "alpha", "CMYK": "CMYK", "YCbCr": "YCbCr",
+    "P": "palette", "PA": "palette with alpha", "RGB": "RGB", "RGBA": "alpha", "CMYK": "CMYK", "YCbCr": "YCbCr",
 }  # fmt: skip
+_WANTED = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_TITLE_OF = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGB with alpha"}
 _KEEPS = {"test": 0, "val": 1, "train": 2}  # of copies in several splits, the one that ranks first stays
 _LISTED = 10
 _SLENDER = 50
 
 
-def clean(listing: Listing, policy: CleanSection, console: Console) -> tuple[list[Scan], tuple[Finding, ...]]:
+def clean(
+    listing: Listing, policy: CleanSection, console: Console, channels: int = 3, slender: bool = False
+) -> tuple[list[Scan], tuple[Finding, ...]]:
     """Scan all images and apply the recipe's policy for each kind of flaw.
 
-    Exact duplicates are found by comparing the decoded, upright RGB pixels. Of copies in several splits, the one in
-    the test split stays, else the one in val. Of copies in one split, the first by path stays. Images under two
-    labels are all dropped, as neither label can be trusted.
+    Exact duplicates are found by comparing the decoded, upright pixels, in the channels that the network sees. Of
+    copies in several splits, the one in the test split stays, else the one in val. Of copies in one split, the first by
+    path stays. Images under two labels are all dropped, as neither label can be trusted.
+
+    Args:
+        listing: what to scan.
+        policy: what to do with each flaw.
+        console: progress.
+        channels: of the network's input.
+        slender: keep images that are too slender to crop.
 
     Returns:
         The images that stay, in the listing's order, and the findings. If more than ten images are kept with the same
@@ -50,15 +62,15 @@ def clean(listing: Listing, policy: CleanSection, console: Console) -> tuple[lis
     Raises:
         InputError: an image has a flaw whose policy is "error", or no image is left.
     """
-    images = scan(listing, console)
+    images = scan(listing, console, channels, slender)
     findings: list[Finding] = []
     for kind in get_args(Kind):
         action: Literal["error", "drop", "keep"] = getattr(policy, kind)
-        flaws = _find(kind, images, listing.labels)
+        flaws = _find(kind, images, listing.labels, channels)
         if not flaws:
             continue
         if action == "error":
-            raise InputError(_explain(kind, flaws))
+            raise InputError(_explain(kind, flaws, channels))
         if action == "drop":
             images = [image for image in images if image.item.path not in flaws]
             findings += [Finding(kind, path, detail, "drop") for path, detail in flaws.items()]
@@ -69,30 +81,30 @@ def clean(listing: Listing, policy: CleanSection, console: Console) -> tuple[lis
     return images, tuple(findings)
 
 
-def scan(listing: Listing, console: Console) -> list[Scan]:
-    """Read and decode every listed image, on one thread per core."""
+def scan(listing: Listing, console: Console, channels: int = 3, slender: bool = False) -> list[Scan]:
+    """Read and decode every listed image, on one thread per core; arguments as in `clean`."""
     scans = []
     with (
         strict_pillow(),
         console.bar("reading images", len(listing.items)) as advance,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        for image in pool.map(lambda item: _scan(listing.root, item), listing.items):
+        for image in pool.map(lambda item: _scan(listing.root, item, channels, slender), listing.items):
             scans.append(image)
             advance()
     return scans
 
 
-def _scan(root: Path, item: Item) -> Scan:
+def _scan(root: Path, item: Item, channels: int, slender: bool) -> Scan:
     try:
         file = (root / item.path).read_bytes()
         if not file:
             return Scan(item, problem="the file is empty")
-        decoded = decode(file)
+        decoded = decode(file, COLORS[channels - 1])
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         return Scan(item, problem=_reason(error))
     width, height = decoded.image.size
-    if max(width, height) > _SLENDER * min(width, height):
+    if not slender and max(width, height) > _SLENDER * min(width, height):
         return Scan(item, problem=f"{width}x{height} pixels are too slender to resize")
     pixels = hashlib.sha256(repr(decoded.image.size).encode() + decoded.image.tobytes())
     return Scan(item, hashlib.sha256(file).hexdigest(), pixels.hexdigest(), decoded.mode, decoded.turned)
@@ -109,12 +121,14 @@ def _reason(error: Exception) -> str:
     return (str(error) or name).splitlines()[0]
 
 
-def _find(kind: Kind, images: Sequence[Scan], labels: Sequence[str]) -> dict[str, str]:
+def _find(kind: Kind, images: Sequence[Scan], labels: Sequence[str], channels: int) -> dict[str, str]:
     """Path and detail of each image with this flaw, in the order of `images`."""
     if kind == "unreadable":
         return {image.item.path: image.problem for image in images if image.problem}
     if kind == "mode":
-        return {image.item.path: _MODES.get(image.mode, image.mode) for image in images if image.mode != "RGB"}
+        return {
+            image.item.path: _MODES.get(image.mode, image.mode) for image in images if image.mode != _WANTED[channels]
+        }
     if kind == "orientation":
         return {image.item.path: "rotated or mirrored by EXIF" for image in images if image.turned}
     copies = defaultdict(list)
@@ -161,12 +175,13 @@ def _kept(kind: Kind, flaws: dict[str, str]) -> list[Finding]:
     return findings
 
 
-def _explain(kind: Kind, flaws: dict[str, str]) -> str:
+def _explain(kind: Kind, flaws: dict[str, str], channels: int) -> str:
     shown = [f"{path} ({detail})" for path, detail in list(flaws.items())[:3]]
     more = f" and {len(flaws) - 3} more" if len(flaws) > 3 else ""
     ways = '"drop"' if kind == "unreadable" else '"drop" or "keep"'
     noun = "image" if len(flaws) == 1 else "images"
+    title = f"not {_TITLE_OF[channels]}" if kind == "mode" else _TITLES[kind]
     return (
-        f"data: {len(flaws)} {noun}: {_TITLES[kind]}: {', '.join(shown)}{more}; "
+        f"data: {len(flaws)} {noun}: {title}: {', '.join(shown)}{more}; "
         f"repair or remove them, or set data.clean.{kind} = {ways}"
     )

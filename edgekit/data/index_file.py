@@ -39,7 +39,7 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
     from edgekit.data._clean import clean
 
     listing = source(data.source).listing(data, base, work)
-    images, findings = clean(listing, data.clean, console)
+    images, findings = clean(listing, data.clean, console, data.channels, slender=data.resize != "crop")
     for label in sorted({item.label for item in listing.items} - {image.item.label for image in images}):
         raise InputError(f'data: cleaning left no image of class "{listing.labels[label]}"; add images or remove it')
     splits = assign(images, listing.labels, data)

@@ -26,6 +26,7 @@ from edgekit.export.port import exporter
 from edgekit.graph import integer_arithmetic
 from edgekit.graph.exported_program import output_scale
 from edgekit.graph.kernels import float_layers
+from edgekit.graph.logits import classes
 from edgekit.profile.run import profile
 from edgekit.quantize import ptq
 from edgekit.quantize.calibration_images import Images
@@ -33,7 +34,7 @@ from edgekit.quantize.gains import gains
 from edgekit.quantize.sensitivity import sensitivity
 from edgekit.search._settings import as_line, as_toml
 from edgekit.train import qat
-from edgekit.types import TORCH_FP32, TORCH_INT8, Artifact, Gain, Rung, Sensitivity
+from edgekit.types import TORCH_FP32, TORCH_INT8, Artifact, Gain, Rung, Sensitivity, Size
 from edgekit.verify import files as verify
 
 IMAGES = 500
@@ -56,7 +57,7 @@ class Material:
 
     module: nn.Module
     """The float network, in eval mode."""
-    size: int
+    size: Size
     images: Images
     """The calibration images."""
     pixels: Tensor
@@ -231,7 +232,7 @@ class _Judge:
 
     def _classes(self, module: nn.Module) -> Tensor:
         with torch.no_grad():
-            return torch.cat([module(self.val[place][0].unsqueeze(0)).argmax(1) for place in self.places])
+            return torch.cat([classes(module(self.val[place][0].unsqueeze(0))) for place in self.places])
 
 
 def _share(a: Tensor, b: Tensor) -> float:

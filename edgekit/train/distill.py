@@ -18,6 +18,7 @@ from edgekit.config.recipe import PruneSection, Recipe, TrainSection
 from edgekit.console import Console
 from edgekit.data.dataset import ImageSet, batches
 from edgekit.errors import Shortfall
+from edgekit.graph.logits import per_class
 from edgekit.train import loop
 from edgekit.train._state import LAST, fingerprint
 from edgekit.types import Epoch, Index, InputSpec
@@ -59,7 +60,7 @@ def criterion(teacher: nn.Module, weight: float, temperature: float) -> Callable
 
     def of(values: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            wanted = teacher(values)
+            wanted = per_class(teacher(values))
         return loss(logits, wanted, labels, weight, temperature)
 
     return of

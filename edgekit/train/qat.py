@@ -34,6 +34,7 @@ from edgekit.console import Console
 from edgekit.data.dataset import ImageSet, batches
 from edgekit.errors import InputError, Shortfall
 from edgekit.graph.integer_arithmetic import round_constants
+from edgekit.graph.logits import per_class
 from edgekit.graph.ops import BATCH_NORM, CLAMPS, QUANTIZE, WEIGHTED, aten, bounds, constant
 from edgekit.lower.rewrites import saturation
 from edgekit.quantize import ptq
@@ -41,6 +42,7 @@ from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.exact_scales import settle
 from edgekit.train import distill
 from edgekit.train.schedule import factor
+from edgekit.types import Size, shape_of
 
 WARMUP = 0.05
 """Share of the steps that warm up the learning rate."""
@@ -50,7 +52,7 @@ FOLLOW = 0.01
 
 def train(
     module: nn.Module,
-    size: int,
+    size: Size,
     start: GraphModule,
     images: ImageSet,
     val: ImageSet | None,
@@ -65,7 +67,7 @@ def train(
 
     Args:
         module: the float network, in eval mode: student at the start, and teacher.
-        size: side of the square input.
+        size: shape of an image.
         start: its quantized graph, which gives the initial ranges.
         images: the training split, with whatever augmentation it has.
         val: the validation split, which picks the best epoch; without it the last one is taken.
@@ -94,7 +96,7 @@ def train(
             converted = convert_pt2e(final, fold_quantize=False)
             if rewrites is None or saturation.NAME in rewrites:
                 lowered[saturation.NAME] = saturation.apply(converted)
-            example = torch.zeros(1, 3, size, size)
+            example = torch.zeros(1, *shape_of(size))
             open_ends = settle(converted, example, pixels)
             round_constants(converted)
             program = torch.export.export(converted, (example,), strict=False)
@@ -130,7 +132,7 @@ def _batch_norm(*arguments: Any) -> Tensor:
 
 
 def _prepare(
-    module: nn.Module, size: int, batch: int, section: QuantizeSection, rewrites: Collection[str] | None
+    module: nn.Module, size: Size, batch: int, section: QuantizeSection, rewrites: Collection[str] | None
 ) -> tuple[GraphModule, dict[str, int]]:
     """The float graph of post-training quantization with fake quantizers in place of observers, batch norm unfolded."""
     graph, lowered = ptq.float_graph(module, size, rewrites, batch)
@@ -279,10 +281,10 @@ class _Training:
             group["lr"] = self.section.lr * share
         inputs = values.to(self.device, memory_format=torch.channels_last)
         with torch.no_grad():
-            wanted = self.teacher(inputs)
+            wanted = per_class(self.teacher(inputs))
         section = self.section
         try:
-            logits = self.graph(inputs)
+            logits = per_class(self.graph(inputs))
         except FloatingPointError:
             return math.nan
         loss = distill.loss(logits, wanted, labels.to(self.device), section.distill, section.temperature)
@@ -324,7 +326,7 @@ class _Training:
                 logits = self.graph(filled.to(self.device, memory_format=torch.channels_last))
                 outputs.append(logits[: len(values)].cpu())
                 truth.append(labels)
-        logits, labels = torch.cat(outputs), torch.cat(truth)
+        logits, labels = per_class(torch.cat(outputs)), torch.cat(truth)
         return (logits.argmax(1) == labels).float().mean().item(), functional.cross_entropy(logits, labels).item()
 
 

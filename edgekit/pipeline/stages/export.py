@@ -106,7 +106,7 @@ def _source(run: Run, precision: str, work: Path) -> tuple[Any, int]:
     from edgekit.graph import exported_program
 
     module, checkpoint = run.load(run.network)
-    size = checkpoint.input.size
+    size = checkpoint.input.shape
     if precision == "int8":
         return exported_program.load(run.done["quantize"].path / "quantized.pt2"), size
     if precision == "int16x8":
