@@ -72,6 +72,9 @@ Size = int | tuple[int, int, int]
 Resize = Literal["crop", "stretch", "letterbox"]
 
 
+_CHANNELS = {1: "grey", 2: "grey and alpha", 4: "RGBA"}
+
+
 def shape_of(size: Size) -> tuple[int, int, int]:
     """(channels, height, width)."""
     return (3, size, size) if isinstance(size, int) else size
@@ -101,6 +104,11 @@ class InputSpec:
         """(channels, height, width) of the network's input."""
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
         return len(self.mean), height, width
+
+    def __str__(self) -> str:
+        channels, height, width = self.shape
+        side = f"{height} px" if height == width else f"{height} x {width} px"
+        return side if channels == 3 else f"{side}, {_CHANNELS[channels]}"
 
 
 @dataclass(frozen=True)

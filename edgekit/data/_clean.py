@@ -22,7 +22,7 @@ Kind = Literal["unreadable", "mode", "orientation", "conflict", "leak", "duplica
 
 _TITLES: dict[Kind, str] = {
     "unreadable": "cannot be decoded",
-    "mode": "in other channels",
+    "mode": "not {}",
     "orientation": "rotated by EXIF",
     "conflict": "the same pixels under two labels",
     "leak": "the same pixels in two splits",
@@ -33,7 +33,7 @@ _MODES = {
     "P": "palette", "PA": "palette with alpha", "RGB": "RGB", "RGBA": "alpha", "CMYK": "CMYK", "YCbCr": "YCbCr",
 }  # fmt: skip
 _WANTED = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-_TITLE_OF = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGB with alpha"}
+_SAID = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGB with alpha"}
 _KEEPS = {"test": 0, "val": 1, "train": 2}  # of copies in several splits, the one that ranks first stays
 _LISTED = 10
 _SLENDER = 50
@@ -180,7 +180,7 @@ def _explain(kind: Kind, flaws: dict[str, str], channels: int) -> str:
     more = f" and {len(flaws) - 3} more" if len(flaws) > 3 else ""
     ways = '"drop"' if kind == "unreadable" else '"drop" or "keep"'
     noun = "image" if len(flaws) == 1 else "images"
-    title = f"not {_TITLE_OF[channels]}" if kind == "mode" else _TITLES[kind]
+    title = _TITLES[kind].format(_SAID[channels])
     return (
         f"data: {len(flaws)} {noun}: {title}: {', '.join(shown)}{more}; "
         f"repair or remove them, or set data.clean.{kind} = {ways}"

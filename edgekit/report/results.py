@@ -33,7 +33,7 @@ def header(report: Report) -> Markup:
     checkpoint = report.checkpoint
     if checkpoint is not None:
         pairs += [
-            (checkpoint.model.name, "model", f"{checkpoint.input.size} px input"),
+            (checkpoint.model.name, "model", f"{checkpoint.input} input"),
             (f"{checkpoint.parameters / 1e6:.2f} M", "parameters", ""),
             (f"{checkpoint.macs / 1e6:.0f} M", "multiply-adds", ""),
         ]
