@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image, ImageOps
-from timm.data.transforms import ResizeKeepRatio
+from safetensors.torch import save_file
+from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
-import edgekit.runtime
+import edgekit.runtime as edgekit_runtime
+from edgekit import models
+from edgekit.config import recipe
+from edgekit.config.recipe import ModelSection
 from edgekit.data.dataset import ImageSet
 from edgekit.data.transforms import augmenter, evaluate, normalise, open_image, preprocessing
+from edgekit.disk import json_file
+from edgekit.errors import InputError
+from edgekit.graph.logits import classes, per_class
 from edgekit.runtime import preprocess
-from edgekit.types import Index, InputSpec, Resize, Sample
+from edgekit.types import Accuracy, Artifact, Index, InputSpec, Resize, Sample
+from tests.support import DEVICE, ROOT, edgekit, environment
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 HEIGHT, WIDTH = 24, 40
@@ -116,7 +131,7 @@ def test_arrays_get_the_channels_of_the_network() -> None:
     np.testing.assert_array_equal(preprocess.pixels(np.concatenate([grey, opaque], 2), la)[:, :, :1], grey)
     colour = np.asarray(picture(WIDTH, HEIGHT, 4))
     np.testing.assert_array_equal(preprocess.pixels(colour, la), np.asarray(Image.fromarray(colour).convert("LA")))
-    with pytest.raises(edgekit.runtime.RuntimeFault, match=r"\[height, width, 3\] or \[height, width\] is needed"):
+    with pytest.raises(edgekit_runtime.RuntimeFault, match=r"\[height, width, 3\] or \[height, width\] is needed"):
         preprocess.pixels(colour, preprocessing(spec("crop", 3)))
 
 
@@ -169,3 +184,359 @@ def test_a_set_gives_the_same_from_memory_and_from_files(channels: int, augment:
     for place in range(3):
         torch.testing.assert_close(kept[place][0], read[place][0], rtol=0, atol=0)
         assert kept[place][0].shape == (channels, HEIGHT, WIDTH)
+
+
+# From the recipe to the bundle ---------------------------------------------------------------------
+
+NET = """
+from torch import nn
+
+
+def conv(source, width, stride=1, groups=1):
+    return nn.Sequential(
+        nn.Conv2d(source, width, 3, stride, 1, groups=groups, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+    )
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes, channels, wrap):
+        super().__init__()
+        self.wrap = wrap
+        self.body = nn.Sequential(conv(channels, 16, 2), conv(16, 16, groups=16), conv(16, 16, 2))
+        self.pool = nn.AdaptiveAvgPool2d((1, 2))
+        self.head = nn.Linear(32, num_classes)
+
+    def forward(self, x):
+        features = self.pool(self.body(x)).flatten(1)
+        return self.wrap(features, self.head(features))
+
+
+def as_dict(num_classes, channels):
+    return Net(num_classes, channels, lambda features, logits: {"features": features, "logits": logits})
+
+
+def as_tuple(num_classes, channels):
+    return Net(num_classes, channels, lambda features, logits: (features, logits))
+
+
+def plain(num_classes, channels=3):
+    return Net(num_classes, channels, lambda features, logits: logits)
+"""
+GREY = """
+[model]
+name = "net.py:as_dict"
+weights = "none"
+output = "logits"
+head = "sigmoid"
+options = {channels = 1}
+[data]
+source = "image_folder"
+path = "images"
+input = [24, 40]
+channels = 1
+resize = "letterbox"
+pad = 7
+[train]
+epochs = 8
+batch = 16
+lr = 1e-2
+frozen = 3
+augment = ["random_crop", "color_jitter"]
+[prune]
+macs = 0.8
+round_to = 4
+recover = 1
+[quantize]
+method = "qat"
+calibration = 16
+sensitivity = false
+qat = {epochs = 1, batch = 16}
+[lower]
+measure = false
+[export]
+[verify]
+[profile]
+operators = false
+"""
+RGBA = """
+[model]
+name = "net.py:as_tuple"
+weights = "none"
+output = 1
+options = {channels = 4}
+[data]
+source = "image_folder"
+path = "images"
+input = [24, 40]
+channels = 4
+resize = "stretch"
+[train]
+epochs = 8
+batch = 16
+lr = 1e-2
+augment = ["random_crop"]
+[quantize]
+calibration = 16
+[lower]
+measure = false
+[export]
+formats = ["tflite"]
+precisions = ["int8"]
+[verify]
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished run."""
+
+    folder: Path
+    answer: str
+
+    @property
+    def bundle(self) -> Path:
+        return next((self.folder / "8-bundle").glob("*.edgekit"))
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        with zipfile.ZipFile(self.bundle) as bundle:
+            manifest: dict[str, Any] = json.loads(bundle.read("manifest.json"))
+            return manifest
+
+    def artifacts(self) -> dict[str, Artifact]:
+        return {row.id: row for row in json_file.load(self.folder / "6-export" / "artifacts.json", list[Artifact])}
+
+
+def sided(folder: Path, channels: int, count: int = 30) -> None:
+    """Wide images of two classes: the left or the right half is brighter, in the last channel alone."""
+    generator = np.random.default_rng(0)
+    for label in range(2):
+        (folder / f"side{label}").mkdir(parents=True)
+        for number in range(count):
+            height, width = int(generator.integers(26, 50)), int(generator.integers(60, 110))
+            values = generator.integers(0, 256, (height, width, channels)).astype(np.uint8)
+            values[:, :, -1] //= 3
+            values[:, width // 2 * label : width // 2 * (label + 1), -1] += 150
+            Image.fromarray(values[:, :, 0] if channels == 1 else values).save(
+                folder / f"side{label}" / f"{number}.png"
+            )
+
+
+def finished(folder: Path, text: str, channels: int, *words: str | Path) -> Done:
+    (folder / "net.py").write_text(NET)
+    (folder / "quick.toml").write_text(DEVICE)
+    (folder / "mine.toml").write_text(text)
+    sided(folder / "images", channels)
+    answer = edgekit("run", folder / "mine.toml", "--out", folder / "run", *words, cwd=folder)
+    return Done(folder / "run", answer.stdout + answer.stderr)
+
+
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    folder = tmp_path_factory.mktemp("grey")
+    return finished(folder, GREY, 1, "--device", folder / "quick.toml")
+
+
+@pytest.fixture(scope="module")
+def rgba(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    return finished(tmp_path_factory.mktemp("rgba"), RGBA, 4)
+
+
+def test_a_grey_rectangle_goes_through_every_stage(grey: Done) -> None:
+    shapes = {name: row.input.shape for name, row in grey.artifacts().items()}
+    assert shapes == {
+        "onnx-fp32": (1, 1, 24, 40), "onnx-int8": (1, 1, 24, 40),
+        "tflite-fp32": (1, 24, 40, 1), "tflite-int8": (1, 24, 40, 1),
+    }  # fmt: skip
+    rows = json_file.load(grey.folder / "7-verify" / "accuracy.json", list[Accuracy])
+    assert {row.artifact for row in rows} == {*shapes, "torch-fp32", "torch-int8"}
+    for row in rows:
+        assert row.passed
+        assert row.top1 > 0.9, row
+        assert row.agreement > 0.9
+        assert row.max_steps in (None, 0.0)
+    assert all(
+        row.output.shape == (1, 1) and not row.float_ops for row in grey.artifacts().values() if "int8" in row.id
+    )
+
+
+def test_a_bundle_of_a_grey_rectangle_predicts_what_torch_does(grey: Done) -> None:
+    module, checkpoint = models.load(grey.folder / "3-prune")
+    assert checkpoint.input.shape == (1, 24, 40)
+    files = sorted((grey.folder.parent / "images").rglob("*.png"))[::7]
+    for artifact, away in (("onnx-fp32", 1e-5), ("tflite-fp32", 1e-5), ("tflite-int8", 0.1)):
+        with edgekit_runtime.load(grey.bundle, artifact=artifact) as model:
+            assert model.labels == ("side0", "side1")
+            for file in files:
+                pixels = by_others(Image.open(file), checkpoint.input)
+                values = torch.from_numpy((pixels[None].astype(np.float32) / 255 - 0.5) / 0.5).permute(0, 3, 1, 2)
+                with torch.no_grad():
+                    (chance,) = torch.sigmoid(module(values))[0].tolist()
+                found = model(file)
+                np.testing.assert_allclose(found.scores, [1 - chance, chance], atol=away)
+                assert found.index == int(found.scores[1] > 0.5)
+                assert found.label == f"side{found.index}"
+                assert [each.index for each in found.top(2)] == [found.index, 1 - found.index]
+
+
+def test_the_manifest_says_what_the_image_becomes(grey: Done, rgba: Done) -> None:
+    manifest = grey.manifest
+    assert manifest["version"] == "1.1"
+    assert manifest["postprocessing"] == {"activation": "sigmoid"}
+    said = manifest["preprocessing"]
+    assert {key: said[key] for key in ("color", "height", "width", "resize", "pad")} == {
+        "color": "grey", "height": 24, "width": 40, "resize": "letterbox", "pad": 7,
+    }  # fmt: skip
+    schema = json.loads((ROOT / "edgekit/runtime/manifest.schema.json").read_text())
+    for done in (grey, rgba):
+        jsonschema.Draft202012Validator(schema).validate(done.manifest)
+    assert rgba.manifest["preprocessing"]["color"] == "rgba"
+    assert rgba.manifest["postprocessing"] == {"activation": "softmax"}
+
+
+def test_the_commands_take_a_bundle_of_a_grey_rectangle(grey: Done, tmp_path: Path) -> None:
+    images = grey.folder.parent / "images" / "side1"
+    for engine in ("onnxruntime", "litert"):
+        runtime("selftest", grey.bundle, "--engine", engine)
+    assert [json.loads(line)["label"] for line in runtime("predict", grey.bundle, images, "--json").splitlines()] == [
+        "side1"
+    ] * len(list(images.iterdir()))
+    runtime("bench", grey.bundle, "--seconds", "0.05", "--json")
+    edgekit("export-c", grey.bundle, "--artifact", "tflite-int8", "--out", tmp_path)
+    (header,) = tmp_path.glob("*_model.h")
+    assert "_INPUT_SHAPE {1, 24, 40, 1}" in header.read_text()
+    page = (grey.folder / "10-report" / "report.html").read_text()
+    assert "24 x 40 px, grey input" in page
+
+
+def test_rgba_goes_from_a_tuple_to_a_bundle(rgba: Done) -> None:
+    """The class lies in alpha alone."""
+    (artifact,) = rgba.artifacts().values()
+    assert artifact.input.shape == (1, 24, 40, 4)
+    rows = json_file.load(rgba.folder / "7-verify" / "accuracy.json", list[Accuracy])
+    assert all(row.passed and row.top1 > 0.9 and row.max_steps in (None, 0.0) for row in rows)
+    files = sorted((rgba.folder.parent / "images").rglob("*.png"))
+    with edgekit_runtime.load(rgba.bundle) as model:
+        right = [model(file).label == file.parent.name for file in files]
+        assert sum(right) > 0.9 * len(right)
+        array = np.asarray(Image.open(files[0]))
+        np.testing.assert_array_equal(model(array).scores, model(files[0]).scores)
+
+
+def runtime(*words: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekit.runtime", *map(str, words)], env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# Networks ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Path:
+    (tmp_path / "net.py").write_text(NET)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "torchvision/mobilenet_v3_small"])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_weights_over_rgb_are_adapted(name: str, channels: int, tmp_path: Path) -> None:
+    size = 3, 64, 96
+    rgb, *_ = models.create(ModelSection(name=name, weights="none"), 5, size, tmp_path)
+    save_file(models.state(rgb), tmp_path / "w.safetensors")
+    section = ModelSection(name=name, weights="w.safetensors")
+    module, spec, given = models.create(section, 5, (channels, 64, 96), tmp_path)
+    assert given.shape == (channels, 64, 96)
+    assert len(set(given.mean)) == 1
+    assert module(torch.zeros(2, channels, 64, 96)).shape == (2, 5)
+    if channels == 1:  # what the same grey image gave as RGB
+        image = torch.rand(2, 1, 64, 96)
+        torch.testing.assert_close(module(image), rgb(image.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
+    again = models.build(spec, tmp_path)
+    again.load_state_dict(module.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("section", "classes", "message"),
+    [
+        ({"name": "net.py:plain"}, 5, "cannot take an image of 24 x 40 with 1 channels"),
+        ({"name": "net.py:as_dict"}, 5, '"logits": (1, 5)); say which entry to take: model.output = "features"'),
+        ({"name": "net.py:as_tuple"}, 5, "tuple (0: (1, 32), 1: (1, 5)); say which entry to take: model.output = 0"),
+        (
+            {"name": "net.py:as_dict", "output": "logit"},
+            5,
+            'model.output = "logit": no such entry; did you mean "logits"?',
+        ),
+        ({"name": "net.py:as_dict", "output": "features"}, 5, "its output is (1, 32), expected (1, 5)"),
+        ({"name": "net.py:plain", "output": 0}, 5, "model.output = 0: "),
+        ({"name": "net.py:plain", "head": "sigmoid"}, 5, "one logit tells 2 classes apart, the data has 5"),
+        ({"name": "net.py:one"}, 2, 'set model.head = "sigmoid"'),
+    ],
+)
+def test_a_network_that_does_not_fit_says_what_would(
+    section: dict[str, Any], classes: int, message: str, user: Path
+) -> None:
+    (user / "net.py").write_text(f"{NET}\ndef one(num_classes, channels):\n    return plain(1, channels)\n")
+    options = {"channels": 3 if section["name"] == "net.py:plain" and "output" not in section else 1}
+    with pytest.raises(InputError) as caught:
+        models.create(ModelSection(weights="none", options=options, **section), classes, (1, 24, 40), user)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_logits_and_one_are_the_same_classifier() -> None:
+    """Softmax of (0, z) is the sigmoid of z, so cross-entropy is its binary form."""
+    logits, labels = torch.randn(50, 1), torch.randint(0, 2, (50,))
+    binary = nn.functional.binary_cross_entropy_with_logits(logits[:, 0], labels.float())
+    torch.testing.assert_close(nn.functional.cross_entropy(per_class(logits), labels), binary)
+    for kind in (logits, logits.numpy()):
+        np.testing.assert_array_equal(np.asarray(classes(kind)), (torch.sigmoid(logits[:, 0]) > 0.5).numpy())
+    many = torch.randn(50, 4)
+    assert (classes(many) == many.argmax(1)).all()
+    assert per_class(many) is many
+
+
+# Recipes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.input=[24]", "data.input = [24]: give the side of a square, e.g. 224, or [height, width]"),
+        ("data.input=[24, 40, 3]", "or [height, width], e.g. [96, 160]"),
+        ("data.input=[24, 4]", "data.input = [24, 4]: a side has 8 to 1024 pixels"),
+        ("data.input=2000", "data.input = 2000: a side has 8 to 1024 pixels"),
+        ("data.input=true", "give the side of a square"),
+        ("data.input=24.5", "give the side of a square"),
+        ("data.channels=5", "data.channels = 5: input should be less than or equal to 4"),
+        ("data.resize=letter", 'did you mean "letterbox"?'),
+        ("data.pad=7", 'pad = 7: only resize = "letterbox" has a border'),
+        ("model.std=[1, 1]", "model.std = [1.0, 1.0]: one value for each of data.channels = 3 is needed"),
+    ],
+)
+def test_a_wrong_input_is_explained_in_one_line(override: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        recipe.load(ROOT / "recipes" / "digits.toml", [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.channels=4", 'train.augment=["trivial_augment"]'], '"trivial_augment" has no rule for alpha'),
+        (["data.resize=letterbox", "model.crop=0.9"], 'model.crop = 0.9: data.resize = "letterbox" crops nothing'),
+    ],
+)
+def test_choices_that_exclude_each_other_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        recipe.load(ROOT / "recipes" / "digits.toml", overrides)
+    assert message in str(caught.value)
+
+
+def test_a_square_is_a_square_however_it_is_written() -> None:
+    for value in ("32", "[32, 32]"):
+        assert recipe.load(ROOT / "recipes" / "digits.toml", [f"data.input={value}"]).data.input == 32
+    assert recipe.load(ROOT / "recipes" / "digits.toml", ["data.input=[24, 40]"]).data.shape == (3, 24, 40)
