@@ -67,6 +67,8 @@ def create(
         InputError: unknown name or option, a file that is missing or does not fit, no connection.
     """
     channels, *_ = shape = shape_of(size)
+    if num_classes < 2:
+        raise InputError("data: a classifier needs images of at least 2 classes, these have one")
     outputs = 1 if section.head == "sigmoid" else num_classes
     if section.head == "sigmoid" and num_classes != 2:
         raise InputError(f'model.head = "sigmoid": one logit tells 2 classes apart, the data has {num_classes}')

@@ -26,7 +26,7 @@ from edgekit.export.port import exporter
 from edgekit.graph import integer_arithmetic
 from edgekit.graph.exported_program import output_scale
 from edgekit.graph.kernels import float_layers
-from edgekit.graph.logits import classes
+from edgekit.graph.logits import classes, per_class
 from edgekit.profile.run import profile
 from edgekit.quantize import ptq
 from edgekit.quantize.calibration_images import Images
@@ -361,8 +361,8 @@ def _agree(one: _Tried, material: Material) -> None:
     exact = verify.Reference(TORCH_FP32, material.module)
     section = VerifySection(images=FILES)
     with torch.no_grad():
-        classes = material.module(material.val[0][0].unsqueeze(0)).shape[1]
-    names = [str(number) for number in range(classes)]
+        logits = per_class(material.module(material.val[0][0].unsqueeze(0)))
+    names = [str(number) for number in range(logits.shape[1])]
     rows = verify.verify(
         material.val, "val", names, exact, reference, one.artifacts, material.folder, section, material.console
     )

@@ -114,7 +114,7 @@ def _contents(run: Run, section: VerifySection, name: str) -> tuple[dict[str, An
         "task": "classification",
         "labels": "labels.txt",
         "preprocessing": _preprocessing(checkpoint.input),
-        "postprocessing": {"activation": "sigmoid" if checkpoint.model.num_classes == 1 else "softmax"},
+        "postprocessing": {"activation": "softmax" if checkpoint.model.num_classes > 1 else "sigmoid"},
         "artifacts": entries,
         "golden": {"inputs": "golden/inputs.npy", "images": list(golden.images)},
         "ship": [],
