@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["measured", "emulated", "estimated"]
+Objective = Literal["p50", "end_to_end", "size"]
+"""What the file that ships must be best at."""
 NOISE = 0.02
 """Relative differences of time below this are chance, where there are no intervals."""
 
@@ -244,3 +246,5 @@ class Verdict:
     """Bytes of that baseline divided by bytes of the choice."""
     top1_drop: float | None = None
     """Points of test top-1 lost against torch fp32; negative is a gain."""
+    by: str = "p50"
+    """What decided: the objective, or what broke a tie: ``end to end``, ``memory``, ``load time``, ``size``, ..."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +28,7 @@ from edgekit.config.recipe import ModelSection
 from edgekit.data.listing import expand
 from edgekit.disk.atomic import write_bytes
 from edgekit.errors import InputError
+from edgekit.graph import eager
 from edgekit.types import Checkpoint, InputSpec, ModelSpec, Resize, Size, shape_of
 
 WEIGHTS = "model.safetensors"
@@ -78,6 +79,7 @@ def create(
     options = {key: value for key, value in section.options.items() if key != "num_classes"}
     spec = ModelSpec(_anchor(section.name, base), outputs, options, channels, section.output)
     module = build(spec, base)
+    eager.release(module)
     if section.weights == "none":
         preprocessing = _plain()
     elif section.weights == "pretrained":
@@ -88,6 +90,7 @@ def create(
         preprocessing = _expected(spec)
         _fit(module, ends.adapted(module, read(path), channels), str(path), swap)
     _try_out(module.eval(), spec, shape, num_classes)
+    eager.check_repeatable(module, shape)
     return module, spec, _input_spec(section, shape, preprocessing, resize, pad)
 
 
@@ -160,6 +163,7 @@ def load(folder: Path) -> tuple[nn.Module, Checkpoint]:
     """
     checkpoint = checkpoint_file.load(folder)
     module = build(checkpoint.model, folder)
+    eager.release(module)
     if checkpoint.plan is not None:
         from edgekit.prune import apply  # Torch-Pruning, which few networks need
 
@@ -299,11 +303,16 @@ def _anchor(name: str, base: Path) -> str:
     return f"{(base / file).resolve()}:{function}" if colon and file.endswith(".py") else name
 
 
-def _from_file(spec: ModelSpec, base: Path) -> nn.Module:
-    file, _, function = spec.name.rpartition(":")
+def constructor(name: str, base: Path) -> Callable[..., Any]:
+    """The function that a ``file.py:function`` names: runs the file, but does not call the function.
+
+    Raises:
+        InputError: no such file, it cannot be imported, or it has no such function.
+    """
+    file, _, function = name.rpartition(":")
     path = base / file
     if not path.is_file():
-        raise InputError(f"model.name = {spec.name}: no such file")
+        raise InputError(f"model.name = {name}: no such file")
     module_spec = importlib.util.spec_from_file_location(f"edgekit_user_{path.stem}", path)
     assert module_spec is not None  # true of any .py file
     assert module_spec.loader is not None
@@ -312,14 +321,20 @@ def _from_file(spec: ModelSpec, base: Path) -> nn.Module:
         module_spec.loader.exec_module(code)
     except Exception as error:
         raise InputError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
-    constructor = getattr(code, function, None)
-    if not callable(constructor):
+    found = getattr(code, function, None)
+    if not callable(found):
         public = [name for name, value in vars(code).items() if callable(value) and not name.startswith("_")]
         raise InputError(f"{path}: {no_such(function, public, 'function')}")
+    return cast(Callable[..., Any], found)
+
+
+def _from_file(spec: ModelSpec, base: Path) -> nn.Module:
+    make = constructor(spec.name, base)
     with _refusals(spec):
-        module = constructor(num_classes=spec.num_classes, **spec.options)
+        module = make(num_classes=spec.num_classes, **spec.options)
     if not isinstance(module, nn.Module):
-        raise InputError(f"{path}: {function} returned {type(module).__name__}, not a torch.nn.Module")
+        file, _, function = spec.name.rpartition(":")
+        raise InputError(f"{base / file}: {function} returned {type(module).__name__}, not a torch.nn.Module")
     return module
 
 

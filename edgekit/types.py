@@ -45,11 +45,13 @@ class Sample:
 class Finding:
     """Something that cleaning found in the data, and what was done about it."""
 
-    kind: Literal["unreadable", "mode", "orientation", "duplicate", "conflict", "leak"]
-    """`conflict`: the same pixels under two labels. `leak`: the same pixels in two splits."""
+    kind: Literal["unreadable", "mode", "range", "orientation", "duplicate", "conflict", "leak"]
+    """`range`: nearly black. `conflict`: the same pixels under two labels. `leak`: the same pixels in two splits."""
     path: str
     detail: str
     action: Literal["drop", "keep"]
+    count: int = 1
+    """Number of images that it stands for; `path` is the first of them."""
 
 
 @dataclass(frozen=True)

@@ -136,13 +136,13 @@ def index(*labels: int, classes: int = 3) -> Index:
 
 def test_one_class_is_refused_only_when_the_data_has_no_other() -> None:
     several = index(0, 1, 2)
-    assert stage._one_class(several, several.samples) == ""
-    assert stage._one_class(several, several.samples[:1]) == 'calibrated on images of class "a" only'
+    assert stage.one_class(several, several.samples) == ""
+    assert stage.one_class(several, several.samples[:1]) == 'calibrated on images of class "a" only'
     alone = index(0, 0)
     with pytest.raises(InputError, match='all training images are of class "a", but the data has 3 classes'):
-        stage._one_class(alone, alone.samples)
+        stage.one_class(alone, alone.samples)
     single = index(0, 0, classes=1)
-    assert stage._one_class(single, single.samples) == ""
+    assert stage.one_class(single, single.samples) == ""
 
 
 # --- the images, their hash, and what a run records

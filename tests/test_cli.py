@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from edgekit import __version__
-from edgekit.config import shipped
+from edgekit.config import recipe, shipped
 from edgekit.disk.run_directory import ORDER
 from tests.conftest import TinyRun
 from tests.support import BUNDLE, FOLDERS, STAGES, TINY, command, complaint, edgekit, environment
@@ -117,11 +117,18 @@ def test_doctor_prints_text_or_json() -> None:
         ("edgekit re", {"recipes", "report"}),
         ("edgekit run dig", {"digits"}),
         ("edgekit run --device ho", {"host"}),
+        ("edgekit devices check ho", {"host"}),
+        ("edgekit pack runs/x --device ho", {"host"}),
+        ("edgekit run digits --set data.cle", {f"data.clean.{key}=" for key in recipe.CleanSection.model_fields}),
+        ("edgekit run digits --set quantize.qat.e", {"quantize.qat.epochs=", "quantize.qat.ema="}),
+        ("edgekit run digits --set train.optimizer=", {"train.optimizer=adamw", "train.optimizer=sgd"}),
+        ("edgekit run digits --set quantize.range=m", {"quantize.range=minmax", "quantize.range=mse"}),
+        ("edgekit run digits --set lower.measure=", {"lower.measure=true", "lower.measure=false"}),
         ("edgekit recipes s", {"schema"}),
         ("edgekit run --qu", {"--quiet"}),
     ],
 )
-def test_shell_completion_knows_commands_recipes_and_devices(line: str, expected: set[str]) -> None:
+def test_shell_completion_knows_commands_recipes_devices_and_keys(line: str, expected: set[str]) -> None:
     words = line.split(" ")
     extra = {"_EDGEKIT_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
     code = "from edgekit.cli.main import main; main()"
@@ -203,6 +210,14 @@ def test_profile_takes_another_device_and_remembers_it(copied: Path, tiny: TinyR
         ("board", True),
     ]
     assert [stage["name"] for stage in found["stages"] if not stage["cached"] and not stage["skipped"]] == ["report"]
+
+
+@pytest.mark.parametrize("name", ["run", "train", "prune", "compress", "profile", "report"])
+def test_a_command_that_is_given_nothing_shows_its_help_and_does_nothing(tmp_path: Path, name: str) -> None:
+    answer = subprocess.run(command(name), cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert f"Usage: edgekit {name} [OPTIONS] RECIPE|RUN" in answer.stdout + answer.stderr
+    assert "Missing argument" in edgekit(name, "--device", "host", code=2, cwd=tmp_path).stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_run_prefers_a_shipped_recipe_over_a_folder_of_that_name(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,28 @@ def test_a_tenth_slower_is_found_with_its_interval(between: Between) -> None:
     assert len(found.regressions(0.05)) == 8
     assert not found.regressions(0.2)
     assert all(row.changes[0].state == "better" for row in between(made(1.1), made()).rows if row.device == "host")
+
+
+def test_each_quantity_has_its_unit(between: Between) -> None:
+    """Top-1 in points: 0.840 to 0.850 is 1.0 points, not 1.2 %."""
+    old, new = (
+        replace(report(), accuracy=tuple(replace(row, top1=top1) for row in report().accuracy)) for top1 in (0.84, 0.85)
+    )
+    words = comparison_text.plain(between(old, new), None)
+    assert "top-1 84.00 % → 85.00 % +1.0 points (" in words
+    assert re.search(r"p50 [\d.]+ ms \+0\.0 %", words)
+
+
+def test_reports_on_different_things_are_compared_with_a_warning(between: Between) -> None:
+    recipe = {"model": {"name": "mobilenetv2_100"}, "data": {"source": "digits", "path": None}}
+    other = {**recipe, "data": {"source": "image_folder", "path": "trash"}}
+    found = between(replace(report(), recipe=recipe), replace(report(), recipe=other))
+    assert found.differs == ("data digits then, image_folder trash now",)
+    assert all(change.quantity != "top-1" for row in found.rows for change in row.changes)
+    words = "data digits then, image_folder trash now: these reports are not on the same thing"
+    assert f"warning: {words}" in comparison_text.plain(found, None)
+    assert f"- {words}" in comparison_text.markdown(found, None)
+    assert between(replace(report(), recipe=recipe), replace(report(), recipe=recipe)).differs == ()
 
 
 def test_noise_hides_a_change(between: Between) -> None:

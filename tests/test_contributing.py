@@ -165,7 +165,9 @@ def test_the_stage_runs_and_says_something(tmp_path: Path, monkeypatch: pytest.M
     )
     json_file.save(tmp_path / "artifacts.json", list(report_sample.ARTIFACTS))
     state.done["export"] = Done("export", tmp_path, "", 0.0, False)
-    pipeline._do("sizes", pipeline_port.stage("sizes"), state)
+    start = pipeline._Start(state, "report")
+    start.accept()
+    pipeline._do("sizes", pipeline_port.stage("sizes"), state, start)
     sizes = state.read("sizes", "sizes.json", dict[str, int])
     assert sizes == {artifact.id: artifact.bytes for artifact in report_sample.ARTIFACTS}
     assert state.rows[-1].reason == f"{sum(sizes.values())} bytes"

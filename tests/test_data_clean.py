@@ -76,7 +76,7 @@ def test_clean_names_files_count_and_key_when_policy_is_error(tmp_path: Path) ->
     with pytest.raises(InputError) as caught:
         clean(listing(tmp_path, broken()), policy(), QUIET)
     message = str(caught.value)
-    assert message.startswith("data: 6 images: cannot be decoded: a/empty.jpg (the file is empty), a/text.jpg")
+    assert message.startswith("data: 6 images: cannot be read: a/empty.jpg (the file is empty), a/text.jpg")
     assert "and 3 more" in message
     assert message.endswith('set data.clean.unreadable = "drop"')
 
@@ -129,7 +129,7 @@ def test_clean_reports_one_finding_when_all_images_are_grey(tmp_path: Path) -> N
     source = listing(tmp_path, {f"a/{number:02}.png": encoded(noise(number, 1), "PNG") for number in range(30)})
     result = clean(source, policy(), QUIET)
     assert len(result[0]) == 30
-    assert result[1] == (Finding("mode", "a/00.png", "grey: this and 29 more images", "keep"),)
+    assert result[1] == (Finding("mode", "a/00.png", "grey: this and 29 more images", "keep", 30),)
 
 
 def test_clean_finds_rotated_images(tmp_path: Path) -> None:

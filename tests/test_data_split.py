@@ -176,6 +176,11 @@ def test_calibration_takes_training_images_only() -> None:
     assert calibration(Index("/", LABELS, (train, test)), 1, 0) == (train,)
 
 
+@pytest.mark.parametrize(("train", "chosen"), [(1, 1), (42, 42), (128, 128), (300, 128)])
+def test_calibration_takes_what_there_is_unless_it_is_told(train: int, chosen: int) -> None:
+    assert len(calibration(index([train]), None, 0)) == chosen
+
+
 def test_calibration_refuses_when_there_are_too_few_images() -> None:
     with pytest.raises(InputError, match=r"quantize.calibration = 9: the training split has 5 images"):
         calibration(index([2, 3]), 9, 0)

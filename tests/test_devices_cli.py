@@ -59,6 +59,18 @@ def test_probe_reads_this_machine(tmp_path: Path) -> None:
     assert device_file.load(tmp_path / answer["path"]).reach.by == "local"
 
 
+def test_probe_host_is_this_machine(tmp_path: Path) -> None:
+    answer = json.loads(edgekit("devices", "probe", "host", "--name", "desk", "--json", cwd=tmp_path).stdout)
+    assert answer["facts"]["hostname"] == os.uname().nodename
+    assert device_file.load(tmp_path / "desk.toml").reach.by == "local"
+
+
+@pytest.mark.parametrize("word", ["raspberry-pi-5", "mine.toml"])
+def test_probe_takes_an_address_not_a_device_file(tmp_path: Path, word: str) -> None:
+    message = complaint("devices", "probe", word, code=2, cwd=tmp_path)
+    assert message.startswith(f'"{word}" is a device file, not an address: edgekit devices check {word} connects')
+
+
 def test_add_writes_a_file_without_connecting(tmp_path: Path) -> None:
     words = ("--host", "pi@nowhere.invalid", "--engine", "litert", "--threads", "1", "--threads", "4")
     assert json.loads(edgekit("devices", "add", "garage", *words, "--json", cwd=tmp_path).stdout) == {

@@ -131,6 +131,32 @@ def test_command_is_accepted(line: str, place: Path, monkeypatch: pytest.MonkeyP
         assert shipped.is_path(device) or shipped.find("devices", device)
 
 
+def spoken_of() -> dict[str, str]:
+    """The recipes that examples work on, by what they call them: shipped ones, and those that the pages show."""
+    texts = {name: path.read_text(encoding="utf-8") for name, path in shipped.files("recipes").items()}
+    shown = dict(reversed(blocks("toml")))  # the first of each page
+    texts |= {"trash": shown["README.md"], "mine": shown["recipes.md"]}
+    return texts
+
+
+def test_every_setting_in_an_example_changes_something(tmp_path: Path) -> None:
+    helps = [command.help or "" for command in cli.commands.values()]
+    lines = [line for _, line in commands()] + [
+        line for text in helps for line in re.findall("edgekit .*--set .*", text)
+    ]
+    texts = spoken_of()
+    seen = 0
+    for line in [line for line in lines if " --set " in line]:
+        given = parse(shlex.split(line)[1:]).params
+        name = Path(given["target"]).stem.replace("my", "mine")
+        (tmp_path / "one.toml").write_text(texts[name])
+        plain = recipe.load(tmp_path / "one.toml")
+        for words in given["overrides"]:
+            assert recipe.load(tmp_path / "one.toml", [words]) != plain, line
+            seen += 1
+    assert seen > 8
+
+
 @pytest.mark.parametrize("pattern", PARSED)
 def test_no_pattern_is_left_over(pattern: str) -> None:
     assert any(re.match(pattern, line) for _, line in commands())

@@ -66,6 +66,25 @@ def test_report_goes_on_when_an_engine_is_broken(monkeypatch: pytest.MonkeyPatch
     assert engine["problem"].endswith("pip install onnxruntime")
 
 
+def test_an_engine_that_is_installed_and_broken_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = doctor.report()
+    (gap,) = [gap for gap in found["missing"] if "onnxruntime" in gap["what"]]
+    assert gap["what"].startswith("running onnx files with onnxruntime (onnxruntime cannot be imported")
+    assert gap["install"] == "pip install --force-reinstall onnxruntime"
+    assert "Nothing is missing." not in doctor.render(found)
+
+
+def test_nothing_is_missing_only_where_nothing_cannot_be_imported() -> None:
+    found = doctor.report()
+    text = doctor.render(found)
+    absent = [engine["name"] for engine in found["engines"] if not engine["installed"]]
+    assert all(f"not installed: pip install {e['package']}" in text for e in found["engines"] if e["name"] in absent)
+    assert ("Nothing is missing." in text) == (not found["missing"])
+    if not found["missing"]:
+        assert "cannot be imported" not in text
+
+
 def test_report_imports_nothing_heavy() -> None:
     code = "import sys; from edgekit.device import doctor; doctor.report(); print(' '.join(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

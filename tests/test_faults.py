@@ -254,8 +254,8 @@ def _two_labels(folder: Path) -> None:
         (_no_images, "images/cat: this class has no images; add some, or remove the folder"),
         (_one_image, 'data: class "cat" has one image, which cannot be split; add more or remove the class'),
         (_empty_split, "images/test/cat: this class has no images"),
-        (_cut, "data: 1 image: cannot be decoded: cat/3.jpg ("),
-        (_text, "data: 1 image: cannot be decoded: dog/notes.jpg (not an image of a known format); repair or remove"),
+        (_cut, "data: 1 image: cannot be read: cat/3.jpg ("),
+        (_text, "data: 1 image: cannot be read: dog/notes.jpg (not an image of a known format); repair or remove"),
         (_two_labels, "the same pixels under two labels: cat/0.jpg (labelled cat; dog/twin.jpg is labelled dog)"),
     ],
 )
@@ -263,7 +263,7 @@ def test_data_refuses_harmed_images_and_keeps_no_half_stage(pictures: Path, harm
     assert callable(harm)
     harm(pictures)
     assert message in complaint("train", "mine.toml", code=2, cwd=pictures)
-    assert sorted(path.name for path in (pictures / "runs" / "mine").iterdir()) == [".lock", "recipe.json"]
+    assert [path.name for path in (pictures / "runs" / "mine").iterdir()] == [".lock"]
 
 
 def test_data_refuses_splits_that_would_be_empty(pictures: Path) -> None:
@@ -276,7 +276,10 @@ def test_data_refuses_splits_that_would_be_empty(pictures: Path) -> None:
 def test_data_drops_what_the_recipe_says(pictures: Path) -> None:
     _cut(pictures)
     answer = edgekit("train", "mine.toml", "--set", "data.clean.unreadable=drop", cwd=pictures)
-    assert "data: " in answer.stderr
+    assert "cleaning dropped 1 unreadable; listed in runs/mine/1-data/findings.csv" in answer.stderr
+    # Of four images, even four hits are no proof: one in sixteen coins falls like that.
+    assert "  warning: test split: top-1 of" in answer.stderr
+    assert "warning: test split: top-1 of" in answer.stdout
     index = json.loads((pictures / "runs" / "mine" / "1-data" / "index.json").read_text())
     assert [(found["path"], found["action"]) for found in index["findings"]] == [("cat/3.jpg", "drop")]
 

@@ -51,7 +51,7 @@ devices = ["quick.toml"]
 def _stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each stage writes a digest of its inputs: other inputs, other files."""
 
-    def stage(name: str, stage: Any, section: Any, state: Any) -> Done:
+    def stage(name: str, stage: Any, section: Any, state: Any, start: Any) -> Done:
         inputs = stage.inputs(state, section)
 
         def write(work: Path) -> None:

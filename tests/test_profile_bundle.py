@@ -271,6 +271,13 @@ def test_else_its_bound_is_not_checked_and_that_is_said() -> None:
     assert found.notes == ("it has no score of torch fp32: max_drop = 1 of its recipe cannot be checked",)
 
 
+def test_scores_of_too_few_images_are_warned_of(opened: Bundle) -> None:
+    found = bundled._report(opened, [], claims(), [], Profile({}, ()), {}, [])
+    assert len(found.warnings) == 1
+    assert "test split, when packed: one of 40 images is 2.5 points of top-1" in found.warnings[0]
+    assert bundled._warnings(claims(recipe={"quantize": {"max_drop": 2.5}})) == []
+
+
 def test_a_score_of_no_known_split_does_not_count() -> None:
     manifest, _ = contents()
     del manifest["artifacts"][0]["accuracy"][0]["split"]

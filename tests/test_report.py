@@ -194,6 +194,14 @@ def test_html_says_the_verdict_first_and_labels_every_number() -> None:
     assert "No verdict" in "".join(Page(html.render(bare())).text)
 
 
+def test_reports_say_beside_the_verdict_why_the_scores_may_mean_little() -> None:
+    warned = replace(report(), warnings=("test split: top-1 of <33%> is no better than guessing",))
+    page = " ".join("".join(Page(html.render(warned)).text).split())
+    assert page.index("Careful. test split: top-1 of <33%> is no better than guessing.") < page.index("Ship ")
+    assert "- **Careful**: test split: top-1 of \\<33%\\> is" in markdown.render(warned)
+    assert "Careful" in markdown.render(replace(bare(), warnings=warned.warnings))
+
+
 def test_html_charts_have_names_and_tables() -> None:
     page = Page(html.render(report()))
     charts = [attributes for tag, attributes in page.tags if tag == "svg"]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekit.reach import runtime_zip
 from edgekit.runtime import __main__ as cli
 from edgekit.runtime import _load, load
 from edgekit.runtime.engines import onnxruntime
@@ -84,6 +85,63 @@ def test_predict_goes_on_after_bad_images(folder: Path) -> None:
         "edgekit: nowhere.png: no such file or directory",
         "edgekit: x*.png: matches no file",
     ]
+
+
+LATIN = os.fsdecode(b"caf\xe9.png")
+
+
+@pytest.fixture
+def odd(folder: Path, tmp_path: Path) -> Path:
+    """A folder with a name that is not UTF-8, a pipe, a dangling link, a loop, and what an archiver left."""
+    (tmp_path / "waste.edgekit").write_bytes((folder / "waste.edgekit").read_bytes())
+    image = (folder / "images/b.png").read_bytes()
+    odd = tmp_path / "odd"
+    for name in (LATIN, "broken" + LATIN, "plain.png", "__MACOSX/._plain.png", "._plain.png"):
+        (odd / name).parent.mkdir(exist_ok=True, parents=True)
+        (odd / name).write_bytes(b"no image" if "broken" in name or "._" in name else image)
+    os.mkfifo(odd / "pipe.png")
+    (odd / "gone.png").symlink_to("nowhere.png")
+    (odd / "again").symlink_to(".")
+    return tmp_path
+
+
+@pytest.mark.parametrize("way", [["-m", "edgekit.runtime"], ["-m", "edgekit"], ["app.pyz"]], ids="".join)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_predict_reads_on_past_what_is_no_file(odd: Path, way: list[str], as_json: bool) -> None:
+    if way == ["app.pyz"]:
+        runtime_zip.write(odd / "app.pyz")
+    words = [sys.executable, *way, "predict", "waste.edgekit", "odd", *(["--json"] if as_json else [])]
+    answer = subprocess.run(words, cwd=odd, env=environment(), capture_output=True, timeout=60)
+    assert answer.returncode == 1
+    lines = answer.stdout.decode().splitlines()  # valid UTF-8
+    if as_json:
+        assert [json.loads(line)["image"] for line in lines] == [f"odd/{LATIN}", "odd/plain.png"]
+    else:
+        assert [line.partition(": ")[0] for line in lines] == [r"odd/caf\udce9.png", "odd/plain.png"]
+    assert sorted(answer.stderr.decode().splitlines()) == [
+        r"edgekit: odd/brokencaf\udce9.png: not an image of a known format",
+        "edgekit: odd/gone.png: a link that leads nowhere",
+        "edgekit: odd/pipe.png: a pipe, not a file",
+    ]
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8", "en_US.UTF-8"])
+def test_predict_takes_any_name_from_the_command_line_and_stdin(odd: Path, locale: str) -> None:
+    words = [sys.executable, "-m", "edgekit.runtime", "predict", "waste.edgekit", "-", f"odd/{LATIN}", "odd/p*e.png"]
+    given = os.fsencode(f"odd/{LATIN}\nodd/pipe.png\n/dev/zero\n")
+    env = environment(LC_ALL=locale)
+    answer = subprocess.run(words, cwd=odd, env=env, input=given, capture_output=True, timeout=60)
+    lines = answer.stdout.decode().splitlines()
+    assert [line.partition(": ")[0] for line in lines] == 2 * [r"odd/caf\udce9.png"]
+    wanted = ["/dev/zero: a device, not a file", *2 * ["odd/pipe.png: a pipe, not a file"]]
+    assert sorted(answer.stderr.decode().splitlines()) == [f"edgekit: {text}" for text in wanted]
+
+
+def test_predict_reads_a_pipe_that_the_shell_opened(odd: Path) -> None:
+    line = f"{sys.executable} -m edgekit.runtime predict waste.edgekit <(cat odd/plain.png)"
+    answer = subprocess.run(["bash", "-c", line], cwd=odd, env=environment(), capture_output=True, timeout=60)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith(b"/dev/fd/")
 
 
 def test_predict_takes_arrays_where_the_model_does(folder: Path, shared: Path, tmp_path: Path) -> None:
@@ -196,6 +254,7 @@ def test_info_says_what_runs_here(folder: Path) -> None:
 def test_results_are_alone_on_stdout_when_an_engine_prints(folder: Path) -> None:
     code = """
 import os, sys
+from edgekit.reach import runtime_zip
 from edgekit.runtime import __main__ as cli
 from edgekit.runtime.engines import onnxruntime
 load = onnxruntime.load

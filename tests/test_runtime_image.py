@@ -250,7 +250,7 @@ BROKEN = {
         encoded(Image.new("L", (9, 1_000_000)), "TIFF", compression="tiff_lzw"),
         "9x1000000 pixels are too",
     ),
-    "float.tif": (encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point pixels have no agreed range"),
+    "float.tif": (encoded(Image.new("F", (4, 4), 200), "TIFF"), "floating-point pixels have no agreed range"),
 }
 
 

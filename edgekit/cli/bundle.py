@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from edgekit.cli import _complete
 from edgekit.cli._common import as_json, debugged, guarded
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -17,7 +18,12 @@ _key = click.option("--key", type=FILE, required=True, metavar="FILE", help="Key
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path), metavar="RUN|MANIFEST")
-@click.option("--device", metavar="NAME", help="Pack only the file that the verdict chose for this device.")
+@click.option(
+    "--device",
+    metavar="NAME",
+    shell_complete=_complete.shipped("devices"),
+    help="Pack only the file that the verdict chose for this device.",
+)
 @click.option(
     "--artifact", "ids", multiple=True, metavar="ID", help="Pack only this file, e.g. tflite-int8 (repeatable)."
 )

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli import _complete
 from edgekit.cli._common import Group, as_json, debugged, guarded, print_list, print_schema
 
 if TYPE_CHECKING:
     from edgekit.device.file import Device
 
+_device = click.argument("name", shell_complete=_complete.shipped("devices"))
 _port = click.option("--port", type=click.IntRange(1, 65535), help="SSH port. [from the ssh config, else 22]")
 _config = click.option("--config", metavar="FILE", help="SSH client config to use instead of ~/.ssh/config.")
 _python = click.option("--python", metavar="PROGRAM", help="Python 3.9 or later on the device. [python3]")
@@ -25,7 +27,7 @@ _by = click.option("--by", metavar="WAY", help="How to reach it: ssh, adb, ... [
 
 
 @click.command()
-@click.argument("name")
+@_device
 @as_json
 @debugged
 def show(name: str, as_json: bool, debug: bool) -> None:
@@ -47,7 +49,7 @@ def show(name: str, as_json: bool, debug: bool) -> None:
 
 
 @click.command()
-@click.argument("name")
+@_device
 @as_json
 @debugged
 def check(name: str, as_json: bool, debug: bool) -> None:
@@ -77,7 +79,7 @@ def check(name: str, as_json: bool, debug: bool) -> None:
 
 
 @click.command()
-@click.argument("name")
+@_device
 @click.option("--mirror", metavar="URL", help="Debian mirror. [https://deb.debian.org/debian]")
 @as_json
 @debugged
@@ -120,10 +122,12 @@ def setup(name: str, mirror: str | None, as_json: bool, debug: bool) -> None:
 def probe(host: str | None, name: str | None, out: Path | None, force: bool, as_json: bool, **words: Any) -> None:
     """Connect to HOST and write a device file from what it reports.
 
+    HOST is what ssh takes, or the serial number of a phone; "host", or none, is this machine.
+
     \b
     Examples:
       edgekit devices probe pi@rpi5.local
-      edgekit devices probe --by local --name desk
+      edgekit devices probe host --name desk     (this machine)
       edgekit devices probe --by adb 1A2B3C4D --name phone
     """
 
@@ -131,7 +135,7 @@ def probe(host: str | None, name: str | None, out: Path | None, force: bool, as_
         from edgekit.device import probe as probing
         from edgekit.errors import Shortfall
 
-        reach = _reach(host, words)
+        reach = _reach(_address(host, words["by"]), words)
         device = _checked(name or "device", reach)
         try:
             facts = probing.facts(device)
@@ -195,7 +199,7 @@ def add(
 
 
 @click.command()
-@click.argument("name")
+@_device
 @as_json
 @debugged
 def clean(name: str, as_json: bool, debug: bool) -> None:
@@ -236,6 +240,27 @@ def _reach(host: str | None, words: dict[str, Any]) -> dict[str, Any]:
     if given["config"]:
         given["config"] = str(Path(given["config"]).expanduser().resolve())
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _address(host: str | None, by: str | None) -> str | None:
+    """The HOST to connect to; None is this machine, which is called "host" everywhere.
+
+    Raises:
+        InputError: it is the name of a device file, which says itself how to get there.
+    """
+    from edgekit.config import shipped
+    from edgekit.errors import InputError
+
+    if host is None or by is not None:
+        return host
+    if host == "host":
+        return None
+    if host.endswith(".toml") or host in shipped.files("devices"):
+        raise InputError(
+            f'"{host}" is a device file, not an address: edgekit devices check {host} connects to that device; '
+            f"edgekit devices probe --by ssh {host} connects to a machine of that name"
+        )
+    return host
 
 
 def _checked(name: str, reach: dict[str, Any], run: dict[str, Any] | None = None) -> Device:

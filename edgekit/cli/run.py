@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
+from edgekit.cli import _complete
 from edgekit.cli._common import guarded
 from edgekit.errors import InputError, Shortfall, need
 
@@ -24,19 +25,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _complete(kind: Literal["recipes", "devices"]) -> Callable[..., list[CompletionItem]]:
-    """Shell completion: the names of shipped recipes or devices, else files."""
-
-    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from edgekit.config import shipped
-
-        names = [name for name in shipped.files(kind) if name.startswith(incomplete)]
-        return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
-
-    return complete
-
-
-def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory. [runs/<recipe>]") -> F:
+def _options(command: F, target: str = "RECIPE|RUN", out: str = "Run directory. [runs/<recipe>]") -> F:
     """The options and argument of every command that works on a recipe or a run directory."""
     for option in (
         click.option("--debug", is_flag=True, help="Show tracebacks."),
@@ -47,7 +36,7 @@ def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory
             "devices",
             multiple=True,
             metavar="NAME",
-            shell_complete=_complete("devices"),
+            shell_complete=_complete.shipped("devices"),
             help="Measure on this device (repeatable).",
         ),
         click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help=out),
@@ -56,15 +45,16 @@ def _options(command: F, target: str = "[RECIPE|RUN]", out: str = "Run directory
             "overrides",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Override a key of the recipe: section.key=value.",
+            shell_complete=_complete.override,
+            help="Override a key of the recipe: section.key=value; without a value, its default.",
         ),
-        click.argument("target", default="digits", metavar=target, shell_complete=_complete("recipes")),
+        click.argument("target", metavar=target, shell_complete=_complete.shipped("recipes")),
     ):
         command = option(command)
     return command
 
 
-@click.command()
+@click.command(no_args_is_help=True)
 @_options
 def run(**flags: Any) -> None:
     """Run every stage in RECIPE.
@@ -80,7 +70,7 @@ def run(**flags: Any) -> None:
     _go("report", **flags)
 
 
-@click.command()
+@click.command(no_args_is_help=True)
 @_options
 def train(**flags: Any) -> None:
     """Run the stages data and train.
@@ -92,7 +82,7 @@ def train(**flags: Any) -> None:
     _go("train", **flags)
 
 
-@click.command()
+@click.command(no_args_is_help=True)
 @_options
 def prune(**flags: Any) -> None:
     """Run the stages data, train and prune.
@@ -105,7 +95,7 @@ def prune(**flags: Any) -> None:
     _go("prune", **flags)
 
 
-@click.command()
+@click.command(no_args_is_help=True)
 @_options
 def compress(**flags: Any) -> None:
     """Run the stages up to the bundle, without measuring.
@@ -117,10 +107,11 @@ def compress(**flags: Any) -> None:
     _go("bundle", **flags)
 
 
-@click.command()
-@partial(_options, target="[RECIPE|RUN|BUNDLE]", out="Where to write. [runs/<recipe>, profiles/<bundle>]")
+@click.command(no_args_is_help=True)
+@partial(_options, target="RECIPE|RUN|BUNDLE", out="Where to write. [runs/<recipe>, profiles/<bundle>]")
 @click.option("--sustained", metavar="TIME", help="Then run each file continuously for this long, e.g. 10m.")
-def profile(sustained: str | None, overrides: tuple[str, ...], **flags: Any) -> None:
+@click.option("--again", is_flag=True, help="Measure again, even what was measured before.")
+def profile(sustained: str | None, again: bool, overrides: tuple[str, ...], **flags: Any) -> None:
     """Re-run changed stages, then measure latency.
 
     BUNDLE is an .edgekit file or a hand-written manifest (.json): its models are measured on each device (this machine
@@ -129,14 +120,15 @@ def profile(sustained: str | None, overrides: tuple[str, ...], **flags: Any) -> 
     \b
     Examples:
       edgekit profile runs/digits --device host
+      edgekit profile runs/digits --again
       edgekit profile runs/digits --device raspberry-pi-5 --sustained 10m
       edgekit profile digits.edgekit --device host --device my-pi.toml
     """
     more = () if sustained is None else (f"profile.sustained={sustained}",)
-    _go("profile", overrides=(*overrides, *more), **flags)
+    _go("profile", overrides=(*overrides, *more), again=again, **flags)
 
 
-@click.command()
+@click.command(no_args_is_help=True)
 @_options
 def report(**flags: Any) -> None:
     """Write the reports: HTML, Markdown, JSON and CSV.
@@ -159,6 +151,7 @@ def _go(
     as_json: bool,
     quiet: bool,
     debug: bool,
+    again: bool = False,
 ) -> None:
     def work() -> None:
         need("pydantic", extra="compress", purpose="reading recipes")
@@ -167,10 +160,11 @@ def _go(
         from edgekit.pipeline import run as pipeline
 
         if last == "profile" and bundled.matches(target):
-            outcome = _profiled(target, overrides, out, devices, Console(quiet))
+            outcome = _profiled(target, overrides, out, devices, Console(quiet), again)
         else:
-            outcome = pipeline.run(_job(target, overrides, out, devices), Console(quiet), last)
-        click.echo(json.dumps(_as_dict(outcome), indent=2) if as_json else _summary(outcome))
+            job = replace(_job(target, overrides, out, devices), again=again)
+            outcome = pipeline.run(job, Console(quiet), last)
+        click.echo(json.dumps(_as_dict(outcome), indent=2) if as_json else _summary(outcome, last))
         if outcome.lost:
             raise Shortfall(_missing(outcome.lost))
 
@@ -213,6 +207,8 @@ def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
         each = device_file.load(path)
         if each.name in devices:
             raise InputError(f'{path}: another device in this run is also called "{each.name}"; give each its own name')
+        limits = each.limits.model_copy(update={"ship_by": each.limits.ship_by or section.ship_by})
+        each = each.model_copy(update={"limits": limits})
         if section.sustained is not None:
             run = each.run.model_copy(update={"sustained": section.sustained})
             each = each.model_copy(update={"run": run})
@@ -221,22 +217,30 @@ def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
 
 
 def _profiled(
-    target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...], console: Console
+    target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...], console: Console, again: bool
 ) -> Outcome:
     from edgekit.config import recipe
     from edgekit.pipeline import bundled
 
-    section = recipe.profile_section(overrides, ("operators", "sustained"), "the models of a bundle are already built")
+    section = recipe.profile_section(
+        overrides, ("operators", "sustained", "ship_by"), "the models of a bundle are already built"
+    )
     section = section.model_copy(update={"devices": list(names) or section.devices})
-    return bundled.profile(Path(target), _devices(section, None), console, out, section.operators)
+    return bundled.profile(Path(target), _devices(section, None), console, out, section.operators, again)
 
 
-def _summary(outcome: Outcome) -> str:
-    lines = [f"{verdict.device}: {verdict.reason}" for verdict in outcome.verdict]
+def _summary(outcome: Outcome, last: str) -> str:
+    """What the command was for: the network after training, the files after compression, their times, the verdict."""
+    from edgekit.cli import _results
+
+    last_table = {"train": _results.network, "prune": _results.network, "bundle": _results.files}
+    lines = [last_table.get(last, _results.latency)(outcome.results)]
+    lines += [f"{verdict.device}: {verdict.reason}" for verdict in outcome.verdict]
+    lines += [f"warning: {text}" for text in outcome.warnings]
     if outcome.bundle:
         lines.append(f"bundle: {outcome.bundle}")
     lines.append(f"report: {outcome.report / 'report.html'}" if outcome.report else f"run directory: {outcome.out}")
-    return "\n".join(lines)
+    return "\n".join(line for line in lines if line)
 
 
 def _missing(lost: Sequence[Failure]) -> str:
@@ -257,6 +261,8 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
         "verdict": [asdict(verdict) for verdict in outcome.verdict],
         "bundle": str(outcome.bundle) if outcome.bundle else None,
         "report": str(outcome.report / "report.json") if outcome.report else None,
+        "warnings": list(outcome.warnings),
+        **outcome.results.as_dict(),
     }
 
 

@@ -8,30 +8,44 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from edgekit import choices
-from edgekit.config.toml import Duration, Section, Sides, parse, validate
+from edgekit.config.toml import LARGEST, Duration, Section, Sides, parse, validate
 from edgekit.errors import InputError
+from edgekit.measurements import Objective
 
 
-def menu(folder: str) -> Callable[[str], str]:
+@dataclass(frozen=True)
+class Menu:
     """Validator: the word must name a public module of `folder`."""
 
-    def check(word: str) -> str:
-        allowed = choices.names(folder)
+    folder: str
+
+    def __call__(self, word: str) -> str:
+        """The word; ValueError with the choices if there is no such module."""
+        allowed = choices.names(self.folder)
         if word not in allowed:
             raise ValueError(choices.no_such(word, allowed))
         return word
 
-    return check
+
+def menu(folder: str) -> Callable[[str], str]:
+    """The validator of words that name a module of `folder`."""
+    return Menu(folder)
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Mean = Annotated[list[float], Field(min_length=1, max_length=4)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+Batch = Annotated[int, Field(ge=1, le=65_536)]
+Temperature = Annotated[float, Field(ge=0.01, le=1000)]
+Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1, max_length=4)]
+Std = Annotated[list[Annotated[float, Field(ge=1e-3, le=1)]], Field(min_length=1, max_length=4)]
 
 
 class ModelSection(Section):
@@ -49,10 +63,10 @@ class ModelSection(Section):
     mean: Mean | None = Field(
         None, description="mean of each channel on a 0..1 scale; default: what the weights expect, averaged if not RGB"
     )
-    std: Mean | None = Field(None, description="standard deviation of each channel; default likewise")
+    std: Std | None = Field(None, description="standard deviation of each channel on a 0..1 scale; default likewise")
     crop: float | None = Field(
         None,
-        gt=0,
+        ge=0.1,
         le=1,
         description="share of the image kept by the centre crop; default: what the weights expect, 1 to stretch",
     )
@@ -62,8 +76,11 @@ class ModelSection(Section):
 class CleanSection(Section):
     """What to do with each kind of problem that the scan finds."""
 
-    unreadable: Literal["error", "drop"] = Field("error", description="files that cannot be decoded as images")
+    unreadable: Literal["error", "drop"] = Field(
+        "error", description="files that are missing, no regular files, or no images"
+    )
     mode: Literal["error", "drop", "keep"] = Field("keep", description="palette, grey, CMYK or alpha (keep: as RGB)")
+    range: Literal["error", "drop", "keep"] = Field("keep", description="nearly black, e.g. 12-bit values in 16 bits")
     orientation: Literal["error", "drop", "keep"] = Field("keep", description="EXIF-rotated (keep: turn upright)")
     duplicate: Literal["error", "drop", "keep"] = Field("drop", description="same pixels, same class, same split")
     conflict: Literal["error", "drop", "keep"] = Field("error", description="same pixels under two labels")
@@ -79,7 +96,7 @@ class DataSection(Section):
     path: str | None = Field(None, description="folder or CSV file, relative to the recipe; may hold ${VAR:-default}")
     name: str | None = Field(None, description="torchvision data set, e.g. Flowers102")
     labels: str | None = Field(None, description="text file, one class name per line (default: found in the data)")
-    label_offset: int = Field(0, description="added to each label of a CSV file")
+    label_offset: int = Field(0, ge=-1_000_000, le=1_000_000, description="added to each label of a CSV file")
     input: Sides = Field(224, description="side of the square input in pixels, or [height, width]")
     channels: int = Field(3, ge=1, le=4, description="1: grey, 2: grey and alpha, 3: RGB, 4: RGBA")
     resize: Literal["crop", "stretch", "letterbox"] = Field(
@@ -93,7 +110,7 @@ class DataSection(Section):
     )
     val: Share = Field(0.15, description="share of the data for validation, if it has no validation split")
     test: Share = Field(0.15, description="share of the data for testing, if it has no test split")
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     clean: CleanSection = Field(default_factory=CleanSection)
 
     @property
@@ -118,9 +135,11 @@ class DataSection(Section):
 class TrainSection(Section):
     """Transfer learning: head first on frozen features, then all layers."""
 
-    epochs: int = Field(10, ge=1, description="epochs over all layers, after the frozen iterations")
-    frozen: int = Field(0, ge=0, description="iterations on the head alone before that, over cached features (L-BFGS)")
-    batch: int = Field(32, ge=1)
+    epochs: Epochs = Field(10, description="epochs over all layers, after the frozen iterations")
+    frozen: int = Field(
+        0, ge=0, le=1_000_000, description="iterations on the head alone before that, over cached features (L-BFGS)"
+    )
+    batch: Batch = 32
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(1e-3, gt=0, description="peak learning rate of the backbone")
     head_lr: float | None = Field(None, gt=0, description="peak learning rate of the head (default: lr)")
@@ -132,8 +151,10 @@ class TrainSection(Section):
     augment: list[Literal["random_crop", "flip", "vertical_flip", "color_jitter", "trivial_augment"]] = Field([])
     batch_norm: Literal["train", "frozen"] = Field("train", description="frozen: keep the running statistics")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of an exponential moving average of the weights")
-    patience: int | None = Field(None, ge=1, description="stop after this many epochs without a better validation loss")
-    seed: int = Field(0, ge=0)
+    patience: int | None = Field(
+        None, ge=1, le=100_000, description="stop after this many epochs without a better validation loss"
+    )
+    seed: Seed = 0
 
 
 class PruneSection(Section):
@@ -149,14 +170,14 @@ class PruneSection(Section):
     parameters: float | None = Field(None, gt=0, lt=1, description="share of the parameters to keep")
     latency: float | None = Field(None, gt=0, lt=1, description="share of the measured int8 latency to keep")
     round_to: int = Field(8, ge=1, le=64, description="channel counts stay a multiple of this")
-    steps: int = Field(5, ge=1, description="how many times scores are recomputed on the way")
+    steps: int = Field(5, ge=1, le=1000, description="how many times scores are recomputed on the way")
     keep: list[str] = Field([], description="layers whose outputs are not pruned")
     plan: str | None = Field(None, description="apply this plan (a prune.json) instead of computing one")
-    recover: int = Field(8, ge=0, description="epochs of recovery, distilled from the unpruned network")
+    recover: int = Field(8, ge=0, le=100_000, description="epochs of recovery, distilled from the unpruned network")
     lr: float = Field(1e-3, gt=0, description="peak learning rate of the recovery")
     distill: float = Field(0.7, ge=0, le=1, description="weight of the teacher against the labels")
-    temperature: float = Field(2.0, gt=0, description="of the softened logits")
-    seed: int = Field(0, ge=0)
+    temperature: Temperature = Field(2.0, description="of the softened logits")
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _has_one_target(self) -> Self:
@@ -178,11 +199,11 @@ class LowerSection(Section):
 class QatSection(Section):
     """Quantization-aware training, distilled from the float network, in the same graph."""
 
-    epochs: int = Field(3, ge=1)
-    batch: int = Field(32, ge=1)
+    epochs: Epochs = 3
+    batch: Batch = 32
     lr: float = Field(1e-4, gt=0, description="peak learning rate")
     distill: float = Field(0.9, ge=0, le=1, description="weight of the teacher against the labels")
-    temperature: float = Field(2.0, gt=0, description="of the softened logits")
+    temperature: Temperature = Field(2.0, description="of the softened logits")
     freeze: float = Field(
         0.6, ge=0, le=1, description="share of the epochs after which ranges and batch norm are frozen"
     )
@@ -205,12 +226,17 @@ class QuantizeSection(Section):
     ranges: dict[str, Annotated[str, AfterValidator(menu("edgekit.quantize.ranges"))]] = Field(
         {}, description="range module by layer name, for layers whose outputs need another one"
     )
-    calibration: int = Field(128, ge=1, description="number of calibration images, from the training split")
+    calibration: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="number of calibration images, from the training split (default: 128, or all it has)",
+    )
     equalize: bool = Field(False, description="equalize the channel ranges of neighbouring layers first")
     bias_correction: bool = Field(True, description="correct the mean shift that weight rounding causes")
     rounding: Literal["nearest", "adaptive"] = Field("nearest", description="adaptive: learned per weight (AdaRound)")
     max_drop: float = Field(
-        1.0, ge=0, description="percentage points of top-1 accuracy that int8 may lose against float"
+        1.0, ge=0, le=100, description="percentage points of top-1 accuracy that int8 may lose against float"
     )
     rescue: list[Rungs] = Field(
         ["range", "corrections", "rounding", "keep_float", "qat"],
@@ -219,7 +245,7 @@ class QuantizeSection(Section):
     keep_float: list[str] = Field([], description="layers of the torch model to keep in float")
     sensitivity: bool = Field(True, description="measure how much accuracy each layer costs")
     qat: QatSection = Field(default_factory=QatSection)
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
 
 class ExportSection(Section):
@@ -241,7 +267,7 @@ class ExportSection(Section):
 class VerifySection(Section):
     """How far the outputs of an exported file may differ from torch."""
 
-    images: int = Field(0, ge=0, description="test images to run; 0: all of them")
+    images: int = Field(0, ge=0, le=100_000_000, description="test images to run; 0: all of them")
     agreement: float = Field(
         0.995, ge=0, le=1, description="least share of top-1 classes equal to torch's at the same precision"
     )
@@ -256,12 +282,20 @@ class ProfileSection(Section):
 
     devices: list[str] = Field(["host"], min_length=1, description="names or files of devices")
     accuracy_images: int = Field(
-        32, ge=0, description="test images, drawn by data.seed, to run on each device other than this machine; 0: none"
+        32,
+        ge=0,
+        le=100_000_000,
+        description="test images, drawn by data.seed, to run on each device other than this machine; 0: none",
     )
     operators: bool = Field(
         True,
         description="time the operators of the fastest quantized and the fastest float file of each device that is "
         "timed; takes about three times the device's run.seconds",
+    )
+    ship_by: Objective = Field(
+        "p50",
+        description="what the file that ships must be best at: p50 of an inference, end_to_end (from an encoded image "
+        "to a class), or size; limits.ship_by of a device goes before it",
     )
     sustained: Duration | None = Field(
         None, description='how long to run each file continuously, e.g. "10m"; default: what the device file says'
@@ -277,7 +311,9 @@ class _Profiled(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    name: str = Field("", pattern="^[^/]*$", description="name of the run directory; default: the file's name")
+    name: str = Field(
+        "", pattern="^[^/]*$", max_length=200, description="name of the run directory; default: the file's name"
+    )
     description: str = ""
     model: ModelSection
     data: DataSection
@@ -302,13 +338,21 @@ class Recipe(Section):
             raise ValueError(f'train.augment: "trivial_augment" has no rule for alpha (data.channels = {channels})')
         return self
 
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder(cls, name: str) -> str:
+        if name in (".", ".."):
+            raise ValueError("this names a folder that exists already; the run directory is named so")
+        return name
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe file.
 
     Args:
         path: the TOML file. Relative paths in it start from its folder.
-        overrides: ``section.key=value`` strings; the value is TOML, or else a plain string.
+        overrides: ``section.key=value`` strings; the value is TOML, or else a plain string; without one the key goes
+            back to its default.
 
     Raises:
         InputError: unreadable file, bad TOML (line and column), unknown key, wrong type or value.
@@ -331,7 +375,7 @@ def profile_section(overrides: Sequence[str], allowed: Sequence[str], why: str) 
     keys = [f"profile.{key}" for key in allowed]
     for override in overrides:
         if (key := override.partition("=")[0].strip()) not in keys:
-            raise InputError(f"--set {key}: {why}: only {' and '.join(keys)} can be set")
+            raise InputError(f"--set {key}: {why}: only {', '.join(keys)} can be set")
         _set(raw, override)
     return validate(_Profiled, raw, Path("--set"), keys).profile
 
@@ -345,7 +389,7 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         raw, base = dict(record["recipe"]), Path(record["base"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not as edgekit wrote it: {error}; run the recipe again") from error
     return validate(Recipe, _settle(raw, path, overrides), path, _keys(overrides)), base
 
@@ -366,10 +410,6 @@ def _set(raw: dict[str, Any], override: str) -> None:
     *sections, leaf = key.strip().split(".")
     if not equals or not leaf:
         raise InputError(f'--set "{override}": expected section.key=value, e.g. --set train.epochs=2')
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
     table = raw
     for section in sections:
         if table.get(section) is None:
@@ -377,7 +417,21 @@ def _set(raw: dict[str, Any], override: str) -> None:
         table = table[section]
         if not isinstance(table, dict):
             raise InputError(f'--set "{override}": "{section}" is a value, not a section')
-    table[leaf] = value
+    if text.strip():
+        table[leaf] = _value(text)
+    else:
+        table.pop(leaf, None)
+
+
+def _value(text: str) -> Any:
+    """What the right side of a --set stands for: TOML, or else the words as they are."""
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except RecursionError:
+        raise InputError(f"--set: {text[:40]}...: nested too deeply") from None
+    except ValueError:
+        return text.strip()
+    return table["value"] if len(table) == 1 else text.strip()
 
 
 def schema() -> dict[str, Any]:

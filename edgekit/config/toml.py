@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 
 from edgekit import choices
+from edgekit.config import plain
+from edgekit.config.plain import LARGEST
 from edgekit.errors import InputError
+
+__all__ = ["LARGEST", "WEEK", "Duration", "Section", "parse", "validate"]
 
 
 class Section(BaseModel):
@@ -21,6 +25,7 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+WEEK = 7 * 24 * 3600
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _DURATION = r"[0-9]+(\.[0-9]+)?(s|m|h)"
 
@@ -36,8 +41,10 @@ def _seconds(value: Any) -> Any:
 Duration = Annotated[
     float,
     BeforeValidator(_seconds),
-    Field(ge=0, allow_inf_nan=False),
-    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": f"^{_DURATION}$"}]}),
+    Field(ge=0, le=WEEK, allow_inf_nan=False),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "minimum": 0, "maximum": WEEK}, {"type": "string", "pattern": f"^{_DURATION}$"}]}
+    ),
 ]
 """Seconds; in TOML a number, or a string with a unit, e.g. "10m"."""
 
@@ -82,16 +89,24 @@ def parse(path: Path) -> dict[str, Any]:
         InputError: missing or unreadable file, or bad syntax (with line and column).
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows' editors begin files with a byte order mark
         return tomllib.loads(text)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot be read: {error}; save it as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except tomllib.TOMLDecodeError as error:
         *before, last = text.split("\n")
         end = f"at line {len(before) + 1}, column {len(last) + 1}"
         raise InputError(f"{path}: not valid TOML: {str(error).replace('at end of document', end)}") from error
+    except RecursionError:
+        raise InputError(
+            f"{path}: tables or arrays are nested too deeply; no key needs more than four levels"
+        ) from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise InputError(f"{path}: not valid TOML: {str(error).partition(';')[0]}") from error
 
 
 def validate(section: type[S], raw: dict[str, Any], path: Path, overridden: Collection[str] = ()) -> S:
@@ -106,15 +121,25 @@ def validate(section: type[S], raw: dict[str, Any], path: Path, overridden: Coll
     Raises:
         InputError: one line per problem.
     """
+
+    def source(place: Sequence[str | int]) -> str:
+        where = ".".join(map(str, place))
+        return "--set" if any(_within(where, key) or _within(key, where) for key in overridden) else str(path)
+
+    strange = plain.fault(raw)
+    if strange:
+        shown = f" = {strange.value}" if strange.value else ""
+        head = f"{_title(strange.place)}{shown}: " if strange.place else ""
+        raise InputError(f"{source(strange.place)}: {head}{strange.why}")
     try:
         return section.model_validate(raw)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"])
-            typed = any(_within(where, key) or _within(key, where) for key in overridden)
-            lines.append(f"{'--set' if typed else path}: {_explain(section, dict(problem))}")
+        lines = [f"{source(problem['loc'])}: {_explain(section, dict(problem))}" for problem in error.errors()]
         raise InputError("\n".join(lines)) from None
+
+
+def _title(place: Sequence[str | int]) -> str:
+    return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, place)))
 
 
 def _within(key: str, section: str) -> bool:
@@ -123,7 +148,7 @@ def _within(key: str, section: str) -> bool:
 
 def _explain(section: type[BaseModel], problem: dict[str, Any]) -> str:
     place = [str(part) for part in problem["loc"]]
-    where = re.sub(r"\.(\d+)", r"[\1]", ".".join(place))
+    where = _title(place)
     if problem["type"] == "extra_forbidden":
         allowed = _fields(section, place[:-1])
         return f"{where}: {choices.no_such(place[-1], allowed, 'key')}"
@@ -137,9 +162,14 @@ def _explain(section: type[BaseModel], problem: dict[str, Any]) -> str:
         message = f"Expected a section with the keys {', '.join(_fields(section, place))}"
     if message.startswith(f'"{value}"'):
         return f"{where} = {message}"
-    shown = f' = "{value}"' if isinstance(value, str) else f" = {value}" if not isinstance(value, dict) else ""
+    shown = "" if isinstance(value, dict) else f" = {plain.shown(value) if isinstance(value, str) else _short(value)}"
     head = f"{where}{shown}: " if where else ""  # else the message is about the whole file
     return f"{head}{message[0].lower()}{message[1:]}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= plain.SHOWN else f"{text[: plain.SHOWN]}..."
 
 
 def _fields(section: type[BaseModel], place: list[str]) -> list[str]:

@@ -13,16 +13,18 @@ from typing import Literal, get_args
 from edgekit.config.recipe import CleanSection
 from edgekit.console import Console
 from edgekit.data.listing import Item, Listing, Scan
-from edgekit.data.transforms import decode, strict_pillow
+from edgekit.data.transforms import Decoded, decode, strict_pillow
 from edgekit.errors import InputError
+from edgekit.runtime import files
 from edgekit.runtime.preprocess import COLORS
 from edgekit.types import Finding
 
-Kind = Literal["unreadable", "mode", "orientation", "conflict", "leak", "duplicate"]
+Kind = Literal["unreadable", "mode", "range", "orientation", "conflict", "leak", "duplicate"]
 
 _TITLES: dict[Kind, str] = {
-    "unreadable": "cannot be decoded",
+    "unreadable": "cannot be read",
     "mode": "not {}",
+    "range": "nearly black",
     "orientation": "rotated by EXIF",
     "conflict": "the same pixels under two labels",
     "leak": "the same pixels in two splits",
@@ -31,10 +33,13 @@ _TITLES: dict[Kind, str] = {
 _MODES = {
     "1": "black and white", "L": "grey", "LA": "grey with alpha", "I;16": "16-bit grey", "I": "32-bit grey",
     "P": "palette", "PA": "palette with alpha", "RGB": "RGB", "RGBA": "alpha", "CMYK": "CMYK", "YCbCr": "YCbCr",
+    "I;16B": "16-bit grey", "I;16L": "16-bit grey", "I;16N": "16-bit grey", "F": "floating-point grey",
 }  # fmt: skip
 _WANTED = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _SAID = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGB with alpha"}
 _KEEPS = {"test": 0, "val": 1, "train": 2}  # of copies in several splits, the one that ranks first stays
+_DARK, _DARK_WIDE = 16, 64
+"""Levels of 256 that a picture must reach; with more than 8 bits, a range that is not used is the likelier cause."""
 _LISTED = 10
 _SLENDER = 50
 
@@ -67,6 +72,8 @@ def clean(
     for kind in get_args(Kind):
         action: Literal["error", "drop", "keep"] = getattr(policy, kind)
         flaws = _find(kind, images, listing.labels, channels)
+        if kind == "unreadable":
+            flaws = dict(listing.problems) | flaws
         if not flaws:
             continue
         if action == "error":
@@ -96,6 +103,8 @@ def scan(listing: Listing, console: Console, channels: int = 3, slender: bool = 
 
 
 def _scan(root: Path, item: Item, channels: int, slender: bool) -> Scan:
+    if problem := files.trouble(str(root / item.path)):  # reading a pipe would wait for ever
+        return Scan(item, problem=problem)
     try:
         file = (root / item.path).read_bytes()
         if not file:
@@ -106,8 +115,17 @@ def _scan(root: Path, item: Item, channels: int, slender: bool) -> Scan:
     width, height = decoded.image.size
     if not slender and max(width, height) > _SLENDER * min(width, height):
         return Scan(item, problem=f"{width}x{height} pixels are too slender to resize")
-    pixels = hashlib.sha256(repr(decoded.image.size).encode() + decoded.image.tobytes())
-    return Scan(item, hashlib.sha256(file).hexdigest(), pixels.hexdigest(), decoded.mode, decoded.turned)
+    pixels = hashlib.sha256(repr(decoded.image.size).encode() + decoded.image.tobytes()).hexdigest()
+    return Scan(item, hashlib.sha256(file).hexdigest(), pixels, decoded.mode, decoded.turned, _dark(decoded))
+
+
+def _dark(decoded: Decoded) -> str:
+    """How little of its range an image uses, if it is nearly black; else ""."""
+    colours = decoded.image if decoded.image.mode == "RGB" else decoded.image.convert("RGB")
+    peak = max(high for _, high in colours.getextrema())  # type: ignore[misc]
+    levels = 1 << int(peak).bit_length()
+    least = _DARK_WIDE if decoded.mode[0] in "IF" else _DARK
+    return "" if levels > least else f"no value above {levels / 256:.1%} of white; scale the values before saving"
 
 
 def _reason(error: Exception) -> str:
@@ -125,6 +143,8 @@ def _find(kind: Kind, images: Sequence[Scan], labels: Sequence[str], channels: i
     """Path and detail of each image with this flaw, in the order of `images`."""
     if kind == "unreadable":
         return {image.item.path: image.problem for image in images if image.problem}
+    if kind == "range":
+        return {image.item.path: image.dark for image in images if image.dark}
     if kind == "mode":
         return {
             image.item.path: _MODES.get(image.mode, image.mode) for image in images if image.mode != _WANTED[channels]
@@ -169,7 +189,8 @@ def _kept(kind: Kind, flaws: dict[str, str]) -> list[Finding]:
     findings = []
     for detail, paths in by_detail.items():
         if len(paths) > _LISTED:
-            findings.append(Finding(kind, paths[0], f"{detail}: this and {len(paths) - 1} more images", "keep"))
+            text = f"{detail}: this and {len(paths) - 1} more images"
+            findings.append(Finding(kind, paths[0], text, "keep", len(paths)))
         else:
             findings += [Finding(kind, path, detail, "keep") for path in paths]
     return findings

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from edgekit.config import plain
 from edgekit.config.recipe import DataSection
 from edgekit.console import Console
-from edgekit.data.listing import expand
+from edgekit.data.listing import Listing, expand, printable
 from edgekit.data.port import source
 from edgekit.data.split import assign
 from edgekit.disk.atomic import write_bytes
 from edgekit.errors import InputError
-from edgekit.types import Index, Sample
+from edgekit.types import Finding, Index, Sample
+
+DIGITS = tuple(str(digit) for digit in range(10))
+"""The classes of the source ``digits``, which writes its images before it can list them."""
 
 
 def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
@@ -38,7 +46,12 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
     """
     from edgekit.data._clean import clean
 
-    listing = source(data.source).listing(data, base, work)
+    listing = _listed(data, base, work)
+    ready = {item.split for item in listing.items}
+    for key in ("val", "test"):
+        share = getattr(data, key)
+        if key in ready and share not in (0, DataSection.model_fields[key].default):
+            console.say(f"data: data.{key} = {share:g} has no effect: the data has a {key} split of its own")
     images, findings = clean(listing, data.clean, console, data.channels, slender=data.resize != "crop")
     for label in sorted({item.label for item in listing.items} - {image.item.label for image in images}):
         raise InputError(f'data: cleaning left no image of class "{listing.labels[label]}"; add images or remove it')
@@ -52,9 +65,45 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
     if untrained and data.split == "stratified":
         names = ", ".join(listing.labels[label] for label in untrained[:3]) + (", ..." if len(untrained) > 3 else "")
         console.say(f"data: {len(untrained)} of {len(listing.labels)} classes have no training image: {names}")
+    if (shown := printable(str(listing.root.resolve()))) != str(listing.root.resolve()):
+        raise InputError(f"{shown}: the name of this folder is not UTF-8; rename it")
     made = listing.root.resolve().is_relative_to(work.resolve())
     root = listing.root.resolve().relative_to(work.resolve()) if made else listing.root.resolve()
     return Index(root.as_posix(), listing.labels, samples, findings)
+
+
+FINDINGS = "findings.csv"
+_VERBS = {"drop": "dropped", "keep": "kept"}
+_WORDS = {
+    "unreadable": "unreadable",
+    "mode": "not RGB",
+    "range": "nearly black",
+    "orientation": "turned by EXIF",
+    "conflict": "under two labels",
+    "leak": "that are in another split, too",
+    "duplicate": "duplicate",
+}
+
+
+def labels(data: DataSection, base: Path) -> tuple[str, ...] | None:
+    """The class names where they can be known before the data stage; None if the images must be downloaded first.
+
+    Raises:
+        InputError: as `build`.
+    """
+    if data.source == "torchvision":
+        return None
+    return DIGITS if data.source == "digits" else _listed(data, base, base).labels
+
+
+def _listed(data: DataSection, base: Path, work: Path) -> Listing:
+    """What the source lists, if all class names can be written one a line."""
+    listing = source(data.source).listing(data, base, work)
+    for label in listing.labels:
+        if not label or not plain.is_plain(label):
+            why = "is empty" if not label else "holds a control character, or is not UTF-8"
+            raise InputError(f"data: the class name {plain.shown(label)} {why}; rename it")
+    return listing
 
 
 @cache
@@ -63,8 +112,26 @@ def _json() -> TypeAdapter[Index]:
 
 
 def save(index: Index, folder: Path) -> None:
-    """Write ``index.json`` into `folder`."""
+    """Write ``index.json`` into `folder`, and what cleaning found, for people, as ``findings.csv``."""
     write_bytes(folder / "index.json", _json().dump_json(index, indent=1))
+    if index.findings:
+        table = io.StringIO()
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(("action", "kind", "path", "images", "detail"))
+        rows.writerows((each.action, each.kind, each.path, each.count, each.detail) for each in index.findings)
+        write_bytes(folder / FINDINGS, table.getvalue().encode())
+
+
+def summary(findings: Iterable[Finding]) -> str:
+    """What cleaning did, e.g. "dropped 27 unreadable, 6 duplicate; kept 3 nearly black"; "" if it found nothing."""
+    counts: dict[tuple[str, str], int] = Counter()
+    for finding in findings:
+        counts[finding.action, finding.kind] += finding.count
+    parts = {
+        action: ", ".join(f"{count} {_WORDS[kind]}" for (done, kind), count in counts.items() if done == action)
+        for action in ("drop", "keep")
+    }
+    return "; ".join(f"{verb} {parts[action]}" for action, verb in _VERBS.items() if parts[action])
 
 
 def load(folder: Path) -> Index:
@@ -117,8 +184,11 @@ def _traces(data: DataSection, base: Path) -> Iterator[str]:
         path = expand(data.path or "", base)
         if path.is_file():
             yield _trace(path, data.path or "")
-        listing = source(data.source).listing(data, base, base)
-        yield from (_trace(listing.root / item.path, item.path) for item in listing.items)
+        listing = _listed(data, base, base)
+        for item in listing.items:
+            with suppress(InputError):  # cleaning says what is wrong with it
+                yield _trace(listing.root / item.path, item.path)
+        yield from (f"{path}: {problem}" for path, problem in listing.problems)
 
 
 def _trace(file: Path, name: str) -> str:

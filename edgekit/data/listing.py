@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import choices
 from edgekit.errors import InputError
+from edgekit.runtime import files
 from edgekit.types import Split
 
 SPLIT_WORDS: dict[str, Split] = {
@@ -22,6 +23,10 @@ SPLIT_WORDS: dict[str, Split] = {
 
 # A file with any other suffix counts as an image, so that a broken image is reported, not overlooked.
 _NOT_IMAGE = re.compile(r"\.(cfg|csv|db|html?|ini|json|log|mat|md|npy|npz|pkl|py|rst|toml|tsv|txt|xml|ya?ml)", re.I)
+
+
+Problem = tuple[str, str]
+"""Path as in `Item`, printable, and why it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Listing:
     root: Path
     labels: tuple[str, ...]
     items: tuple[Item, ...]
+    problems: tuple[Problem, ...] = ()
+    """Entries that are no files to read: pipes, links that lead nowhere or back, ..."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,8 @@ class Scan:
     """Colour mode of the file; "RGB" needs no conversion."""
     turned: bool = False
     """EXIF asks for a rotation or a mirror image."""
+    dark: str = ""
+    """How little of their range the pixels use, if they are nearly black."""
     problem: str = ""
     """Why it cannot be decoded; empty when it can."""
 
@@ -101,8 +110,11 @@ def read_labels(path: str, base: Path) -> tuple[str, ...]:
         InputError: missing file, not UTF-8, or empty.
     """
     file = expand(path, base)
+    if file.exists() and (problem := files.trouble(str(file))):
+        raise InputError(f'data.labels = "{path}": {problem} ({file})')
     try:
-        labels = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines())
+        text = composed(file.read_text(encoding="utf-8-sig"))
+        labels = tuple(line.strip() for line in text.rstrip().splitlines())
     except FileNotFoundError:
         raise InputError(f'data.labels = "{path}": no such file ({file})') from None
     except (OSError, UnicodeDecodeError) as error:
@@ -128,44 +140,58 @@ def label_numbers(classes: set[str], labels: tuple[str, ...] | None) -> tuple[tu
     return labels, {name: labels.index(name) for name in classes}
 
 
-def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in `folder`, sorted, without hidden ones.
+def composed(name: str) -> str:
+    """The name in Unicode's composed form (NFC): file systems and editors may write the same word in another."""
+    return unicodedata.normalize("NFC", name)
+
+
+def spelled(root: Path, path: str) -> str:
+    """The path as the file system spells it, if that differs in its Unicode form only; else unchanged."""
+    ways = (path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD")))
+    return next((way for way in ways if (root / way).exists()), path)
+
+
+def subfolders(folder: Path) -> tuple[list[str], list[Problem]]:
+    """Names of the folders in `folder`, sorted, without hidden ones; and links in it that lead nowhere or back.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or a folder's name is not UTF-8.
     """
+    names, problems, real = [], [], os.path.realpath(folder)
     try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        entries = sorted(entry for entry in folder.iterdir() if not files.skipped(entry.name))
     except OSError as error:
-        raise _unreadable(error) from None
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    for entry in entries:
+        if entry.is_dir():
+            if entry.is_symlink() and files.leads_back(str(entry), real):
+                problems.append((printable(entry.name), "a link back to a folder that it lies in"))
+                continue
+            if printable(entry.name) != entry.name:
+                raise InputError(f"{folder}: the folder name {printable(entry.name)} is not UTF-8; rename it")
+            names.append(entry.name)
+        elif entry.is_symlink() and not entry.exists() and not _NOT_IMAGE.fullmatch(entry.suffix):
+            problems.append((printable(entry.name), files.trouble(str(entry))))
+    return names, problems
 
 
-def _unreadable(error: OSError) -> InputError:
-    return InputError(f"{error.filename}: cannot be read: {error.strerror}")
-
-
-def image_files(folder: Path) -> Iterator[str]:
-    """Paths of the images below `folder`, relative to it with forward slashes, sorted.
+def image_files(folder: Path) -> tuple[list[str], list[Problem]]:
+    """Paths of the images below `folder`, relative to it with forward slashes, sorted; and what cannot be read.
 
     Hidden files and files whose suffix is not that of an image (.txt, .json, ...) are left out.
-
-    Raises:
-        InputError: a folder cannot be read, or a file name is not UTF-8.
     """
-
-    def stop(error: OSError) -> None:  # by default, os.walk ignores errors
-        raise _unreadable(error)
-
-    paths = []
-    for where, folders, files in os.walk(folder, onerror=stop, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if name.startswith(".") or _NOT_IMAGE.fullmatch(os.path.splitext(name)[1]):
-                continue
-            path = os.path.relpath(os.path.join(where, name), folder).replace(os.sep, "/")
-            try:
-                path.encode()
-            except UnicodeEncodeError:
-                raise InputError(f"{folder}: the file name {path!r} is not UTF-8; rename it") from None
+    paths, problems = [], []
+    for path, problem in files.walk(str(folder)):
+        if _NOT_IMAGE.fullmatch(os.path.splitext(path)[1]):
+            continue
+        shown = printable(path)
+        if problem or shown != path:
+            problems.append((shown, problem or "its name is not UTF-8"))
+        else:
             paths.append(path)
-    yield from sorted(paths)
+    return paths, problems
+
+
+def printable(path: str) -> str:
+    """A path whose name may not be UTF-8, with the odd bytes in hexadecimal."""
+    return os.fsencode(path).decode(errors="backslashreplace")

@@ -8,10 +8,17 @@ from typing import Protocol, cast
 from edgekit import choices
 from edgekit.config.recipe import DataSection
 from edgekit.data.listing import Listing
+from edgekit.errors import InputError
+
+OWN = ("path", "name", "labels", "label_offset")
+"""Keys of [data] that not every source uses."""
 
 
 class Source(Protocol):
     """A module of ``edgekit/data/sources``."""
+
+    USES: tuple[str, ...]
+    """The keys of `OWN` that it reads; any other that the recipe sets is refused."""
 
     def listing(self, data: DataSection, base: Path, work: Path) -> Listing:
         """List the images and their labels, with the splits where the source has some of its own.
@@ -33,3 +40,23 @@ def source(name: str, where: str = "data.source") -> Source:
         InputError: there is no such source.
     """
     return cast(Source, choices.pick("edgekit.data.sources", name, where))
+
+
+def check(data: DataSection) -> None:
+    """Refuse keys that the source does not use: whoever sets them expects something else to happen.
+
+    Raises:
+        InputError: one line per key.
+    """
+    used = source(data.source).USES
+    fields = DataSection.model_fields
+    strange = [key for key in OWN if key not in used and getattr(data, key) != fields[key].default]
+    if strange:
+        takes = f"; it takes {', '.join(used)}" if used else ""
+        raise InputError(
+            "\n".join(
+                f'data.{key} = {getattr(data, key)}: data.source = "{data.source}" does not use it{takes}; '
+                f"remove it (--set data.{key}=), or name another source"
+                for key in strange
+            )
+        )

@@ -15,6 +15,8 @@ from edgekit.errors import InputError
 from edgekit.types import Index, Sample, Split
 
 T = TypeVar("T")
+USUAL = 128
+"""Calibration images where the recipe names no number."""
 Group = list[Scan]
 """Images with the same pixels: they stay in one split."""
 
@@ -129,18 +131,20 @@ def _shuffled(items: Iterable[T], seed: str) -> list[T]:
     return [item for _, item in sorted(((generator.random(), item) for item in items), key=lambda pair: pair[0])]
 
 
-def calibration(index: Index, count: int, seed: int) -> tuple[Sample, ...]:
+def calibration(index: Index, count: int | None, seed: int) -> tuple[Sample, ...]:
     """Training images to observe activation ranges on, spread over the classes as evenly as possible.
 
     Args:
         index: the data set; only its training split is used, and its order does not matter.
-        count: how many images.
+        count: how many images; None: `USUAL`, or as many as there are.
         seed: a different seed picks different images.
 
     Raises:
         InputError: the training split has fewer images.
     """
     train = sorted(index.split("train"), key=lambda sample: sample.path)
+    if count is None:
+        count = min(USUAL, len(train))
     if count > len(train):
         raise InputError(f"quantize.calibration = {count}: the training split has {len(train)} images; ask for fewer")
     by_label: dict[int, list[Sample]] = defaultdict(list)

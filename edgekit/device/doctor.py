@@ -32,10 +32,11 @@ def report() -> dict[str, Any]:
     Returns:
         ``edgekit`` and ``python`` (versions), ``executable``, ``machine`` (fields of `edgekit.measurements.Machine`),
         ``disk_free_bytes`` (of the working directory), ``extras``: name -> {purpose, complete, packages: [{name,
-        wanted, installed, fits}]}, ``engines``: [{name, format, package, version, providers, problem}], ``missing``:
-        [{what, install}].
+        wanted, installed, fits}]}, ``engines``: [{name, format, package, installed, version, providers, problem}],
+        ``missing``: [{what, install}].
     """
     extras = _extras()
+    engines = [_engine(name) for name in engine_menu.engines()]
     return {
         "edgekit": __version__,
         "python": platform.python_version(),
@@ -43,8 +44,8 @@ def report() -> dict[str, Any]:
         "machine": machine.facts(),
         "disk_free_bytes": shutil.disk_usage(".").free,
         "extras": extras,
-        "engines": [_engine(name) for name in engine_menu.engines()],
-        "missing": _missing(extras),
+        "engines": engines,
+        "missing": [*_missing(extras), *_broken(engines)],
     }
 
 
@@ -64,6 +65,8 @@ def render(diagnosis: dict[str, Any]) -> str:
     ]
     for engine in diagnosis["engines"]:
         state = f"{engine['version']}: {', '.join(engine['providers'])}" if engine["version"] else engine["problem"]
+        if not engine["installed"]:
+            state = f"not installed: pip install {engine['package']}"
         lines.append(f"  {engine['name']:<15} {engine['format']:<7} {state}")
     for name, extra in diagnosis["extras"].items():
         lines += ["", f"edgekit[{name}]: {extra['purpose']}"]
@@ -109,10 +112,21 @@ def _missing(extras: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
+def _broken(engines: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Engines that are installed and cannot be used all the same."""
+    return [
+        {
+            "what": f"running {engine['format']} files with {engine['name']} ({engine['problem']})",
+            "install": f"pip install --force-reinstall {engine['package']}",
+        }
+        for engine in engines
+        if engine["installed"] and engine["problem"]
+    ]
+
+
 def _package(name: str, wanted: str) -> dict[str, Any]:
-    try:
-        installed = metadata.version(name)
-    except metadata.PackageNotFoundError:
+    installed = _installed(name)
+    if installed is None:
         return {"name": name, "wanted": wanted, "installed": None, "fits": False}
     fits = True
     if importlib.util.find_spec("packaging"):  # comes with most of the stack, but not with edgekit alone
@@ -122,9 +136,17 @@ def _package(name: str, wanted: str) -> dict[str, Any]:
     return {"name": name, "wanted": wanted, "installed": installed, "fits": fits}
 
 
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def _engine(name: str) -> dict[str, Any]:
     engine = engine_menu.engine(name)
     row: dict[str, Any] = {"name": name, "format": engine.FORMAT, "package": engine.PACKAGE}
+    row["installed"] = _installed(engine.PACKAGE) is not None
     try:
         return {**row, "version": engine.version(), "providers": list(engine.providers()), "problem": None}
     except RuntimeFault as fault:

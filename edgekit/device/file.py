@@ -16,8 +16,9 @@ from pydantic import (
 )
 
 from edgekit.config.recipe import menu
-from edgekit.config.toml import Duration, Section, parse, validate
+from edgekit.config.toml import WEEK, Duration, Section, parse, validate
 from edgekit.device import providers as providers_module
+from edgekit.measurements import Objective
 from edgekit.reach import benchmark_model
 from edgekit.runtime import engine_menu
 from edgekit.runtime.engines import torch_cuda
@@ -111,17 +112,18 @@ class RunSection(Section):
     warmup: int = Field(
         10,
         ge=0,
+        le=1_000_000,
         description="least inferences before each round; the first goes on until times are steady, or for `seconds`",
     )
-    seconds: float = Field(3.0, gt=0, description="measured time per artifact, engine and thread count")
+    seconds: float = Field(3.0, gt=0, le=WEEK, description="measured time per artifact, engine and thread count")
     rounds: int = Field(
-        5, ge=1, description="number of rounds the time is divided into, interleaved over all artifacts"
+        5, ge=1, le=10_000, description="number of rounds the time is divided into, interleaved over all artifacts"
     )
     fresh: bool = Field(
         False,
         description="a new process for each round: takes longer, but intervals then cover process variation",
     )
-    cooldown: float = Field(0.0, ge=0, description="seconds of rest before each round")
+    cooldown: float = Field(0.0, ge=0, le=WEEK, description="seconds of rest before each round")
     sustained: Duration = Field(
         0.0, description='then run each continuously for this long, reported minute by minute, e.g. "10m"; 0: skip this'
     )
@@ -155,6 +157,17 @@ class LimitsSection(Section):
     p90_ms: float | None = Field(None, gt=0)
     size_mb: float | None = Field(None, gt=0, description="file size in 1e6 bytes")
     rss_mb: float | None = Field(None, gt=0, description="peak resident set in 1e6 bytes")
+    ship_by: Objective | None = Field(
+        None,
+        description="what the file that ships must be best at: p50 of an inference, end_to_end (from an encoded image "
+        "to a class), or size; default: profile.ship_by of the recipe",
+    )
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The limits that are set, by key."""
+        given: dict[str, float] = self.model_dump(exclude={"ship_by"}, exclude_none=True)
+        return given
 
 
 class FactsSection(Section):

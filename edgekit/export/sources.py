@@ -23,11 +23,12 @@ from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import FixedQParamsQuantizationSpec, QuantizationSpec
-from torchao.quantization.pt2e.utils import _fuse_conv_bn_
 
 from edgekit.graph.exported_program import trace
 from edgekit.graph.kernels import kernels, on_grid
 from edgekit.graph.ops import ADDS, CLAMPS, QDQ, WEIGHTED, aten, bounds, constant
+from edgekit.lower import weights
+from edgekit.quantize import faithful
 from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.ptq import float_graph
 from edgekit.types import Size, shape_of
@@ -48,7 +49,9 @@ def rounded(module: torch.nn.Module, size: Size, precision: str) -> GraphModule:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
         graph: Any = trace(copy.deepcopy(module), size).module()
-        _fuse_conv_bn_(graph)
+        weights.apply(graph)
+        weights.fold_batch_norms(graph)
+        faithful.check(module, graph, faithful.random_images(size))
         for node in _weighted(graph):
             holder = node.args[1]
             if isinstance(holder, Node) and holder.op == "get_attr":

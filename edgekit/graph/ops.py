@@ -88,3 +88,8 @@ def constant(graph: GraphModule, node: Node) -> torch.Tensor:
         owner = getattr(owner, part)
     assert isinstance(owner, torch.Tensor)
     return owner
+
+
+def has_own_weight(node: Node) -> bool:
+    """Whether weight and bias of a weighted operator of a float graph are constants, not computed from the image."""
+    return all(isinstance(held, Node) and held.op == "get_attr" for held in node.args[1:3] if held is not None)

@@ -7,21 +7,25 @@ that run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgekit.console import Console
 from edgekit.disk import code_digest, json_file
+from edgekit.disk.atomic import write_bytes
 from edgekit.disk.run_directory import ORDER, Done, RunDirectory
-from edgekit.errors import Shortfall, missing
+from edgekit.errors import InputError, Shortfall, Unreached, missing
 from edgekit.measurements import Failure, Profile, Verdict
-from edgekit.pipeline import port
+from edgekit.pipeline import early, port, warnings
 from edgekit.pipeline.port import S, Skip
+from edgekit.pipeline.results import Results
+from edgekit.pipeline.results import read as read_results
 from edgekit.pipeline.state import Job, Run
 from edgekit.report.contents import StageRow
 
 __all__ = ["Job", "Outcome", "run"]
+RECIPE = "recipe.json"
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,9 @@ class Outcome:
     """The one file to ship; None if there is none."""
     lost: tuple[Failure, ...] = ()
     """What was not measured because a device was not reached or was lost during the run."""
+    warnings: tuple[str, ...] = ()
+    """Why its scores may mean little, one line each."""
+    results: Results = field(default_factory=Results)
 
 
 def run(job: Job, console: Console, last: str = "report") -> Outcome:
@@ -48,20 +55,70 @@ def run(job: Job, console: Console, last: str = "report") -> Outcome:
     """
     directory = RunDirectory(job.out)
     with directory.locked():
-        json_file.save(
-            job.out / "recipe.json", {"base": str(job.base.resolve()), "recipe": job.recipe.model_dump(mode="json")}
-        )
         state = Run(job, directory, console)
-        for name in ORDER[: ORDER.index(last) + 1]:
-            _do(name, port.stage(name), state)
+        start = _Start(state, last)
+        try:
+            for name in ORDER[: ORDER.index(last) + 1]:
+                _do(name, port.stage(name), state, start)
+            start.accept()
+        except (InputError, Unreached):
+            start.take_back()
+            raise
     report = state.done.get("report")
     verdicts = state.read("report", "verdict.json", list[Verdict]) or []
     profile: Profile | None = state.read("profile", "profile.json", Profile)
     lost = tuple(failure for failure in profile.failures if failure.lost) if profile else ()
-    return Outcome(job.out, tuple(state.rows), tuple(verdicts), report.path if report else None, state.bundle, lost)
+    return Outcome(
+        job.out,
+        tuple(state.rows),
+        tuple(verdicts),
+        report.path if report else None,
+        state.bundle,
+        lost,
+        warnings.of(state),
+        read_results(state),
+    )
 
 
-def _do(name: str, stage: port.Stage[Any], state: Run) -> None:
+class _Start:
+    """The moment at which the first stage begins: until then nothing is changed, and input can be refused early.
+
+    ``recipe.json`` is what the next command in this directory goes on with. It is replaced once the input has passed
+    the early checks, and put back if a stage refuses it after all.
+    """
+
+    def __init__(self, state: Run, last: str) -> None:
+        self._state, self._last = state, last
+        self._file = state.job.out / RECIPE
+        self._before = self._file.read_bytes() if self._file.is_file() else None
+        self._accepted = self._counted = False
+
+    def begin(self, name: str) -> None:
+        """Called before each stage that runs."""
+        if not self._accepted:
+            early.check(self._state, name, self._last)
+            self.accept()
+        if not self._counted and "data" in self._state.done:
+            early.check_images(self._state, name, self._last)
+            self._counted = True
+        self._state.console.say(f"{name} ...")
+
+    def accept(self) -> None:
+        """Make the recipe that of the directory."""
+        if not self._accepted:
+            job = self._state.job
+            json_file.save(self._file, {"base": str(job.base.resolve()), "recipe": job.recipe.model_dump(mode="json")})
+            self._accepted = True
+
+    def take_back(self) -> None:
+        """Put the earlier recipe back; without one, keep the new one only if there are results that it explains."""
+        if self._accepted and self._before is not None:
+            write_bytes(self._file, self._before)
+        elif self._accepted and not self._state.done:
+            self._file.unlink()
+
+
+def _do(name: str, stage: port.Stage[Any], state: Run, start: _Start) -> None:
     """Skip a stage, reuse its results, or run it."""
     section = stage.section(state)
     if isinstance(section, Skip):
@@ -69,7 +126,7 @@ def _do(name: str, stage: port.Stage[Any], state: Run) -> None:
         state.console.say(f"{name}: skipped, {section.reason}")
         return
     try:
-        done = _stage(name, stage, section, state)
+        done = _stage(name, stage, section, state, start)
     except ModuleNotFoundError as error:
         raise missing(error, extra="compress", purpose=f"the {name} stage") from error
     except Shortfall as trouble:
@@ -82,11 +139,11 @@ def _do(name: str, stage: port.Stage[Any], state: Run) -> None:
     state.console.say(f"{name}: {'unchanged' if done.cached else f'{done.seconds:.1f} s'}")
 
 
-def _stage(name: str, stage: port.Stage[S], section: S, state: Run) -> Done:
+def _stage(name: str, stage: port.Stage[S], section: S, state: Run, start: _Start) -> Done:
     return state.directory.stage(
         name,
         {**stage.inputs(state, section), "code": code_digest.digest(f"edgekit.pipeline.stages.{name}")},
         lambda work: stage.build(state, section, work),
-        before=lambda: state.console.say(f"{name} ..."),
+        before=lambda: start.begin(name),
         resumable=stage.RESUMABLE,
     )

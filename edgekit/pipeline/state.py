@@ -32,6 +32,8 @@ class Job:
     out: Path
     devices: Mapping[str, Device]
     """Devices by name; without any, nothing is profiled."""
+    again: bool = False
+    """Measure on the devices even what was measured before."""
 
 
 @dataclass

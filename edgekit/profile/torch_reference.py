@@ -41,15 +41,15 @@ def write(module: nn.Module, size: Size, path: Path) -> None:
         InputError: torch.export cannot take the network.
     """
     import torch
-    from torchao.quantization.pt2e.utils import _fuse_conv_bn_
 
     from edgekit.graph import exported_program
+    from edgekit.lower import weights
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
         graph: Any = exported_program.trace(copy.deepcopy(module), size).module()
-        _fuse_conv_bn_(graph)
-        graph.recompile()
+        weights.apply(graph)
+        weights.fold_batch_norms(graph)
     program = exported_program.trace(graph, size)
     for node in program.graph.nodes:
         node.meta.pop("from_node", None)  # memory addresses: equal networks give equal files

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from edgekit.graph.kernels import kernels
-from edgekit.graph.ops import WEIGHTED, constant
+from edgekit.graph.ops import WEIGHTED, aten, constant
 from edgekit.quantize._rounding import Moments, vectors
 
 
@@ -48,7 +48,7 @@ class Calibration(Interpreter):
         if n.target in WEIGHTED:
             arguments: Any = n.args
             x = self.env[arguments[0]]
-            self.sums[n.name] = self.sums.get(n.name, torch.zeros(())) + _by_channel(x)
+            self.sums[n.name] = self.sums.get(n.name, torch.zeros(())) + _by_channel(n, x)
             if self._moments:
                 columns = vectors(n, x, tuple(self.env[arguments[1]].shape))
                 if columns is not None:
@@ -60,8 +60,9 @@ class Calibration(Interpreter):
         return {name: total / self.images for name, total in self.sums.items()}
 
 
-def _by_channel(x: Tensor) -> Tensor:
-    mean = x.mean((0, 2, 3)) if x.dim() == 4 else x.flatten(0, -2).mean(0)
+def _by_channel(node: Node, x: Tensor) -> Tensor:
+    """A linear layer has its channels last, whatever the rank (ConvNeXt's take (N, H, W, C))."""
+    mean = x.flatten(0, -2).mean(0) if node.target is aten.linear.default else x.mean((0, 2, 3))
     return mean.double()
 
 

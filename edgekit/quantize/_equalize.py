@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.graph.ops import ADDS, WEIGHTED, aten, constant
+from edgekit.graph.ops import ADDS, WEIGHTED, aten, constant, has_own_weight
 from edgekit.quantize._replay import Replay
 
 SMALLEST = 1 / 32
@@ -51,6 +51,8 @@ class Group:
     tensors: list[Node] = field(default_factory=list)
     free: bool = True
     """Nothing in it forbids scaling."""
+    axis: int = 1
+    """Of the channels: linear layers have them last, convolutions do not."""
 
 
 def equalize(graph: GraphModule, images: Iterable[Tensor]) -> tuple[int, int]:
@@ -99,13 +101,13 @@ def _scale(graph: GraphModule, group: Group, largest: dict[Node, Tensor]) -> Ten
 
 def _largest(graph: GraphModule, groups: list[Group], images: Iterable[Tensor]) -> dict[Node, Tensor]:
     """Largest magnitude per channel of every tensor that belongs to a group."""
-    wanted = {node for group in groups for node in group.tensors}
+    channels = {node: group.axis for group in groups for node in group.tensors}
     largest: dict[Node, Tensor] = {}
     replay = Replay(graph)
     for image in images:
         for node, value in replay.values(image.unsqueeze(0)).items():
-            if node in wanted:
-                top = value.abs().amax([0, *range(2, value.dim())])
+            if node in channels:
+                top = value.abs().movedim(channels[node], 0).flatten(1).amax(1)
                 largest[node] = torch.maximum(largest[node], top) if node in largest else top
     return largest
 
@@ -137,7 +139,8 @@ def _groups(graph: GraphModule) -> list[Group]:
             barred.update(sources)
         elif node.target in WEIGHTED:
             single = all(holder.op != "get_attr" or len(holder.users) == 1 for holder in node.all_input_nodes)
-            if not single or node.target is aten.conv2d.padding or not (_split(node) == 1 or _depthwise(graph, node)):
+            known = single and has_own_weight(node) and node.target is not aten.conv2d.padding
+            if not known or not (_split(node) == 1 or _depthwise(graph, node)):
                 barred.update([node, *sources])
         elif _even(node):
             for source in sources:
@@ -155,7 +158,18 @@ def _groups(graph: GraphModule) -> list[Group]:
                 groups[root(node.args[0])].readers.append(node)
     for node in barred:
         groups[root(node)].free = False
+    for group in groups.values():
+        axes = {_axis(node) for node in (*group.writers, *group.readers)} - {None}
+        group.free = group.free and len(axes) < 2
+        group.axis = -1 if axes == {-1} else 1
     return list(groups.values())
+
+
+def _axis(node: Node) -> int | None:
+    """Where a weighted operator has its channels; None if first and last are the same (N, C)."""
+    if node.target is not aten.linear.default:
+        return 1
+    return -1 if len(node.meta["val"].shape) > 2 else None
 
 
 def _even(node: Node) -> bool:
@@ -167,6 +181,9 @@ def _even(node: Node) -> bool:
     if node.target is aten.flatten.using_ints:
         before, after = node.args[0].meta["val"].shape, node.meta["val"].shape  # type: ignore[union-attr]
         return len(before) == 4 and tuple(before[2:]) == (1, 1) and len(after) == 2
+    if node.target is aten.mean.dim:
+        axes: Any = node.args[1]
+        return {axis % 4 for axis in axes} == {2, 3} and len(node.args[0].meta["val"].shape) == 4  # type: ignore[union-attr]
     if node.target in ADDS:
         shapes = [source.meta["val"].shape for source in node.all_input_nodes if source.op != "get_attr"]
         return len(shapes) == 2 and shapes[0] == shapes[1] and not node.kwargs

@@ -24,7 +24,7 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
-from edgekit.graph.ops import ADDS, BATCH_NORM, CLAMPS, COMPUTING, MOVING, SIGMOIDS, WEIGHTED, scopes
+from edgekit.graph.ops import ADDS, BATCH_NORM, CLAMPS, COMPUTING, MOVING, SIGMOIDS, WEIGHTED, has_own_weight, scopes
 
 SIGMOID = FixedQParamsQuantizationSpec(
     dtype=torch.int8, scale=1 / 256, zero_point=-128, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine
@@ -68,7 +68,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
         for node in model.graph.nodes:
             if node.op != "call_function" or self._stays_float(node):
                 continue
-            if node.target in WEIGHTED:
+            if node.target in WEIGHTED and has_own_weight(node):
                 self._annotate(node, {_input(node, 0): self._arriving(_input(node, 0)), _input(node, 1): self.weight})
             elif node.target in COMPUTING:
                 self._annotate(node, {source: self._arriving(source) for source in _tensor_inputs(node)})

@@ -14,18 +14,16 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torchao.quantization.pt2e import PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-from torchao.quantization.pt2e.utils import _fuse_conv_bn_
 
 from edgekit import choices
 from edgekit.config.recipe import QuantizeSection
 from edgekit.errors import InputError, Shortfall
 from edgekit.graph.exported_program import trace
 from edgekit.graph.integer_arithmetic import round_constants
-from edgekit.lower import canonical
+from edgekit.lower import canonical, weights
 from edgekit.lower.port import GraphRewrite
 from edgekit.lower.rewrites import average_pool, hard_sigmoid, hard_swish, saturation, silu
-from edgekit.quantize import _ranges
-from edgekit.quantize._correct import Calibration, correct_biases, weights
+from edgekit.quantize import _correct, _ranges, faithful
 from edgekit.quantize._equalize import equalize
 from edgekit.quantize._replay import not_finite
 from edgekit.quantize._rounding import round_weights
@@ -65,7 +63,7 @@ class Observed:
     """A float graph and what calibration saw in it: enough to quantize it in several ways."""
 
     prepared: GraphModule
-    calibration: Calibration
+    calibration: _correct.Calibration
     size: Size
     pixels: Tensor
     images: tuple[Tensor, ...]
@@ -122,13 +120,15 @@ def observe(
         warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
         graph, lowered = float_graph(module, size, rewrites)
         notes: list[str] = []
+        weights.fold_batch_norms(graph)
+        faithful.check(module, graph, images)
         if section.equalize:
-            _fuse_conv_bn_(graph)  # as `prepare_pt2e` does
             scaled, total = equalize(graph, islice(images, EQUALIZE))
             notes.append(f"equalize: channels of {scaled} of {total} groups of layers were scaled")
+            faithful.check(module, graph, images)
         quantizer = Int8Quantizer(Histogram, PerChannelMinMaxObserver, section.keep_float)
         prepared = prepare_pt2e(graph, quantizer)
-        calibration = Calibration(prepared, moments=section.rounding == "adaptive")
+        calibration = _correct.Calibration(prepared, moments=section.rounding == "adaptive")
         describe = images.describe if isinstance(images, Images) else str
         for number, image in enumerate(images, 1):
             _observe(calibration, image, size, describe(number))
@@ -158,9 +158,12 @@ def float_graph(
         batch: images that the graph takes at once.
     """
     graph = trace(copy.deepcopy(module), size, batch).module()  # rewrites change weights
+    weights.apply(graph)
     canonical.apply(graph)
     chosen = [rewrite for rewrite in FLOAT_REWRITES if rewrites is None or rewrite.NAME in rewrites]
-    return graph, {rewrite.NAME: rewrite.apply(graph) for rewrite in chosen}
+    applied = {rewrite.NAME: rewrite.apply(graph) for rewrite in chosen}
+    weights.separate(graph)
+    return graph, applied
 
 
 def decide(observed: Observed, section: QuantizeSection) -> Result:
@@ -184,10 +187,10 @@ def decide(observed: Observed, section: QuantizeSection) -> Result:
         example = torch.zeros(1, *shape_of(observed.size))
         open_ends = settle(converted, example, observed.pixels)
         moments = observed.calibration.moments if section.rounding == "adaptive" else {}
-        exact = weights(converted)
+        exact = _correct.weights(converted)
         rounded = round_weights(converted, moments, centred=section.bias_correction)
         if section.bias_correction:
-            correct_biases(converted, exact, observed.calibration.means())
+            _correct.correct_biases(converted, exact, observed.calibration.means())
         round_constants(converted)
         program = torch.export.export(converted, (example,), strict=False)
     notes = list(observed.notes)
@@ -196,7 +199,7 @@ def decide(observed: Observed, section: QuantizeSection) -> Result:
     return Result(program, {name: count for name, count in lowered.items() if count}, ranges, open_ends, tuple(notes))
 
 
-def _observe(calibration: Calibration, image: Tensor, size: Size, name: str) -> None:
+def _observe(calibration: _correct.Calibration, image: Tensor, size: Size, name: str) -> None:
     if tuple(image.shape) != shape_of(size):
         raise InputError(
             f"quantize: calibration image {name} has the shape {tuple(image.shape)}, but the network takes "

@@ -21,7 +21,17 @@ from torchao.quantization.pt2e.utils import _fuse_conv_bn_
 
 from edgekit.graph.kernels import on_grid
 from edgekit.graph.logits import classes
-from edgekit.graph.ops import CLAMPS, COMPUTING, DEQUANTIZE, QUANTIZE, WEIGHT_DEQUANTIZE, WEIGHTED, constant, scopes
+from edgekit.graph.ops import (
+    CLAMPS,
+    COMPUTING,
+    DEQUANTIZE,
+    QUANTIZE,
+    WEIGHT_DEQUANTIZE,
+    WEIGHTED,
+    aten,
+    constant,
+    scopes,
+)
 from edgekit.quantize._replay import Replay
 from edgekit.quantize.annotate import FUSING
 from edgekit.types import Sensitivity
@@ -115,7 +125,8 @@ def _take_back(network: _Network, layers: Iterable[_Layer], images: Sequence[tor
             for node, weight in layer.weights.items():
                 x, exact, *rest = (network.env[a] if isinstance(a, Node) else a for a in node.args)
                 extra: Any = node.target(x, weight - exact, None, *rest[1:])  # type: ignore[operator]
-                mean = extra.mean((0, 2, 3)) if extra.dim() == 4 else extra.flatten(0, -2).mean(0)
+                last = node.target is aten.linear.default
+                mean = extra.flatten(0, -2).mean(0) if last else extra.mean((0, 2, 3))
                 shifts[node] = shifts.get(node, torch.zeros(())) + mean / len(images)
     for layer in layers:
         for node, weight in layer.weights.items():

@@ -132,7 +132,9 @@ def data(report: Report) -> Markup:
 def _findings(dataset: Data) -> list[Markup]:
     if not dataset.findings:
         return [tag("p", "Cleaning found nothing to report.")]
-    kinds = Counter((finding.kind, finding.action) for finding in dataset.findings)
+    kinds: Counter[tuple[str, str]] = Counter()
+    for finding in dataset.findings:
+        kinds[finding.kind, finding.action] += finding.count
     done = {"drop": "dropped", "keep": "kept"}
     words = ", ".join(f"{count:,} {kind} ({done[action]})" for (kind, action), count in kinds.most_common())
     rows = [(f.path, f.kind, done[f.action], f.detail) for f in dataset.findings[:FINDINGS]]

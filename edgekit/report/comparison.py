@@ -3,6 +3,7 @@
 Two rows match if they have the same device, artifact, engine, threads, batch and kind. Different kinds are never
 compared. Rows that differ in engine version, machine, governor or threads are compared with a warning that names the
 difference; of these, only rows with a new engine version can count as regressions, as the others change the conditions.
+Reports on different networks or data sets are compared with a warning, too; top-1 of different data is not.
 
 p50 has changed if the interval of the ratio excludes 1 (`edgekit.verdict.stats.ratio`), top-1 if the interval of the
 difference excludes 0 (Newcombe, "Interval Estimation for the Difference Between Independent Proportions", 1998, method
@@ -75,6 +76,8 @@ class Comparison:
     """Rows whose kinds differ, in words."""
     only_old: tuple[str, ...]
     only_new: tuple[str, ...]
+    differs: tuple[str, ...] = ()
+    """How the networks or the data sets differ, in words."""
 
     def regressions(self, above: float = 0.0) -> tuple[tuple[Row, Change], ...]:
         """Significant changes for the worse, larger than `above` (relative), in rows that count."""
@@ -107,6 +110,11 @@ def compare(old: Results, new: Results) -> Comparison:
         not_compared=tuple(not_compared),
         only_old=tuple(map(_words, left)),
         only_new=tuple(map(_words, right)),
+        differs=tuple(
+            f"{what} {was} then, {new.subject[what]} now"
+            for what, was in old.subject.items()
+            if new.subject.get(what, was) != was
+        ),
     )
 
 
@@ -169,6 +177,8 @@ def _latency(a: Timing, b: Timing) -> Change:
 
 
 def _accuracy(a: Timing, b: Timing, old: Results, new: Results) -> Change | None:
+    if old.subject.get("data") != new.subject.get("data"):
+        return None
     scores = []
     for t, each in ((a, old), (b, new)):
         rows = [r for r in each.accuracy if (r.artifact, r.engine, r.split) == (t.artifact, t.engine, "test")]

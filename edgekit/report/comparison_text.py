@@ -8,16 +8,17 @@ from edgekit.report.comparison import Change, Comparison, Row
 from edgekit.report.formats.markdown import table, text
 from edgekit.report.svg import megabytes, ms, percent, threads
 
+_SUBJECT = ": these reports are not on the same thing"
 _HEADS = ("device", "artifact", "engine", "threads", "kind", "p50 ms", "change (95 % interval)", "top-1", "size", "")
 
 
 def plain(comparison: Comparison, above: float | None) -> str:
     """Lines for a terminal."""
     lines = [f"old: {comparison.old}", f"new: {comparison.new}"]
+    lines += [f"warning: {words}{_SUBJECT}" for words in comparison.differs]
     for row in comparison.rows:
-        cells = [
-            f"{c.quantity} {_values(c)} {_percent(c)}" for c in row.changes if c.quantity == "p50" or c.new != c.old
-        ]
+        shown = [change for change in row.changes if change.quantity == "p50" or change.new != change.old]
+        cells = [f"{c.quantity} {_values(c)}{' ms' if c.quantity == 'p50' else ''} {_shift(c)}" for c in shown]
         lines.append(f"{_mark(row):<10} {_name(row)}: {'; '.join(cells)}")
         lines += [f"{'':<10} warning: {words}" for words in row.differs]
     lines += [f"not compared: {words}" for words in comparison.not_compared]
@@ -34,8 +35,9 @@ def markdown(comparison: Comparison, above: float | None) -> str:
         p50 = by["p50"]
         head = (text(row.device), text(row.artifact), text(row.engine), str(row.threads), row.kind)
         rest = (_cell(by.get("top-1")), _cell(by.get("size")), _mark(row))
-        rows.append((*head, _values(p50), _percent(p50), *rest))
-    warnings = [f"- {text(_name(row))}: {text(words)}" for row in comparison.rows for words in row.differs]
+        rows.append((*head, _values(p50), _shift(p50), *rest))
+    warnings = [f"- {text(words)}{_SUBJECT}" for words in comparison.differs]
+    warnings += [f"- {text(_name(row))}: {text(words)}" for row in comparison.rows for words in row.differs]
     one_sided = [f"- not compared: {text(words)}" for words in comparison.not_compared]
     one_sided += [f"- only in old: {text(words)}" for words in comparison.only_old]
     one_sided += [f"- only in new: {text(words)}" for words in comparison.only_new]
@@ -82,9 +84,11 @@ def _values(change: Change) -> str:
     return f"{show(change.old)} → {show(change.new)}" if change.old != change.new else show(change.new)
 
 
-def _percent(change: Change) -> str:
-    words = f"{100 * change.relative:+.1f} %"
-    return words + (f" ({100 * change.ci[0]:+.1f} to {100 * change.ci[1]:+.1f})" if change.ci else "")
+def _shift(change: Change) -> str:
+    """The change with its interval: in percent, but in points for top-1, which is itself in percent."""
+    scale, unit = (100 * (change.old or 1.0), "points") if change.quantity == "top-1" else (100, "%")
+    words = f"{scale * change.relative:+.1f} {unit}"
+    return words + (f" ({scale * change.ci[0]:+.1f} to {scale * change.ci[1]:+.1f})" if change.ci else "")
 
 
 def _cell(change: Change | None) -> str:

@@ -115,6 +115,8 @@ class Report:
     operators: tuple[OperatorProfile, ...] = ()
     golden: tuple[Replay, ...] = ()
     """Golden vectors replayed on the devices; empty if none were."""
+    warnings: tuple[str, ...] = ()
+    """Why the scores may mean little, one line each."""
 
     @property
     def max_drop(self) -> float | None:
@@ -179,6 +181,7 @@ def gather(
     pruning: Pruning | None = None,
     rewrites: Iterable[Rewrite] = (),
     quantization: Quantization | None = None,
+    warnings: Iterable[str] = (),
 ) -> Report:
     """Combine the results of the stages into one report; a stage that did not run is simply absent.
 
@@ -199,6 +202,7 @@ def gather(
         pruning: what the prune stage did.
         rewrites: which graph rewrites were applied, and why.
         quantization: how the quantized graph was made.
+        warnings: why the scores may mean little.
     """
     bounds = {
         device: {k: float(v) for k, v in each.items() if v is not None} for device, each in (limits or {}).items()
@@ -225,6 +229,7 @@ def gather(
         quantization=quantization,
         operators=profile.operators if profile else (),
         golden=profile.golden if profile else (),
+        warnings=tuple(warnings),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,17 @@ class Results:
     latency: tuple[Timing, ...]
     failures: tuple[Failure, ...]
     machines: dict[str, Machine]
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def subject(self) -> dict[str, str]:
+        """The network and the data set, in words; a report on a bundle may not know them."""
+        known = {}
+        for what, keys in (("model", ("name",)), ("data", ("source", "name", "path"))):
+            section = self.recipe.get(what)
+            if isinstance(section, dict) and any(section.get(key) for key in keys):
+                known[what] = " ".join(str(section[key]) for key in keys if section.get(key))
+        return known
 
 
 def results(path: Path) -> Results:

@@ -62,6 +62,7 @@ def verdicts(report: Report) -> Markup:
         tag("p", tag("strong", f"{row.artifact} on {row.engine} failed verification. "), _problem(row), class_="alarm")
         for row in broken
     ]
+    warnings += [tag("p", tag("strong", "Careful. "), f"{text}.", class_="alarm") for text in report.warnings]
     warnings += [
         tag(
             "p",

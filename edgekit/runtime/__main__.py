@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import glob
+import io
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
@@ -17,6 +19,7 @@ from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, Any
 
 from edgekit import __version__
+from edgekit.runtime import files
 from edgekit.runtime.errors import RuntimeFault, first_line
 
 if TYPE_CHECKING:
@@ -154,29 +157,40 @@ def _predict(options: argparse.Namespace, out: IO[str]) -> int:
 def expand(words: Sequence[str], stdin: IO[str]) -> Iterator[tuple[str, str]]:
     """Paths that the command line names, in order, each with the reason it cannot be used ("" if it can).
 
-    A folder stands for the images in it and below, sorted; a word with ``*?[`` that is not a file, for its matches,
-    sorted; ``-`` for the lines of stdin.
+    A folder stands for the images in it and below, sorted, but for hidden ones; links to folders are not followed. A
+    word with ``*?[`` that is not a file stands for its matches, sorted; ``-`` for the lines of stdin.
     """
     for word in words:
         if word == "-":
-            yield from ((line.rstrip("\r\n"), "") for line in stdin if line.strip())
+            lines = (line.rstrip("\r\n") for line in stdin)
+            yield from ((line, files.trouble(line)) for line in lines if line.strip())
         elif os.path.isdir(word):
-            images = sorted(
-                os.path.join(folder, name)
-                for folder, _, names in os.walk(word)
-                for name in names
-                if name.lower().endswith(SUFFIXES)
-            )
-            yield from ((path, "") for path in images)
-            if not images:
+            found = [(path, reason) for path, reason in files.walk(word, links=False) if _counts(path, reason)]
+            yield from ((os.path.join(word, path), reason) for path, reason in found)
+            if not found:
                 yield word, f"no images in this folder ({' '.join(SUFFIXES)})"
         elif glob.has_magic(word) and not os.path.exists(word):
             matches = sorted(path for path in glob.glob(word, recursive=True) if not os.path.isdir(path))
-            yield from ((path, "") for path in matches)
+            yield from ((path, files.trouble(path)) for path in matches)
             if not matches:
                 yield word, "matches no file"
         else:
-            yield word, ""
+            yield word, "" if _is_open(word) else files.trouble(word)
+
+
+def _counts(path: str, reason: str) -> bool:
+    """Whether a file of a folder is an input, or a folder in it cannot be read."""
+    return path.lower().endswith(SUFFIXES) or reason.startswith("a folder")
+
+
+def _is_open(path: str) -> bool:
+    """Whether a path is one end of a pipe that the shell has opened: ``<(command)``."""
+    if not path.startswith(("/dev/fd/", "/proc/self/fd/", "/dev/stdin")):
+        return False
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _array(path: str) -> tuple[Any, str]:
@@ -347,9 +361,13 @@ def _opened(options: argparse.Namespace, verify: str) -> Bundle:
 
 def as_program(argv: Sequence[str] | None = None, prog: str = "python -m edgekit.runtime") -> int:
     """`main` as a process of its own; its exit status."""
-    # Engines print to file descriptor 1 as they like: keep the real one aside for the answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # Engines print to file descriptor 1 as they like: keep the real one aside for the answers. File names need not be
+    # UTF-8: their odd bytes are written as \udc80 to \udcff, as JSON has it.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
     os.dup2(2, 1)
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     try:
         with answers:
             return main(argv, answers, prog)

@@ -114,8 +114,8 @@ def decode(file: bytes, color: str = "rgb") -> Decoded:
     """Decode the bytes of an image file to upright pixels; call it inside `strict_pillow`.
 
     Without a channel for it, alpha is composited on white, the background cut-outs are mostly shown on; an image
-    without alpha is opaque. Grey and RGB become each other. 16-bit grey keeps its upper 8 bits. An animation gives its
-    first frame.
+    without alpha is opaque. Grey and RGB become each other. 16-bit grey keeps its upper 8 bits, 32-bit integers of at
+    most 255 are 8-bit grey, floats go from 0 (black) to 1. An animation gives its first frame.
 
     Args:
         file: the bytes.
@@ -127,8 +127,14 @@ def decode(file: bytes, color: str = "rgb") -> Decoded:
     from PIL import Image
 
     with Image.open(io.BytesIO(file)) as image:
-        image.load()
+        _load(image)
         return _decoded(image, color)
+
+
+def _load(image: Image.Image) -> None:
+    if image.format == "EPS":  # Pillow would start Ghostscript
+        raise ValueError("PostScript is a program, not pixels; convert it to PNG")
+    image.load()
 
 
 def _decoded(image: Image.Image, color: str) -> Decoded:
@@ -139,10 +145,14 @@ def _decoded(image: Image.Image, color: str) -> Decoded:
 
 def _in_color(image: Image.Image, color: str) -> Image.Image:
     mode = _MODES[color]
-    if mode in ("LA", "RGBA") and _has_alpha(image):
+    if mode in ("LA", "RGBA") and _has_alpha(image) and not _is_wide(image):
         return _rgba(image).convert(mode)
     rgb = _rgb(image)
     return rgb if mode == "RGB" else rgb.convert(mode)
+
+
+def _is_wide(image: Image.Image) -> bool:
+    return image.mode == "F" or image.mode.startswith("I")
 
 
 def _has_alpha(image: Image.Image) -> bool:
@@ -158,18 +168,40 @@ def _rgba(image: Image.Image) -> Image.Image:
 def _rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
+    if _is_wide(image):
+        return Image.fromarray(_narrowed(image)).convert("RGB")
     if _has_alpha(image):
         image = _rgba(image)
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips at 255
-        import numpy as np
-
-        wide = np.asarray(image)
-        return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range; save it with 8 bits")
     return image.convert("RGB")
+
+
+def _narrowed(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Grey of 16 bits, 32 bits or floats in 8 bits, clear pixels white. Pillow's own conversion clips at 255.
+
+    Raises:
+        ValueError: nothing says which values are black and white.
+    """
+    import numpy as np
+
+    wide = np.asarray(image)
+    low, high = wide.min(), wide.max()
+    if image.mode == "F":
+        if not 0 <= low <= high <= 1:  # NaN, too
+            raise ValueError(
+                f"floating-point pixels have no agreed range beyond 0..1, these go from {low:g} to {high:g}; "
+                "save it with 8 bits"
+            )
+        return np.rint(wide * np.float32(255)).astype(np.uint8)
+    if low < 0 or high > 0xFFFF:
+        raise ValueError(
+            f"32-bit pixels have no agreed range beyond 0..65535, these go from {low} to {high}; save it with 8 bits"
+        )
+    # Older versions of Pillow have 16 bits in mode "I".
+    narrow = image.mode == "I" and high < 256 and image.format not in ("PNG", "PPM")
+    clear = wide == image.info.get("transparency", -1)
+    return np.where(clear, 255, wide if narrow else wide >> 8).astype(np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -329,7 +361,7 @@ def upright(file: bytes, spec: Preprocessing) -> Image.Image:
 
     with Image.open(io.BytesIO(file)) as image:
         _refuse_slender(*image.size, spec)  # before decoding takes much memory
-        image.load()
+        _load(image)
         return _decoded(image, spec.color).image
 
 

@@ -137,24 +137,32 @@ def _check_faster(latency: tuple[float, float] | None, where: str, console: Cons
         )
 
 
+def clock(section: PruneSection, devices: Mapping[str, Device]) -> str | None:
+    """The first device where time is measured; None if there is none.
+
+    Raises:
+        InputError: there is none, and `section` has a target in latency.
+    """
+    timed = [name for name, device in devices.items() if trial_files.is_timed(device)]
+    if timed or section.latency is None:
+        return timed[0] if timed else None
+    if not devices:
+        raise InputError("prune.latency needs a device to measure on: add a [profile] section or --device")
+    raise InputError(
+        f"prune.latency needs a device where time is measured, but {', '.join(devices)} is emulated: add --device host"
+    )
+
+
 def stopwatch(whole: nn.Module, given: Given, scratch: Path) -> tuple[Stopwatch | None, str]:
     """What times networks on the first device where time is measured, and where; or None, and why not."""
-    if not given.devices:
-        if given.section.latency is not None:
-            raise InputError("prune.latency needs a device to measure on: add a [profile] section or --device")
-        return None, "not measured: no device was given"
-    timed = [(name, device) for name, device in given.devices.items() if trial_files.is_timed(device)]
-    if not timed:
-        names = ", ".join(given.devices)
-        if given.section.latency is not None:
-            raise InputError(
-                f"prune.latency needs a device where time is measured, but {names} is emulated: add --device host"
-            )
-        return None, f"not measured: {names} is emulated"
-    name, device = timed[0]
+    name = clock(given.section, given.devices)
+    if name is None:
+        why = f"{', '.join(given.devices)} is emulated" if given.devices else "no device was given"
+        return None, f"not measured: {why}"
+    device = given.devices[name]
     images = [
         torch.from_numpy(evaluate(open_image(given.root / sample.path, given.spec), given.spec))
-        for sample in calibration(given.index, IMAGES, given.section.seed)
+        for sample in calibration(given.index, None, given.section.seed)[:IMAGES]
     ]
     if given.quantize and not images:
         return None, "not measured: no training images to calibrate int8 files with"

@@ -131,7 +131,7 @@ def choose_graph(
 
     whole: dict[str, Artifact] = {}
     lost: dict[str, str] = {}
-    for name in timed:
+    for name in console.each("with and without a rewrite:", timed):
         paths: dict[str, Path] = {}
         for form in sorted(formats, reverse=True):  # TFLite first: its converter needs rewrites most
             try:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgekit.data.dataset import ImageSet, batches
+from edgekit.graph import eager
 from edgekit.graph.logits import per_class
 from edgekit.models import head
 
@@ -20,7 +21,7 @@ def features(module: nn.Module, images: ImageSet, batch: int = 64) -> tuple[Tens
     Returns:
         The head's inputs, float32 [n, ...], and labels, int64 [n], on the network's device.
     """
-    device = next(module.parameters()).device
+    device, form = next(module.parameters()).device, eager.format_of(module)
     seen: list[Tensor] = []
     labels: list[Tensor] = []
     hook = head(module).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float()))
@@ -28,7 +29,7 @@ def features(module: nn.Module, images: ImageSet, batch: int = 64) -> tuple[Tens
     try:
         with torch.no_grad():
             for values, targets in batches(images, batch):
-                module(values.to(device, memory_format=torch.channels_last))
+                module(values.to(device, memory_format=form))
                 labels.append(targets)
     finally:
         hook.remove()

@@ -18,6 +18,7 @@ from edgekit.config.recipe import PruneSection, Recipe, TrainSection
 from edgekit.console import Console
 from edgekit.data.dataset import ImageSet, batches
 from edgekit.errors import Shortfall
+from edgekit.graph import eager
 from edgekit.graph.logits import per_class
 from edgekit.train import loop
 from edgekit.train._state import LAST, fingerprint
@@ -103,8 +104,9 @@ def recover(
     section = schedule(recipe.train or TrainSection(), prune)
     torch.manual_seed(section.seed)
     device = loop.device()
-    student.to(device).to(memory_format=torch.channels_last)
-    teacher = teacher.to(device).to(memory_format=torch.channels_last)
+    form = eager.fastest_format(student.to(device), torch.zeros(2, *spec.shape))
+    student.to(memory_format=form)
+    teacher = teacher.to(device, memory_format=form)  # type: ignore[call-overload]
     images = loop.Images(index, root, spec, section)
     with loop.deterministic():
         mark = f"{fingerprint(recipe, index, student)} {prune.model_dump_json()}"
@@ -157,12 +159,12 @@ def measure_statistics(module: nn.Module, images: ImageSet) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # the plain average over all batches
         norm.train()
-    device = next(module.parameters()).device
+    device, form = next(module.parameters()).device, eager.format_of(module)
     seen = 0
     with torch.no_grad():
         for values, _ in batches(images, BATCH, epoch=0):
             if norms:
-                module(values.to(device, memory_format=torch.channels_last))
+                module(values.to(device, memory_format=form))
             seen += len(values)
             if seen >= IMAGES:
                 break

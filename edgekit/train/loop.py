@@ -22,6 +22,7 @@ from edgekit.config.recipe import Recipe, TrainSection
 from edgekit.console import Console
 from edgekit.data.dataset import ImageSet, batches
 from edgekit.errors import InputError, Shortfall
+from edgekit.graph import eager
 from edgekit.graph.logits import classes, per_class
 from edgekit.train import _head
 from edgekit.train._state import LAST, State, fingerprint
@@ -57,7 +58,8 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
     module, model, spec = models.create(
         recipe.model, len(index.labels), data.shape, base, section is not None, data.resize, data.pad
     )
-    module = module.to(device()).to(memory_format=torch.channels_last)
+    module = module.to(device())
+    module = module.to(memory_format=eager.fastest_format(module, torch.zeros(2, *spec.shape)))
     draft = Checkpoint(models.WEIGHTS, model, spec, index.labels, trained=section is not None)
 
     def write(history: list[Epoch], splits: tuple[Split, ...]) -> Checkpoint:
@@ -180,6 +182,7 @@ def _train_epoch(
 ) -> None:
     began = time.perf_counter()
     module, device = state.module, next(state.module.parameters()).device
+    form = eager.format_of(module)
     torch.manual_seed(_mix(section.seed, epoch))  # dropout and stochastic depth
     module.train()
     if section.batch_norm == "frozen":
@@ -192,7 +195,7 @@ def _train_epoch(
         for step, (values, labels) in enumerate(batches(images.train, section.batch, epoch - 1)):
             set_rates(state.optimizer, factor((epoch - 1) * steps + step, section.epochs * steps, section.warmup))
             labels = labels.to(device)
-            values = values.to(device, memory_format=torch.channels_last)
+            values = values.to(device, memory_format=form)
             output = module(values)
             if not isinstance(output, Tensor):
                 said = ends.described(output)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.data.dataset import ImageSet, batches
+from edgekit.graph import eager
 from edgekit.types import ClassScore, Metrics, Split
 
 
@@ -25,12 +26,12 @@ def predict(module: nn.Module, images: ImageSet, batch: int = 64) -> tuple[Tenso
         Logits, float32 [n, outputs], and labels, int64 [n], in the index's order, on the CPU.
     """
     training = module.training
-    device = next(module.parameters()).device
+    device, form = next(module.parameters()).device, eager.format_of(module)
     module.eval()
     logits, labels = [], []
     with torch.inference_mode():
         for values, targets in batches(images, batch):
-            values = values.to(device, memory_format=torch.channels_last)
+            values = values.to(device, memory_format=form)
             logits.append(module(values).float().cpu())
             labels.append(targets)
     module.train(training)

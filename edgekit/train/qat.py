@@ -33,6 +33,7 @@ from edgekit.config.recipe import QatSection, QuantizeSection
 from edgekit.console import Console
 from edgekit.data.dataset import ImageSet, batches
 from edgekit.errors import InputError, Shortfall
+from edgekit.graph import eager
 from edgekit.graph.integer_arithmetic import round_constants
 from edgekit.graph.logits import per_class
 from edgekit.graph.ops import BATCH_NORM, CLAMPS, QUANTIZE, WEIGHTED, aten, bounds, constant
@@ -87,7 +88,7 @@ def train(
         warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
         graph, _ = _prepare(module, size, batch, section, rewrites)
         _take_ranges(graph, start, pixels)
-        best = _Training(graph, module, batch, section.qat).run(images, val, console)
+        best = _Training(graph, module, size, batch, section.qat).run(images, val, console)
         final, lowered = _prepare(module, size, 1, section, rewrites)
         final.load_state_dict(best)
         _move(final, False)
@@ -240,10 +241,11 @@ def _fold_batch_norms(graph: GraphModule) -> None:
 class _Training:
     """A graph in training; `best` holds the weights that score best on validation, or the last ones without it."""
 
-    def __init__(self, graph: GraphModule, teacher: nn.Module, batch: int, section: QatSection) -> None:
+    def __init__(self, graph: GraphModule, teacher: nn.Module, size: Size, batch: int, section: QatSection) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.graph = graph.to(self.device)
-        self.teacher = copy.deepcopy(teacher).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.form = eager.fastest_format(teacher, torch.zeros(2, *shape_of(size)))
+        self.teacher = copy.deepcopy(teacher).to(self.device, memory_format=self.form)  # type: ignore[call-overload]
         self.batch = batch
         self.section = section
         self.parameters = [parameter for parameter in graph.parameters() if parameter.requires_grad]
@@ -279,7 +281,7 @@ class _Training:
     def _step(self, values: Tensor, labels: Tensor, share: float) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.section.lr * share
-        inputs = values.to(self.device, memory_format=torch.channels_last)
+        inputs = values.to(self.device, memory_format=self.form)
         with torch.no_grad():
             wanted = per_class(self.teacher(inputs))
         section = self.section
@@ -323,7 +325,7 @@ class _Training:
             for values, labels in batches(images, self.batch):
                 missing = self.batch - len(values)
                 filled = torch.cat([values, values[:1].expand(missing, -1, -1, -1)]) if missing else values
-                logits = self.graph(filled.to(self.device, memory_format=torch.channels_last))
+                logits = self.graph(filled.to(self.device, memory_format=self.form))
                 outputs.append(logits[: len(values)].cpu())
                 truth.append(labels)
         logits, labels = per_class(torch.cat(outputs)), torch.cat(truth)

@@ -10,11 +10,13 @@ The rule, in order:
    top-1 there is at least that of torch fp32 minus `max_drop` points, and it meets the device's limits (p90, size,
    peak memory). Files of a bundle must also reproduce its golden vectors there (`refused`). If no file has accuracy
    scores, accuracy is ignored, and the reason says so.
-3. Never worse than float: an integer precision is shippable only if its p50 is below that of the fastest shippable
-   float file, fp32 or fp16.
-4. The lowest p50 wins. Candidates whose p50 does not differ significantly from it tie with it
-   (`edgekit.verdict.stats.different`; for estimates: within the error bar; within 2 % if neither is known). Among
-   those, the smaller file wins, then fewer threads.
+3. Never worse than float: an integer precision is shippable only if it is better by the objective (lower p50, unless
+   the device or the recipe says otherwise) than the best shippable float file, fp32 or fp16.
+4. The lowest p50 wins. Candidates within 5 % of it, or whose p50 does not differ significantly from it
+   (`edgekit.verdict.stats.different`; for estimates: within the error bar), tie with it. Among those, time end to end
+   decides, then peak memory, load time, the size of the file and the number of threads. A user does not notice 5 % of
+   an inference, but may notice the rest.
+5. With the objective ``end_to_end`` or ``size``, that comes first, and p50 breaks ties.
 
 Speed is judged by p50, which is the most repeatable; limits by p90, which is what a user notices.
 """
@@ -22,67 +24,20 @@ Speed is judged by p50, which is the most repeatable; limits by p90, which is wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
 
-from edgekit.measurements import NOISE, Kind, Timing, Verdict
+from edgekit.measurements import Kind, Timing, Verdict
 from edgekit.types import TORCH_FP32, Accuracy, Artifact
-from edgekit.verdict import stats
+from edgekit.verdict._candidate import FLOAT as FLOAT
+from edgekit.verdict._candidate import Candidate, Limits, Miss, quickest
+from edgekit.verdict._criteria import OBJECTIVES, P50, Criterion, choose
+from edgekit.verdict._criteria import equal as equal
+from edgekit.verdict._reason import STAND_INS, nearest, over_by, points, reason
 
 KINDS: tuple[Kind, ...] = ("measured", "emulated", "estimated")
 """Best first."""
 _LIMITED = {"estimated": "estimated time"}
 """What the p90 limit is compared with, for kinds of timing that have no p90."""
-_STAND_INS = {"benchmark_model": "litert"}
-"""For an engine that does not return its outputs, the engine whose accuracy counts: same kernels, in Python."""
-FLOAT = ("fp32", "fp16")
-"""Precisions that the others must beat."""
-
-
-class Limits(Protocol):
-    """What `edgekit.device.file.LimitsSection` offers; None is no limit."""
-
-    @property
-    def p90_ms(self) -> float | None:
-        """Milliseconds."""
-
-    @property
-    def size_mb(self) -> float | None:
-        """File size in 1e6 bytes."""
-
-    @property
-    def rss_mb(self) -> float | None:
-        """Peak resident set in 1e6 bytes."""
-
-
-@dataclass(frozen=True)
-class _Miss:
-    text: str
-    amount: float
-    """How far off, relative to the bound; infinite if it is not a matter of degree."""
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    artifact: Artifact
-    timing: Timing
-    drop: float | None
-    """Points of top-1 lost against torch fp32; None when either was not scored."""
-    misses: tuple[_Miss, ...] = field(default=())
-
-    @property
-    def name(self) -> str:
-        threads = self.timing.threads
-        return f"{self.artifact.id} on {self.timing.engine}, {threads} thread{'s' if threads > 1 else ''}"
-
-    @property
-    def is_float(self) -> bool:
-        return self.artifact.precision in FLOAT
-
-    @property
-    def why_not(self) -> str:
-        return " and ".join(miss.text for miss in self.misses)
 
 
 def decide(
@@ -107,8 +62,8 @@ def decide(
         refused: other reasons not to ship an artifact with an engine there, worded to follow "but".
 
     Returns:
-        The choice with its reason; if nothing is shippable, `artifact` is None and the reason says by how much the
-        nearest candidate misses.
+        The choice with its reason and what decided; if nothing is shippable, `artifact` is None and the reason says by
+        how much the nearest candidate misses.
     """
     kind = best_kind(device_name, timings)
     if kind is None:
@@ -124,21 +79,28 @@ def decide(
     shippable = [candidate for candidate in candidates if not candidate.misses]
     unscored = "; these files have no accuracy scores, so accuracy was ignored" if accuracy is None else ""
     if not shippable:
-        return _nothing(device_name, _nearest(candidates, kind) + unscored, kind)
-    best = _fastest(_never_worse(shippable))
-    baseline = _quickest(c for c in shippable if c.is_float) or _quickest(c for c in candidates if c.is_float)
+        return _nothing(device_name, nearest(candidates, kind) + unscored, kind)
+    objective = OBJECTIVES[limits.ship_by or "p50"]
+    unknown = next((c for c in shippable if objective.of(c) is None), None)
+    if unknown is not None:
+        unscored += f"; p50 decided, because {unknown.name} has no time {objective.name}"
+        objective = P50
+    choice = choose(_never_worse(shippable, objective), objective)
+    best = choice.best
+    baseline = quickest(c for c in shippable if c.is_float) or quickest(c for c in candidates if c.is_float)
     compared = baseline if not best.is_float else None
     return Verdict(
         device=device_name,
         artifact=best.artifact.id,
         engine=best.timing.engine,
         threads=best.timing.threads,
-        reason=_reason(best, baseline, candidates, kind, max_drop, limits) + unscored,
+        reason=reason(choice, baseline, candidates, kind, max_drop, limits) + unscored,
         kind=kind,
         baseline=compared.name if compared else None,
         speedup=compared.timing.p50_ms / best.timing.p50_ms if compared else None,
         size_ratio=compared.artifact.bytes / best.artifact.bytes if compared else None,
         top1_drop=best.drop,
+        by=choice.by.name,
     )
 
 
@@ -155,11 +117,11 @@ def contenders(device_name: str, artifacts: Sequence[Artifact], timings: Sequenc
     """
     kind, by_id = best_kind(device_name, timings), {artifact.id: artifact for artifact in artifacts}
     rows = [t for t in timings if (t.device, t.kind, t.batch) == (device_name, kind, 1) and not t.reference]
-    candidates = [_Candidate(by_id[timing.artifact], timing, None) for timing in rows]
+    candidates = [Candidate(by_id[timing.artifact], timing, None) for timing in rows]
     if not candidates:
         return ()
-    best = _fastest(_never_worse(candidates))
-    rival = _quickest(candidate for candidate in candidates if candidate.is_float != best.is_float)
+    best = choose(_never_worse(candidates, P50), P50).best
+    rival = quickest(candidate for candidate in candidates if candidate.is_float != best.is_float)
     return (best.timing, *([rival.timing] if rival else []))
 
 
@@ -187,25 +149,25 @@ def _judge(
     limits: Limits,
     max_drop: float | None,
     refused: Mapping[tuple[str, str], str],
-) -> _Candidate:
+) -> Candidate:
     key = (timing.artifact, timing.engine)
-    stand_in = (timing.artifact, _STAND_INS.get(timing.engine, timing.engine))
+    stand_in = (timing.artifact, STAND_INS.get(timing.engine, timing.engine))
     score = scores.get(key, scores.get(stand_in)) if scores is not None else None
-    misses = [_Miss(refused[key], float("inf"))] if key in refused else []
+    misses = [Miss(refused[key], float("inf"))] if key in refused else []
     drop = None if score is None or reference is None else 100 * (reference - score.top1)
     if scores is None:
         pass
     elif score is None:
-        misses.append(_Miss("it was not verified on the test split", float("inf")))
+        misses.append(Miss("it was not verified on the test split", float("inf")))
     elif not score.passed:
         problem = f" ({score.problem})" if score.problem else ""
-        misses.append(_Miss(f"it failed verification{problem}", float("inf")))
+        misses.append(Miss(f"it failed verification{problem}", float("inf")))
     if score is not None and max_drop is not None:
         if drop is None:
-            misses.append(_Miss(f"{TORCH_FP32} was not scored, so its drop is unknown", float("inf")))
+            misses.append(Miss(f"{TORCH_FP32} was not scored, so its drop is unknown", float("inf")))
         elif drop > max_drop + 1e-6:  # 90.6 - 89.6 is 1.0000000000000009
             misses.append(
-                _Miss(f"it loses {_points(drop)} of top-1 ({max_drop:g} allowed)", (drop - max_drop) / max(max_drop, 1))
+                Miss(f"it loses {points(drop)} of top-1 ({max_drop:g} allowed)", (drop - max_drop) / max(max_drop, 1))
             )
     for what, value, limit, unit in (
         (_LIMITED.get(timing.kind, "p90"), timing.p90_ms, limits.p90_ms, "ms"),
@@ -216,127 +178,17 @@ def _judge(
         if limit is not None and value is not None and value > limit:
             over = value / limit - 1
             misses.append(
-                _Miss(f"its {what} of {value:.3g} {unit} is {_over(over)} over the {limit:g} {unit} allowed", over)
+                Miss(f"its {what} of {value:.3g} {unit} is {over_by(over)} over the {limit:g} {unit} allowed", over)
             )
-    return _Candidate(artifact, timing, drop, tuple(misses))
+    return Candidate(artifact, timing, drop, tuple(misses))
 
 
-def _never_worse(shippable: list[_Candidate]) -> list[_Candidate]:
-    float_ = _quickest(candidate for candidate in shippable if candidate.is_float)
-    if float_ is None:
+def _never_worse(shippable: list[Candidate], objective: Criterion) -> list[Candidate]:
+    floats = [objective.of(candidate) or 0.0 for candidate in shippable if candidate.is_float]
+    if not floats:
         return shippable
-    return [c for c in shippable if c.is_float or c.timing.p50_ms < float_.timing.p50_ms]
-
-
-def _quickest(candidates: Iterable[_Candidate]) -> _Candidate | None:
-    return min(candidates, key=lambda c: c.timing.p50_ms, default=None)
-
-
-def _fastest(candidates: list[_Candidate]) -> _Candidate:
-    first = min(candidates, key=lambda c: c.timing.p50_ms)
-    ties = [candidate for candidate in candidates if candidate is first or equal(candidate.timing, first.timing)]
-    return min(ties, key=lambda c: (c.artifact.bytes, c.timing.threads, c.timing.p50_ms))
-
-
-def equal(a: Timing, b: Timing) -> bool:
-    """Whether two p50 values, from one run on one device, are indistinguishable."""
-    if len(a.round_sizes) > 1 and len(b.round_sizes) > 1:
-        return not stats.different(a, b, interleaved=True)
-    if not a.samples and not b.samples and a.p50_ci and b.p50_ci:
-        return a.p50_ci[0] <= b.p50_ms <= a.p50_ci[1] or b.p50_ci[0] <= a.p50_ms <= b.p50_ci[1]
-    return max(a.p50_ms, b.p50_ms) <= min(a.p50_ms, b.p50_ms) * (1 + NOISE)
-
-
-def _reason(
-    best: _Candidate,
-    baseline: _Candidate | None,
-    candidates: list[_Candidate],
-    kind: Kind,
-    max_drop: float | None,
-    limits: Limits,
-) -> str:
-    parts = [f"{best.name}: p50 {_ms(best)}"]
-    if best.is_float:
-        rival = _quickest(c for c in candidates if not c.is_float and not c.misses)
-        if rival is not None and rival.timing.p50_ms >= best.timing.p50_ms:
-            parts.append(
-                f"no slower than the fastest {rival.artifact.precision} file "
-                f"({rival.artifact.id}, {rival.timing.engine}: {_ms(rival)})"
-            )
-        elif rival is not None and rival.artifact.bytes >= best.artifact.bytes:
-            parts.append(f"as fast as {rival.artifact.id} within measurement error, and the smaller file")
-        elif rival is not None:  # the fastest float file beats it; this one ties with that file and is smaller
-            first = min((c for c in candidates if c.is_float and not c.misses), key=lambda c: c.timing.p50_ms)
-            parts.append(
-                f"as fast as {first.name} ({_ms(first)}) within measurement error, which {rival.name} ({_ms(rival)}) "
-                "does not beat"
-            )
-    elif baseline is None:
-        parts.append("no float file was timed here to compare with")
-    else:
-        where = f"({baseline.artifact.id}, {baseline.timing.engine})"
-        ratio = baseline.timing.p50_ms / best.timing.p50_ms
-        if ratio > 1:
-            parts.append(f"{_times(ratio, 'faster')} than the fastest float file {where}")
-        else:
-            slower = f"{_times(1 / ratio, 'slower')} than" if ratio < 1 else "as fast as"
-            parts.append(f"{slower} the fastest float file {where}, which is refused because {baseline.why_not}")
-    if best.drop is not None:
-        parts.append(_drop(best.drop, max_drop))
-    text = ", ".join(parts)
-    refused = _quickest(c for c in candidates if c.misses and c.timing.p50_ms < best.timing.p50_ms)
-    if refused is not None and not (refused is baseline and not best.is_float):
-        text += f"; {refused.name} is faster ({_ms(refused)}) but {refused.why_not}"
-    if limits.rss_mb is not None and not best.timing.rss_bytes:
-        text += f"; its peak memory was not measured, so the {limits.rss_mb:g} MB limit was not checked"
-    if best.timing.engine in _STAND_INS and best.drop is not None:
-        engine = best.timing.engine
-        text += f"; its accuracy is that of {_STAND_INS[engine]}, as {engine} does not return outputs"
-    if limits.p90_ms is not None and best.timing.p90_ms is None:
-        text += f"; its p90 is unknown, so the {limits.p90_ms:g} ms limit was checked against p50 only"
-    return text + _caveat(kind)
-
-
-def _nearest(candidates: list[_Candidate], kind: Kind) -> str:
-    def distance(candidate: _Candidate) -> tuple[float, float, float]:
-        amounts = [miss.amount for miss in candidate.misses]
-        return (sum(amount == float("inf") for amount in amounts), max(amounts), candidate.timing.p50_ms)
-
-    nearest = min(candidates, key=distance)
-    return (
-        f"nothing can be shipped; closest is {nearest.name} (p50 {_ms(nearest)}), but {nearest.why_not}{_caveat(kind)}"
-    )
+    return [c for c in shippable if c.is_float or (objective.of(c) or 0.0) < min(floats)]
 
 
 def _nothing(device: str, reason: str, kind: Kind | None = None) -> Verdict:
     return Verdict(device=device, artifact=None, engine=None, threads=None, reason=reason, kind=kind)
-
-
-def _caveat(kind: Kind) -> str:
-    return "" if kind == "measured" else f"; the times are {kind}, not measured"
-
-
-def _drop(drop: float, max_drop: float | None) -> str:
-    if abs(drop) < 0.005:
-        return "loses no top-1"
-    if drop < 0:
-        return f"gains {_points(-drop)} of top-1"
-    return f"loses {_points(drop)} of top-1" + (f" ({max_drop:g} allowed)" if max_drop is not None else "")
-
-
-def _points(value: float) -> str:
-    text = f"{value:.2f}".rstrip("0").rstrip(".")
-    return f"{text} point{'' if text == '1' else 's'}"
-
-
-def _times(ratio: float, word: str) -> str:
-    return f"{ratio:.1f}x {word}" if ratio >= 1.1 else f"{100 * (ratio - 1):.1f} % {word}"
-
-
-def _over(share: float) -> str:
-    return f"{share:.0%}".replace("%", " %") if share >= 0.01 else "less than 1 %"
-
-
-def _ms(candidate: _Candidate) -> str:
-    value = candidate.timing.p50_ms
-    return f"{value:#.3g}".rstrip(".") + " ms" if value < 1000 else f"{value:,.0f} ms"

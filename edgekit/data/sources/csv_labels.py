@@ -7,13 +7,29 @@ from pathlib import Path
 
 from edgekit import choices
 from edgekit.config.recipe import DataSection
-from edgekit.data.listing import SPLIT_WORDS, Item, Listing, label_numbers, read_labels, source_path
+from edgekit.data.listing import (
+    SPLIT_WORDS,
+    Item,
+    Listing,
+    Problem,
+    composed,
+    label_numbers,
+    read_labels,
+    source_path,
+    spelled,
+)
 from edgekit.errors import InputError
+from edgekit.runtime import files
 from edgekit.types import Split
+
+USES: tuple[str, ...] = ("path", "labels", "label_offset")
 
 
 def listing(data: DataSection, base: Path, work: Path) -> Listing:
     """List the images of a CSV file with the columns ``file``, ``class`` (or ``label``) and, optionally, ``split``.
+
+    Rows whose image is missing, or no regular file, are problems of the listing if ``data.clean.unreadable`` is
+    "drop", else errors.
 
     File paths start from the CSV file's folder. If every class is an integer, ``data.label_offset`` is added and the
     result is the row (from 0) in ``data.labels``; without that file the numbers are the names. Otherwise classes
@@ -29,7 +45,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
             unknown split or a file listed twice; the message gives the row's line number in the file.
     """
     file = source_path(data.path, base, "csv_labels").resolve()
-    rows = _read(file)
+    rows, problems = _read(file, data.clean.unreadable == "drop")
     given = read_labels(data.labels, base) if data.labels else None
     try:
         numbers = [int(label) for _, label, _, _ in rows]
@@ -47,11 +63,13 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
             where = f'data.labels = "{data.labels}" names' if given else "the classes are"
             raise InputError(f"{file}: row {line}: class {label}{offset} is out of range; {where} 0..{len(labels) - 1}")
     items = [Item(path, number, split) for number, (path, _, split, _) in zip(numbers, rows, strict=True)]
-    return Listing(file.parent, labels, tuple(sorted(items, key=lambda item: item.path)))
+    return Listing(file.parent, labels, tuple(sorted(items, key=lambda item: item.path)), tuple(problems))
 
 
-def _read(file: Path) -> list[tuple[str, str, Split | None, int]]:
-    """(path, class, split, line) of each row."""
+def _read(file: Path, drop: bool) -> tuple[list[tuple[str, str, Split | None, int]], list[Problem]]:
+    """(path, class, split, line) of each row; and, if those are to be dropped, the files that cannot be read."""
+    if problem := files.trouble(str(file)):
+        raise InputError(f"{file}: cannot be read as CSV: {problem}")
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -66,19 +84,29 @@ def _read(file: Path) -> list[tuple[str, str, Split | None, int]]:
     if not table:
         raise InputError(f"{file}: no rows below the header")
     lines: dict[str, int] = {}
+    problems: list[Problem] = []
+    lost: set[str] = set()
     rows: list[tuple[str, str, Split | None, int]] = []
     for row, line in table:
-        path = row["file"].strip().replace("\\", "/")
-        label = row[class_column].strip()
+        path = spelled(file.parent, row["file"].strip().replace("\\", "/"))
+        label = composed(row[class_column].strip())
         if not path or not label:
             raise InputError(f'{file}: row {line}: "file" and "{class_column}" must not be empty')
         if path in lines:
             raise InputError(f"{file}: row {line}: {path} is already listed in row {lines[path]}")
-        if not (file.parent / path).is_file():
-            raise InputError(f"{file}: row {line}: no such file {path}")
+        problem = files.trouble(str(file.parent / path))
+        if problem and not drop:
+            missing = problem.startswith("no such file")
+            raise InputError(f"{file}: row {line}: {f'no such file {path}' if missing else f'{path}: {problem}'}")
         word = row["split"].strip() if "split" in columns else None
         if word is not None and word not in SPLIT_WORDS:
             raise InputError(f"{file}: row {line}: {choices.no_such(word, SPLIT_WORDS, 'split')}")
         lines[path] = line
-        rows.append((path, label, SPLIT_WORDS[word] if word else None, line))
-    return rows
+        if problem:
+            problems.append((path, f"row {line}: {problem}"))
+            lost.add(label)
+        else:
+            rows.append((path, label, SPLIT_WORDS[word] if word else None, line))
+    for label in sorted(lost - {label for _, label, _, _ in rows}):
+        raise InputError(f'{file}: no image of class "{label}" can be read; add images or remove it')
+    return rows, problems

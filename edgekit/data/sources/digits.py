@@ -10,6 +10,8 @@ from PIL import Image
 from edgekit.config.recipe import DataSection
 from edgekit.data.listing import Item, Listing
 
+USES: tuple[str, ...] = ()
+
 
 def listing(data: DataSection, base: Path, work: Path) -> Listing:
     """Write the digits as RGB PNG files, ``images/<digit>/<number>.png``; nothing is downloaded.

@@ -15,6 +15,7 @@ from edgekit.data.listing import Item, Listing, expand
 from edgekit.errors import InputError
 from edgekit.types import Split
 
+USES: tuple[str, ...] = ("name", "path")
 Part = tuple[dict[str, Any], Split | None]
 """Keyword arguments of the constructor, and the split that they select."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from edgekit.config.recipe import DataSection
 from edgekit.data import index_file
 from edgekit.errors import Shortfall
+from edgekit.pipeline import warnings
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
 
@@ -31,8 +32,12 @@ def inputs(run: Run, section: DataSection) -> dict[str, Any]:
 
 
 def build(run: Run, section: DataSection, work: Path) -> None:
-    """Write ``index.json``."""
-    index_file.save(index_file.build(section, run.job.base, work, run.console), work)
+    """Write ``index.json`` and, if cleaning found anything, ``findings.csv``."""
+    index = index_file.build(section, run.job.base, work, run.console)
+    index_file.save(index, work)
+    if index.findings:
+        listed = run.directory.folder("data") / index_file.FINDINGS
+        run.console.say(f"  cleaning {index_file.summary(index.findings)}; listed in {listed}")
 
 
 def failed(run: Run, trouble: Shortfall) -> None:
@@ -40,7 +45,10 @@ def failed(run: Run, trouble: Shortfall) -> None:
 
 
 def after(run: Run) -> None:
-    """Nothing to do."""
+    """Warn now, before anything is trained; the run does so again at its end."""
+    if not run.done["data"].cached:
+        for text in warnings.sizes(run):
+            run.console.say(f"  warning: {text}")
 
 
 def remark(run: Run) -> str:

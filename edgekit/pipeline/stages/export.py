@@ -52,11 +52,13 @@ def build(run: Run, section: ExportSection, work: Path) -> None:
     precisions = [word for word in dict.fromkeys(section.precisions) if word != "int8" or "quantize" in run.done]
     with run.console.bar("export", len(precisions) * len(section.formats)) as advance:
         for precision in precisions:
+            advance(0, f"{precision}: the graph in torch")
             graph, size = _source(run, precision, work)
             for name in dict.fromkeys(section.formats):
                 file = artifact_id(name, precision)
                 made_by = exporter(name)
                 refusal = made_by.REFUSED.get(precision, "")
+                advance(0, f"writing {file}")
                 try:
                     if not refusal:
                         rewrites = lower.for_file(run, made_by, name, precision, work, rows)
@@ -67,7 +69,7 @@ def build(run: Run, section: ExportSection, work: Path) -> None:
                     refusal = str(trouble).removeprefix(f"{file}: ")
                 if refusal:
                     skipped.append(Skipped(file, refusal))
-                advance(1, file)
+                advance(1)
     if not artifacts:
         raise Shortfall("export: no file was written: " + "; ".join(f"{one.artifact}: {one.reason}" for one in skipped))
     made: Quantization | None = run.read("quantize", "quantization.json", Quantization)
@@ -124,7 +126,5 @@ def _calibration(run: Run, spec: InputSpec) -> Iterable[Any]:
     index, root = index_file.load_rooted(run.done["data"].path)
     samples: list[Sample] | None = run.read("quantize", "calibration.json", list[Sample])
     if samples is None:
-        usual = QuantizeSection()
-        count = min(usual.calibration, len(index.split("train")))
-        samples = list(split.calibration(index, count, usual.seed))
+        samples = list(split.calibration(index, None, QuantizeSection().seed))
     return Images(root, samples, spec)

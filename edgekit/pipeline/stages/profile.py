@@ -58,6 +58,7 @@ def inputs(run: Run, section: ProfileSection | None) -> dict[str, Any]:
         "accuracy": _compared_with(run) if _wanted(run) else None,
         "protocol": protocol.VERSION,
         "golden": golden and golden.key,
+        "again": (before.inputs.get("again", 0) if before else 0) + run.job.again,
         "lost": before.inputs.get("lost", 0) + _lost(before.path / "profile.json") if before else 0,
     }
 
@@ -79,7 +80,7 @@ def build(run: Run, section: ProfileSection | None, work: Path) -> None:
 
     for name in (RAW, ACCURACY, OPERATORS):
         before = run.directory.folder("profile") / name
-        if before.is_dir() and not (work / name).exists():
+        if before.is_dir() and not (work / name).exists() and not run.job.again:
             shutil.copytree(before, work / name)
     measured = profile(
         run.artifacts,

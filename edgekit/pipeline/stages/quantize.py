@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.config.recipe import QuantizeSection
 from edgekit.data import index_file
+from edgekit.data.split import USUAL
 from edgekit.disk import json_file
 from edgekit.errors import InputError, Shortfall
 from edgekit.pipeline.port import Skip
@@ -68,7 +69,10 @@ def build(run: Run, section: QuantizeSection, work: Path) -> None:
 
     with TemporaryDirectory(dir=work) as scratch:
         given = material(run, section, Path(scratch))
-        note = _one_class(index_file.load(run.done["data"].path), given.images.samples)
+        few = _few(section, given.images.samples)
+        if few:
+            run.console.say(f"  {few}")
+        note = one_class(index_file.load(run.done["data"].path), given.images.samples)
         climb = ladder.climb(given, section)
     samples = given.images.samples
     json_file.save(work / "calibration.json", samples)
@@ -87,7 +91,7 @@ def build(run: Run, section: QuantizeSection, work: Path) -> None:
             gains=climb.gains,
             sensitivity=climb.sensitivity,
             rungs=climb.rungs,
-            note="; ".join(filter(None, (climb.note, note, *climb.result.notes))),
+            note="; ".join(filter(None, (climb.note, few, note, *climb.result.notes))),
         ),
     )
     if climb.shortfall:
@@ -146,7 +150,14 @@ def material(run: Run, section: QuantizeSection, scratch: Path) -> Material:
     )
 
 
-def _one_class(index: Index, samples: Sequence[Sample]) -> str:
+def _few(section: QuantizeSection, samples: Sequence[Sample]) -> str:
+    """A note if the recipe names no number of calibration images and there are fewer than usual; else ""."""
+    if section.calibration is not None or len(samples) >= USUAL:
+        return ""
+    return f"calibrated on all {len(samples)} training images, as there are no more ({USUAL} are usual)"
+
+
+def one_class(index: Index, samples: Sequence[Sample]) -> str:
     """A note if all calibration images are of one class but the data has several; else ""."""
     classes = {sample.label for sample in samples}
     if len(classes) > 1 or len(index.labels) < 2:

@@ -12,6 +12,7 @@ from edgekit.data import index_file
 from edgekit.disk import json_file
 from edgekit.errors import Shortfall
 from edgekit.measurements import Profile
+from edgekit.pipeline import warnings
 from edgekit.pipeline.provenance import git_commit
 from edgekit.pipeline.state import Run
 from edgekit.report import files
@@ -31,7 +32,7 @@ def inputs(run: Run, section: Recipe) -> dict[str, Any]:
     """The recipe, the devices' limits, every stage before, and the provenance."""
     return {
         "recipe": section.model_dump(mode="json"),
-        "limits": list(_limits(run).items()),  # in order, as reports list them
+        "limits": [(name, device.limits.model_dump()) for name, device in run.job.devices.items()],  # in that order
         "stages": {name: done.digest for name, done in run.done.items()},
         "packages": run.packages,
         "git_commit": git_commit(run.job.base),
@@ -69,11 +70,12 @@ def build(run: Run, section: Recipe, work: Path) -> None:
         artifacts=artifacts,
         accuracy=[*accuracy, *on_devices],
         profile=profile,
-        limits=_limits(run),
+        limits={name: device.limits.bounds for name, device in run.job.devices.items()},
         verdict=verdicts,
         pruning=run.read("prune", "pruning.json", Pruning),
         rewrites=_rewrites(run),
         quantization=run.read("quantize", "quantization.json", Quantization),
+        warnings=warnings.of(run),
     )
     json_file.save(work / "verdict.json", verdicts)
     files.write(report, work)
@@ -95,10 +97,6 @@ def remark(run: Run) -> str:
 def _rewrites(run: Run) -> list[Rewrite]:
     """Rewrites of the graph, then those of the files."""
     return [row for stage in ("lower", "export") for row in run.read(stage, "rewrites.json", list[Rewrite]) or []]
-
-
-def _limits(run: Run) -> dict[str, dict[str, float | None]]:
-    return {name: device.limits.model_dump() for name, device in run.job.devices.items()}
 
 
 def _provenance(run: Run) -> Provenance:

@@ -10,6 +10,7 @@ from edgekit.config.recipe import Recipe, TrainSection
 from edgekit.data import index_file
 from edgekit.data.listing import expand
 from edgekit.errors import Shortfall
+from edgekit.pipeline import warnings
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
 
@@ -47,7 +48,10 @@ def failed(run: Run, trouble: Shortfall) -> None:
 
 
 def after(run: Run) -> None:
-    """Nothing to do."""
+    """Warn now, while stopping still saves time; the run does so again at its end."""
+    if not run.done["train"].cached:
+        for text in warnings.guessing(run):
+            run.console.say(f"  warning: {text}")
 
 
 def remark(run: Run) -> str:

@@ -45,7 +45,8 @@ def render(report: Report) -> str:
 
 def _verdicts(report: Report) -> str:
     lines = [f"- **{text(v.device)}**: {'ship ' if v.artifact else ''}{text(v.reason)}" for v in report.verdict]
-    return "\n".join(lines) or "No verdict: nothing was profiled."
+    lines = lines or ["No verdict: nothing was profiled.", ""][: 1 + bool(report.warnings)]
+    return "\n".join([*lines, *(f"- **Careful**: {text(words)}" for words in report.warnings)])
 
 
 def _timings(report: Report) -> str:

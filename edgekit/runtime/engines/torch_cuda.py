@@ -6,6 +6,7 @@ TF32 is switched off for the whole process.
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from importlib import metadata
@@ -144,18 +145,27 @@ def open_program(model: str | bytes, device: str, half: bool, provider: str, nam
         raise RuntimeFault(f"{name}: input: float32 is supported, not {str(like.dtype).rpartition('.')[2]}")
     shape = tuple(size if isinstance(size, int) else 1 for size in like.shape)
     dtype = torch.float16 if half else torch.float32
-    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
     try:
         program = move_to_device_pass(program, device)
         module = program.module().to(dtype=dtype)
-        module = module.to(memory_format=torch.channels_last)
-        x = torch.zeros(shape, dtype=dtype, device=device).to(memory_format=layout)
+        x = torch.zeros(shape, dtype=dtype, device=device)
         with torch.inference_mode():
+            if len(shape) == 4 and _takes(module, x, torch.channels_last):
+                module, x = (each.to(memory_format=torch.channels_last) for each in (module, x))
             y, graph = _recorded(module, x) if device == "cuda" else (module(x), None)
     except (RuntimeError, MemoryError, AssertionError) as error:
         raise RuntimeFault(f"{name}: cannot run on {device}: {first_line(error)}") from error
     sink = Port(outputs[0], tuple(y.shape), "float32")
     return ProgramSession(module, Port(inputs[0].name, shape, "float32"), sink, provider, (x, y, graph))
+
+
+def _takes(module: Any, x: Any, layout: Any) -> bool:
+    """Whether a program runs in a memory format: ``x.view(len(x), -1)`` does not in channels-last."""
+    try:
+        copy.deepcopy(module).to(memory_format=layout)(x.to(memory_format=layout))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _recorded(module: Any, x: Any) -> tuple[Any, Any]:
