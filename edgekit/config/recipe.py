@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from edgekit import choices
 from edgekit.config.toml import LARGEST, Duration, Section, Sides, parse, validate
@@ -48,6 +48,12 @@ Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1, 
 Std = Annotated[list[Annotated[float, Field(ge=1e-3, le=1)]], Field(min_length=1, max_length=4)]
 
 
+def _entry(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | str | None):
+        raise ValueError('give a place, e.g. 0, or a key, e.g. "logits"')
+    return value
+
+
 class ModelSection(Section):
     """The network, its weights, and the preprocessing those weights expect."""
 
@@ -57,7 +63,7 @@ class ModelSection(Section):
     head: Literal["softmax", "sigmoid"] = Field(
         "softmax", description="sigmoid: the network has one output for two classes, the logit of the second"
     )
-    output: int | str | None = Field(
+    output: Annotated[int | str | None, BeforeValidator(_entry)] = Field(
         None, description="of a network that returns a tuple or dict: the place or key of the logits"
     )
     mean: Mean | None = Field(
@@ -118,12 +124,6 @@ class DataSection(Section):
         """(channels, height, width) of the network's input."""
         height, width = self.input if isinstance(self.input, list) else (self.input, self.input)
         return self.channels, height, width
-
-    @model_validator(mode="after")
-    def _pads_a_letterbox(self) -> Self:
-        if self.pad and self.resize != "letterbox":
-            raise ValueError(f'pad = {self.pad}: only resize = "letterbox" has a border')
-        return self
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
@@ -332,8 +332,6 @@ class Recipe(Section):
             values = getattr(self.model, key)
             if values is not None and len(values) != channels:
                 raise ValueError(f"model.{key} = {values}: one value for each of data.channels = {channels} is needed")
-        if self.data.resize == "letterbox" and self.model.crop is not None:
-            raise ValueError(f'model.crop = {self.model.crop:g}: data.resize = "letterbox" crops nothing; leave it out')
         if self.train and "trivial_augment" in self.train.augment and channels in (2, 4):
             raise ValueError(f'train.augment: "trivial_augment" has no rule for alpha (data.channels = {channels})')
         return self
