@@ -16,7 +16,7 @@ from edgekit.data.listing import Item, Listing, Scan
 from edgekit.data.transforms import Decoded, decode, strict_pillow
 from edgekit.errors import InputError
 from edgekit.runtime import files
-from edgekit.runtime.preprocess import COLORS
+from edgekit.runtime.image_file import COLORS
 from edgekit.types import Finding
 
 Kind = Literal["unreadable", "mode", "range", "orientation", "conflict", "leak", "duplicate"]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgekit.runtime import preprocess
-from edgekit.runtime.preprocess import Decoded, decode, strict_pillow
+from edgekit.runtime.image_file import COLORS, Decoded, decode, strict_pillow
 from edgekit.types import InputSpec
 
 __all__ = [
@@ -45,7 +45,7 @@ def preprocessing(spec: InputSpec) -> preprocess.Preprocessing:
         crop=spec.crop,
         interpolation=spec.interpolation,
         resize="short_side" if spec.resize == "crop" else spec.resize,
-        color=preprocess.COLORS[channels - 1],
+        color=COLORS[channels - 1],
         pad=spec.pad,
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime import machine
 from edgekit.runtime.errors import RuntimeFault, first_line
-from edgekit.runtime.preprocess import COLORS
+from edgekit.runtime.image_file import COLORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

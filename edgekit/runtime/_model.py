@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.runtime import preprocess
+from edgekit.runtime import image_file, preprocess
 from edgekit.runtime._tensor import FromPixels, FromValues
 from edgekit.runtime.errors import RuntimeFault, first_line
 from edgekit.runtime.port import Port, dequantize
@@ -218,7 +218,7 @@ class Model:
         clock = perf_counter_ns
         try:
             start = clock()
-            with preprocess.strict_pillow():
+            with image_file.strict_pillow():
                 image = preprocess.upright(file, self._spec)
                 decoded = clock()
                 tensor = self._tensor(preprocess.from_image(image, self._spec))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgekit.runtime import _schema, archive
 from edgekit.runtime.errors import RuntimeFault
-from edgekit.runtime.preprocess import COLORS
+from edgekit.runtime.image_file import COLORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
