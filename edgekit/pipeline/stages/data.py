@@ -24,7 +24,7 @@ def inputs(run: Run, section: DataSection) -> dict[str, Any]:
     """The section and the files that it names."""
     base = run.job.base
     return {
-        "section": section.model_dump(exclude={"input"}),
+        "section": section.model_dump(exclude={"input", "pad"}),
         "base": str(base.resolve()),
         "files": index_file.fingerprint(section, base),
         "versions": versions("pillow", "numpy"),

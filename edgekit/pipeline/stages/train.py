@@ -31,7 +31,7 @@ def inputs(run: Run, section: TrainSection | None) -> dict[str, Any]:
         "model": recipe.model.model_dump(),
         "files": _model_files(recipe, run.job.base),
         "train": section.model_dump() if section else None,
-        "input": recipe.data.input,
+        "input": [recipe.data.shape, recipe.data.resize, recipe.data.pad],
         "data": run.digest("data"),
         "versions": versions("torch", "torchvision", "timm", "numpy", "pillow"),
     }
