@@ -450,13 +450,13 @@ def test_mobilenetv2_computes_the_same_integers_in_every_engine(shared: Path, tm
     files = sorted((shared / "data" / "imagenet500").glob("*.jpg"))[:350:50]
     images = torch.stack([torch.from_numpy(evaluate(Image.open(file).convert("RGB"), spec)) for file in files])
     pixels = torch.from_numpy(levels(spec))
-    program = ptq.quantize(module, spec.size, images[:4], pixels, QuantizeSection()).program
+    program = ptq.quantize(module, spec.shape, images[:4], pixels, QuantizeSection()).program
     exported_program.save(program, tmp_path / "quantized.pt2")
     graph = exported_program.load(tmp_path / "quantized.pt2")
     made = {}
     for name in ("onnx", "tflite"):
         artifact = choices.pick("edgekit.export.formats", name, "").export(
-            copy.deepcopy(graph), spec.size, "int8", tmp_path
+            copy.deepcopy(graph), spec.shape, "int8", tmp_path
         )
         assert artifact.float_op_names == ()
         made[artifact.id] = artifact

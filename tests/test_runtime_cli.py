@@ -156,7 +156,7 @@ def test_predict_takes_arrays_where_the_model_does(folder: Path, shared: Path, t
     lines, errors = run("predict", manifest, *words, "--json", code=1)
     assert json.loads(lines[0])["image"] == str(words[0])
     assert len(lines) == 1
-    for name, text in [("nan", "NaN or infinite"), ("text", "not an .npy array"), ("none", "No such file")]:
+    for name, text in [("nan", "NaN or infinite"), ("text", "not an .npy array"), ("none", "no such file")]:
         assert any(f"{name}.npy" in line and text in line for line in errors)
 
 

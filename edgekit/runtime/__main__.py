@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from edgekit import __version__
 from edgekit.runtime import files, terminal
-from edgekit.runtime.errors import RuntimeFault, first_line
+from edgekit.runtime.errors import RuntimeFault
 
 if TYPE_CHECKING:
     from edgekit.runtime._model import Result
@@ -199,8 +199,8 @@ def _array(path: str) -> tuple[Any, str]:
 
     try:
         return np.load(path, allow_pickle=False), ""
-    except Exception as error:  # OSError, ValueError, EOFError, ...
-        return None, f"not an .npy array ({first_line(error)})"
+    except Exception:  # OSError, ValueError, EOFError, ...; of objects NumPy says how to load them unsafely
+        return None, "not an .npy array of numbers; numpy.save writes one"
 
 
 def _line(path: str, result: Result, top: int, as_json: bool) -> str:

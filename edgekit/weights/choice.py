@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -158,7 +157,7 @@ def _no_fit(file: WeightsFile, named: list[Candidate], ordered: list[Candidate],
     nearest = min(named, key=lambda each: (len(each.fit.problems), each.entry not in _STANDARD))
     problems = nearest.fit.problems
     more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-    entries = [each for each in file.entries if each]
+    entries = [each for each in file.entries if each][:8]
     where = f" ({_where(nearest)})" if nearest.word else ""
     text = f"{file.name}{where}: does not fit the network: {'; '.join(problems[:3])}{more}"
     if ordered and ordered[0].example:
@@ -197,4 +196,4 @@ def _notes(file: WeightsFile, best: Candidate, fits: list[Candidate], slots: Slo
     elif not any(slots.in_head(key) for key in best.fit.state):
         parts.append("it has no head")
     said = "; ".join(filter(None, parts))
-    return [f"weights of {Path(file.name).name}: {said}"] if said else []
+    return [f"weights of {file.short}: {said}"] if said else []
