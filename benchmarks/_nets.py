@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +23,10 @@ def images(count: int, size: int, seed: int = 0) -> Tensor:
     return LEVELS[((0.3 * fine + 0.7 * coarse) * 255).round().long()]
 
 
-def network(name: str, size: int, classes: int = 1000) -> nn.Module:
+def network(name: str, size: int, classes: int = 1000, options: dict[str, Any] | None = None) -> nn.Module:
     """A net of timm or torchvision in eval mode: with random weights and batch-norm statistics of random images."""
     torch.manual_seed(0)
-    module = models.build(ModelSpec(name, classes, {}), Path())
+    module = models.build(ModelSpec(name, classes, options or {}), Path())
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             nn.init.uniform_(part.weight, 0.5, 1.5)

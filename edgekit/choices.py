@@ -39,7 +39,7 @@ def no_such(word: str, allowed: Iterable[str], noun: str = "choice") -> str:
     """The end of a message: the unknown word, similar known ones, and all of them if there are few."""
     allowed = sorted(allowed)
     near = difflib.get_close_matches(word, allowed, n=3, cutoff=0.6)
-    text = f'"{word}": no such {noun}'
+    text = f'"{word if len(word) <= 80 else f"{word[:80]}..."}": no such {noun}'
     if near:
         text += "; did you mean " + " or ".join(f'"{guess}"' for guess in near) + "?"
     if len(allowed) <= 20:

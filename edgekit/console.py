@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from edgekit.runtime.terminal import lines
+
 T = TypeVar("T")
 Advance = Callable[..., None]
 """Call as ``advance()``, ``advance(3)`` or ``advance(1, "loss 0.31")``."""
@@ -25,9 +27,9 @@ class Console:
         if self.quiet:
             return
         if self._drawn is not None:
-            self._drawn.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._drawn.console.print(lines(text), markup=False, highlight=False, soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            print(lines(text), file=sys.stderr, flush=True)
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Advance]:
@@ -61,9 +63,9 @@ class Console:
 
 @contextmanager
 def _task(progress: Any, title: str, total: int) -> Iterator[Advance]:
-    task = progress.add_task(title, total=total, status="")
+    task = progress.add_task(lines(title), total=total, status="")
     try:
-        yield lambda steps=1, status="": progress.update(task, advance=steps, status=status)
+        yield lambda steps=1, status="": progress.update(task, advance=steps, status=lines(status))
     finally:
         progress.remove_task(task)
 

@@ -10,13 +10,13 @@ import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,6 +30,10 @@ from edgekit.disk.atomic import write_bytes
 from edgekit.errors import InputError
 from edgekit.graph import eager
 from edgekit.types import Checkpoint, InputSpec, ModelSpec, Resize, Size, shape_of
+from edgekit.weights import choice
+from edgekit.weights import file as weights_file
+from edgekit.weights.file import WeightsFile
+from edgekit.weights.match import Slots
 
 WEIGHTS = "model.safetensors"
 _TORCHVISION = "torchvision/"
@@ -42,6 +46,7 @@ def create(
     size: Size,
     base: Path,
     swap: bool = True,
+    tell: Callable[[str], object] = str,
     resize: Resize = "crop",
     pad: int = 0,
 ) -> tuple[nn.Module, ModelSpec, InputSpec]:
@@ -57,6 +62,7 @@ def create(
         size: shape of the input. With other channels than RGB, the weights of the first convolution are adapted.
         base: folder that relative paths start from.
         swap: whether a head that does not fit may be swapped.
+        tell: called with each line that says what of a weights file was taken.
         resize: as `pad`, how images get that shape.
         pad: see `InputSpec`.
 
@@ -80,15 +86,18 @@ def create(
     spec = ModelSpec(_anchor(section.name, base), outputs, options, channels, section.output)
     module = build(spec, base)
     eager.release(module)
+    notes: list[str] = []
     if section.weights == "none":
         preprocessing = _plain()
     elif section.weights == "pretrained":
         state, preprocessing = _pretrained(spec)
-        _fit(module, ends.adapted(module, state, channels), f'model.weights = "pretrained" ({section.name})', swap)
+        said = f'model.weights = "pretrained" ({section.name})'
+        notes = _load(module, spec, base, WeightsFile(said, section.name, {"": state}, ordered=True), swap)
     else:
-        path = expand(section.weights, base)
         preprocessing = _expected(spec)
-        _fit(module, ends.adapted(module, read(path), channels), str(path), swap)
+        notes = _load(module, spec, base, weights_file.read(expand(section.weights, base)), swap, section)
+    for note in notes:
+        tell(note)
     _try_out(module.eval(), spec, shape, num_classes)
     eager.check_repeatable(module, shape)
     return module, spec, _input_spec(section, shape, preprocessing, resize, pad)
@@ -168,7 +177,7 @@ def load(folder: Path) -> tuple[nn.Module, Checkpoint]:
         from edgekit.prune import apply  # Torch-Pruning, which few networks need
 
         apply.apply(module, checkpoint.plan, checkpoint.input.shape)
-    _fit(module, read(folder / checkpoint.weights), str(folder / checkpoint.weights), swap=False)
+    _fill(module, weights_file.read(folder / checkpoint.weights), swap=False)
     return module.eval(), checkpoint
 
 
@@ -178,31 +187,6 @@ def state(module: nn.Module) -> dict[str, Tensor]:
         key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, tensor in module.state_dict().items()
     }
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a ``.safetensors`` file or a torch pickle (tensors only, nothing is executed).
-
-    Wrappers ``{"state_dict": ...}`` and ``{"model": ...}`` and the prefix ``module.`` are removed.
-
-    Raises:
-        InputError: missing, unreadable, or not a state dict.
-    """
-    if not path.is_file():
-        raise InputError(f'{path}: no such weights file (or use weights = "pretrained" or "none")')
-    try:
-        if path.suffix == ".safetensors":
-            return cast(dict[str, Tensor], load_file(path))
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling garbage raises anything
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"{path}: cannot be read as weights: {reason}") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"{path}: contains no state dict (a mapping of names to tensors)")
-    return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
 
 
 def head(module: nn.Module) -> nn.Module:
@@ -264,37 +248,40 @@ def _head_name(module: nn.Module) -> str:
     raise InputError("model.name: this network has neither a linear layer nor a convolution to serve as classifier")
 
 
-def _fit(module: nn.Module, state: Mapping[str, Tensor], source: str, swap: bool) -> None:
-    """Load `state`; only the head may have another number of classes."""
-    own = module.state_dict()
-    name = _head_name(module)
-    in_head = {key for key in own if key == name or key.startswith(f"{name}.")}
-    # Files from before PyTorch 0.4.1 lack the counters of BatchNorm, which nothing here reads.
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    extra = [key for key in state if key not in own]
-    differ = [key for key in own if key in state and own[key].shape != state[key].shape]
-    swapped = [key for key in differ if key in in_head and own[key].shape[1:] == state[key].shape[1:]]
-    problems = [
-        f"{key} is {_shape(state[key])}, the network's {_shape(own[key])}" for key in differ if key not in swapped
+def _load(
+    module: nn.Module, spec: ModelSpec, base: Path, file: WeightsFile, swap: bool, section: ModelSection | None = None
+) -> list[str]:
+    """`_fill`; with weights over RGB for other channels, by way of the same network over RGB."""
+    try:
+        return _fill(module, file, swap, section)
+    except InputError:
+        if spec.channels == 3:
+            raise
+        rgb = build(replace(spec, channels=3), base)
+        try:
+            notes = _fill(rgb, file, swap, section)
+        except InputError:
+            rgb = module
+        if rgb is module:  # it is not the channels
+            raise
+    module.load_state_dict(ends.adapted(module, rgb.state_dict(), spec.channels))
+    return [
+        *notes,
+        f"weights of {file.short}: over RGB; the first convolution's are adapted to {spec.channels} channels",
     ]
-    problems += [f"{key} is missing" for key in missing if not (swap and key in in_head)]
-    problems += [f"{key} is not in the network" for key in extra if not key.startswith(f"{name}.")]
-    if problems:
-        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise InputError(f"{source}: does not fit the network: {'; '.join(problems[:3])}{more}")
-    if swapped and not swap:
-        rows = state[swapped[0]].shape[0]
-        raise InputError(
-            f"{source}: its head has {rows} classes, but the data has {own[swapped[0]].shape[0]}: "
-            "add a [train] section, or data.labels with all of the weights' classes"
-        )
-    module.load_state_dict(
-        {key: value for key, value in state.items() if key not in swapped and key in own}, strict=False
+
+
+def _fill(module: nn.Module, file: WeightsFile, swap: bool, section: ModelSection | None = None) -> list[str]:
+    """Load what a file holds for this network; returns what a reader should know about it.
+
+    Only the head may have another number of classes, and only if `swap`.
+    """
+    slots = Slots(module.state_dict(), _head_name(module), swap)
+    fit, notes = choice.take(
+        file, slots, section.weights_entry if section else None, section.weights_match if section else "name"
     )
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(str(side) for side in tensor.shape) or "a scalar"
+    module.load_state_dict(dict(fit.state), strict=False)
+    return notes
 
 
 def _anchor(name: str, base: Path) -> str:

@@ -200,6 +200,10 @@ class Checkpoint:
     """Multiply-adds of one image."""
     plan: PrunePlan | None = None
     """What was pruned from the network that `model` names; None if nothing was."""
+    notes: tuple[str, ...] = ()
+    """Where its weights come from, a line each: which entry of a file, without which prefix."""
+    doubts: tuple[str, ...] = ()
+    """Why it may not be what was meant, a line each: the order of its classes."""
 
 
 @dataclass(frozen=True)
@@ -394,5 +398,6 @@ class Accuracy:
     problem: str = ""
     """Why it did not pass, in one line."""
     diverges: str | None = None
-    """First layer whose output differs from torch's, and by how much; None if nothing failed. On a device other than
-    the host: first layer that differs from the same file on the host, whether it failed or just rounds differently."""
+    """First layer whose output differs from torch's, and by how much; None if nothing failed. Of a file with float
+    operators that passed: how many of its layers round differently. On a device other than the host: first layer that
+    differs from the same file on the host, whether it failed or just rounds differently."""

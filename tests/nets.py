@@ -132,8 +132,8 @@ def head(width: int) -> nn.Module:
 
 
 def quantize(module: nn.Module, keep_float: Iterable[str] = (), size: int = SIZE) -> GraphModule:
-    """The network through `ptq.quantize` with 8 calibration images."""
-    section = QuantizeSection(keep_float=list(keep_float))
+    """The network through `ptq.quantize` with 8 calibration images; operators without an int8 form stay in float."""
+    section = QuantizeSection(keep_float=list(keep_float), float_operators="allow")
     program = ptq.quantize(module, size, images(8, seed=1, size=size), LEVELS, section).program
     return program.module()
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
 from edgekit.deploy import bundle
 
+MODEL = struct.pack("<I4s7HxxiIIII", 24, b"TFL3", 14, 16, 0, 4, 8, 0, 12, 16, 12, 8, 4, 0)
+"""A .tflite file without graphs: whole, but no engine runs it."""
 PIXELS = {
     "kind": "image",
     "color": "rgb",
@@ -20,7 +23,7 @@ PIXELS = {
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
-    """A hand-written one, of a model that no engine would take."""
+    """A hand-written one, for `MODEL`."""
     return {
         "format": "edgekit-bundle",
         "version": "1.0",
@@ -44,5 +47,5 @@ def manifest(**changes: Any) -> dict[str, Any]:
 
 def small(path: Path) -> Path:
     """Write one; the same bytes every time."""
-    bundle.write(path, bundle.Contents(manifest(), {"labels.txt": b"0\n1\n", "model.tflite": b"model"}))
+    bundle.write(path, bundle.Contents(manifest(), {"labels.txt": b"0\n1\n", "model.tflite": MODEL}))
     return path

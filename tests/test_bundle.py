@@ -34,7 +34,7 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.runtime import load
 from edgekit.types import Accuracy, Artifact, InputSpec, Sample, TensorSpec
 from tests.conftest import TinyRun
-from tests.small_bundle import manifest, small
+from tests.small_bundle import MODEL, manifest, small
 from tests.support import BUNDLE, complaint, edgekit, environment
 from tests.test_faults import MOUNTED
 from tests.test_tiny import onnx_logits
@@ -343,7 +343,7 @@ def test_run_without_verify_has_no_bundle(copied: Path) -> None:
 def by_hand(folder: Path, **changes: Any) -> Path:
     (folder / "my.json").write_text(json.dumps(manifest(**changes)))
     (folder / "labels.txt").write_text("no\nyes\n")
-    (folder / "model.tflite").write_bytes(b"model")
+    (folder / "model.tflite").write_bytes(MODEL)
     return folder / "my.json"
 
 
@@ -352,7 +352,7 @@ def test_pack_makes_a_bundle_of_a_hand_written_manifest(tmp_path: Path) -> None:
     edgekit("pack", "my.json", cwd=tmp_path)
     found = members(tmp_path / "small.edgekit")
     assert list(found) == ["manifest.json", "labels.txt", "model.tflite"]
-    assert found["model.tflite"] == b"model"
+    assert found["model.tflite"] == MODEL
     Draft202012Validator(SCHEMA).validate(json.loads(found["manifest.json"]))
 
 

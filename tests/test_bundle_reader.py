@@ -227,6 +227,9 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
         "preprocessing", {**bundles.contents()[0]["preprocessing"], "resize": "short_side", "crop": ...},
         'preprocessing: "crop" is missing (images need color, height, width, resize, interpolation, mean, std, crop)',
     ),
+    "tiny crop": (
+        "preprocessing.crop", 1e-9, "preprocessing.crop: 1e-09 makes images of 1e+10 pixels (at most 16384)"
+    ),
     "channels": ("preprocessing.std", [1], "preprocessing.std: 1 values for 3 channels (rgb)"),
     "layout": ("artifacts.0.output.layout", "NCHW", "NCHW has 4 dimensions, the shape [1, 4] has 2"),
     "no layout": ("artifacts.0.input.layout", ..., "artifacts[0].input.layout: null is not allowed for images"),

@@ -158,6 +158,34 @@ def test_run_prints_only_json_and_tells_progress_on_stderr(tiny: TinyRun) -> Non
     assert started == [f"{name} ..." for name in STAGES]
 
 
+NOISY = """
+import os
+from torch import nn
+print("from the file")
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        last = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes)
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), *last)
+    def forward(self, x):
+        print("from forward")
+        return self.net(x)
+def build(num_classes):
+    os.system("echo from a program")
+    return Net(num_classes)
+"""
+
+
+def test_a_network_that_prints_does_not_spoil_the_results(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NOISY)
+    model = '[model]\nname = "net.py:build"\nweights = "none"\n'
+    (tmp_path / "mine.toml").write_text(f'{model}[data]\nsource = "digits"\ninput = 16\n[train]\nepochs = 1\n')
+    answer = edgekit("train", "mine.toml", "--json", cwd=tmp_path)
+    assert [stage["name"] for stage in json.loads(answer.stdout)["stages"]] == ["data", "train"]
+    for words in ("from the file", "from forward", "from a program"):
+        assert words in answer.stderr
+
+
 def test_run_writes_no_colour_codes_and_no_library_chatter(tiny: TinyRun) -> None:
     assert "\x1b" not in tiny.answer.stderr
     allowed = (*ORDER, "  epoch", "  head", "  plain")

@@ -30,7 +30,9 @@ from edgekit.inspect.readers import tflite as tflite_reader
 from edgekit.lower.port import GraphRewrite, OnnxRewrite, TfliteRewrite
 from edgekit.lower.rewrites import (
     average_pool,
+    batch_norm,
     byte_clip,
+    constants,
     conv_padding,
     four_channels,
     global_average_pool,
@@ -40,6 +42,7 @@ from edgekit.lower.rewrites import (
     saturation,
     silu,
     sixteen_channels,
+    token_rows,
     uint8_activations,
 )
 from edgekit.pipeline.port import Stage
@@ -65,13 +68,16 @@ EXPORTERS: dict[str, Exporter] = {"onnx": onnx_exporter, "tflite": tflite_export
 READERS: dict[str, Reader] = {"onnx": onnx_reader, "tflite": tflite_reader}
 GRAPH: dict[str, GraphRewrite] = {
     "average_pool": average_pool,
+    "batch_norm": batch_norm,
     "hard_sigmoid": hard_sigmoid,
     "hard_swish": hard_swish,
     "saturation": saturation,
     "silu": silu,
+    "token_rows": token_rows,
 }
 ONNX: dict[str, OnnxRewrite] = {
     "byte_clip": byte_clip,
+    "constants": constants,
     "conv_padding": conv_padding,
     "four_channels": four_channels,
     "global_average_pool": global_average_pool,

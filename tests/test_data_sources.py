@@ -208,7 +208,7 @@ def tv_section(name: str | None, path: Path) -> DataSection:
 
 
 def test_listing_keeps_the_files_of_flowers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from scipy.io import savemat  # type: ignore[import-untyped]
+    from scipy.io import savemat
     from torchvision.datasets import Flowers102
 
     folder = tmp_path / "flowers-102"

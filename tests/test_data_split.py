@@ -143,6 +143,13 @@ def test_assign_names_the_class_when_it_has_one_image() -> None:
         assign(scans([1, 9], copies=3), LABELS, section())
 
 
+def test_assign_leaves_validation_empty_unless_it_was_asked_for() -> None:
+    splits = assign(scans([2, 2]), LABELS, section())
+    assert Counter(splits.values()) == {"train": 2, "test": 2}
+    with pytest.raises(InputError, match="4 images leave the val split empty"):
+        assign(scans([2, 2]), LABELS, section(val=0.25))
+
+
 def test_assign_names_the_split_when_it_is_empty() -> None:
     with pytest.raises(InputError, match="1 images leave the val split empty"):
         assign(scans([1]), LABELS, section(split="strided"))

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import click
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 from edgekit.cli.main import cli
 from edgekit.config import recipe, shipped
 from edgekit.device import file as device_file
+from edgekit.runtime import load
 from tests.conftest import TinyRun
 from tests.support import BUNDLE, ROOT, environment
 
@@ -35,7 +37,7 @@ PARSED = {
 """Commands that are not run here but only parsed, and why."""
 INSTALLS = r"python3\.11 -m venv "
 """Lines that .ci/run, or a new user, runs in a fresh environment; what they name is looked up."""
-TESTED = {"sh", "toml", "python", ""}
+TESTED = {"sh", "toml", "python", "json", ""}
 """Languages of fenced blocks that the tests below know; one without a language holds no command."""
 
 
@@ -77,12 +79,37 @@ def place(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos").mkdir()
     photo(folder / "photos" / "one.png")
     photo(folder / "photo.jpg")
+    ((_, manifest),) = blocks("json")
+    (folder / "my-net.json").write_text(manifest)
+    (folder / "labels.txt").write_text("".join(f"class {index}\n" for index in range(1000)))
+    onnx.save(classifier(), folder / "my-net.onnx")
     (folder / "bin").mkdir()
     for name, words in {"edgekit": "-m edgekit", "python3": ""}.items():
         script = folder / "bin" / name
         script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
     return folder
+
+
+def classifier() -> onnx.ModelProto:
+    """A network of 1000 classes and 224 pixels, as the manifest in the pages describes it."""
+    sizes = {"x": [1, 3, 224, 224], "y": [1, 1000]}
+    kind = onnx.TensorProto.FLOAT
+    source, sink = (onnx.helper.make_tensor_value_info(name, kind, size) for name, size in sizes.items())
+    nodes = [
+        onnx.helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
+        onnx.helper.make_node("Flatten", ["mean"], ["flat"]),
+        onnx.helper.make_node("MatMul", ["flat", "w"], ["y"]),
+    ]
+    weight = np.random.default_rng(0).normal(size=(3, 1000)).astype(np.float32)
+    graph = onnx.helper.make_graph(nodes, "net", [source], [sink], [onnx.numpy_helper.from_array(weight, "w")])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_the_manifest_in_the_pages_is_one(place: Path) -> None:
+    with load(place / "my-net.json", engine="onnxruntime") as model:
+        result = model(place / "photo.jpg")
+    assert result.label == f"class {result.index}"
 
 
 def inline(program: str) -> list[tuple[Path, str]]:

@@ -266,7 +266,8 @@ def test_export_refuses_float_operators_that_nobody_asked_for(tmp_path: Path) ->
     graph = nets.quantize(nets.settled(Unknown()))
     for exporter, id_ in ((to_onnx, "onnx-int8"), (to_tflite, "tflite-int8")):
         with pytest.raises(
-            Shortfall, match=rf"^{id_}: 1 operator would .*: elu in act; add act to quantize.keep_float"
+            Shortfall,
+            match=rf'^{id_}: 1 operator would .*: elu in act; set .* = "allow", add act to quantize.keep_float',
         ):
             exporter.export(graph, nets.SIZE, "int8", tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"export.log"}
@@ -275,18 +276,19 @@ def test_export_refuses_float_operators_that_nobody_asked_for(tmp_path: Path) ->
 
 
 def test_export_refuses_float_operators_of_the_converters_making(every: nets.Compressed) -> None:
-    with pytest.raises(Shortfall, match=r"^tflite-int8: 2 operators would compute in float .*: COS a, EXP b; keep"):
+    with pytest.raises(Shortfall, match=r"^tflite-int8: 2 operators would compute in float .*: COS a, EXP b; set"):
         float_operators.check("tflite-int8", every.graph, ["COS a", "EXP b"], ())
     float_operators.check("tflite-int8", every.graph, [], ())
 
 
-def test_export_to_tflite_refuses_kept_layers_behind_a_cosine(tmp_path: Path) -> None:
+def test_export_to_tflite_refuses_kept_layers_behind_cosine_and_sine(tmp_path: Path) -> None:
     module = nets.settled(nn.Sequential(nets.conv(3, 8), nets.head(8)))
     graph = nets.quantize(module, keep_float=["0"])
     first = next(node for node in graph.graph.nodes if node.target in ops.WEIGHTED)
-    with graph.graph.inserting_before(first):
-        first.update_arg(0, graph.graph.call_function(torch.ops.aten.cos.default, (first.args[0],)))
-    with pytest.raises(Shortfall, match=r"^tflite-int8: the network computes a cosine and keeps layers in float"):
+    for wave in (torch.ops.aten.sin.default, torch.ops.aten.cos.default):
+        with graph.graph.inserting_before(first):
+            first.update_arg(0, graph.graph.call_function(wave, (first.args[0],)))
+    with pytest.raises(Shortfall, match=r"^tflite-int8: the network computes sines and cosines and keeps operators in"):
         to_tflite.export(graph, nets.SIZE, "int8", tmp_path)
 
 

@@ -172,7 +172,7 @@ def test_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for words, said in (
         ((onnx,), "its content is neither an edgekit bundle nor a .tflite model"),
-        ((model,), "damaged, or not a .tflite file"),
+        ((model,), "not an intact .tflite file"),
         ((model, "--artifact", "x"), "--artifact is for bundles"),
         ((path, "--artifact", "onnx-int8"), "(there are: onnx-int8 (onnx), tflite-int8 (tflite))"),
         ((tmp_path / "none",), "cannot be read"),

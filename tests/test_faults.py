@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,8 +18,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from edgekit.cli._common import guarded
+from edgekit.deploy.keys import keygen
+from edgekit.disk.atomic import cannot_write
+from edgekit.disk.run_directory import RunDirectory
+from edgekit.errors import DiskFull
 from edgekit.runtime.errors import RuntimeFault
+from tests import model_files
 from tests.conftest import TinyRun
+from tests.small_bundle import MODEL, manifest, small
 from tests.support import BUNDLE, FILES, FOLDERS, TINY, command, complaint, edgekit, environment
 
 NOWHERE = "http://127.0.0.1:9"
@@ -177,6 +184,54 @@ def on_a_small_disk(folder: Path, size: str, before: str, *words: str | Path) ->
         f"{line}; exit $((100 * first + $?))"
     )
     return subprocess.run([*MOUNTED, script], capture_output=True, text=True, env=environment())
+
+
+def test_a_full_disk_is_said_once(tmp_path: Path) -> None:
+    """A stage may have found it, and said so, before the run directory does."""
+
+    def build(work: Path) -> None:
+        raise cannot_write(work / "a.edgekit", OSError(errno.ENOSPC, "No space left on device"))
+
+    with pytest.raises(DiskFull) as caught:
+        RunDirectory(tmp_path).stage("bundle", {}, build)
+    assert str(caught.value).count("the disk is full") == 1
+
+
+READ_ONLY = {
+    "pack my.json": "small.edgekit: cannot be written: Read-only file system",
+    "sign a.edgekit --key mine.key": "a.edgekit: cannot be written: Read-only file system",
+    "export-c hand.edgekit": "cannot be written: Read-only file system",
+    "keygen --out other": "other.key: cannot be written: Read-only file system",
+    "runtime-zip": "edgekit-runtime.pyz: cannot be written: Read-only file system",
+    "devices add pi --host pi": "pi.toml: cannot be written: Read-only file system",
+    "devices setup rpi5-emulated": "Read-only file system; give another place, or change its permissions",
+    "train digits": "cannot be used as a run directory: Read-only file system",
+}
+"""What each command that writes says in a folder where it cannot."""
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    disk, files = tmp_path / "disk", tmp_path / "files"
+    for folder in (disk, files):
+        folder.mkdir()
+    if subprocess.run([*MOUNTED, f"mount -t tmpfs none {disk}"], capture_output=True).returncode:
+        pytest.skip("a disk of its own needs user namespaces")
+    small(files / "a.edgekit")
+    model_files.bundled(files / "hand.edgekit")
+    keygen(files / "mine")
+    (files / "my.json").write_text(json.dumps(manifest()))
+    (files / "labels.txt").write_text("0\n1\n")
+    (files / "model.tflite").write_bytes(MODEL)
+    lines = "\n".join(f"{' '.join(command())} {words}; echo $? >&2" for words in READ_ONLY)
+    script = f"mount -t tmpfs none {disk} && cp {files}/* {disk} && cd {disk} && mount -o remount,ro {disk}\n{lines}"
+    cache = environment(XDG_CACHE_HOME=str(disk))
+    answer = subprocess.run([*MOUNTED, script], capture_output=True, text=True, env=cache)
+    assert answer.stdout == ""
+    said = answer.stderr.splitlines()
+    assert len(said) == 2 * len(READ_ONLY)
+    for (words, message), line, code in zip(READ_ONLY.items(), said[::2], said[1::2], strict=True):
+        assert line.endswith(message), words
+        assert code == "2", words
 
 
 def assert_one_line_then_success(answer: subprocess.CompletedProcess[str], stage: str) -> None:

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgekit.deploy import bundle as deploy
 from edgekit.errors import InputError
 from edgekit.export import onnx_weights
 from edgekit.graph.tflite_table import Table
@@ -26,6 +27,7 @@ from edgekit.inspect import bundle_file as bundle_format
 from edgekit.inspect.model_graph import FileGraph, Op, Value
 from edgekit.inspect.readers import onnx as onnx_format
 from edgekit.inspect.readers import tflite as tflite_format
+from edgekit.runtime import archive
 from tests import model_files, small_bundle
 from tests.support import complaint, edgekit, environment
 
@@ -317,6 +319,7 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 from pathlib import Path
+from edgekit.deploy import bundle as deploy
 from edgekit.errors import InputError
 from edgekit.inspect.readers import onnx, tflite
 data = Path(sys.argv[1]).read_bytes()
@@ -356,10 +359,10 @@ def test_without_torch(tmp_path: Path, kind: str, missing: list[str], said: str)
         (b"", "is empty"),
         (b"hello\n", "its content is neither an edgekit bundle nor an .onnx or .tflite model"),
         (b"\x08\x0a", "damaged, or not a .onnx file: graph, outputs or opset are missing"),
-        (b"\0\0\0\0TFL3", "damaged, or not a .tflite file"),
+        (b"\0\0\0\0TFL3", "not an intact .tflite file"),
         (b"PK\x03\x04" + bytes(40), "not a sound bundle"),
-        (model_files.float_onnx().SerializeToString()[:400], "damaged, or not a .onnx file"),
-        (model_files.int8_tflite()[:500], "damaged, or not a .tflite file"),
+        (model_files.float_onnx().SerializeToString()[:400], "not an intact .onnx file"),
+        (model_files.int8_tflite()[:500], "not an intact .tflite file"),
     ],
     ids=["empty", "text", "bare onnx", "bare tflite", "zip", "cut onnx", "cut tflite"],
 )
@@ -512,7 +515,8 @@ def test_damaged_bundle(tmp_path: Path) -> None:
 
 def test_a_bundle_whose_model_is_damaged(tmp_path: Path) -> None:
     """Its hashes hold; it was packed so."""
-    path = small_bundle.small(tmp_path / "small.edgekit")
+    path = tmp_path / "small.edgekit"
+    contents = deploy.Contents(small_bundle.manifest(), {"labels.txt": b"0\n1\n", "model.tflite": b"model"})
+    path.write_bytes(archive.canonical(deploy.seal(contents)))
     said = complaint("inspect", path, code=2)
-    assert "model.tflite: its content is neither an edgekit bundle nor" in said
-    assert str(tmp_path) in said
+    assert f"{path}: model.tflite: not an intact .tflite file (no TFL3 at its start)" in said

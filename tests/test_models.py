@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,23 +106,6 @@ def test_create_refuses_pretrained_when_none_are_published(user: Path, no_networ
     assert not no_network
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "plain", "state_dict", "model", "parallel"])
-def test_create_loads_local_file(kind: str, tmp_path: Path, no_network: list[Any]) -> None:
-    state = small().state_dict()
-    file = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
-    if kind == "safetensors":
-        save_file(state, file)
-    elif kind == "plain":
-        torch.save(state, file)
-    elif kind == "parallel":
-        torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}, file)
-    else:
-        torch.save({kind: state, "epoch": 3}, file)
-    module, _, _ = models.create(section(SMALL, file.name), 3, 64, tmp_path)
-    assert equal(module.state_dict(), state)
-    assert not no_network
-
-
 def test_create_expands_variables_in_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file(small().state_dict(), tmp_path / "w.safetensors")
     monkeypatch.setenv("SOMEWHERE", str(tmp_path))
@@ -159,29 +141,6 @@ def test_create_names_keys_and_shapes_when_weights_do_not_fit(tmp_path: Path) ->
         models.create(section(SMALL, "w.safetensors"), 3, 64, tmp_path)
     for part in ("conv_stem.weight is 8x3x3x3, the network's 24x3x3x3", "bn1.bias is missing", "surprise is not in"):
         assert part in str(caught.value)
-
-
-class Exploit:
-    def __reduce__(self) -> Any:
-        return (print, ("executed",))
-
-
-def test_read_executes_nothing_when_pickle_is_hostile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "w.pth"
-    file.write_bytes(pickle.dumps(Exploit()))
-    torch.save({"state_dict": Exploit()}, tmp_path / "v.pth")
-    for name in ("w.pth", "v.pth"):
-        with pytest.raises(InputError, match="cannot be read as weights"):
-            models.read(tmp_path / name)
-    assert "executed" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("content", [b"", b"not weights"])
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_read_refuses_garbage(content: bytes, suffix: str, tmp_path: Path) -> None:
-    (tmp_path / f"w.{suffix}").write_bytes(content)
-    with pytest.raises(InputError, match="cannot be read as weights"):
-        models.read(tmp_path / f"w.{suffix}")
 
 
 @pytest.mark.parametrize(

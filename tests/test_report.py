@@ -19,14 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit import choices
-from edgekit.report import _charts, _plots, background, markup, svg
+from edgekit.device.file import LimitsSection
+from edgekit.report import _charts, _plots, background, front, markup, svg
 from edgekit.report._schema import schema
 from edgekit.report.contents import summarise
 from edgekit.report.formats import html, markdown
 from edgekit.report.formats import json as json_format
 from edgekit.types import Index, Sample
-from tests.report_pages import HOSTILE, Page, bare, hostile, lost, no_accuracy
-from tests.report_sample import CONFUSION, metrics, report
+from edgekit.verdict.rule import decide
+from tests.report_pages import HOSTILE, Page, bare, hostile, lost, no_accuracy, one
+from tests.report_sample import CONFUSION, metrics, report, timing
 
 
 def test_every_format_renders_every_report() -> None:
@@ -115,7 +117,11 @@ def test_schema_rejects_a_wrong_report_and_describes_its_fields() -> None:
         jsonschema.validate(found, schema())
     described = schema()
     assert "execution provider" in described["$defs"]["Timing"]["properties"]["provider"]["description"].lower()
-    assert set(described["required"]) == set(described["properties"]) - {"operators", "golden"}  # older files have none
+    assert set(described["required"]) == set(described["properties"]) - {
+        "operators",
+        "golden",
+        "warnings",
+    }  # older files have none
 
 
 # Markdown
@@ -179,9 +185,15 @@ def test_html_is_well_formed_and_self_contained(make: Any) -> None:
 
 def test_html_says_the_verdict_first_and_labels_every_number() -> None:
     words = " ".join("".join(Page(html.render(report())).text).split())
-    assert "Ship tflite-int8 on litert, 2 threads" in words
-    assert "Nothing to ship" in words
-    assert words.index("Ship tflite-int8") < words.index("All measurements")
+    assert "Ship tflite-int8 on host, nothing on Raspberry Pi Zero" in words
+    assert "ship tflite-int8 on litert, 2 threads: 0.840 ms, 2.0\N{MULTIPLICATION SIGN} as fast as float" in words
+    assert "nothing to ship; 1 not measured" in words
+    assert (
+        words.index("tflite-int8")
+        < words.index("How fast?")
+        < words.index("How good?")
+        < words.index("All measurements")
+    )
     for needed in (
         "emulated",
         "measured",
@@ -204,11 +216,11 @@ def test_reports_say_beside_the_verdict_why_the_scores_may_mean_little() -> None
 
 def test_html_charts_have_names_and_tables() -> None:
     page = Page(html.render(report()))
-    charts = [attributes for tag, attributes in page.tags if tag == "svg"]
-    # two devices; threads, steps, operators, sustained; sizes, sensitivity, confusion, two curves
-    assert len(charts) == 4 * 2 + 4 + 3 + 2
-    assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
-    assert page.count("table") >= len(charts)
+    charts = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
+    # first screen; two devices; threads, steps, sustained, two operator profiles; sizes, sensitivity, confusion, curves
+    assert len(charts) == 3 + 4 * 2 + 3 + 2 + 3 + 2
+    assert all(chart["aria-label"] for chart in charts)
+    assert page.count("table") >= len(charts) - 3
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
@@ -223,7 +235,7 @@ def test_html_tells_what_was_done_to_the_network() -> None:
         "uint8_activations onnx left out pinned by the recipe",
         "bias_correction 13.8 20.5 95.5 % 97.0 %",
         'range range = "mse" chosen 88.00 % 96.00 % 0.50 — 9',
-        "blocks.1.0.conv_dw 11.5 94.0 %",
+        "blocks.1.0.conv_dw 26.6 % 11.5 94.0 %",
         "the validation split has 20 images only",
     ):
         assert needed in words
@@ -265,13 +277,71 @@ def test_html_colours_have_enough_contrast(scheme: int) -> None:
     """WCAG 2.2 AA: 4.5 for text, 3 for the parts of a chart."""
     found = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", html.render(bare()))
     light = {name: _luminance(pair[scheme]) for name, *pair in found}
-    text = [(front, back) for front in ("text", "muted", "accent", "good", "warn", "bad") for back in ("page", "card")]
+    text = [(ink, back) for ink in ("text", "muted", "accent", "good", "warn", "bad") for back in ("page", "card")]
     text += [("good", "good-soft"), ("warn", "warn-soft"), ("bad", "bad-soft"), ("text", "bad-soft"), ("muted", "sunk")]
-    marks = [(front, "card") for front in ("fp32", "int8", "fp16", "other", "heat")]
+    marks = [(ink, "card") for ink in ("fp32", "int8", "fp16", "other", "heat", "series")]
     for need, pairs in ((4.5, [*text, ("on-heat", "heat")]), (3.0, marks)):
-        for front, back in pairs:
-            low, high = sorted((light[front], light[back]))
-            assert (high + 0.05) / (low + 0.05) >= need, (front, back)
+        for ink, back in pairs:
+            low, high = sorted((light[ink], light[back]))
+            assert (high + 0.05) / (low + 0.05) >= need, (ink, back)
+
+
+@given(st.floats(0.3, 8.0))
+def test_html_and_the_verdict_say_the_same_gain(gain: float) -> None:
+    """The ratio or the percentage of the reason is the one of "How fast?"; float, if it is the fastest, has none."""
+    sample = report()
+    rows = (timing("tflite-fp32", "litert", gain), timing("tflite-int8", "litert", 1.0))
+    verdict = decide("host", sample.artifacts, sample.accuracy, rows, LimitsSection(), 1.0)
+    page = Page(front.verdict(replace(sample, latency=rows, verdict=(verdict,), limits={})))
+    words = " ".join("".join(page.text).partition("How fast?")[2].partition("How good?")[0].split())
+    said = re.search(r"p50 \S+ ms, ([\d.]+)(x| %) faster", verdict.reason)
+    assert said or gain < 1.06 or verdict.artifact == "tflite-fp32"  # what is as fast is chosen by something else
+    if said:
+        times = (
+            f"{said[1]}\N{MULTIPLICATION SIGN} as fast as float" if said[2] == "x" else f"{said[1]} % faster than float"
+        )
+        assert times in words
+    assert verdict.artifact == "tflite-int8" or "float ships" in words
+
+
+def test_html_and_markdown_warn_where_the_machine_was_busy() -> None:
+    busy = "host (load average 2.71 on 2 cores)"
+    assert busy in "".join(Page(html.render(one())).text)
+    assert f"- **The machine was busy.** {busy}" in markdown.render(one())
+    for quiet in (report(), bare(), lost()):
+        assert "was busy" not in html.render(quiet) + markdown.render(quiet)
+
+
+def test_html_shows_the_most_sensitive_layer_with_the_longest_bar() -> None:
+    """SQNR 11.5 dB is noise of 26.6 % of the signal (10 ** (-11.5 / 20)), 24 dB is 6.31 %."""
+    text = html.render(report())
+    chart = text[text.index('aria-label="Most sensitive layers') :]
+    longest, second = map(float, re.findall(r'class="bar" style="left:0.00%;width:([\d.]+)%', chart)[:2])
+    assert (longest, second) == (100.0, pytest.approx(100 * 10 ** ((11.5 - 24.0) / 20), abs=0.01))
+    assert chart.index("26.6 %") < chart.index("6.31 %")
+
+
+def test_html_sets_code_as_code_and_groups_operators_by_type() -> None:
+    sample = report()
+    names = (*(f"HARD_SWISH blocks.{i}.act" for i in range(17)), "MEAN pool")
+    files = (*sample.artifacts[:-1], replace(sample.artifacts[-1], float_op_names=names))
+    text = html.render(replace(sample, artifacts=files))
+    assert "`" not in "".join(Page(text).text)
+    assert "<code>fresh = true</code>" in text
+    assert ("<dt>HARD_SWISH, 17</dt>" in text, "<dt>MEAN, 1</dt>" in text) == (True, True)
+
+
+places = st.tuples(st.floats(60, 440), st.floats(30, 260))
+
+
+@given(st.lists(places, min_size=1, max_size=16), st.floats(4, 9))
+def test_marks_of_the_scatter_never_overlap(found: list[tuple[float, float]], radius: float) -> None:
+    area = (50.0, 16.0, 446.0, 278.0)
+    moved = _charts.apart(found, [radius] * len(found), area)
+    assert moved[0] == found[0]
+    for i, (x, y) in enumerate(moved):
+        assert all(math.hypot(x - a, y - b) >= 2 * radius for a, b in moved[:i])
+        assert (x, y) == found[i] or (area[0] <= x - radius and x + radius <= area[2] and y + radius <= area[3])
 
 
 def test_html_leaves_out_curves_without_validation() -> None:

@@ -1,88 +1,128 @@
-"""The HTML report in a real browser."""
+"""The HTML report in a real browser: what it shows at every width, in light and dark, on screen and on paper."""
 
 from __future__ import annotations
 
+import io
 import json
-import re
-import shutil
-import subprocess
-from html import unescape
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgekit.report.contents import Report
 from edgekit.report.formats import html
-from tests.report_pages import hostile, lost
+from tests.browser import Browser, chromium
+from tests.report_pages import hostile, lost, one, ten
 from tests.report_sample import report
+
+PAGES: dict[str, Callable[[], Report]] = {"two": report, "one": one, "ten": ten, "lost": lost, "hostile": hostile}
+PROBES = (Path(__file__).parent / "report_probes.js").read_text(encoding="utf-8")
+WIDTHS = (400, 800, 1200, 1920)
 
 
 @pytest.fixture(scope="module")
-def chromium() -> str:
-    found = next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-    )
-    if found is None:
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    for name, make in PAGES.items():
+        (folder / f"{name}.html").write_text(html.render(make()), encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in PAGES}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = chromium()
+    if program is None:
         pytest.skip("no Chromium on this machine: the page is not rendered")
-    return found
+    started = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()
 
 
-def _browse(
-    chromium: str, folder: Path, make: Any, *flags: str, after: str = "</body>"
-) -> subprocess.CompletedProcess[str]:
-    page = folder / "report.html"
-    page.write_text(html.render(make()).replace("</body>", after), encoding="utf-8")
-    fixed = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    fixed += " --disable-component-update --disable-sync --hide-scrollbars --enable-logging=stderr"
-    profile = f"--user-data-dir={folder / 'profile'}"
-    command = [chromium, *fixed.split(), profile, *flags, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+def _ask(browser: Browser, question: str, before: str = "") -> Any:
+    """The answer of a function in ``report_probes.js``."""
+    return json.loads(browser.run(f"{PROBES}; {before} JSON.stringify({question}())"))
 
 
-@pytest.mark.parametrize("make", [report, hostile])
-def test_html_runs_in_a_browser_without_errors(chromium: str, tmp_path: Path, make: Any) -> None:
-    shown = _browse(chromium, tmp_path, make, "--dump-dom")
-    assert shown.stdout.count("<svg") == 17
-    assert "data-tip=" in shown.stdout  # the script ran
-    assert ":CONSOLE" not in shown.stderr
+@pytest.mark.parametrize("name", PAGES)
+def test_html_runs_without_errors_and_asks_for_nothing(browser: Browser, pages: dict[str, Path], name: str) -> None:
+    browser.open(pages[name], 1200)
+    assert browser.run("document.querySelectorAll('[data-tip]').length") > 0  # the script ran
+    events = {event["method"]: event for event in browser.events if "method" in event}
+    assert not {"Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"} & events.keys()
+    asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
+    assert all(url.startswith(("file:", "data:")) for url in asked)
 
 
-@pytest.mark.parametrize(("scheme", "bright"), [(1, True), (0, False)])
-def test_html_follows_the_colour_scheme(chromium: str, tmp_path: Path, scheme: int, bright: bool) -> None:
+@pytest.mark.parametrize("dark", [False, True])
+def test_html_follows_the_colour_scheme(browser: Browser, pages: dict[str, Path], dark: bool) -> None:
     image = pytest.importorskip("PIL.Image")
-    picture = tmp_path / "page.png"
-    flags = (f"--screenshot={picture}", "--window-size=800,900", f"--blink-settings=preferredColorScheme={scheme}")
-    _browse(chromium, tmp_path, report, *flags)
-    with image.open(picture) as shot:
-        pixels = shot.convert("L").resize((1, 1)).getpixel((0, 0))
-    assert (pixels > 200) if bright else (pixels < 80)
+    browser.open(pages["two"], 800, dark=dark)
+    pixels = image.open(io.BytesIO(browser.picture())).convert("L").resize((1, 1)).getpixel((0, 0))
+    assert (pixels < 80) if dark else (pixels > 200)
 
 
-PROBE = """<script>
-const wide = [...document.querySelectorAll("main *")].filter((e) => !e.closest(".scroll, svg, pre, nav")
-  && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.tagName + "." + e.className);
-const stops = [...document.querySelectorAll("a[href], button, summary, .scroll")].filter((e) => e.checkVisibility());
-const lost = stops.filter((e) => { e.focus(); return document.activeElement !== e; }).length;
-const bare = [...document.querySelectorAll(".scroll")].filter((e) => !e.getAttribute("aria-label")).length;
-const folded = [...document.querySelectorAll("summary")].filter((e) => {
-  const before = e.parentElement.open; e.click(); return e.parentElement.open === before; }).length;
-const flat = [...document.querySelectorAll("svg.chart")].filter((e) => e.checkVisibility()
-  && e.getBoundingClientRect().height < 20).length;
-document.body.dataset.probe = JSON.stringify({ width: innerWidth, page: document.documentElement.scrollWidth, wide,
-  stops: stops.length, lost, bare, folded, flat });
-</script></body>"""
+@pytest.mark.parametrize("name", ["one", "two", "ten"])
+def test_html_answers_how_fast_and_how_good_on_the_first_screen(
+    browser: Browser, pages: dict[str, Path], name: str
+) -> None:
+    browser.open(pages[name], 1440, 900)
+    assert max(_ask(browser, "first")) <= 900
+    assert browser.run("[...document.querySelectorAll('.fold')].every((fold) => !fold.open)")
 
 
-@pytest.mark.parametrize("make", [report, hostile, lost])
-def test_html_fits_a_phone_and_works_by_keyboard(chromium: str, tmp_path: Path, make: Any) -> None:
-    page = tmp_path / "report.html"
-    shown = _browse(chromium, tmp_path, make, "--dump-dom", "--window-size=390,800", after=PROBE)
-    assert page.is_file()
-    found = re.search(r'data-probe="([^"]*)"', shown.stdout)
-    assert found is not None
-    probe = json.loads(unescape(found[1]))
-    assert probe["width"] <= 500
-    assert probe["page"] <= probe["width"], probe
-    assert probe["wide"] == []
-    assert probe["stops"] > 10
-    assert (probe["lost"], probe["bare"], probe["folded"], probe["flat"]) == (0, 0, 0, 0)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", PAGES)
+def test_html_shows_everything_at_every_width(browser: Browser, pages: dict[str, Path], name: str, width: int) -> None:
+    """Nothing is wider than the window or cut off; what scrolls says so; no word is broken inside."""
+    browser.open(pages[name], width)
+    for prepare in ("", "openAll();"):
+        found = _ask(browser, "layout", prepare)
+        if name == "hostile":  # words of 24 letters and more have to break somewhere
+            found["broken"] = []
+        assert found == {"wide": [], "hidden": [], "cut": [], "over": [], "broken": [], "page": 0}
+
+
+def test_html_fits_paper(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["two"], 720)
+    try:
+        browser.call("Emulation.setEmulatedMedia", media="print")
+        found = _ask(browser, "layout", "dispatchEvent(new Event('beforeprint'));")
+        assert (found["page"], found["wide"], found["over"]) == (0, [], [])
+        assert browser.run("[...document.querySelectorAll('.fold')].every((fold) => fold.open)")
+        assert not browser.run("document.querySelector('nav').checkVisibility()")
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="")
+
+
+@pytest.mark.parametrize("name", ["one", "two", "ten"])
+def test_html_marks_and_words_of_a_chart_cover_nothing(browser: Browser, pages: dict[str, Path], name: str) -> None:
+    for width in (400, 1440):
+        browser.open(pages[name], width)
+        assert _ask(browser, "marks", "openAll();") == []
+
+
+@pytest.mark.parametrize("name", ["one", "two", "ten"])
+def test_html_says_the_same_number_in_a_chart_and_its_table(
+    browser: Browser, pages: dict[str, Path], name: str
+) -> None:
+    browser.open(pages[name], 1200)
+    count, found = _ask(browser, "numbers")
+    assert count > 10
+    assert found == []
+
+
+@pytest.mark.parametrize("name", ["two", "hostile", "lost"])
+def test_html_works_by_keyboard(browser: Browser, pages: dict[str, Path], name: str) -> None:
+    browser.open(pages[name], 400)
+    found: dict[str, Any] = _ask(browser, "keys", "openAll();")
+    assert found.pop("stops") > 10
+    assert found == {"lost": [], "bare": [], "folded": []}
+
+
+def test_html_links_open_what_they_lead_to(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["ten"], 1200)
+    browser.run("document.querySelector('.ships a').click()")
+    assert browser.run("new Promise((done) => setTimeout(() => done(document.getElementById('device-1').open), 200))")
+    browser.run("document.getElementById('every').click()")
+    assert browser.run("[...document.querySelectorAll('.fold')].every((fold) => fold.open)")

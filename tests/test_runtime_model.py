@@ -185,7 +185,7 @@ def test_a_sensor_may_overwrite_a_buffer_that_the_network_takes_as_it_is(shared:
     path.write_text(json.dumps(manifest))
     with load(path, verify="off") as plain:
         readings = np.random.default_rng(0).random((8, *plain.info["input"]["shape"]), np.float32)
-        buffer = np.zeros_like(readings[0])
+        buffer = np.zeros_like(readings[0])  # what happens to lie in memory may be NaN
         assert np.may_share_memory(plain._prepare(buffer), buffer)
 
         def frames() -> Iterator[npt.NDArray[np.float32]]:

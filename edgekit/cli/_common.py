@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
 
 from edgekit.errors import EdgekitError, need
+from edgekit.runtime import terminal
 from edgekit.runtime.errors import RuntimeFault
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
@@ -36,11 +40,23 @@ class Group(click.Group):
             ctx.fail(choices.no_such(args[0], self.commands, "command"))
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; words of the command line that click complains about are shown as plain text."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = terminal.lines(error.message)  # type: ignore[misc]
+            raise
+
 
 def guarded(work: Callable[[], None], debug: bool) -> None:
     """Run a command's body; every expected error becomes one line and an exit code."""
     if debug:
-        work()
+        try:
+            work()
+        except Exception:
+            sys.stderr.write(terminal.lines(traceback.format_exc()))
+            sys.exit(1)
         return
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's deprecations are not the user's
     try:
@@ -54,13 +70,38 @@ def guarded(work: Callable[[], None], debug: bool) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _stop(f"{where}the disk is full ({error.strerror}); free some space and run the same command again", 1)
+        if where and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            _stop(f"{where}{error.strerror}; give another place, or change its permissions", 2)
+        _unexpected(error)
     except Exception as error:
-        reason = (str(error).strip() or "no message").splitlines()[0]
-        _stop(f"unexpected {type(error).__name__}: {reason}; run again with --debug for the traceback", 1)
+        _unexpected(error)
+
+
+def _unexpected(error: Exception) -> NoReturn:
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    _stop(f"unexpected {type(error).__name__}: {reason}; run again with --debug for the traceback", 1)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Send what others print to stderr, native code and child processes included: stdout is for results alone."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    click.echo(f"edgekit: {message}", err=True)
+    click.echo(f"edgekit: {terminal.lines(message)}", err=True)
     sys.exit(code)
 
 

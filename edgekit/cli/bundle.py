@@ -53,6 +53,7 @@ def pack(
     """
 
     def work() -> None:
+        from edgekit.console import Console
         from edgekit.deploy import bundle
         from edgekit.errors import InputError
         from edgekit.runtime.bundle import open_bundle
@@ -62,7 +63,8 @@ def pack(
                 raise InputError("--device and --artifact select files of a run, not of a manifest")
             contents = bundle.from_manifest(source)
         else:
-            contents = bundle.from_run(source, device, ids, say=lambda text: click.echo(f"pack: {text}", err=True))
+            say = Console().say
+            contents = bundle.from_run(source, device, ids, say=lambda text: say(f"pack: {text}"))
         path = out or Path(f"{contents.name}{bundle.SUFFIX}")
         bundle.write(path, contents, key)
         artifacts = [artifact["id"] for artifact in contents.manifest["artifacts"]]
@@ -176,7 +178,15 @@ def runtime_zip(out: Path, as_json: bool, debug: bool) -> None:
     guarded(work, debug)
 
 
-@click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+class _Raw(click.Command):
+    """Leaves its words, -- included, to another parser."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.params["words"] = tuple(args)
+        return []
+
+
+@click.command(cls=_Raw, add_help_option=False)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="BUNDLE [IMAGES...]")
 def predict(words: tuple[str, ...]) -> None:
     """Classify images with a bundle, as a device does.
@@ -187,7 +197,8 @@ def predict(words: tuple[str, ...]) -> None:
     Example:
       edgekit predict digits.edgekit photo.jpg folder --top 5 --json
     """
-    if {"-h", "--help"} & set(words):
+    own = words[: words.index("--")] if "--" in words else words
+    if {"-h", "--help"} & set(own):
         click.echo(click.get_current_context().get_help() + "\n")
 
     def work() -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import sys
+
 import click
 
 from edgekit import __version__
 from edgekit.cli import bundle, compare, devices, doctor, inspect, recipes, run
 from edgekit.cli._common import Group
+from edgekit.runtime.terminal import Plain
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,5 +34,9 @@ for _module in (run, compare, bundle, inspect, recipes, devices, doctor):
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point. What it prints is plain text, whatever names in files and on devices hold."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        ascii_ = codecs.lookup(sys.stdout.encoding).name == "ascii"  # click would write UTF-8, past this stream
+        encoding, each_line = "utf-8" if ascii_ else sys.stdout.encoding, sys.stdout.line_buffering
+        sys.stdout = Plain(sys.stdout.detach(), encoding, "backslashreplace", line_buffering=each_line)
     cli(prog_name="edgekit")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from edgekit.cli import _complete
-from edgekit.cli._common import guarded
+from edgekit.cli._common import apart, guarded
 from edgekit.errors import InputError, Shortfall, need
+from edgekit.runtime import terminal
 
 if TYPE_CHECKING:
     from edgekit.config.recipe import ProfileSection
@@ -60,7 +61,8 @@ def run(**flags: Any) -> None:
     """Run every stage in RECIPE.
 
     Stages whose inputs have not changed are skipped.
-    RECIPE is a TOML file or the name of a shipped recipe. RUN is the directory of an earlier run.
+    RECIPE is a TOML file or the name of a shipped recipe. RUN is the directory of an earlier run. Either may name a
+    Python file that builds the network, which is run: read a stranger's first.
 
     \b
     Examples:
@@ -159,12 +161,13 @@ def _go(
         from edgekit.pipeline import bundled
         from edgekit.pipeline import run as pipeline
 
-        if last == "profile" and bundled.matches(target):
-            outcome = _profiled(target, overrides, out, devices, Console(quiet), again)
-        else:
-            job = replace(_job(target, overrides, out, devices), again=again)
-            outcome = pipeline.run(job, Console(quiet), last)
-        click.echo(json.dumps(_as_dict(outcome), indent=2) if as_json else _summary(outcome, last))
+        with apart():  # a network of the user's may print
+            if last == "profile" and bundled.matches(target):
+                outcome = _profiled(target, overrides, out, devices, Console(quiet), again)
+            else:
+                job = replace(_job(target, overrides, out, devices), again=again)
+                outcome = pipeline.run(job, Console(quiet), last)
+        click.echo(json.dumps(_as_dict(outcome), indent=2) if as_json else terminal.lines(_summary(outcome, last)))
         if outcome.lost:
             raise Shortfall(_missing(outcome.lost))
 

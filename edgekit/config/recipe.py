@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from edgekit import choices
+from edgekit.config import plain
 from edgekit.config.toml import LARGEST, Duration, Section, Sides, parse, validate
 from edgekit.errors import InputError
 from edgekit.measurements import Objective
@@ -39,6 +40,7 @@ def menu(folder: str) -> Callable[[str], str]:
     return Menu(folder)
 
 
+Order = Literal["text", "natural"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
@@ -57,8 +59,17 @@ def _entry(value: Any) -> Any:
 class ModelSection(Section):
     """The network, its weights, and the preprocessing those weights expect."""
 
-    name: str = Field(description='timm name, "torchvision/<name>", or "file.py:function"')
+    name: str = Field(
+        description='timm name, "torchvision/<name>", or "file.py:function", which runs that file as a program, with '
+        "all that the user may do: read a stranger's first"
+    )
     weights: str = Field("pretrained", description='"pretrained", "none", or a .safetensors or .pth file')
+    weights_entry: str | None = Field(
+        None, description="which entry of the weights file to take; default: the one that fits, a moving average first"
+    )
+    weights_match: Literal["name", "order"] = Field(
+        "name", description="order: names may differ if all tensors match in order and shape"
+    )
     options: dict[str, Any] = Field({}, description="keyword arguments of the model's constructor")
     head: Literal["softmax", "sigmoid"] = Field(
         "softmax", description="sigmoid: the network has one output for two classes, the logit of the second"
@@ -77,6 +88,12 @@ class ModelSection(Section):
         description="share of the image kept by the centre crop; default: what the weights expect, 1 to stretch",
     )
     interpolation: Literal["bilinear", "bicubic"] | None = Field(None, description="default: what the weights expect")
+
+    @model_validator(mode="after")
+    def _reads_a_file(self) -> Self:
+        if self.weights in ("pretrained", "none") and (self.weights_entry is not None or self.weights_match != "name"):
+            raise ValueError(f'weights_entry and weights_match are for a weights file, and weights = "{self.weights}"')
+        return self
 
 
 class CleanSection(Section):
@@ -102,6 +119,9 @@ class DataSection(Section):
     path: str | None = Field(None, description="folder or CSV file, relative to the recipe; may hold ${VAR:-default}")
     name: str | None = Field(None, description="torchvision data set, e.g. Flowers102")
     labels: str | None = Field(None, description="text file, one class name per line (default: found in the data)")
+    order: Order | None = Field(
+        None, description="how class names are sorted: text is 0, 1, 10, 2 (the default), natural 0, 1, 2, 10"
+    )
     label_offset: int = Field(0, ge=-1_000_000, le=1_000_000, description="added to each label of a CSV file")
     input: Sides = Field(224, description="side of the square input in pixels, or [height, width]")
     channels: int = Field(3, ge=1, le=4, description="1: grey, 2: grey and alpha, 3: RGB, 4: RGBA")
@@ -124,6 +144,12 @@ class DataSection(Section):
         """(channels, height, width) of the network's input."""
         height, width = self.input if isinstance(self.input, list) else (self.input, self.input)
         return self.channels, height, width
+
+    @model_validator(mode="after")
+    def _has_one_order(self) -> Self:
+        if self.labels is not None and self.order is not None:
+            raise ValueError("labels is an order of the classes already: give labels or order, not both")
+        return self
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
@@ -243,9 +269,17 @@ class QuantizeSection(Section):
         description="what to try, in this order, if int8 loses more than max_drop on the validation split",
     )
     keep_float: list[str] = Field([], description="layers of the torch model to keep in float")
+    float_operators: Literal["refuse", "allow"] = Field(
+        "refuse", description="allow: operators that have no int8 form run in float, and the report lists them"
+    )
     sensitivity: bool = Field(True, description="measure how much accuracy each layer costs")
     qat: QatSection = Field(default_factory=QatSection)
     seed: Seed = 0
+
+    @property
+    def may_be_float(self) -> list[str] | None:
+        """Modules whose operators may compute in float in an integer file; None: those of all."""
+        return None if self.float_operators == "allow" else self.keep_float
 
 
 class ExportSection(Section):
@@ -373,7 +407,7 @@ def profile_section(overrides: Sequence[str], allowed: Sequence[str], why: str) 
     keys = [f"profile.{key}" for key in allowed]
     for override in overrides:
         if (key := override.partition("=")[0].strip()) not in keys:
-            raise InputError(f"--set {key}: {why}: only {', '.join(keys)} can be set")
+            raise InputError(f"--set {plain.shown(key)}: {why}: only {', '.join(keys)} can be set")
         _set(raw, override)
     return validate(_Profiled, raw, Path("--set"), keys).profile
 
@@ -385,7 +419,7 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:
         InputError: as `load`.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
         raw, base = dict(record["recipe"]), Path(record["base"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not as edgekit wrote it: {error}; run the recipe again") from error
@@ -407,14 +441,14 @@ def _set(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *sections, leaf = key.strip().split(".")
     if not equals or not leaf:
-        raise InputError(f'--set "{override}": expected section.key=value, e.g. --set train.epochs=2')
+        raise InputError(f"--set {plain.shown(override)}: expected section.key=value, e.g. --set train.epochs=2")
     table = raw
     for section in sections:
         if table.get(section) is None:
             table[section] = {}
         table = table[section]
         if not isinstance(table, dict):
-            raise InputError(f'--set "{override}": "{section}" is a value, not a section')
+            raise InputError(f"--set {plain.shown(override)}: {plain.shown(section)} is a value, not a section")
     if text.strip():
         table[leaf] = _value(text)
     else:
@@ -426,7 +460,7 @@ def _value(text: str) -> Any:
     try:
         table = tomllib.loads(f"value = {text}")
     except RecursionError:
-        raise InputError(f"--set: {text[:40]}...: nested too deeply") from None
+        raise InputError(f"--set {plain.shown(text)}: nested too deeply") from None
     except ValueError:
         return text.strip()
     return table["value"] if len(table) == 1 else text.strip()

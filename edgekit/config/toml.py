@@ -33,7 +33,7 @@ _DURATION = r"[0-9]+(\.[0-9]+)?(s|m|h)"
 def _seconds(value: Any) -> Any:
     if isinstance(value, str):
         if not re.fullmatch(_DURATION, value):
-            raise ValueError(f'"{value}" is not a duration: give a number of seconds, or "90s", "10m", "1h"')
+            raise ValueError(f'{plain.shown(value)} is not a duration: give a number of seconds, or "90s", "10m", "1h"')
         return float(value[:-1]) * _UNITS[value[-1]]
     return value
 
@@ -139,7 +139,7 @@ def validate(section: type[S], raw: dict[str, Any], path: Path, overridden: Coll
 
 
 def _title(place: Sequence[str | int]) -> str:
-    return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, place)))
+    return re.sub(r"\.(\d+)", r"[\1]", ".".join(plain.short(str(part)) for part in place))
 
 
 def _within(key: str, section: str) -> bool:
@@ -162,14 +162,9 @@ def _explain(section: type[BaseModel], problem: dict[str, Any]) -> str:
         message = f"Expected a section with the keys {', '.join(_fields(section, place))}"
     if message.startswith(f'"{value}"'):
         return f"{where} = {message}"
-    shown = "" if isinstance(value, dict) else f" = {plain.shown(value) if isinstance(value, str) else _short(value)}"
+    shown = "" if isinstance(value, dict) else f" = {plain.value(value)}"
     head = f"{where}{shown}: " if where else ""  # else the message is about the whole file
     return f"{head}{message[0].lower()}{message[1:]}"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= plain.SHOWN else f"{text[: plain.SHOWN]}..."
 
 
 def _fields(section: type[BaseModel], place: list[str]) -> list[str]:

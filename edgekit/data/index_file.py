@@ -60,6 +60,8 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
         Sample(image.item.path, image.item.label, splits[image.item.path], image.sha256)
         for image in sorted(images, key=lambda image: image.item.path)
     )
+    if data.val and not any(sample.split == "val" for sample in samples):
+        console.say(f"data: {len(samples)} images leave the validation split empty: nothing is chosen by its accuracy")
     trained = {sample.label for sample in samples if sample.split == "train"}
     untrained = sorted({sample.label for sample in samples} - trained)
     if untrained and data.split == "stratified":
@@ -72,6 +74,7 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
     return Index(root.as_posix(), listing.labels, samples, findings)
 
 
+LABELS = "labels.txt"
 FINDINGS = "findings.csv"
 _VERBS = {"drop": "dropped", "keep": "kept"}
 _WORDS = {
@@ -112,8 +115,9 @@ def _json() -> TypeAdapter[Index]:
 
 
 def save(index: Index, folder: Path) -> None:
-    """Write ``index.json`` into `folder`, and what cleaning found, for people, as ``findings.csv``."""
+    """Write ``index.json`` into `folder`, the class names in their order, and what cleaning found, for people."""
     write_bytes(folder / "index.json", _json().dump_json(index, indent=1))
+    write_bytes(folder / LABELS, "".join(f"{label}\n" for label in index.labels).encode())
     if index.findings:
         table = io.StringIO()
         rows = csv.writer(table, lineterminator="\n")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import choices
+from edgekit.config.recipe import Order
+from edgekit.data import class_names
 from edgekit.errors import InputError
 from edgekit.runtime import files
 from edgekit.types import Split
@@ -124,14 +126,16 @@ def read_labels(path: str, base: Path) -> tuple[str, ...]:
     return labels
 
 
-def label_numbers(classes: set[str], labels: tuple[str, ...] | None) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Number the class names: in the order of `labels` if given, else sorted.
+def label_numbers(
+    classes: set[str], labels: tuple[str, ...] | None, order: Order | None = None
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Number the class names: in the order of `labels` if given, else sorted, as text unless `order` says otherwise.
 
     Raises:
         InputError: a class in the data is not among `labels`, or occurs in them twice.
     """
     if labels is None:
-        labels = tuple(sorted(classes))
+        labels = class_names.sort(classes, order or "text")
     for name in sorted(classes):
         if name not in labels:
             raise InputError(f"data.labels: {choices.no_such(name, labels, 'class')}; it is a class in the data")

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from edgekit import choices
+from edgekit.config import plain
 from edgekit.config.recipe import DataSection
 from edgekit.data.listing import Listing
 from edgekit.errors import InputError
 
-OWN = ("path", "name", "labels", "label_offset")
+OWN = ("path", "name", "labels", "order", "label_offset")
 """Keys of [data] that not every source uses."""
 
 
@@ -55,8 +56,8 @@ def check(data: DataSection) -> None:
         takes = f"; it takes {', '.join(used)}" if used else ""
         raise InputError(
             "\n".join(
-                f'data.{key} = {getattr(data, key)}: data.source = "{data.source}" does not use it{takes}; '
-                f"remove it (--set data.{key}=), or name another source"
+                f'data.{key} = {plain.value(getattr(data, key))}: data.source = "{data.source}" does not use it'
+                f"{takes}; remove it (--set data.{key}=), or name another source"
                 for key in strange
             )
         )

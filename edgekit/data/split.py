@@ -38,7 +38,8 @@ def assign(images: Sequence[Scan], labels: Sequence[str], data: DataSection) -> 
         Split by path.
 
     Raises:
-        InputError: a class with one image (stratified), or a split that would be empty.
+        InputError: a class with one image (stratified), or a split that would be empty; a validation split of the
+            usual share may be.
     """
     present = {image.item.split for image in images} - {None}
     val = Fraction(0) if "val" in present else Fraction(str(data.val))
@@ -51,6 +52,8 @@ def assign(images: Sequence[Scan], labels: Sequence[str], data: DataSection) -> 
     splits: dict[str, Split] = ready | dict.fromkeys(_paths(pool), "train")
     if val or test:
         splits |= method(_groups(pool), labels, val, test, data.seed)
+    if data.val == DataSection.model_fields["val"].default and "test" in splits.values():
+        val = Fraction(0)  # nobody asked for it, and classes of two images have none left
     for name, share in (("train", Fraction(1)), ("val", val), ("test", test)):
         if share and name not in splits.values():
             raise InputError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import choices
-from edgekit.disk.atomic import cannot_write, write_bytes
+from edgekit.disk.atomic import cannot_write, remove, write_bytes
 from edgekit.disk.run_directory import UNVERIFIED, Done, RunDirectory
 from edgekit.errors import InputError, Shortfall
 from edgekit.runtime import manifest_file
@@ -86,17 +86,18 @@ def put(path: Path, members: Mapping[str, bytes], replay: bool = False) -> None:
     except RuntimeFault as fault:
         raise Shortfall(f"{path}: not written, as the runtime refuses it: {fault}") from fault
     finally:
-        beside.unlink(missing_ok=True)
+        remove(beside)
 
 
 def _check(path: Path, replay: bool) -> None:
     """Open it as a device does; with `replay` also run each file in the engine that made its golden outputs."""
-    artifacts = open_bundle(str(path), verify="hash").manifest["artifacts"]
+    bundle = open_bundle(str(path), verify="hash")
+    bundle.check_models()
     if not replay:
         return
     from edgekit.runtime import load
 
-    for artifact in artifacts:
+    for artifact in bundle.manifest["artifacts"]:
         load(str(path), engine=artifact["golden"]["engine"], artifact=artifact["id"], verify="golden").close()
 
 
@@ -196,10 +197,11 @@ def from_manifest(path: Path) -> Contents:
     """A hand-written manifest, and the files beside it that it names.
 
     Raises:
-        InputError: the manifest does not follow its schema, or a file is missing.
+        InputError: the manifest does not follow its schema, a file is missing, or a model needs something outside it.
     """
     try:
         bundle = open_bundle(str(path), verify="hash")
+        bundle.check_models()
         manifest = {key: value for key, value in bundle.manifest.items() if key not in ("members", "$schema")}
         return Contents(manifest, {name: bundle.read(name) for name in manifest_file.named(manifest)})
     except (OSError, RuntimeFault) as fault:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgekit.deploy import micro_arena
 from edgekit.deploy.micro_arena import Micro
-from edgekit.disk.atomic import disk_full
+from edgekit.disk.atomic import disk_full, remove
 from edgekit.errors import InputError
 from edgekit.inspect import bundle_file as bundle
 from edgekit.inspect import dispatch
@@ -95,7 +95,7 @@ def _open(source: Path, artifact: str | None) -> _Source:
     try:
         opened = open_bundle(str(source), verify="hash")
         entry = opened.artifact(artifact, ["tflite"])
-        return _Source(opened.manifest["name"], entry["id"], opened.read(entry["file"]), opened.labels)
+        return _Source(opened.manifest["name"], entry["id"], opened.model(entry), opened.labels)
     except RuntimeFault as fault:
         raise InputError(str(fault)) from fault
 
@@ -229,8 +229,7 @@ def _write(out: Path, texts: Mapping[str, str], force: bool) -> tuple[str, ...]:
         raise full or InputError(f"{out}: cannot be written: {error.strerror or error}") from error
     finally:
         for path in beside.values():
-            if out.is_dir():
-                path.unlink(missing_ok=True)
+            remove(path)
     return tuple(map(str, paths))
 
 

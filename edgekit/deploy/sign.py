@@ -47,7 +47,8 @@ def verify(path: Path, key: Path) -> str:
 
     Raises:
         InputError: not a bundle, or not a public key.
-        Shortfall: not signed, signed with another key, or changed since it was signed.
+        Shortfall: not signed, signed with another key, changed since it was signed, or a model needs something that
+            the signature does not cover.
     """
     public = public_key(key)
     members = _members(path)
@@ -66,7 +67,7 @@ def verify(path: Path, key: Path) -> str:
     if answers == {False}:
         raise Shortfall(f"{path}: the signature is invalid: the manifest is not the one that was signed")
     try:
-        open_bundle(str(path), verify="hash", trusted_keys=[signer], require_signature=True)
+        open_bundle(str(path), verify="hash", trusted_keys=[signer], require_signature=True).check_models()
     except RuntimeFault as fault:
         raise Shortfall(str(fault)) from fault
     return signer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -15,6 +16,8 @@ FULL = 1 << 20
 
 def disk_full(error: Exception, folder: Path) -> DiskFull | None:
     """What to raise instead of `error` if a full disk caused it: writers report that in many ways."""
+    if isinstance(error, DiskFull):  # found where it was written
+        return error
     said = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if said or shutil.disk_usage(folder).free < FULL:
         reason = str(error).strip().partition("\n")[0]
@@ -23,7 +26,7 @@ def disk_full(error: Exception, folder: Path) -> DiskFull | None:
 
 
 def cannot_write(path: Path, error: OSError) -> EdgekitError:
-    """What to raise if a file that the user asked for cannot be written."""
+    """What to raise if a file or folder that the user asked for cannot be written."""
     full = disk_full(error, path.parent) if path.parent.is_dir() else None
     return full or InputError(f"{path}: cannot be written: {error.strerror or error}")
 
@@ -43,5 +46,11 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError:
-        beside.unlink(missing_ok=True)
+        remove(beside)
         raise
+
+
+def remove(path: Path) -> None:
+    """Delete a temporary file, if there is one and the disk allows it: what went wrong before is what to tell."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)

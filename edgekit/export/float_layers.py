@@ -1,7 +1,7 @@
-"""Layers that stay float between integer ones, despite a converter that quantizes all that is between Q/DQ pairs.
+"""Operators that stay float between integer ones, despite a converter that quantizes all that is between Q/DQ pairs.
 
-A cosine before such a layer stops the converter from quantizing it, because TFLite has no integer cosine; after
-conversion the cosine is removed.
+A cosine on each way from a dequantized tensor into such an operator stops the converter from quantizing it, because
+TFLite has no integer cosine; after conversion the cosines are removed. A network with cosines of its own gets sines.
 """
 
 from __future__ import annotations
@@ -10,55 +10,63 @@ import copy
 from typing import Any
 
 from ai_edge_litert.tools import flatbuffer_utils
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from edgekit.errors import Shortfall
-from edgekit.graph.kernels import float_layers, kernels
+from edgekit.export.float_operators import arrives, float_nodes
+from edgekit.graph.kernels import kernels
 from edgekit.graph.ops import WEIGHTED, aten
 
-MARK = aten.cos.default
-KIND = "COS"
+MARKS = {"COS": aten.cos.default, "SIN": aten.sin.default}
 
 
-def mark(graph: GraphModule) -> tuple[GraphModule, int]:
-    """A copy with a mark before every weighted operator that must stay float, and how many there are."""
-    names = float_layers(graph)
-    if not names:
-        return graph, 0
-    if any(node.target is MARK for node in graph.graph.nodes):
-        raise Shortfall(
-            f"the network computes a cosine and keeps layers in float ({', '.join(names)}), which TFLite export cannot "
-            "tell apart; leave quantize.keep_float empty, or tflite out of export.formats"
-        )
+def mark(graph: GraphModule) -> tuple[GraphModule, str, int]:
+    """A copy with marks before every operator that must stay float, what marks it, and how many marks there are."""
     marked = copy.deepcopy(graph)
-    weighted = [node for node in marked.graph.nodes if node.op == "call_function" and node.target in WEIGHTED]
+    marked.graph.eliminate_dead_code()
+    targets = {node.target for node in marked.graph.nodes}
+    kind = next((kind for kind, target in MARKS.items() if target not in targets), "")
     integer = {kernel.node for kernel in kernels(marked)}
-    count = 0
-    for node in weighted:
-        if node not in integer:
-            source: Any = node.args[0]
-            with marked.graph.inserting_before(node):
-                cosine = marked.graph.call_function(MARK, (source,))
-            cosine.meta = dict(source.meta)
-            node.update_arg(0, cosine)
-            count += 1
+    weighted = [node for node in marked.graph.nodes if node.op == "call_function" and node.target in WEIGHTED]
+    made: dict[Node, Node] = {}
+    for node in dict.fromkeys([*float_nodes(marked), *(each for each in weighted if each not in integer)]):
+        sources: list[Any] = [node.args[0]] if node.target in WEIGHTED else node.all_input_nodes
+        for source in sources:
+            if not arrives(source) or _is_constant(source):
+                continue
+            if not kind:
+                raise Shortfall(
+                    "the network computes sines and cosines and keeps operators in float, which TFLite export cannot "
+                    "tell apart; leave tflite out of export.formats"
+                )
+            if source not in made:
+                with marked.graph.inserting_after(source):
+                    made[source] = marked.graph.call_function(MARKS[kind], (source,))
+                made[source].meta = dict(source.meta)
+            node.replace_input_with(source, made[source])
     marked.recompile()
-    return marked, count
+    return marked, kind, len(made)
 
 
-def unmark(data: bytes, count: int) -> bytes:
-    """A .tflite file without its `count` marks.
+def _is_constant(node: Node) -> bool:
+    while node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node.op == "get_attr"
+
+
+def unmark(data: bytes, kind: str, count: int) -> bytes:
+    """A .tflite file without its marks of this kind, of which there were `count`.
 
     Raises:
-        Shortfall: the converter lost some of them.
+        Shortfall: the converter lost them.
     """
     if not count:
         return data
     model: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
     graph = model.subgraphs[0]
-    marks = [each for each in graph.operators if flatbuffer_utils.opcode_to_name(model, each.opcodeIndex) == KIND]
-    if len(marks) != count:
-        raise Shortfall(f"the converter moved {count - len(marks)} of {count} layers that must stay float")
+    marks = [each for each in graph.operators if flatbuffer_utils.opcode_to_name(model, each.opcodeIndex) == kind]
+    if not marks:  # it may join some
+        raise Shortfall(f"the converter lost the marks of {count} inputs of operators that must stay float")
     source = {int(each.outputs[0]): int(each.inputs[0]) for each in marks}
     graph.operators = [each for each in graph.operators if each not in marks]
     for operator in graph.operators:

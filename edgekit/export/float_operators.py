@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
 from torch.fx import GraphModule, Node
 
 from edgekit.errors import Shortfall
+from edgekit.graph.float_operators import advice, layer, named
 from edgekit.graph.ops import CLAMPS, COMPUTING, DEQUANTIZE, MOVING, QUANTIZE, WEIGHT_DEQUANTIZE, WEIGHTED, scopes
 
 
-def check(file: str, graph: GraphModule, operators: Sequence[str], keep_float: Sequence[str]) -> None:
+def check(file: str, graph: GraphModule, operators: Sequence[str], keep_float: Sequence[str] | None) -> None:
     """Raise if a quantized file computes anything in float that the recipe does not keep in float.
 
     Only weighted layers that the graph keeps in float, and operators in the modules of `keep_float`, may be float.
@@ -20,21 +22,21 @@ def check(file: str, graph: GraphModule, operators: Sequence[str], keep_float: S
         file: artifact id, for the message.
         graph: what the file was made from.
         operators: float operators of the file, each as "TYPE name".
-        keep_float: qualified names of the modules that may compute in float.
+        keep_float: qualified names of the modules that may compute in float; None: all.
 
     Raises:
         Shortfall: the file has other float operators; names the type and layer of each.
     """
+    if keep_float is None:
+        return
     floats = float_nodes(graph)
-    kept = {*keep_float, *(_layer(node) for node in floats if node.target in WEIGHTED)}
-    unasked = [f"{_kind(node)} in {_layer(node)}" for node in floats if not kept & {*scopes(node), _layer(node)}]
+    kept = {*keep_float, *(layer(node) for node in floats if node.target in WEIGHTED)}
+    unasked = [node for node in floats if not kept & {*scopes(node), layer(node)}]
     if unasked or (operators and not floats):
-        names = unasked or list(operators)
-        layers = sorted({_layer(node) for node in floats if not kept & {*scopes(node), _layer(node)}})
-        ways = f"add {', '.join(layers)} to quantize.keep_float, or" if layers else "keep layers near them in float, or"
+        names = [named(node) for node in unasked] or list(operators)
         raise Shortfall(
             f"{file}: {len(names)} operator{'s' * (len(names) > 1)} would compute in float in an integer file: "
-            f"{', '.join(names)}; {ways} replace them in the network"
+            f"{', '.join(names)}; {advice(unasked)}"
         )
 
 
@@ -51,11 +53,13 @@ def float_nodes(graph: GraphModule) -> list[Node]:
 
 def _computes(node: Node) -> bool:
     value = node.meta.get("val")
+    if isinstance(value, tuple | list) and value:  # of several results, which getitem picks
+        value = value[0]
     return (
         node.op == "call_function"
         and isinstance(value, torch.Tensor)
         and value.is_floating_point()
-        and node.target not in MOVING
+        and node.target not in MOVING | {operator.getitem}
         and "quantized_decomposed" not in str(node.target)
     )
 
@@ -68,12 +72,13 @@ def _is_integer(node: Node) -> bool:
         sources = node.all_input_nodes
     else:
         return False
-    return all(_arrives(source) for source in sources) and _leaves(node)
+    return all(arrives(source) for source in sources) and _leaves(node)
 
 
-def _arrives(node: Node) -> bool:
+def arrives(node: Node) -> bool:
+    """Whether a value is dequantized, and perhaps moved or clamped, but not computed with."""
     if node.target in MOVING | CLAMPS:
-        return all(_arrives(source) for source in node.all_input_nodes)
+        return all(arrives(source) for source in node.all_input_nodes)
     return node.target in (DEQUANTIZE, WEIGHT_DEQUANTIZE)
 
 
@@ -81,11 +86,3 @@ def _leaves(node: Node) -> bool:
     return bool(node.users) and all(
         user.target is QUANTIZE or (user.target in MOVING | CLAMPS and _leaves(user)) for user in node.users
     )
-
-
-def _kind(node: Node) -> str:
-    return str(node.target).removeprefix("aten.").split(".")[0]
-
-
-def _layer(node: Node) -> str:
-    return (scopes(node) or (node.name,))[-1]

@@ -20,6 +20,7 @@ import onnx
 import torch
 from torch.fx import GraphModule, Node
 
+from edgekit.export.float_operators import float_nodes
 from edgekit.graph.onnx_floats import GUARD
 from edgekit.graph.ops import BATCH_NORM, CLAMPS, COMPUTING, MOVING, QUANTIZE, WEIGHTED, scopes
 from edgekit.graph.tflite_table import Table
@@ -139,7 +140,10 @@ def _from_graph(table: Table, results: Sequence[int], graph: Any) -> list[str]:
     """Layers by grids and sizes, in order of execution: the converter keeps both but drops the modules."""
     known = list(_nodes(graph))
     ours = [key for key, _ in known]
-    keys = [_key(table, tensor) for tensor in results]
+    keys = [
+        () if table.kind(operator) == "DEQUANTIZE" else _key(table, tensor)  # no layer's own
+        for operator, tensor in zip(table.graph.operators, results, strict=True)
+    ]
     if not any(len(key) and key[0] is not None for key in ours):  # a float graph
         keys = [(None, *key[1:]) for key in keys]
     layers = [""] * len(results)
@@ -153,6 +157,7 @@ def _nodes(graph: GraphModule) -> Iterator[tuple[tuple[object, ...], str]]:
     """Key and layer of each kernel's result."""
     nodes = list(graph.graph.nodes)
     integer = any(node.target is QUANTIZE for node in nodes)
+    floats = set(float_nodes(graph)) if integer else set()
     for node in nodes:
         if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor):
             continue
@@ -160,7 +165,7 @@ def _nodes(graph: GraphModule) -> Iterator[tuple[tuple[object, ...], str]]:
         if integer and node.target is QUANTIZE and node.args[0].op == "call_function":
             grid = float(np.float32(node.args[1])), int(node.args[2])
             yield (grid, *extents), _layer(node.args[0])
-        elif node.target in WEIGHTED | COMPUTING and not integer:
+        elif node in floats or (node.target in WEIGHTED | COMPUTING and not integer):
             yield (None, *extents), _layer(node)
 
 

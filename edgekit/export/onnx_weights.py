@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.graph.onnx_floats import GUARD
+from edgekit.graph.onnx_floats import GUARD, float_nodes
 
 Array = npt.NDArray[Any]
 
@@ -46,20 +46,26 @@ def apply(data: bytes, precision: str) -> bytes:
     return stored
 
 
+LOOSE = {"ConvTranspose", "LeakyRelu", "LogSoftmax", "Resize", "Sigmoid", "Softmax", "Where"}
+"""Operators that ONNX Runtime computes in integers between a DequantizeLinear and a QuantizeLinear, but not exactly."""
+
+
 def keep_float(data: bytes) -> bytes:
-    """A quantized file in which layers with float weights stay float in ONNX Runtime.
+    """A quantized file in which layers with float weights, and other float operators, stay float in ONNX Runtime.
 
     ONNX Runtime itself quantizes such weights, with one scale for all channels, if the input comes from a
     DequantizeLinear and the output goes to a QuantizeLinear (its WeightBiasQuantization). A clamp that passes every
-    value, between the DequantizeLinear and the layer, prevents that.
+    value, between the DequantizeLinear and the layer, prevents that; so it does for the operators of `LOOSE`.
     """
     model = onnx.load_from_string(data)
     constants = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    floats = {node.output[0] for node in float_nodes(model.graph)}
     nodes = []
     for node in model.graph.node:
         weighted = _channel_axis(node) is not None and constants.get(node.input[1]) == TensorProto.FLOAT
-        if weighted and node.input[0] in dequantized:
+        loose = node.op_type in LOOSE and node.output[0] in floats
+        if (weighted or loose) and node.input[0] in dequantized:
             guard = f"{GUARD}{node.name}"
             nodes.append(helper.make_node("Clip", [node.input[0], f"{GUARD}least"], [guard], guard))
             node.input[0] = guard

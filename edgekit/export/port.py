@@ -28,7 +28,7 @@ class Exporter(Protocol):
         precision: str,
         folder: Path,
         rewrites: Rewrites = None,
-        keep_float: Sequence[str] = (),
+        keep_float: Sequence[str] | None = (),
     ) -> Artifact:
         """Write ``model-<precision>.<format>``.
 
@@ -39,7 +39,8 @@ class Exporter(Protocol):
             precision: a word of ``export.precisions``.
             folder: where to write.
             rewrites: of ``edgekit/lower/rewrites``, for this format.
-            keep_float: modules of an integer net that may compute in float, besides its float weighted layers.
+            keep_float: modules of an integer net that may compute in float, besides its float weighted layers; None:
+                all.
 
         Returns:
             What was written; its id is ``<format>-<precision>``, its path relative to `folder`.

@@ -12,7 +12,6 @@ Weights are rounded here, once, so that no two converters round them differently
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -27,7 +26,8 @@ from torchao.quantization.pt2e.quantizer import FixedQParamsQuantizationSpec, Qu
 from edgekit.graph.exported_program import trace
 from edgekit.graph.kernels import kernels, on_grid
 from edgekit.graph.ops import ADDS, CLAMPS, QDQ, WEIGHTED, aten, bounds, constant
-from edgekit.lower import weights
+from edgekit.lower import portable, weights
+from edgekit.lower.reparameterize import joined
 from edgekit.quantize import faithful
 from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.ptq import float_graph
@@ -48,8 +48,9 @@ def rounded(module: torch.nn.Module, size: Size, precision: str) -> GraphModule:
     """
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
-        graph: Any = trace(copy.deepcopy(module), size).module()
+        graph: Any = trace(joined(module, size), size).module()
         weights.apply(graph)
+        portable.apply(graph)
         weights.fold_batch_norms(graph)
         faithful.check(module, graph, faithful.random_images(size))
         for node in _weighted(graph):

@@ -24,7 +24,7 @@ def fastest_format(module: nn.Module, images: Tensor) -> torch.memory_format:
         module: on any device; neither it nor the state of torch's generator for the CPU is changed.
         images: at least two, of any values.
     """
-    copied = copy.deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    copied = copy.deepcopy(module).to(memory_format=torch.channels_last)
     batch = images.to(next(copied.parameters()).device, memory_format=torch.channels_last)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=()):

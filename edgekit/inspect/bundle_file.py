@@ -12,6 +12,7 @@ from edgekit.errors import InputError
 from edgekit.inspect import dispatch, file_report
 from edgekit.inspect.file_report import FileReport, Port
 from edgekit.runtime.errors import RuntimeFault
+from edgekit.runtime.terminal import line
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def inspect(path: Path, engines: bool = True) -> BundleReport:
         engines: also load its models with each installed engine.
 
     Raises:
-        InputError: the bundle or one of its models is damaged.
+        InputError: the bundle or one of its models is damaged, or a model needs something outside the bundle.
         MissingPackage: the package that reads a model is not installed.
     """
     from edgekit.runtime.bundle import open_bundle
@@ -75,7 +76,7 @@ def inspect(path: Path, engines: bool = True) -> BundleReport:
         with tempfile.TemporaryDirectory() as folder:
             for index, says in enumerate(manifest["artifacts"]):
                 copy = Path(folder) / f"{index}-{Path(says['file']).name}"
-                copy.write_bytes(bundle.view(says["file"]))
+                copy.write_bytes(bundle.model(says))
                 report = dispatch.model(copy, f"{path}: {says['file']}", engines)
                 artifacts.append(
                     ArtifactReport(says["id"], says, replace(report, notes=report.notes + _differ(says, report)))
@@ -139,7 +140,7 @@ def text(report: BundleReport) -> str:
     lines += [f"provenance  {key}: {_words(value)}" for key, value in report.provenance.items()]
     for artifact in report.artifacts:
         lines += ["", f"[{artifact.id}]", *_accuracy(artifact.says), *file_report.lines(artifact.file)]
-    return "\n".join(lines)
+    return "\n".join(map(line, lines))
 
 
 def _golden(report: BundleReport) -> str:

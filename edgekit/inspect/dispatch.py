@@ -12,7 +12,8 @@ from edgekit.inspect._worker import InspectionFault, ask
 from edgekit.inspect.file_report import FileReport, Use
 from edgekit.inspect.port import Reader
 from edgekit.inspect.readers import onnx, tflite
-from edgekit.runtime import engine_menu
+from edgekit.runtime import engine_menu, model_file
+from edgekit.runtime.errors import RuntimeFault
 
 FORMATS: dict[str, Reader] = {"tflite": tflite, "onnx": onnx}
 
@@ -41,7 +42,7 @@ def model(path: Path, name: str | None = None, engines: bool = True) -> FileRepo
         engines: also load it with each installed engine of its format.
 
     Raises:
-        InputError: not an ONNX or TFLite file, or damaged.
+        InputError: not an ONNX or TFLite file, damaged, or with weights in another file.
         MissingPackage: the package that reads it is not installed.
     """
     name = str(path) if name is None else name
@@ -50,10 +51,23 @@ def model(path: Path, name: str | None = None, engines: bool = True) -> FileRepo
     if kind is None:
         raise InputError(f"{name}: its content is neither an edgekit bundle nor an .onnx or .tflite model")
     try:
+        model_file.check(data, kind, name, operators=False)
         report = file_report.from_dict(ask("read", kind=kind, path=str(path), file=name))
+    except RuntimeFault as fault:
+        raise InputError(str(fault)) from fault
     except InspectionFault as fault:
         raise InputError(f"{name}: damaged, or not a .{kind} file: {fault}") from fault
+    report = replace(report, notes=report.notes + _foreign(data, kind))
     return replace(report, engines=tuple(_uses(FORMATS[kind].ENGINES, path))) if engines else report
+
+
+def _foreign(data: bytes, kind: str) -> tuple[str, ...]:
+    """A note on operators that neither the file nor an engine defines: no bundle takes such a file."""
+    try:
+        model_file.check(data, kind, "no bundle takes it")
+    except RuntimeFault as fault:
+        return (str(fault),)
+    return ()
 
 
 def _uses(names: Sequence[str], path: Path) -> list[Use]:

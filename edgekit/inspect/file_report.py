@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edgekit.runtime.terminal import line
+
 
 @dataclass(frozen=True)
 class Port:
@@ -92,7 +94,7 @@ SIDES = ("inputs", "outputs")
 
 def text(report: FileReport) -> str:
     """Human-readable report."""
-    return "\n".join(lines(report))
+    return "\n".join(map(line, lines(report)))
 
 
 def lines(report: FileReport) -> list[str]:

@@ -80,7 +80,10 @@ def _compute(graph: GraphModule) -> None:
         if isinstance(value, Tensor) and any(user not in values for user in node.users):
             fixed = value.contiguous().clone()
             trained = node in learned and value.is_floating_point()
-            _register(graph, node, f"computed_{node.name}", nn.Parameter(fixed) if trained else fixed)
+            holder = _insert(graph, node, f"computed_{node.name}", nn.Parameter(fixed) if trained else fixed)
+            node.replace_all_uses_with(holder)
+    for node in reversed(computed):
+        graph.graph.erase_node(node)
 
 
 def _copied(value: Any) -> Any:
@@ -166,9 +169,3 @@ def _insert(graph: GraphModule, before: Node, name: str, value: Tensor, like: Te
         node = graph.graph.get_attr(name)
     node.meta["val"] = value.detach()
     return node
-
-
-def _register(graph: GraphModule, node: Node, name: str, value: Tensor) -> None:
-    holder = _insert(graph, node, name, value)
-    node.replace_all_uses_with(holder)
-    graph.graph.erase_node(node)

@@ -115,7 +115,9 @@ def _opened(path: Path) -> Bundle:
     if path.suffix in (".onnx", ".tflite"):
         raise InputError(f"{path}: a bare model; give a bundle, or a manifest (.json) in its folder that names it")
     try:
-        return open_bundle(path, verify="hash")
+        opened = open_bundle(path, verify="hash")
+        opened.check_models()
+        return opened
     except RuntimeFault as fault:
         raise InputError(str(fault)) from fault
 

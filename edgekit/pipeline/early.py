@@ -22,7 +22,7 @@ from edgekit.errors import InputError, MissingPackage, Unreached, missing
 from edgekit.pipeline.stages import lower, quantize
 from edgekit.pipeline.state import Run
 from edgekit.runtime import engine_menu
-from edgekit.types import PrunePlan
+from edgekit.types import PrunePlan, Size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -118,10 +118,18 @@ def _check_network(run: Run, coming: Sequence[str]) -> None:
     if "data" not in coming and not wanted:  # the train stage is about to build it
         return
     module = _network(run, coming)
-    known = [name for name, _ in module.named_modules() if name] if module is not None else []
     for key, name in wanted if module is not None else ():
+        known = _names(module, key, run.recipe.data.shape)
         if name not in known:
             raise InputError(f"{key} = {choices.no_such(name, known, 'layer')}")
+
+
+def _names(module: nn.Module, key: str, size: Size) -> list[str]:
+    """The layers that a key may name: a network is quantized with its branches joined."""
+    from edgekit.lower.reparameterize import joined
+
+    made = joined(module.eval(), size) if key.startswith("quantize.") else module
+    return [name for name, _ in made.named_modules() if name]
 
 
 def _layers(run: Run) -> list[tuple[str, str, Sequence[str]]]:
@@ -138,6 +146,7 @@ def _layers(run: Run) -> list[tuple[str, str, Sequence[str]]]:
 def _network(run: Run, coming: Sequence[str]) -> nn.Module | None:
     """The float network; None if it cannot be built before the data is there."""
     from edgekit import models
+    from edgekit.weights import file as weights_file
 
     if "train" in run.done:
         folder = run.done["train"].path
@@ -150,7 +159,7 @@ def _network(run: Run, coming: Sequence[str]) -> nn.Module | None:
     if not labels and ".py:" in recipe.model.name:
         models.constructor(recipe.model.name, base)
         if recipe.model.weights not in ("pretrained", "none"):
-            models.read(expand(recipe.model.weights, base))
+            weights_file.read(expand(recipe.model.weights, base))
         return None
     fits = bool(labels) and recipe.train is None
     stand_in = 2 if recipe.model.head == "sigmoid" else STAND_IN

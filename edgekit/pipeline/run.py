@@ -15,7 +15,7 @@ from edgekit.console import Console
 from edgekit.disk import code_digest, json_file
 from edgekit.disk.atomic import write_bytes
 from edgekit.disk.run_directory import ORDER, Done, RunDirectory
-from edgekit.errors import InputError, Shortfall, Unreached, missing
+from edgekit.errors import DiskFull, Shortfall, missing
 from edgekit.measurements import Failure, Profile, Verdict
 from edgekit.pipeline import early, port, warnings
 from edgekit.pipeline.port import S, Skip
@@ -61,7 +61,9 @@ def run(job: Job, console: Console, last: str = "report") -> Outcome:
             for name in ORDER[: ORDER.index(last) + 1]:
                 _do(name, port.stage(name), state, start)
             start.accept()
-        except (InputError, Unreached):
+        except (Shortfall, DiskFull):  # the input was accepted
+            raise
+        except Exception:
             start.take_back()
             raise
     report = state.done.get("report")
@@ -84,7 +86,7 @@ class _Start:
     """The moment at which the first stage begins: until then nothing is changed, and input can be refused early.
 
     ``recipe.json`` is what the next command in this directory goes on with. It is replaced once the input has passed
-    the early checks, and put back if a stage refuses it after all.
+    the early checks, and put back if a stage refuses it after all, unless something was trained with it by then.
     """
 
     def __init__(self, state: Run, last: str) -> None:
@@ -111,11 +113,14 @@ class _Start:
             self._accepted = True
 
     def take_back(self) -> None:
-        """Put the earlier recipe back; without one, keep the new one only if there are results that it explains."""
-        if self._accepted and self._before is not None:
-            write_bytes(self._file, self._before)
-        elif self._accepted and not self._state.done:
+        """Put the earlier recipe back, if any."""
+        made = {row.name for row in self._state.rows if not row.cached and not row.skipped}
+        if not self._accepted or made - {"data"}:
+            return
+        if self._before is None:
             self._file.unlink()
+        else:
+            write_bytes(self._file, self._before)
 
 
 def _do(name: str, stage: port.Stage[Any], state: Run, start: _Start) -> None:

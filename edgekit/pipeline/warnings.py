@@ -1,4 +1,4 @@
-"""What a run's scores cannot show: a network that guesses, splits that are too small."""
+"""What a run's scores cannot show: a network that guesses or means other classes, splits that are too small."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 
 from edgekit import checkpoint_file
 from edgekit.pipeline.state import Run
-from edgekit.types import Index, Split
+from edgekit.types import Checkpoint, Index, Split
 from edgekit.verdict import trust
 
 _NAMES: dict[Split, str] = {"test": "test", "val": "validation"}
@@ -14,7 +14,13 @@ _NAMES: dict[Split, str] = {"test": "test", "val": "validation"}
 
 def of(run: Run) -> tuple[str, ...]:
     """All of them, one line each, from the stages that are done."""
-    return (*guessing(run), *sizes(run))
+    return (*doubts(run), *guessing(run), *sizes(run))
+
+
+def doubts(run: Run) -> tuple[str, ...]:
+    """What the train stage doubts about given weights."""
+    checkpoint: Checkpoint | None = run.read("train", checkpoint_file.NAME, Checkpoint)
+    return checkpoint.doubts if checkpoint else ()
 
 
 def guessing(run: Run) -> list[str]:

@@ -20,7 +20,7 @@ class _Layer:
     """One convolution, linear layer or batch norm."""
 
     positions: int
-    """Pixels of the output, for one image."""
+    """Pixels of the output, for one image; of all outputs of a layer that is used several times."""
     kernel: int
     """Multiply-adds per output pixel, input channel and output channel."""
     inputs: int
@@ -73,15 +73,16 @@ def _layers(module: nn.Module, size: Size) -> dict[str, _Layer]:
     layers: dict[str, _Layer] = {}
 
     def note(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        before = layers[names[layer]].positions if names[layer] in layers else 0
         bias = int(layer.bias is not None)
         if isinstance(layer, nn.Conv2d):
-            positions = math.prod(output.shape[2:])
+            positions = before + math.prod(output.shape[2:])
             kernel = math.prod(layer.kernel_size)
             layers[names[layer]] = _Layer(
                 positions, kernel, layer.in_channels // layer.groups, layer.out_channels, bias
             )
         elif isinstance(layer, nn.Linear):
-            positions = output.numel() // layer.out_features
+            positions = before + output.numel() // layer.out_features
             layers[names[layer]] = _Layer(positions, 1, layer.in_features, layer.out_features, bias)
         else:
             layers[names[layer]] = _Layer(0, 0, 1, layer.num_features, 2 * bias)

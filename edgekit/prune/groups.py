@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -179,6 +180,30 @@ def followed_by(module: nn.Module, size: Size) -> dict[str, str]:
     for hook in hooks:
         hook.remove()
     return pairs
+
+
+def unusual_layers(module: nn.Module, size: Size) -> set[str]:
+    """Convolutions and linear layers that may not depend on single channels in the usual way.
+
+    They run several times, share their weight with others, compute it (weight norm), or have code of their own.
+    """
+    layers = {child: name for name, child in module.named_modules() if isinstance(child, nn.Conv2d | nn.Linear)}
+    calls: Counter[nn.Module] = Counter()
+    hooks = [layer.register_forward_hook(lambda layer, *_: calls.update([layer])) for layer in layers]
+    _run(module, size)
+    for hook in hooks:
+        hook.remove()
+    weights = {layer: layer._parameters.get("weight") for layer in layers}
+    shares = Counter(id(weight) for weight in weights.values())
+    usual = (nn.Conv2d.forward, nn.Linear.forward)
+    return {
+        name
+        for layer, name in layers.items()
+        if calls[layer] > 1
+        or weights[layer] is None
+        or shares[id(weights[layer])] > 1
+        or type(layer).forward not in usual
+    }
 
 
 def _run(module: nn.Module, size: Size) -> None:

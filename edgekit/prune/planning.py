@@ -15,8 +15,8 @@ from edgekit.config.recipe import PruneSection
 from edgekit.errors import InputError, Shortfall
 from edgekit.graph.logits import per_class
 from edgekit.prune._cost import Cost
-from edgekit.prune.apply import apply
-from edgekit.prune.groups import ChannelGraph, Group, followed_by, parts
+from edgekit.prune.apply import apply, check
+from edgekit.prune.groups import ChannelGraph, Group, followed_by, parts, unusual_layers
 from edgekit.prune.port import score
 from edgekit.types import PrunePlan, Size
 
@@ -111,12 +111,34 @@ def _free(module: nn.Module, size: Size, section: PruneSection) -> list[Group]:
         if group.channels > section.round_to
         and not any(f"{member.layer}.".startswith(kept) for member in group.members if member.role == "writes" and kept)
     ]
+    unusual = unusual_layers(module, size)
+    groups = [
+        group
+        for group in groups
+        if unusual.isdisjoint(member.layer for member in group.members) or _holds(module, group, size)
+    ]
     if not groups:
         raise InputError(
-            f"prune: no group of channels can be pruned (more than round_to = {section.round_to} channels, no grouped "
-            "or split ones, not in prune.keep)"
+            f"prune: no group of channels can be pruned (more than round_to = {section.round_to} channels, no grouped, "
+            "split or computed ones, not in prune.keep)"
         )
     return groups
+
+
+def _holds(module: nn.Module, group: Group, size: Size) -> bool:
+    """Whether the network without half of the channels computes what it does when nothing reads them."""
+    plan = PrunePlan({group.head: tuple(range(group.channels // 2))}, {group.head: group.channels})
+    try:
+        check(module, _narrow(module, size, plan), plan, size)
+    except (
+        Shortfall,
+        RuntimeError,
+        TypeError,
+        KeyError,
+        AttributeError,
+    ):  # computed weights cannot be cut
+        return False
+    return True
 
 
 def _least(channels: int, round_to: int) -> int:

@@ -10,7 +10,7 @@ pair in between; ops that only move data share the scale of their input, and so 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -110,6 +110,19 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
 
     def _stays_float(self, node: Node) -> bool:
         return any(name in self.keep_float for name in scopes(node))
+
+
+def without_kernel(graph: GraphModule, keep_float: Collection[str]) -> list[Node]:
+    """Operators of an annotated graph that would compute in float though no module of `keep_float` holds them."""
+    return [
+        node
+        for node in graph.graph.nodes
+        if node.op == "call_function"
+        and _is_float(node)
+        and node.target not in WEIGHTED | MOVING | CLAMPS | BATCH_NORM
+        and "quantization_annotation" not in node.meta
+        and not any(name in keep_float for name in scopes(node))
+    ]
 
 
 def _input(node: Node, position: int) -> Node:

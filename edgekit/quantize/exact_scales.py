@@ -28,6 +28,9 @@ WIDE = 4095
 NARROW = 1023
 """D of adds, which XNNPACK computes with 21-bit multipliers (error below 2e-4 steps)."""
 
+STEEPEST = 224
+"""Most steps of an output for a step of an input: LiteRT's add wraps round at 256, its multiplication is not delegated.
+A finer grid would only resolve the noise of the input's own rounding."""
 COARSEST = 20
 """Least steps in a constant to which a sum's grid is aligned: fewer would enlarge its scale by more than 5 %."""
 
@@ -48,6 +51,7 @@ def settle(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor) -> i
     for sink in tensors.sinks:
         if sink.args[0].op == "placeholder":
             tensors.fix(sink, clear_of_ties(tensors[sink], pixels))
+    _level(graph, tensors)
     open_ends = 0
     done: set[Node] = set()
     for node in reversed(graph.graph.nodes):  # sums of sums first, while the grids of their inputs are still free
@@ -186,6 +190,30 @@ def _is_sum(sink: Any) -> bool:
 def _pixels(node: Node) -> int:
     before, after = node.all_input_nodes[0].meta["tensor_meta"].shape, node.meta["tensor_meta"].shape
     return int(before.numel() // after.numel())
+
+
+def _level(graph: GraphModule, tensors: _Tensors) -> None:
+    """Enlarge the scale of sums and products until no input's step is more than `STEEPEST` of theirs."""
+    for node in graph.graph.nodes:
+        sink: Any = _sink(node) if node.target in ADDS | MULS else None
+        sources = [_source(argument) for argument in node.args] if sink is not None else []
+        known = [tensors[source] for source in sources if source is not None]
+        if len(known) < 2 or tensors.is_fixed(sink):
+            continue
+        least = (max(known) if node.target in ADDS else math.prod(known)) / STEEPEST
+        if tensors[sink] < least:
+            _keep_clamp(graph, node, sink)
+            tensors.scale[tensors._root(sink)] = least
+
+
+def _keep_clamp(graph: GraphModule, node: Node, sink: Any) -> None:
+    """Insert the relu6 that the range of a quantizer implies, before the range grows; relu stays implied."""
+    scale, zero, low, high = float(sink.args[1]), *(int(number) for number in sink.args[2:5])
+    if sink.args[0] is node and zero == low and abs((high - zero) * scale - 6) < scale:
+        with graph.graph.inserting_before(sink):
+            clamp = graph.graph.call_function(aten.hardtanh.default, (node, 0.0, 6.0))
+        clamp.meta.update(node.meta)
+        sink.replace_input_with(node, clamp)
 
 
 def _settle_add(tensors: _Tensors, node: Node, sink: Any) -> bool:

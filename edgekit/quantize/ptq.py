@@ -19,21 +19,40 @@ from edgekit import choices
 from edgekit.config.recipe import QuantizeSection
 from edgekit.errors import InputError, Shortfall
 from edgekit.graph.exported_program import trace
+from edgekit.graph.float_operators import advice, named
 from edgekit.graph.integer_arithmetic import round_constants
-from edgekit.lower import canonical, weights
+from edgekit.lower import canonical, portable, weights
 from edgekit.lower.port import GraphRewrite
-from edgekit.lower.rewrites import average_pool, hard_sigmoid, hard_swish, saturation, silu
+from edgekit.lower.reparameterize import joined
+from edgekit.lower.rewrites import (
+    average_pool,
+    batch_norm,
+    constants,
+    hard_sigmoid,
+    hard_swish,
+    saturation,
+    silu,
+    token_rows,
+)
 from edgekit.quantize import _correct, _ranges, faithful
 from edgekit.quantize._equalize import equalize
 from edgekit.quantize._replay import not_finite
 from edgekit.quantize._rounding import round_weights
-from edgekit.quantize.annotate import Int8Quantizer
+from edgekit.quantize.annotate import Int8Quantizer, without_kernel
 from edgekit.quantize.calibration_images import Images
 from edgekit.quantize.exact_scales import settle
 from edgekit.quantize.histogram import Histogram
 from edgekit.types import Size, shape_of
 
-FLOAT_REWRITES: tuple[GraphRewrite, ...] = (hard_swish, hard_sigmoid, silu, average_pool)
+FLOAT_REWRITES: tuple[GraphRewrite, ...] = (
+    batch_norm,
+    constants,
+    hard_swish,
+    hard_sigmoid,
+    silu,
+    average_pool,
+    token_rows,
+)
 """Applied to the float graph, before anything is observed."""
 
 EQUALIZE = 64
@@ -95,7 +114,7 @@ def quantize(
     Raises:
         InputError: a named layer does not exist; no images, or images of the wrong shape; a network that
             torch.export cannot take.
-        Shortfall: a value of the network is NaN or infinite.
+        Shortfall: a value of the network is NaN or infinite, or an operator has no int8 form and may not be float.
     """
     return decide(observe(module, size, images, pixels, section, rewrites), section)
 
@@ -114,8 +133,8 @@ def observe(
     """
     if iter(images) is images:
         raise TypeError("images: some choices read them more than once; give a list, not an iterator")
-    _check_layers(module, "keep_float", section.keep_float)
-    _check_layers(module, "ranges", section.ranges)
+    _check_layers(module, size, "keep_float", section.keep_float)
+    _check_layers(module, size, "ranges", section.ranges)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
         graph, lowered = float_graph(module, size, rewrites)
@@ -128,6 +147,11 @@ def observe(
             faithful.check(module, graph, images)
         quantizer = Int8Quantizer(Histogram, PerChannelMinMaxObserver, section.keep_float)
         prepared = prepare_pt2e(graph, quantizer)
+        if section.float_operators == "refuse" and (odd := without_kernel(prepared, section.keep_float)):
+            raise Shortfall(
+                f"quantize: {len(odd)} operator{'s have' if len(odd) > 1 else ' has'} no int8 form: "
+                f"{', '.join(map(named, odd))}; {advice(odd)}"
+            )
         calibration = _correct.Calibration(prepared, moments=section.rounding == "adaptive")
         describe = images.describe if isinstance(images, Images) else str
         for number, image in enumerate(images, 1):
@@ -157,8 +181,9 @@ def float_graph(
         rewrites: as in `quantize`.
         batch: images that the graph takes at once.
     """
-    graph = trace(copy.deepcopy(module), size, batch).module()  # rewrites change weights
+    graph = trace(joined(module, size), size, batch).module()  # a copy: rewrites change weights
     weights.apply(graph)
+    portable.apply(graph)
     canonical.apply(graph)
     chosen = [rewrite for rewrite in FLOAT_REWRITES if rewrites is None or rewrite.NAME in rewrites]
     applied = {rewrite.NAME: rewrite.apply(graph) for rewrite in chosen}
@@ -226,8 +251,8 @@ def _dead(prepared: GraphModule) -> tuple[str, ...]:
     )
 
 
-def _check_layers(module: torch.nn.Module, key: str, names: Iterable[str]) -> None:
-    known = [name for name, _ in module.named_modules() if name]
+def _check_layers(module: torch.nn.Module, size: Size, key: str, names: Collection[str]) -> None:
+    known = [name for name, _ in joined(module, size).named_modules() if name] if names else []
     for name in names:
         if name not in known:
             raise InputError(f"quantize.{key} = {choices.no_such(name, known, 'layer')}")

@@ -13,8 +13,13 @@ from edgekit.report.svg import chart, line, linear, path, text, ticks
 from edgekit.types import Epoch
 
 WIDTH = 460
-LETTER = 6.6
-"""Average width of a letter at the charts' font size of 12 px."""
+LETTER = 7.9
+"""Average width of a letter at the charts' largest font size, 14.5 units on a phone."""
+MOVES = sorted(
+    ((dx, dy) for dx in range(-120, 121, 3) for dy in range(-120, 121, 3)),
+    key=lambda move: (abs(move[1]) + 2.5 * abs(move[0]), move),
+)
+"""Where a mark may go that would cover another: the nearest first, and rather up or down than aside."""
 MARKS = {"litert": "circle", "tflite_runtime": "circle", "onnxruntime": "square"}
 
 
@@ -32,22 +37,6 @@ class Point:
     ship: bool = False
     radius: float = 6.0
     """Grows with the file."""
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One bar; p90 and p99 make its whisker."""
-
-    label: str
-    value: float
-    shown: str
-    tone: str
-    ship: bool = False
-    p90: float | None = None
-    p99: float | None = None
-    title: str = ""
-    error: tuple[float, float] | None = None
-    """Ends of an error bar, shown instead of percentiles."""
 
 
 def tone(precision: str) -> str:
@@ -96,13 +85,44 @@ def scatter(
     for before, after in itertools.pairwise(front):
         steps += [(x(after.ms), y(100 * before.top1)), (x(after.ms), y(100 * after.top1))]
     parts.append(path([*steps, (right, steps[-1][1])], "front"))
-    boxes += [(x(p.ms) - 8, y(100 * p.top1) - 8, x(p.ms) + 8, y(100 * p.top1) + 8) for p in points]
-    for point in sorted(points, key=lambda p: p.ship):
-        parts.append(_mark(point, x(point.ms), y(100 * point.top1)))
-    for point in sorted(front, key=lambda p: not p.ship):
-        words = f"{point.label} ✓" if point.ship else point.label
-        parts.append(_place(words, x(point.ms), y(100 * point.top1), boxes, (left, top - 4, right, bottom), point.ship))
+    ordered = sorted(points, key=lambda p: (not p.ship, p not in front, p.ms))
+    true = [(x(p.ms), y(100 * p.top1)) for p in ordered]
+    reach = [p.radius + (6 if p.ship else 1) for p in ordered]
+    places = apart(true, reach, (left + 2, top, right, bottom - 2))
+    for (px, py), (tx, ty) in zip(places, true, strict=True):
+        if (px, py) != (tx, ty):
+            parts += [line(tx, ty, px, py, "stem"), tag("circle", cx=tx, cy=ty, r=1.5, class_="truth")]
+    boxes += [(px - r - 2, py - r - 2, px + r + 2, py + r + 2) for (px, py), r in zip(places, reach, strict=True)]
+    for point, place in zip(ordered, places, strict=True):
+        parts.append(_mark(point, *place))
+    for point, place, r in zip(ordered, places, reach, strict=True):
+        if point in front:
+            words = f"{point.label} ✓" if point.ship else point.label
+            parts.append(_place(words, *place, r, boxes, (left, top - 4, right, bottom), point.ship))
     return chart(WIDTH, height, summary, *parts)
+
+
+def apart(
+    places: Sequence[tuple[float, float]], radii: Sequence[float], area: tuple[float, float, float, float]
+) -> list[tuple[float, float]]:
+    """Move circles that would cover another one, the first ones last, as little as possible and rather up or down.
+
+    Args:
+        places: centres.
+        radii: their radii.
+        area: left, top, right and bottom of where they may go.
+    """
+    done: list[tuple[float, float]] = []
+    for (x, y), r in zip(places, radii, strict=True):
+        free = (
+            (x + dx, y + dy)
+            for dx, dy in MOVES
+            if (dx, dy) == (0, 0) or (area[0] <= x + dx - r and x + dx + r <= area[2])
+            if (dx, dy) == (0, 0) or (area[1] <= y + dy - r and y + dy + r <= area[3])
+            if all(math.hypot(x + dx - a, y + dy - b) >= r + s for (a, b), s in zip(done, radii, strict=False))
+        )
+        done.append(next(free, (x, y)))
+    return done
 
 
 def _mark(point: Point, x: float, y: float) -> str:
@@ -120,21 +140,25 @@ def _place(
     words: str,
     x: float,
     y: float,
+    r: float,
     boxes: list[tuple[float, float, float, float]],
     area: tuple[float, float, float, float],
     ship: bool,
 ) -> str:
     """Put a label beside its dot where it covers nothing; if there is no such place, drop it (the table has it)."""
     width = LETTER * len(words)
+    above, below = -r - 7, r + 15
     for dx, dy in (
-        (14, 4),
-        (-width / 2, -15),
-        (-width / 2, 25),
-        (-14 - width, 4),
-        (6, -15),
-        (6, 25),
-        (6, 40),
-        (6, -30),
+        (r + 5, 4),
+        (-width / 2, above),
+        (-width / 2, below),
+        (-r - 5 - width, 4),
+        (0, above),
+        (0, below),
+        (-width, above),
+        (-width, below),
+        (0, below + 15),
+        (0, above - 15),
     ):
         box = (x + dx, y + dy - 11, x + dx + width, y + dy + 3)
         inside = box[0] >= area[0] and box[1] >= area[1] and box[2] <= area[2] and box[3] <= area[3]
@@ -154,54 +178,6 @@ def axes(
     for value in xs:
         parts.append(text(x(value), bottom + 18, f"{value:g}", class_="tick", text_anchor="middle"))
     return [*parts, line(left, bottom, right, bottom, "base")]
-
-
-def bars(rows: Sequence[Bar], summary: str, limit: tuple[float, str] | None = None) -> Markup:
-    """Horizontal bars, each with its name above; its whisker extends to p90 (tall tick) and p99, or is an error bar.
-
-    A whisker far longer than the rest is cut and ends in an arrow, so that one outlier does not squash the chart.
-
-    Args:
-        rows: top to bottom.
-        summary: for a screen reader.
-        limit: a value and its name, drawn as a dashed line if it is close to the bars.
-    """
-    row, right = 40, WIDTH - 14
-    most = max(max(r.value, r.p90 or 0, r.error[1] if r.error else 0) for r in rows)
-    end = max(min(max(max(r.value, r.p99 or 0) for r in rows), 1.6 * most), most)
-    shown = limit if limit is not None and limit[0] <= 1.6 * most else None
-    end = max(end, shown[0] * 1.04 if shown else 0)
-    x = linear((0, end), (0, right))
-    top = 20 if shown else 4
-    bottom = top + len(rows) * row
-    parts = []
-    if shown:
-        parts.append(line(x(shown[0]), 16, x(shown[0]), bottom, "limit"))
-        anchor = "end" if x(shown[0]) > WIDTH / 2 else "start"
-        parts.append(text(x(shown[0]), 11, shown[1], class_="note limit-note", text_anchor=anchor))
-    for i, bar in enumerate(rows):
-        y = top + i * row
-        mid = y + 24
-        parts.append(
-            text(0, y + 13, f"{bar.label} ✓" if bar.ship else bar.label, class_="label ship" if bar.ship else "label")
-        )
-        parts.append(text(WIDTH, y + 13, bar.shown, class_="value", text_anchor="end"))
-        title = tag("title", bar.title or f"{bar.label}: {bar.shown}")
-        parts.append(
-            tag("rect", title, x=0, y=mid - 5, width=max(x(bar.value), 1), height=10, rx=2, class_=f"bar {bar.tone}")
-        )
-        if bar.error is not None:
-            parts.append(line(x(bar.error[0]), mid, x(bar.error[1]), mid, "whisker"))
-            parts += [line(x(value), mid - 6, x(value), mid + 6, "whisker") for value in bar.error]
-        elif bar.p90 is not None and bar.p99 is not None:
-            tip = x(min(bar.p99, end))
-            parts.append(line(x(bar.value), mid, tip, mid, "whisker"))
-            parts.append(line(x(min(bar.p90, end)), mid - 6, x(min(bar.p90, end)), mid + 6, "whisker"))
-            if bar.p99 > end:
-                parts.append(path([(tip - 5, mid - 4), (tip, mid), (tip - 5, mid + 4)], "whisker"))
-            else:
-                parts.append(line(tip, mid - 3, tip, mid + 3, "whisker"))
-    return chart(WIDTH, bottom, summary, *parts)
 
 
 def curves(history: Sequence[Epoch], quantity: str, summary: str) -> Markup:
@@ -240,7 +216,7 @@ def curves(history: Sequence[Epoch], quantity: str, summary: str) -> Markup:
             parts.append(
                 tag("circle", title, cx=x(epoch), cy=y(value), r=2.5 if len(epochs) < 40 else 1, class_=f"knot {name}")
             )
-        parts.append(text(right + 4, ends[name] + 4, f"{name} {values[-1]:.3g}", class_=f"label end-{name}"))
+        parts.append(text(right + 4, ends[name] + 4, f"{name} {values[-1]:.3g}", class_="label"))
     return chart(WIDTH, height, summary, *parts)
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgekit.measurements import Kind, Timing
 from edgekit.report._charts import MARKS, tone
 from edgekit.report.contents import Report
-from edgekit.report.markup import Markup, badge, tag
+from edgekit.report.markup import Markup, tag
 from edgekit.report.svg import ms, threads
 from edgekit.verdict.rule import KINDS
 
 EMPTY = Markup("")
 DASH = "\N{EN DASH}"
-OPEN = 3
-"""With more panels than this, each one is foldable, and only the first is open."""
 MEANING = {
     "measured": "timed on the device itself",
     "emulated": "run on an emulated processor: counts are exact, times are the emulator's",
@@ -42,26 +40,6 @@ def panels(report: Report) -> list[Panel]:
             if rows:
                 in_order.append(Panel(device, kind, tuple(sorted(rows, key=lambda t: t.p50_ms))))
     return in_order
-
-
-def blocks(parts: Iterable[tuple[Panel, Callable[[], Markup]]], *, beside: bool = True) -> list[Markup]:
-    """One block per panel that has something to show: a heading with its kind, and its body.
-
-    Args:
-        parts: panels, each with a function that makes its body, which is empty if there is nothing to show.
-        beside: show two blocks side by side if there is room.
-    """
-    shown = [(panel, body) for panel, make in parts if (body := make())]
-    many = len(shown) > OPEN
-    tags = []
-    for i, (panel, body) in enumerate(shown):
-        head = tag("h3", panel.device, " ", badge(panel.kind))
-        inside = tag("div", body, class_=f"kind-{panel.kind}")
-        if many:
-            tags.append(tag("details", tag("summary", head), inside, class_="device", open=None if i else ""))
-        else:
-            tags.append(tag("div", head, inside))
-    return [tag("div", *tags, class_="grid beside")] if beside and tags and not many else tags
 
 
 def label(t: Timing) -> str:

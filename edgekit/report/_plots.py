@@ -1,4 +1,4 @@
-"""More charts: distributions, stacked bars and lines, in the style of `edgekit.report._charts`."""
+"""More charts: distributions and lines, in the style of `edgekit.report._charts`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edgekit.report._charts import LETTER, WIDTH, axes
+from edgekit.report._charts import WIDTH, axes
 from edgekit.report.markup import Markup, tag
 from edgekit.report.svg import chart, line, linear, ms, path, text, ticks
 
 BINS = 64
 STYLES = 8
-"""Number of distinguishable fills of stacked bars (``s0`` to ``s7`` in ``_style.css``) and dashes of lines."""
+"""Number of distinguishable dashes of lines (``d0`` to ``d7`` in ``_style.css``)."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,6 @@ class Spread:
     samples: tuple[float, ...]
     tone: str
     ship: bool = False
-
-
-@dataclass(frozen=True)
-class Stack:
-    """One bar made of parts."""
-
-    label: str
-    parts: tuple[tuple[str, float], ...]
-    """Name and milliseconds; a name looks the same in all bars of a chart."""
 
 
 @dataclass(frozen=True)
@@ -108,35 +99,6 @@ def _logarithmic(low: float, high: float) -> list[float]:
     values = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
     values = [round(value, 12) for value in values if low <= value <= high]
     return values if len(values) >= 3 else ticks(low, high)
-
-
-def stacks(rows: Sequence[Stack], summary: str) -> Markup:
-    """Horizontal stacked bars on one axis; each part is named inside if there is room."""
-    row, right = 44, WIDTH - 14
-    totals = [sum(value for _, value in each.parts) for each in rows]
-    x = linear((0, max(totals) or 1), (0, right))
-    names = list(dict.fromkeys(name for each in rows for name, _ in each.parts))
-    parts = []
-    for i, (each, total) in enumerate(zip(rows, totals, strict=True)):
-        y, start = i * row, 0.0
-        parts.append(text(0, y + 13, each.label, class_="label"))
-        parts.append(text(WIDTH, y + 13, f"{ms(total)} ms", class_="value", text_anchor="end"))
-        for name, value in each.parts:
-            width = x(start + value) - x(start)
-            title = tag("title", f"{name}: {ms(value)} ms, {100 * value / total if total else 0:.0f} %")
-            box = {"x": x(start), "y": y + 19, "width": max(width, 0.5), "height": 18}
-            parts.append(tag("rect", title, class_=f"part s{names.index(name) % STYLES}", **box))
-            if width > (7.6 if name.isupper() else LETTER) * len(name) + 6:  # capitals are wider
-                parts.append(text(x(start) + 4, y + 32, name, class_="inside"))
-            start += value
-    return chart(WIDTH, row * len(rows), summary, *parts)
-
-
-def legend(rows: Sequence[Stack]) -> Markup:
-    """Legend of the fills of the parts."""
-    names = dict.fromkeys(name for each in rows for name, _ in each.parts)
-    items = (tag("span", tag("i", class_=f"swatch s{i % STYLES}"), name) for i, name in enumerate(names))
-    return tag("p", *items, class_="legend")
 
 
 def lines(series: Sequence[Series], summary: str, xs: Sequence[float], words: tuple[str, str]) -> Markup:

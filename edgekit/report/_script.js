@@ -11,14 +11,37 @@
     store(root.dataset.theme = now === "dark" ? "light" : "dark");
   };
 
-  // Tooltips: the <title> of a mark, shown at once instead of after the browser's delay.
+  // Folds: all at once, and the one that a link leads to.
+  const every = document.getElementById("every"), folds = [...document.querySelectorAll(".fold")];
+  const show = () => {
+    const all = folds.every((fold) => fold.open);
+    every.textContent = all ? "Close all" : "Open all";
+  };
+  every.hidden = false;
+  every.onclick = () => {
+    const open = !folds.every((fold) => fold.open);
+    for (const fold of folds) fold.open = open;
+    show();
+  };
+  for (const fold of folds) fold.addEventListener("toggle", show);
+  const follow = () => {
+    const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    for (let fold = target && target.closest(".fold"); fold; fold = fold.parentElement.closest(".fold")) fold.open = true;
+  };
+  addEventListener("hashchange", follow);
+  follow();
+
+  // Tooltips: the title of a mark, shown at once instead of after the browser's delay.
   const tip = document.createElement("div");
   tip.className = "tip"; tip.hidden = true; tip.setAttribute("aria-hidden", "true");
   document.body.append(tip);
   for (const title of document.querySelectorAll("svg.chart title")) {
-    const mark = title.parentElement;
-    mark.dataset.tip = title.textContent;
+    title.parentElement.dataset.tip = title.textContent;
     title.remove();
+  }
+  for (const mark of document.querySelectorAll(".bars [title]")) {
+    mark.dataset.tip = mark.title;
+    mark.removeAttribute("title");
   }
   document.addEventListener("pointermove", (event) => {
     const mark = event.target instanceof Element ? event.target.closest("[data-tip]") : null;
@@ -31,8 +54,6 @@
   });
   addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
 
-  // Print folded sections, but not the numbers of each chart: the tables of measurements have them.
-  addEventListener("beforeprint", () => {
-    for (const each of document.querySelectorAll("section > details")) each.open = true;
-  });
+  // Print the folds, but not the numbers of each chart: the tables of measurements have them.
+  addEventListener("beforeprint", () => { for (const fold of folds) fold.open = true; });
 })();

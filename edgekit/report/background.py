@@ -10,7 +10,7 @@ from typing import Any
 
 from edgekit.report import _charts
 from edgekit.report.contents import SPLITS, Data, Report, StageRow
-from edgekit.report.markup import Markup, badge, details, figure, join, scroll, section, table, tag, tiles
+from edgekit.report.markup import Markup, badge, details, figure, fold, join, scroll, table, tag, tiles
 from edgekit.report.svg import number, percent
 from edgekit.types import Metrics
 
@@ -56,11 +56,13 @@ def classes(report: Report) -> Markup:
         below = details("Most confused pairs", listed) if rows else ""
         matrix = figure("Confusion matrix", scroll("Confusion matrix", picture), below)
         if len(labels) <= SIDE_BY_SIDE:
-            right = tag("figure", tag("figcaption", "Each class"), scored)
-            parts.append(tag("div", matrix, right, class_="grid"))
+            parts.append(tag("div", matrix, figure("Each class", scored), class_="figures"))
         else:
             parts += [matrix, details("Scores of each class", scored)]
-    return section("classes", "Classes", *parts, lead=f"Scores of {whose} on the {scores.split} split.")
+    digest = f"{percent(scores.accuracy)} right, mean F1 {percent(scores.f1)}"
+    digest += f"; most often {rows[0][0]} is taken for {rows[0][1]}" if rows else ""
+    lead = tag("p", f"Scores of {whose} on the {scores.split} split.", class_="lead")
+    return fold("classes", "Classes", digest, lead, *parts)
 
 
 def confused(scores: Metrics) -> list[tuple[int, int, int]]:
@@ -80,7 +82,7 @@ def training(report: Report) -> Markup:
             if checkpoint.trained
             else "not in the recipe; the given weights are used as they are"
         )
-        return section("training", "Training", tag("p", f"train: {why}."))
+        return fold("training", "Training", why, tag("p", f"train: {why}."))
     history = checkpoint.history
     lead = f"{len(history)} epochs in {_duration(sum(epoch.seconds for epoch in history))}"
     scored = [(epoch.val_accuracy, -epoch.epoch) for epoch in history if epoch.val_accuracy is not None]
@@ -107,7 +109,7 @@ def training(report: Report) -> Markup:
     ]
     heads = ("epoch", "phase", "rate", "train loss", "val loss", "train acc.", "val acc.", "seconds")
     numbers = details("Numbers of these charts", table(heads, rows, "Training history", words=2))
-    return section("training", "Training", tag("div", *figures, class_="grid"), numbers, lead=f"{lead}.")
+    return fold("training", "Training", lead, tag("div", *figures, class_="figures"), numbers)
 
 
 def data(report: Report) -> Markup:
@@ -126,7 +128,13 @@ def data(report: Report) -> Markup:
         for i, label in enumerate(dataset.labels)
     ]
     counts = details("Images of each class", table(("class", *SPLITS, "all"), rows, "Images of each class and split"))
-    return section("data", "Data", tiles(pairs), counts, *_findings(dataset))
+    digest = f"{sum(totals.values()):,} images of {len(dataset.labels)} classes; cleaning found {_found(dataset)}"
+    return fold("data", "Data", digest, tiles(pairs), counts, *_findings(dataset))
+
+
+def _found(dataset: Data) -> str:
+    count = len(dataset.findings)
+    return "nothing to report" if not count else f"{count:,} thing{'' if count == 1 else 's'} to report"
 
 
 def _findings(dataset: Data) -> list[Markup]:
@@ -155,7 +163,11 @@ def stages(report: Report) -> Markup:
         rows.append((stage.name, badge(state), stage.reason, "—" if stage.skipped else _duration(stage.seconds)))
     skipped = [tag("li", skipped_words(stage)) for stage in report.stages if stage.skipped]
     listed = join((tag("p", "Skipped:"), tag("ul", *skipped))) if skipped else Markup("")
-    return section("stages", "Stages", listed, table(("stage", "", "", "time"), rows, "Stages in order", words=3))
+    spent = _duration(sum(stage.seconds for stage in report.stages if not stage.skipped))
+    ran = len(report.stages) - len(skipped)
+    digest = f"{f'{ran} took {spent}' if ran else 'none ran'}, {len(skipped)} skipped"
+    every = table(("stage", "", "", "time"), rows, "Stages in order", words=3)
+    return fold("stages", "Stages", digest, listed, every)
 
 
 def skipped_words(stage: StageRow) -> str:
@@ -177,9 +189,10 @@ def provenance(report: Report) -> Markup:
     hashes = [(f"{name}", tag("code", value)) for name, value in p.hashes.items()]
     hashes += [(artifact.path, tag("code", artifact.sha256)) for artifact in report.artifacts]
     packages = table(("package", "version"), p.packages.items(), "Package versions", words=2)
-    return section(
+    return fold(
         "provenance",
         "Provenance",
+        f"edgekit {report.edgekit_version}, {', '.join(f'{k} {v}' for k, v in [*p.packages.items()][:3])}",
         listed,
         details("Packages", packages),
         details("Hashes (SHA-256)", table(("of", "hash"), hashes, "SHA-256", words=2)) if hashes else "",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from edgekit.report.comparison import Change, Comparison, Row
 from edgekit.report.formats.markdown import table, text
 from edgekit.report.svg import megabytes, ms, percent, threads
+from edgekit.runtime.terminal import line
 
 _SUBJECT = ": these reports are not on the same thing"
 _HEADS = ("device", "artifact", "engine", "threads", "kind", "p50 ms", "change (95 % interval)", "top-1", "size", "")
@@ -24,7 +25,7 @@ def plain(comparison: Comparison, above: float | None) -> str:
     lines += [f"not compared: {words}" for words in comparison.not_compared]
     lines += [f"only in old: {words}" for words in comparison.only_old]
     lines += [f"only in new: {words}" for words in comparison.only_new]
-    return "\n".join([*lines, verdict(comparison, above)])
+    return "\n".join(map(line, [*lines, verdict(comparison, above)]))
 
 
 def markdown(comparison: Comparison, above: float | None) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edgekit.report import _charts
-from edgekit.report._charts import Bar
+from edgekit.report import _bars
+from edgekit.report._bars import Bar
 from edgekit.report.contents import Report
-from edgekit.report.markup import Markup, badge, details, figure, section, table, tag
+from edgekit.report.markup import Markup, badge, details, figure, fold, table, tag
 from edgekit.report.svg import ms, number, percent
 from edgekit.types import Pruning, Quantization, Rung, Sensitivity
 
@@ -31,12 +31,13 @@ def pruning(report: Report) -> Markup:
     words = f"Score {pruning.score}, target {pruning.target}. "
     words += f"Validation top-1 after pruning, before recovery: {percent(pruned)}. " if pruned is not None else ""
     words += f"Latency: {pruning.latency_where}."
-    return section(
+    return fold(
         "pruning",
         "Pruning",
+        f"{_share(pruning.macs)} of the multiply-adds and {_share(pruning.parameters)} of the parameters are left",
+        tag("p", words, class_="lead"),
         table(("", "before", "after", "kept"), rows, "The network before and after pruning"),
         details("Channels by layer", _channels(pruning)),
-        lead=words,
     )
 
 
@@ -59,12 +60,9 @@ def rewrites(report: Report) -> Markup:
         applied = badge("applied" if each.applied else "left out")
         rows.append((each.name, each.artifact or each.scope, applied, each.reason, times or "—"))
     heads = ("rewrite", "scope", "", "why", "p50 in ms, without → with it")
-    return section(
-        "rewrites",
-        "Rewrites",
-        table(heads, rows, "Graph rewrites", words=5),
-        lead="Graph rewrites preserve the float function; file rewrites compute the same integers differently.",
-    )
+    lead = "Graph rewrites preserve the float function; file rewrites compute the same integers differently."
+    digest = f"{sum(each.applied for each in report.rewrites)} of {len(report.rewrites)} applied"
+    return fold("rewrites", "Rewrites", digest, tag("p", lead, class_="lead"), table(heads, rows, "Rewrites", words=5))
 
 
 def quantization(report: Report) -> Markup:
@@ -72,8 +70,11 @@ def quantization(report: Report) -> Markup:
     quantization = report.quantization
     if quantization is None:
         return EMPTY
-    lead = f"{quantization.images} calibration images, SHA-256 {quantization.calibration_sha256[:12]}…"
-    parts = [tag("p", quantization.note, class_="muted")] if quantization.note else []
+    digest = f"{quantization.images} calibration images"
+    taken = next((rung.name for rung in quantization.rungs if rung.chosen), None)
+    digest += f"; rung “{taken}” was chosen" if taken else ""
+    parts = [tag("p", f"Calibration images: SHA-256 {quantization.calibration_sha256[:12]}…", class_="lead")]
+    parts += [tag("p", quantization.note, class_="muted")] if quantization.note else []
     if quantization.open_ends:
         plural = "s" if quantization.open_ends > 1 else ""
         parts.append(
@@ -87,7 +88,7 @@ def quantization(report: Report) -> Markup:
     if quantization.ranges:
         rows = list(quantization.ranges.items())
         parts.append(details("Range rule by tensor", table(("tensor", "rule"), rows, "Range rules", words=2)))
-    return section("quantization", "Quantization", *parts, lead=lead)
+    return fold("quantization", "Quantization", digest, *parts)
 
 
 def _gains(quantization: Quantization) -> Markup:
@@ -140,12 +141,25 @@ def _sensitivity(layers: tuple[Sensitivity, ...]) -> Markup:
         return EMPTY
     worst = layers[:SHOWN]
     rows = [
-        Bar(s.layer, max(s.sqnr_db, 0.0), f"{s.sqnr_db:.1f} dB, {percent(s.agreement, 1)}", "tone-int8") for s in worst
+        Bar(
+            s.layer, 100 * _noise(s.sqnr_db), f"{_noise_words(s.sqnr_db)}, {percent(s.agreement, 1)} agree", "tone-int8"
+        )
+        for s in worst
     ]
     summary = "Most sensitive layers: " + "; ".join(f"{bar.label} {bar.shown}" for bar in rows)
-    listed = [(s.layer, number(s.sqnr_db), percent(s.agreement, 1)) for s in layers]
+    listed = [(s.layer, _noise_words(s.sqnr_db), number(s.sqnr_db), percent(s.agreement, 1)) for s in layers]
+    heads = ("layer", "noise", "SQNR dB", "agreement")
     return figure(
-        f"Quantizing a single layer: SQNR of the logits, agreement ({len(worst)} most sensitive layers)",
-        _charts.bars(rows, summary),
-        details("All layers", table(("layer", "SQNR dB", "agreement"), listed, "Sensitivity of every layer")),
+        f"Noise in the logits, relative to their size, if only one layer is quantized ({len(worst)} most sensitive)",
+        _bars.bars(rows, summary),
+        details("All layers", table(heads, listed, "Sensitivity of every layer")),
     )
+
+
+def _noise(sqnr_db: float) -> float:
+    """Root mean square of the noise over that of the signal; an SQNR is 20 times the logarithm of the inverse."""
+    return float(10 ** (-sqnr_db / 20))
+
+
+def _noise_words(sqnr_db: float) -> str:
+    return f"{100 * _noise(sqnr_db):#.3g} %"

@@ -1,38 +1,78 @@
-"""Sections of the HTML report on each device; every chart has a table, and every block names its kind of timing."""
+"""The fold of one device in the HTML report; every chart has a table, and every block names its kind of timing."""
 
 from __future__ import annotations
 
-from functools import partial
+import re
+from collections.abc import Sequence
 
-from edgekit.measurements import OperatorProfile, Timing
-from edgekit.report import _charts, _plots, hotspots
-from edgekit.report._charts import MARKS, Bar, Point
-from edgekit.report._panels import EMPTY, Panel, blocks, chosen, label, legend, panels, precision_tone, with_interval
-from edgekit.report._plots import Series, Spread, Stack
+from edgekit.measurements import OperatorProfile, Timing, Verdict
+from edgekit.report import _bars, _charts, _plots, hotspots
+from edgekit.report._bars import Bar, Stack
+from edgekit.report._charts import MARKS, Point
+from edgekit.report._panels import EMPTY, Panel, chosen, label, legend, panels, precision_tone, with_interval
+from edgekit.report._plots import Series, Spread
+from edgekit.report.cautions import cautions
 from edgekit.report.contents import Report
-from edgekit.report.markup import Markup, details, figure, join, section, table, tag
-from edgekit.report.svg import megabytes, ms, number, percent, threads
+from edgekit.report.front import latency_bar, limits
+from edgekit.report.markup import Markup, badge, details, figure, fold, join, table, tag
+from edgekit.report.results import machine_words, measurements
+from edgekit.report.svg import TIMES, megabytes, ms, number, percent, speed, threads
 
 NUMBERS = "Numbers of this chart"
 FAMILIES = 6
-"""Number of operator families with a part of their own; the rest are combined."""
+"""Number of operator families with a bar of their own; the rest are combined."""
 HOT = 10
 NOT = "not measured"
-TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-def trade(report: Report) -> Markup:
-    """For each device: accuracy against latency and size, and latency with its spread."""
-    parts = blocks(((panel, partial(_trade, report, panel)) for panel in panels(report)), beside=False)
-    lead = "Up and to the left is better; larger marks are larger files. The line joins the candidates that no other "
-    lead += "beats in both; ✓ marks what ships. "
-    lead += "Hollow, dashed marks are emulated or estimated, and never compared with others."
-    return section("trade", "Accuracy, latency, size", *parts, lead=lead) if parts else EMPTY
+def device(report: Report, name: str) -> Markup:
+    """Everything about one device: its verdict, its charts by kind, and all its numbers."""
+    verdict = next((v for v in report.verdict if v.device == name), None)
+    shown = [panel for panel in panels(report) if panel.device == name]
+    machine, body = report.machines.get(name), []
+    if verdict is not None:
+        body += [tag("p", f"{verdict.reason.rstrip('.')}.", class_="reason"), limits(report, name)]
+    body += [tag("p", machine_words(machine), class_="muted")] if machine else []
+    body += [
+        tag("p", tag("strong", f"{title}. "), words, class_="alarm caution")
+        for title, words in cautions(report, (name,))
+    ]
+    for panel in shown:
+        head = tag("h4", "Times ", badge(panel.kind)) if len(shown) > 1 else EMPTY
+        figures = (_scatter, _latency, _spread, _scaling, _steps, _memory, _sustained)
+        made = [part for make in figures if (part := make(report, panel))]
+        last = _operators(report, panel) if panel is shown[0] else EMPTY
+        inside = (legend(report, panel.rows), side_by_side(made), last)
+        body.append(tag("div", head, *inside, class_=f"kind-{panel.kind}"))
+    numbers = measurements(report, name)
+    body += [tag("h4", "All measurements"), *numbers] if numbers else []
+    kinds = join(badge(panel.kind) for panel in shown)
+    ident = f"device-{report.devices.index(name) + 1}"
+    return fold(ident, name, _digest(report, name, verdict), *body, marks=kinds, class_="fold device")
 
 
-def _trade(report: Report, panel: Panel) -> Markup:
-    figures = tag("div", _scatter(report, panel), _latency(report, panel), class_="grid")
-    return join((legend(report, panel.rows), figures))
+def side_by_side(figures: Sequence[Markup]) -> Markup:
+    """Figures in two columns of about the same height: each goes where there is more room. On a phone, one column."""
+    columns: list[list[Markup]] = [[], []]
+    heights = [0, 0]
+    for each in figures:
+        drawn = re.search(r'viewBox="0 0 \S+ (\d+)', each)
+        height = 100 + (round(1.25 * int(drawn[1])) if drawn else 30 * each.count('class="row'))
+        shorter = heights.index(min(heights))
+        columns[shorter].append(each)
+        heights[shorter] += height
+    return tag("div", *(tag("div", *column) for column in columns if column), class_="columns")
+
+
+def _digest(report: Report, name: str, verdict: Verdict | None) -> str:
+    failed = sum(f.device == name for f in report.failures)
+    more = f"; {failed} not measured" if failed else ""
+    if verdict is None or verdict.artifact is None or verdict.engine is None or verdict.threads is None:
+        return f"nothing to ship{more}"
+    t, gain = report.timing(verdict), speed(verdict.speedup)
+    words = f"ship {verdict.artifact} on {verdict.engine}, {threads(verdict.threads)}"
+    words += f": {ms(t.p50_ms)} ms" if t else ""
+    return words + (f", {' '.join(gain)}" if gain else "") + more
 
 
 def _scatter(report: Report, panel: Panel) -> Markup:
@@ -60,27 +100,17 @@ def _scatter(report: Report, panel: Panel) -> Markup:
     )
     heads = ("artifact", "engine", "threads", "p50 ms", "top-1", "size")
     listed = table(heads, cells, f"Accuracy, {panel.kind} latency and size on {panel.device}", words=2)
-    return figure("Top-1 against p50", _charts.scatter(points, summary, reference, bound), details(NUMBERS, listed))
+    lead = "Up and to the left is better; larger marks are larger files, ✓ ships. Marks that would cover each other "
+    lead += "are moved, and a thin line leads to their place."
+    picture = join((_charts.scatter(points, summary, reference, bound), tag("p", lead, class_="note")))
+    return figure("Top-1 against p50", picture, details(NUMBERS, listed))
 
 
 def _latency(report: Report, panel: Panel) -> Markup:
-    bars = [
-        Bar(
-            label=label(t),
-            value=t.p50_ms,
-            shown=f"{ms(t.p50_ms)} ms",
-            tone=precision_tone(report, t.artifact),
-            ship=chosen(report, t),
-            p90=t.p90_ms if t.samples else None,
-            p99=t.p99_ms if t.samples else None,
-            title="p50 {}, p90 {}, p99 {} ms".format(*_percentiles(t)),
-            error=None if t.samples and t.p90_ms is not None else t.p50_ci,
-        )
-        for t in panel.rows
-    ]
+    bars = [latency_bar(report, t) for t in panel.rows]
     limit = report.limits.get(panel.device, {}).get("p90_ms")
     summary = f"{panel.kind} latency on {panel.device}: " + "; ".join(f"{bar.label} {bar.shown}" for bar in bars)
-    picture = _charts.bars(bars, summary, (limit, f"p90 limit {limit:g} ms") if limit else None)
+    picture = _bars.bars(bars, summary, (limit, f"p90 limit {limit:g} ms") if limit else None)
     cells = [(label(t), *_percentiles(t)) for t in panel.rows]
     caption = f"{panel.kind} latency on {panel.device} in ms, with 95 % intervals"
     listed = table(("", "p50", "p90", "p99"), cells, caption)
@@ -93,14 +123,6 @@ def _percentiles(t: Timing) -> tuple[str, str, str]:
     pairs = (t.p50_ms, t.p50_ci), (t.p90_ms, t.p90_ci), (t.p99_ms, t.p99_ci)
     first, second, third = ("—" if value is None else with_interval(value, ci) for value, ci in pairs)
     return (first, second, third) if t.samples else (first, "—", "—")
-
-
-def spread(report: Report) -> Markup:
-    """Distributions of the times."""
-    parts = blocks((panel, partial(_spread, report, panel)) for panel in panels(report))
-    lead = "Every inference after warm-up counts; none is removed. Outliers are more than 3 scaled median absolute "
-    lead += "deviations away from the median."
-    return section("spread", "Distributions", *parts, lead=lead) if parts else EMPTY
 
 
 def _spread(report: Report, panel: Panel) -> Markup:
@@ -116,13 +138,10 @@ def _spread(report: Report, panel: Panel) -> Markup:
     ]
     heads = ("", "p50", "p90", "p99", "largest", "outliers", "samples", "rounds")
     listed = table(heads, cells, f"{panel.kind} times on {panel.device} in ms, with 95 % intervals")
-    return figure("Times of single inferences", _plots.ridges(each, summary), details(NUMBERS, listed))
-
-
-def scaling(report: Report) -> Markup:
-    """p50 by thread count, if several were timed."""
-    parts = blocks((panel, partial(_scaling, report, panel)) for panel in panels(report))
-    return section("threads", "Threads", *parts) if parts else EMPTY
+    lead = "Every inference after warm-up counts; none is removed. Outliers are more than 3 scaled median absolute "
+    lead += "deviations away from the median."
+    picture = join((_plots.ridges(each, summary), tag("p", lead, class_="note")))
+    return figure("Times of single inferences", picture, details(NUMBERS, listed))
 
 
 def _scaling(report: Report, panel: Panel) -> Markup:
@@ -150,36 +169,27 @@ def _scaling(report: Report, panel: Panel) -> Markup:
     heads = ("artifact", "engine", *(threads(n) for n in counts), "speed-up")
     listed = table(heads, cells, f"{panel.kind} p50 on {panel.device} in ms", words=2)
     dashes = (tag("span", tag("i", class_=f"stroke d{i}"), engine) for i, engine in enumerate(engines))
-    return join((tag("p", *dashes, class_="legend"), figure("p50 by threads", picture, details(NUMBERS, listed))))
+    return figure("p50 by threads", picture, tag("p", *dashes, class_="legend"), details(NUMBERS, listed))
 
 
-def end_to_end(report: Report) -> Markup:
-    """From an encoded image to a class."""
-    parts = blocks((panel, partial(_steps, panel)) for panel in panels(report))
-    lead = "Median time of each step from an encoded image to a class."
-    return section("steps", "End to end", *parts, lead=lead) if parts else EMPTY
-
-
-def _steps(panel: Panel) -> Markup:
+def _steps(report: Report, panel: Panel) -> Markup:
     rows = [(t, t.steps) for t in panel.rows if t.steps]
     if not rows:
         return EMPTY
     names = ("decode", "preprocess", "infer", "postprocess")
     times = [(s.decode_ms, s.preprocess_ms, s.infer_ms, s.postprocess_ms) for _, s in rows]
-    each = [Stack(label(t), tuple(zip(names, values, strict=True))) for (t, _), values in zip(rows, times, strict=True)]
+    each = [
+        Stack(label(t), tuple(zip(names, values, strict=True)), s.total_ms)
+        for (t, s), values in zip(rows, times, strict=True)
+    ]
     summary = f"{panel.kind} time from image to class on {panel.device}: "
     summary += "; ".join(f"{label(t)} {ms(s.total_ms)} ms" for t, s in rows)
     cells = [(label(t), *map(ms, values), ms(s.total_ms)) for (t, s), values in zip(rows, times, strict=True)]
     listed = table(("", *names, "complete pass"), cells, f"{panel.kind} steps on {panel.device} in ms")
-    return join((_plots.legend(each), figure("Steps", _plots.stacks(each, summary), details(NUMBERS, listed))))
-
-
-def operators(report: Report) -> Markup:
-    """Where the time of one inference goes."""
-    first = {panel.device: panel for panel in reversed(panels(report))}  # the best kind of each device
-    parts = blocks((panel, partial(_operators, report, panel)) for panel in reversed(first.values()))
-    lead = "Time by family of operators. Layers are named as in the torch network."
-    return section("operators", "Operators", *parts, lead=lead) if parts else EMPTY
+    lead = "Medians from an encoded image to a class. The number is that of complete passes; the medians of the steps "
+    lead += "need not add up to it."
+    picture = join((_bars.stacks(each, summary), tag("p", lead, class_="note")))
+    return figure("End to end", picture, details(NUMBERS, listed))
 
 
 def _operators(report: Report, panel: Panel) -> Markup:
@@ -191,21 +201,22 @@ def _operators(report: Report, panel: Panel) -> Markup:
         for row in each.rows:
             totals[row.op] = totals.get(row.op, 0.0) + row.ms
     shown = sorted(totals, key=lambda name: -totals[name])[:FAMILIES]
-    each_stack = [Stack(f"{p.artifact} · {p.engine} · {threads(p.threads)}", _families(p, shown)) for p in profiles]
-    summary = f"{panel.kind} time by operator on {panel.device}: " + "; ".join(
-        f"{stack.label} {', '.join(f'{name} {ms(value)} ms' for name, value in stack.parts[:3])}"
-        for stack in each_stack
-    )
-    names = [*shown, *(["other"] if any(name == "other" for s in each_stack for name, _ in s.parts) else [])]
-    cells = [(s.label, *(ms(dict(s.parts).get(name, 0.0)) for name in names)) for s in each_stack]
+    parts = [dict(_families(p, shown)) for p in profiles]
+    titles = [f"{p.artifact} · {p.engine} · {threads(p.threads)}" for p in profiles]
+    blocks = []
+    for p, title, by in zip(profiles, titles, parts, strict=True):
+        bars = [Bar(name, v, f"{ms(v)} ms", precision_tone(report, p.artifact)) for name, v in by.items()]
+        summary = f"{panel.kind} time by operator of {title} on {panel.device}: "
+        summary += ", ".join(f"{bar.label} {bar.shown}" for bar in bars)
+        blocks.append(figure(title, _bars.bars(bars, summary), details("The ten slowest", _hot(p, panel.kind))))
+    names = [*shown, *(["other"] if any("other" in by for by in parts) else [])]
+    cells = [(title, *(ms(by.get(name, 0.0)) for name in names)) for title, by in zip(titles, parts, strict=True)]
     listed = table(("", *names), cells, f"{panel.kind} time by operator on {panel.device} in ms")
-    hot = [
-        details(f"{s.label}: the ten slowest", _hot(p, panel.kind)) for s, p in zip(each_stack, profiles, strict=True)
-    ]
-    picture = figure("Operators", _plots.stacks(each_stack, summary), details(NUMBERS, listed))
     why = [tag("p", text) for text in hotspots.reasons(report, panel.device)]
     why += [tag("p", text, class_="muted") for text in hotspots.cautions(profiles)]
-    return join((*why, _plots.legend(each_stack), picture, *hot))
+    inside = tag("div", *blocks, class_="figures")
+    title = "Operators: the families that take the time; layers are named as in the torch network"
+    return figure(title, inside, *why, details("Numbers of these charts", listed), class_="wide")
 
 
 def _families(profile: OperatorProfile, shown: list[str]) -> tuple[tuple[str, float], ...]:
@@ -217,6 +228,7 @@ def _families(profile: OperatorProfile, shown: list[str]) -> tuple[tuple[str, fl
         else:
             rest += row.ms
     parts = [(name, value) for name, value in by.items() if value > 0]
+    parts.sort(key=lambda part: -part[1])
     return tuple(parts + ([("other", rest)] if rest > 0 else []))
 
 
@@ -225,13 +237,6 @@ def _hot(profile: OperatorProfile, kind: str) -> Markup:
     cells = [(r.op, r.layer, r.dtype, r.where, ms(r.ms), percent(r.share, 1)) for r in rows]
     caption = f"{profile.artifact} on {profile.engine} {profile.engine_version}, {kind} by {profile.method}"
     return table(("operator", "layer", "type", "where", "ms", "share"), cells, caption, words=4)
-
-
-def sustained(report: Report) -> Markup:
-    """Sustained load minute by minute, if requested."""
-    parts = blocks((panel, partial(_sustained, report, panel)) for panel in panels(report))
-    lead = "A large red mark shows a minute in which the device throttled."
-    return section("sustained", "Sustained load", *parts, lead=lead) if parts else EMPTY
 
 
 def _sustained(report: Report, panel: Panel) -> Markup:
@@ -254,7 +259,7 @@ def _sustained(report: Report, panel: Panel) -> Markup:
         f"{label(t)} from {ms(t.sustained[0].p50_ms)} to {ms(t.sustained[-1].p50_ms)} ms" for t in rows
     )
     picture = _plots.lines(
-        series, summary, [float(m) for m in range(1, last + 1, step)] + [float(last)], ("minute", "p50, ms")
+        series, summary, sorted({*map(float, range(1, last + 1, step)), float(last)}), ("minute", "p50, ms")
     )
     words = {None: NOT, True: "throttled", False: "no"}
     cells = [
@@ -281,13 +286,6 @@ def _or_not(value: float | None) -> str:
     return NOT if value is None else number(value, 4)
 
 
-def memory(report: Report) -> Markup:
-    """Peak resident set size, and what the model adds to it."""
-    parts = blocks((panel, partial(_memory, report, panel)) for panel in panels(report))
-    lead = "Peak resident set size of the measuring process, including the engine."
-    return section("memory", "Memory", *parts, lead=lead) if parts else EMPTY
-
-
 def _memory(report: Report, panel: Panel) -> Markup:
     rows = [t for t in panel.rows if t.rss_bytes]
     if not rows:
@@ -299,7 +297,7 @@ def _memory(report: Report, panel: Panel) -> Markup:
     ]
     limit = report.limits.get(panel.device, {}).get("rss_mb")
     summary = f"Peak memory on {panel.device}: " + "; ".join(f"{bar.label} {bar.shown}" for bar in bars)
-    picture = _charts.bars(bars, summary, (limit * 1e6, f"limit {limit:g} MB") if limit else None)
+    picture = _bars.bars(bars, summary, (limit * 1e6, f"limit {limit:g} MB") if limit else None)
     cells = [(label(t), megabytes(t.rss_bytes), megabytes(t.model_bytes) if t.model_bytes else NOT) for t in rows]
     listed = table(("", "peak", "added by the model"), cells, f"Memory on {panel.device}, {panel.kind}")
     return figure("Peak memory", picture, details(NUMBERS, listed))

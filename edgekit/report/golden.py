@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from edgekit.measurements import Replay
 from edgekit.report.contents import Report
-from edgekit.report.markup import Markup, badge, section, table
+from edgekit.report.markup import Markup, badge, fold, table, tag
 from edgekit.report.svg import number
 
 
@@ -54,4 +54,4 @@ def replays(report: Report) -> Markup:
     listed = table(heads, cells, "Golden vectors replayed on the devices", words=6)
     lead = "Inputs stored in the bundle with the outputs computed where it was packed, run again on each device. "
     lead += "A file that exceeds its tolerance is not shipped there. Decoding images needs Pillow on the device."
-    return section("golden", "Golden vectors", listed, lead=lead)
+    return fold("golden", "Golden vectors", summary(report.golden), tag("p", lead, class_="lead"), listed)

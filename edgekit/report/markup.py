@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -30,16 +31,51 @@ def join(children: Iterable[str]) -> Markup:
     return Markup("".join(child if isinstance(child, Markup) else escape(child, quote=False) for child in children))
 
 
-def section(ident: str, heading: str, *children: str, lead: str = "") -> Markup:
-    """A card with a heading that the navigation can link to."""
-    intro = tag("p", lead, class_="lead") if lead else ""
-    return tag("section", tag("h2", heading, id=f"{ident}-h"), intro, *children, id=ident, aria_labelledby=f"{ident}-h")
+def breakable(name: str) -> Markup:
+    """A name that a narrow column may break after ``/``, ``_`` and ``.``, but not inside a word."""
+    return Markup(re.sub(r"([/_.])(?=\w)", r"\1<wbr>", escape(name, quote=False)))
+
+
+def prose(words: str) -> Markup:
+    """Text in which `backticks` set code."""
+    pieces = words.split("`")
+    if len(pieces) % 2 == 0:  # one is left over: not meant as code
+        return join((words,))
+    return join(tag("code", piece) if i % 2 else piece for i, piece in enumerate(pieces))
+
+
+def theme(ident: str, heading: str, *folds: str) -> Markup:
+    """A group of folds under a heading that the navigation links to; nothing without folds."""
+    shown = [fold for fold in folds if fold]
+    head = tag("h2", heading, id=f"{ident}-h")
+    return tag("section", head, *shown, id=ident, aria_labelledby=f"{ident}-h") if shown else Markup("")
+
+
+def fold(ident: str, heading: str, digest: str, *body: str, marks: str = "", class_: str = "fold") -> Markup:
+    """A card that opens on demand.
+
+    Args:
+        ident: its id, for links.
+        heading: its name.
+        digest: what it says in one line, shown while it is closed too.
+        body: what it holds.
+        marks: badges beside the heading.
+        class_: CSS classes.
+    """
+    top = tag("summary", tag("h3", breakable(heading)), marks, tag("span", digest, class_="digest"))
+    return tag("details", top, tag("div", *body, class_="body"), id=ident, class_=class_)
 
 
 def table(
-    headers: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, words: int = 1, ship: Iterable[int] = ()
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    caption: str,
+    *,
+    words: int = 1,
+    ship: Iterable[int] = (),
+    stack: bool = False,
 ) -> Markup:
-    """A table in a region that scrolls sideways on its own.
+    """A table in a region that scrolls sideways on its own, and shows that it does.
 
     Args:
         headers: one per column.
@@ -47,21 +83,34 @@ def table(
         caption: what the table holds; also the region's name for a screen reader.
         words: number of leading columns with words (left-aligned); the others hold numbers.
         ship: indices of highlighted rows.
+        stack: on a phone, show each row as a card instead of scrolling.
     """
-    marked = set(ship)
-    head = (tag("th", name, scope="col", class_=None if i < words else "n") for i, name in enumerate(headers))
+    marked, named = set(ship), stack or None
+    head = (
+        tag("th", name, scope="col", class_=None if i < words else "n", role=named and "columnheader")
+        for i, name in enumerate(headers)
+    )
     body = []
     for r, row in enumerate(rows):
-        cells = [tag("th", row[0], scope="row")]
-        cells += (tag("td", cell, class_=None if i < words else "n") for i, cell in enumerate(row[1:], start=1))
-        body.append(tag("tr", *cells, class_="shipped" if r in marked else None))
-    inner = tag("table", tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *body))
-    return scroll(caption, inner)
+        first = row[0] if isinstance(row[0], Markup) else breakable(row[0])
+        cells = [tag("th", first, scope="row", role=named and "rowheader")]
+        for i, cell in enumerate(row[1:], start=1):
+            label, role = (headers[i], "cell") if stack else (None, None)
+            cells.append(tag("td", cell, class_=None if i < words else "n", data_label=label, role=role))
+        body.append(tag("tr", *cells, class_="shipped" if r in marked else None, role=named and "row"))
+    inner = tag(
+        "table",
+        tag("caption", caption),
+        tag("thead", tag("tr", *head, role=named and "row"), role=named and "rowgroup"),
+        tag("tbody", *body, role=named and "rowgroup"),
+        role=named and "table",
+    )
+    return scroll(caption, inner, "scroll stack" if stack else "scroll")
 
 
-def scroll(name: str, inner: str) -> Markup:
+def scroll(name: str, inner: str, class_: str = "scroll") -> Markup:
     """A region that scrolls sideways on its own, also by keyboard; `name` is its name for a screen reader."""
-    return tag("div", inner, class_="scroll", tabindex=0, role="region", aria_label=name)
+    return tag("div", inner, class_=class_, tabindex=0, role="region", aria_label=name)
 
 
 def details(summary: str, *children: str) -> Markup:
@@ -69,9 +118,9 @@ def details(summary: str, *children: str) -> Markup:
     return tag("details", tag("summary", summary), *children)
 
 
-def figure(title: str, picture: str, *below: str) -> Markup:
+def figure(title: str, picture: str, *below: str, class_: str | None = None) -> Markup:
     """A chart with its title and whatever goes below it."""
-    return tag("figure", tag("figcaption", title), picture, *below)
+    return tag("figure", tag("figcaption", title), picture, *below, class_=class_)
 
 
 def tiles(pairs: Iterable[tuple[str, str, str]]) -> Markup:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from edgekit.report.markup import Markup, tag
 
+TIMES = "\N{MULTIPLICATION SIGN}"
 Scale = Callable[[float], float]
 
 
@@ -78,3 +79,40 @@ def number(value: float | None, digits: int = 3) -> str:
 def threads(count: int) -> str:
     """``1 thread``, ``2 threads``."""
     return f"{count} thread{'' if count == 1 else 's'}"
+
+
+def speed(ratio: float | None) -> tuple[str, str] | None:
+    """A ratio of times in words, as `edgekit.verdict.rule` says it: (``2.0 x``, ``as fast as float``).
+
+    Close to 1 it is a percentage: (``3.8 %``, ``faster than float``). None stays None.
+    """
+    if ratio is None:
+        return None
+    if ratio >= 1.1:
+        return f"{ratio:.1f}{TIMES}", "as fast as float"
+    if ratio >= 1:
+        return f"{100 * (ratio - 1):.1f} %", "faster than float"
+    slower = 1 / ratio
+    return f"{slower:.1f}{TIMES}" if slower >= 1.1 else f"{100 * (slower - 1):.1f} %", "slower than float"
+
+
+def smaller(ratio: float | None) -> str:
+    """A ratio of sizes in words: ``3.7 x smaller than float``, or a percentage close to 1; empty if not above 1."""
+    if ratio is None or ratio <= 1:
+        return ""
+    share = f"{ratio:.1f}{TIMES}" if ratio >= 1.1 else f"{100 * (1 - 1 / ratio):.1f} %"
+    return f"{share} smaller than float"
+
+
+def points(drop: float | None) -> str:
+    """Points of top-1 lost against float: ``0.52 points below float``; empty for None."""
+    if drop is None:
+        return ""
+    if abs(drop) < 0.005:
+        return "as good as float"
+    return f"{abs(drop):.2f} points {'below' if drop > 0 else 'above'} float"
+
+
+def allowed(max_drop: float) -> str:
+    """``1 point may be lost``."""
+    return f"{max_drop:g} point{'' if max_drop == 1 else 's'} may be lost"

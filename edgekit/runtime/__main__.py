@@ -19,8 +19,8 @@ from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, Any
 
 from edgekit import __version__
-from edgekit.runtime import files
-from edgekit.runtime.errors import RuntimeFault, first_line
+from edgekit.runtime import files, terminal
+from edgekit.runtime.errors import RuntimeFault
 
 if TYPE_CHECKING:
     from edgekit.runtime._model import Result
@@ -112,7 +112,7 @@ def _count(text: str) -> int:
 
 
 def _complain(line: str) -> None:
-    sys.stderr.write(f"edgekit: {line}\n")
+    sys.stderr.write(f"edgekit: {terminal.lines(line)}\n")
     sys.stderr.flush()
 
 
@@ -199,8 +199,8 @@ def _array(path: str) -> tuple[Any, str]:
 
     try:
         return np.load(path, allow_pickle=False), ""
-    except Exception as error:  # OSError, ValueError, EOFError, ...
-        return None, f"not an .npy array ({first_line(error)})"
+    except Exception:  # OSError, ValueError, EOFError, ...; of objects NumPy says how to load them unsafely
+        return None, "not an .npy array of numbers; numpy.save writes one"
 
 
 def _line(path: str, result: Result, top: int, as_json: bool) -> str:
@@ -209,9 +209,9 @@ def _line(path: str, result: Result, top: int, as_json: bool) -> str:
         row: dict[str, Any] = {"image": path, "label": result.label, "index": result.index, "score": result.score}
         if top > 1:
             row["top"] = [{"label": c.label, "index": c.index, "score": c.score} for c in best]
-        return json.dumps({**row, "ms": round(result.ms, 3)}, ensure_ascii=False)
+        return terminal.json_line({**row, "ms": round(result.ms, 3)})
     names = (f"{c.label if c.label is not None else c.index} {c.score:.2%}" for c in best)
-    return f"{path}: {', '.join(names)} ({result.ms:.1f} ms)"
+    return terminal.line(f"{path}: {', '.join(names)} ({result.ms:.1f} ms)")
 
 
 # ---- bench ----
@@ -225,14 +225,19 @@ def _bench(options: argparse.Namespace, out: IO[str]) -> int:
     bundle = _opened(options, options.verify)
     chosen, engine = _load.choose(bundle, options.engine, options.artifact)
     threads = options.threads or _load.shipped_threads(bundle.manifest, chosen["id"], engine)
+    size = len(bundle.model(chosen))
     if options.verify == "golden":
         _replayed(options, chosen["id"], engine)
     del bundle  # its memory is not the model's
     session, x, ready = bench.open_session(options.bundle, engine, threads, options.provider, 0, chosen["id"])
     used, stable = _measure.warm_up(session.run, x, options.warmup, options.seconds)
     ms = _measure.measure(session.run, x, 0, options.seconds, 20)
+    ordered = sorted(ms)
+    p50, p90 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.9))
+    ready["resident_bytes"] = ready.pop("model_bytes")  # most of it is the engine's, for a small file
     answer = {
-        "artifact": chosen["id"], "engine": engine, "threads": threads, **ready, "warmup_used": used, "stable": stable,
+        "artifact": chosen["id"], "engine": engine, "threads": threads, "file_bytes": size, **ready,
+        "p50_ms": p50, "p90_ms": p90, "min_ms": ordered[0], "warmup_used": used, "stable": stable,
         "ms": ms, "load_average": _measure.load_average(), "rss_bytes": machine.peak_rss_bytes(),
     }  # fmt: skip
     steps, of = bench.end_to_end(session, options.bundle, chosen["id"], options.seconds)
@@ -241,8 +246,6 @@ def _bench(options: argparse.Namespace, out: IO[str]) -> int:
     if options.json:
         out.write(json.dumps(answer) + "\n")
         return 0
-    ordered = sorted(ms)
-    p50, p90 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.9))
     out.write(
         f"{chosen['id']} on {engine} {ready['version']} ({ready['provider']}, threads {threads}): p50 {p50:.3f} ms, "
         f"p90 {p90:.3f} ms, min {ordered[0]:.3f} ms of {len(ms)} runs; load {ready['load_ms']:.1f} ms, first run "
@@ -266,23 +269,29 @@ def _selftest(options: argparse.Namespace, out: IO[str]) -> int:
 
     failed = False
 
-    def say(what: str, text: str, wrong: bool = False) -> None:
+    def say(what: str, text: str, ok: bool | None = True) -> None:
+        """A row; `ok` None: there was nothing to check."""
         nonlocal failed
-        failed = failed or wrong
-        state = "failed" if wrong else "ok"
-        row = json.dumps({"check": what, "ok": not wrong, "text": text}) if options.json else f"{what}: {state}: {text}"
+        failed = failed or ok is False
+        state = {True: "ok", False: "failed", None: "not checked"}[ok]
+        row = json.dumps({"check": what, "ok": ok, "text": text}) if options.json else f"{what}: {state}: {text}"
         out.write(row + "\n")
         out.flush()
 
     try:
         bundle = _opened(options, "hash")
+        bundle.check_models()
     except RuntimeFault as fault:
-        say("file", str(fault), wrong=True)
+        say("file", str(fault), ok=False)
         return 1
     say("file", f"{len(bundle.members)} members match the manifest, {bundle.digest}")
     key = bundle.signed_by
     trust = "" if not options.key else ", trusted" if bundle.trusted else ", NOT trusted"
-    say("signature", f"by {key}{trust}" if key else "none")
+    if key:
+        say("signature", f"by {key}{trust}")
+    else:
+        unused = ", so no --key was tried; to refuse it, add --require-signature" if options.key else ""
+        say("signature", f"the bundle is not signed{unused}", ok=None)
     ran = False
     for entry in bundle.manifest["artifacts"]:
         if options.artifact not in (None, entry["id"]):
@@ -295,7 +304,7 @@ def _selftest(options: argparse.Namespace, out: IO[str]) -> int:
             try:
                 away = _replayed(options, entry["id"], name)
             except RuntimeFault as fault:
-                say(f"{entry['id']} on {name}", str(fault), wrong=True)
+                say(f"{entry['id']} on {name}", str(fault), ok=False)
             else:
                 say(f"{entry['id']} on {name}", away)
     if not ran:
@@ -328,6 +337,7 @@ def _info(options: argparse.Namespace, out: IO[str]) -> int:
     manifest = bundle.manifest
     try:
         chosen, engine = _load.choose(bundle, options.engine, options.artifact)
+        bundle.model(chosen)
         runs: dict[str, Any] | None = {"artifact": chosen["id"], "engine": engine}
         why = ""
     except RuntimeFault as fault:
@@ -361,9 +371,8 @@ def _opened(options: argparse.Namespace, verify: str) -> Bundle:
 
 def as_program(argv: Sequence[str] | None = None, prog: str = "python -m edgekit.runtime") -> int:
     """`main` as a process of its own; its exit status."""
-    # Engines print to file descriptor 1 as they like: keep the real one aside for the answers. File names need not be
-    # UTF-8: their odd bytes are written as \udc80 to \udcff, as JSON has it.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
+    # Engines print to file descriptor 1 as they like: keep the real one aside for the answers.
+    answers = terminal.Plain(os.fdopen(os.dup(1), "wb"), encoding="utf-8")
     os.dup2(2, 1)
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):

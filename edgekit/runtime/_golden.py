@@ -105,7 +105,10 @@ def check_images(bundle: Bundle, decode: Callable[[bytes], npt.NDArray[Any]]) ->
     if len(names) > len(given):
         raise RuntimeFault(f"{bundle.path}: golden.images: {len(names)} images for {len(given)} inputs; pack it again")
     for index, name in enumerate(names):
-        image, expected = decode(bundle.read(name)), given[index]
+        try:
+            image, expected = decode(bundle.read(name)), given[index]
+        except RuntimeFault as fault:
+            raise RuntimeFault(f"{bundle.path}: {name}: {fault}; pack it again") from fault
         if image.dtype != np.uint8 or image.shape != expected.shape:
             raise RuntimeFault(f"{bundle.path}: {name}: decodes to {image.dtype} {list(image.shape)}, unlike the input")
         far = int(np.abs(image.astype(np.int16) - expected).max())

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edgekit.runtime import archive, manifest_file
+from edgekit.runtime import archive, manifest_file, model_file
 from edgekit.runtime._source import File, Folder
 from edgekit.runtime.errors import RuntimeFault
 
@@ -60,17 +60,23 @@ class Bundle:
         return memoryview(self._source.read(member))
 
     def model(self, artifact: dict[str, Any]) -> bytes:
-        """Content of the file of an artifact. A .tflite that no hash covers is checked here: not every engine does so.
+        """Content of the file of an artifact, which needs nothing outside itself; see `edgekit.runtime.model_file`.
 
         Raises:
-            RuntimeFault: as `read`, or the .tflite is damaged.
+            RuntimeFault: as `read`; the file is damaged, or its weights or operators lie elsewhere.
         """
         content = self._source.read(artifact["file"])
-        if artifact["format"] == "tflite" and (self.verify == "off" or "members" not in self.manifest):
-            from edgekit.runtime import _flatbuffer
-
-            _flatbuffer.check(content, f"{self.path}: {artifact['file']}")
+        model_file.check(content, artifact["format"], f"{self.path}: {artifact['file']}")
         return content
+
+    def check_models(self) -> None:
+        """Ask of every artifact what `model` asks of the one that runs.
+
+        Raises:
+            RuntimeFault: as `model`.
+        """
+        for artifact in self.manifest["artifacts"]:
+            self.model(artifact)
 
     def artifact(self, id: str | None = None, formats: Iterable[str] | None = None) -> dict[str, Any]:  # noqa: A002
         """An entry of the manifest's ``artifacts``.

@@ -21,6 +21,8 @@ VERSION = (1, 1)
 
 _RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 _DIMENSIONS = {"NCHW": 4, "NHWC": 4, "NC": 2}
+_LARGEST = 16384
+"""Most pixels of a side, before the crop as after it (`height` and `width` of the schema)."""
 _IMAGE = ("color", "height", "width", "resize", "interpolation", "mean", "std")
 
 
@@ -137,6 +139,9 @@ def _incomplete(preprocessing: dict[str, Any]) -> Iterator[str]:
         if key not in preprocessing:
             yield f'preprocessing: "{key}" is missing (images need {", ".join(wanted)})'
             return
+    side = max(preprocessing["height"], preprocessing["width"]) / preprocessing.get("crop", 1)
+    if side > _LARGEST:
+        yield f"preprocessing.crop: {preprocessing['crop']} makes images of {side:.3g} pixels (at most {_LARGEST})"
     for key in ("mean", "std"):
         values, channels = len(preprocessing[key]), _channels(preprocessing)
         if values != channels:

@@ -27,6 +27,7 @@ from edgekit.graph import integer_arithmetic
 from edgekit.graph.exported_program import output_scale
 from edgekit.graph.kernels import float_layers
 from edgekit.graph.logits import classes, per_class
+from edgekit.lower.reparameterize import joined
 from edgekit.profile.run import profile
 from edgekit.quantize import ptq
 from edgekit.quantize.calibration_images import Images
@@ -251,7 +252,8 @@ def _settings(
     elif name == "rounding" and base.rounding != "adaptive":
         yield {"rounding": "adaptive"}
     elif name == "keep_float":
-        known = {layer for layer, _ in workshop.material.module.named_modules()}  # a recipe can name only these
+        given = workshop.material
+        known = {layer for layer, _ in joined(given.module, given.size).named_modules()}  # a recipe can name only these
         worst = [row.layer for row in workshop.ranking(base) if row.layer in known]
         yield from ({"keep_float": [*base.keep_float, *worst[:count]]} for count in KEPT if count <= len(worst))
     elif name == "qat":  # no float layers: training recovers the accuracy without their cost
@@ -343,7 +345,9 @@ def _export(one: _Tried, material: Material, place: int) -> tuple[Artifact, ...]
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for name in material.formats:
-        artifact = exporter(name).export(one.result.program.module(), material.size, "int8", folder)
+        artifact = exporter(name).export(
+            one.result.program.module(), material.size, "int8", folder, keep_float=one.section.may_be_float
+        )
         made.append(replace(artifact, id=f"{place} {name}", path=f"{place}/{artifact.path}"))
     return tuple(made)
 

@@ -29,6 +29,7 @@ from edgekit.export.port import Exporter
 from edgekit.graph.exported_program import trace
 from edgekit.graph.ops import BATCH_NORM, CLAMPS, MOVING
 from edgekit.lower.port import graph_rewrite, rewrite
+from edgekit.lower.reparameterize import joined
 from edgekit.measurements import NOISE
 from edgekit.quantize import ptq
 from edgekit.quantize.annotate import Int8Quantizer
@@ -108,7 +109,7 @@ def choose_graph(
         Shortfall: a converter refuses the network, or nothing can be measured on a device that was reached.
     """
     with torch.no_grad():
-        graph: GraphModule = trace(copy.deepcopy(module), size).module()
+        graph: GraphModule = trace(joined(module, size), size).module()
         every = names("graph")
         lowered, counts = _lowered(graph, every)
         left = _float_ops(graph, section, every)

@@ -142,7 +142,7 @@ def quick_int8(
         size: shape of an image.
         images: float32 tensors of that shape, preprocessed as the network expects; two are enough.
         pixels: every value that the input can take, as `edgekit.data.transforms.levels` gives them.
-        section: the recipe's choices; only `keep_float` is used.
+        section: the recipe's choices; only `keep_float` and `float_operators` are used.
         formats: which files to write.
         folder: where to write ``model-int8.<format>``.
         rewrites: rewrites of the graph to apply where they match; None is all of them.
@@ -153,7 +153,14 @@ def quick_int8(
     Raises:
         Shortfall: a converter refuses the network.
     """
-    plain = QuantizeSection(keep_float=section.keep_float, bias_correction=False, sensitivity=False)
+    plain = QuantizeSection(
+        keep_float=section.keep_float,
+        float_operators=section.float_operators,
+        bias_correction=False,
+        sensitivity=False,
+    )
     graph = ptq.quantize(module, size, images, pixels, plain, rewrites).program.module()
     folder.mkdir(parents=True, exist_ok=True)
-    return {name: exporter(name).export(graph, size, "int8", folder, keep_float=section.keep_float) for name in formats}
+    return {
+        name: exporter(name).export(graph, size, "int8", folder, keep_float=section.may_be_float) for name in formats
+    }

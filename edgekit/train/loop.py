@@ -24,7 +24,7 @@ from edgekit.data.dataset import ImageSet, batches
 from edgekit.errors import InputError, Shortfall
 from edgekit.graph import eager
 from edgekit.graph.logits import classes, per_class
-from edgekit.train import _head
+from edgekit.train import _head, class_order
 from edgekit.train._state import LAST, State, fingerprint
 from edgekit.train.metrics import predict, score
 from edgekit.train.optim import optimizer, set_rates
@@ -48,31 +48,41 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
         console: progress.
 
     Raises:
-        InputError: the model, its weights or the data cannot be used.
+        InputError: the model, its weights or the data cannot be used, or they number the classes differently.
         Shortfall: the loss is not a number; the best epoch so far is in `work`.
         OSError: the disk is full.
     """
     section = recipe.train
     torch.manual_seed(section.seed if section else 0)
-    data = recipe.data
+    data, notes = recipe.data, list[str]()
     module, model, spec = models.create(
-        recipe.model, len(index.labels), data.shape, base, section is not None, data.resize, data.pad
+        recipe.model, len(index.labels), data.shape, base, section is not None, notes.append, data.resize, data.pad
     )
+    for note in notes:
+        console.say(f"  {note}")
     module = module.to(device())
     module = module.to(memory_format=eager.fastest_format(module, torch.zeros(2, *spec.shape)))
-    draft = Checkpoint(models.WEIGHTS, model, spec, index.labels, trained=section is not None)
+    draft = Checkpoint(models.WEIGHTS, model, spec, index.labels, trained=section is not None, notes=tuple(notes))
 
-    def write(history: list[Epoch], splits: tuple[Split, ...]) -> Checkpoint:
+    def scores(*splits: Split) -> tuple[Metrics, ...]:
+        return tuple(score_split(module, index, root, spec, split) for split in splits if index.split(split))
+
+    def write(history: list[Epoch], metrics: tuple[Metrics, ...], doubts: tuple[str, ...] = ()) -> Checkpoint:
         parameters, macs = models.count(module, spec.shape)
-        metrics = tuple(score_split(module, index, root, spec, split) for split in splits if index.split(split))
-        checkpoint = replace(draft, history=tuple(history), metrics=metrics, parameters=parameters, macs=macs)
+        checkpoint = replace(draft, history=tuple(history), metrics=metrics, doubts=doubts)
+        checkpoint = replace(checkpoint, parameters=parameters, macs=macs)
         models.save(work, module, checkpoint)
         return checkpoint
 
     if section is None:
         if recipe.model.weights == "none":
             console.say('  model.weights = "none" and no [train]: the weights are random, so accuracy is meaningless')
-        return write([], ("val", "test"))
+            return write([], scores("val", "test"))
+        metrics = scores("val", "test")
+        doubts = class_order.check(recipe.data, index.labels, metrics, lambda: next(iter(scores("train")), None))
+        for doubt in doubts:
+            console.say(f"  {doubt}")
+        return write([], metrics, doubts)
     state = start(module, section)
     with deterministic():
         mark = fingerprint(recipe, index, module)
@@ -84,11 +94,11 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
             kept = "no epoch was finished"
             if state.history:
                 module.load_state_dict(state.best)
-                write(state.history, ("val",))
+                write(state.history, scores("val"))
                 kept = f"the weights of epoch {state.history[state.best_epoch].epoch} are kept"
             raise Shortfall(f"train: {trouble}; {kept}: lower train.lr = {section.lr:g} or train.head_lr") from None
     module.load_state_dict(state.best)
-    checkpoint = write(state.history, ("val", "test"))
+    checkpoint = write(state.history, scores("val", "test"))
     (work / LAST).unlink(missing_ok=True)
     return checkpoint
 

@@ -18,9 +18,11 @@ import numpy.typing as npt
 import torch
 from torch.fx import GraphModule, Interpreter, Node
 
+from edgekit.graph.exported_program import output_scale
 from edgekit.graph.integer_arithmetic import IntegerKernel
 from edgekit.graph.ops import QUANTIZE, WEIGHTED, scopes
 from edgekit.runtime import machine
+from edgekit.types import ONE_STEP
 
 Array = npt.NDArray[Any]
 
@@ -113,6 +115,48 @@ def first(kind: str, path: Path, graph: GraphModule, pixels: torch.Tensor, fed: 
         "none: every inner tensor agrees; the output's own scale differs, or the engine fuses differently "
         "while inner tensors are read"
     )
+
+
+def only_rounds(
+    kind: str, path: Path, graph: GraphModule, pixels: torch.Tensor, fed: Array, logits: Array, tolerance: float
+) -> str:
+    """How a file with float operators differs from torch, if each of its layers computes what torch's does.
+
+    Float operators may differ in the last bit of a sum, so that a rounding after them falls the other way, and deep
+    nets carry that to every output. Given the file's own values as inputs, each layer has to agree to one step.
+
+    Args:
+        kind: as in `first`, also `path`, `graph`, `pixels` and `fed`.
+        path: the file.
+        graph: the integer graph.
+        pixels: one image.
+        fed: the same image.
+        logits: what the file makes of it, float32 (1, classes).
+        tolerance: largest difference of these, as a share of the largest, if the last operators are float.
+
+    Returns:
+        In words; "" if a layer differs by more, or too few could be compared.
+    """
+    try:
+        tensors = list(READERS[kind](path, fed))
+    except Exception:  # as in `first`
+        return ""
+    with torch.no_grad():
+        replay = _Replay(graph)
+        replay.run(pixels)
+        replay.given = _match(replay.own, tensors)
+        result = replay.run(pixels)
+    rows = replay.found
+    integer = sum(isinstance(module, IntegerKernel) for module in graph.modules())
+    if 2 * len(rows) <= integer or any(row.wrong for row in rows):
+        return ""
+    mine = (result[0] if isinstance(result, tuple) else result).numpy()
+    step = output_scale(graph)
+    gap = float(np.abs(mine - logits).max())
+    if gap > (ONE_STEP * step if step else tolerance * float(np.abs(mine).max())):
+        return ""
+    rounded = sum(row.steps > 0 for row in rows)
+    return f"float operators round differently: {rounded} of {len(rows)} layers by one step on the same inputs"
 
 
 def compare(graph: GraphModule, tensors: list[Tensor], pixels: torch.Tensor) -> list[Divergence]:

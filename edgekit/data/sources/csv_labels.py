@@ -22,7 +22,7 @@ from edgekit.errors import InputError
 from edgekit.runtime import files
 from edgekit.types import Split
 
-USES: tuple[str, ...] = ("path", "labels", "label_offset")
+USES: tuple[str, ...] = ("path", "labels", "order", "label_offset")
 
 
 def listing(data: DataSection, base: Path, work: Path) -> Listing:
@@ -33,7 +33,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
 
     File paths start from the CSV file's folder. If every class is an integer, ``data.label_offset`` is added and the
     result is the row (from 0) in ``data.labels``; without that file the numbers are the names. Otherwise classes
-    are names, numbered in the order of ``data.labels``, or in sorted order without it.
+    are names, numbered in the order of ``data.labels``, or sorted by ``data.order`` without it.
 
     Args:
         data: `path` is the CSV file.
@@ -50,11 +50,13 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
     try:
         numbers = [int(label) for _, label, _, _ in rows]
     except ValueError:
-        labels, by_name = label_numbers({label for _, label, _, _ in rows}, given)
+        labels, by_name = label_numbers({label for _, label, _, _ in rows}, given, data.order)
         if data.label_offset:
             raise InputError(f"data.label_offset = {data.label_offset}: {file} has class names; remove it") from None
         numbers = [by_name[label] for _, label, _, _ in rows]
     else:
+        if data.order is not None:
+            raise InputError(f'data.order = "{data.order}": {file} numbers its classes itself; remove it')
         numbers = [number + data.label_offset for number in numbers]
         labels = given or tuple(str(number) for number in range(max(numbers) + 1))
     for number, (_, label, _, line) in zip(numbers, rows, strict=True):

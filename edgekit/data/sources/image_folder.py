@@ -20,14 +20,14 @@ from edgekit.data.listing import (
 from edgekit.errors import InputError
 from edgekit.types import Split
 
-USES: tuple[str, ...] = ("path", "labels")
+USES: tuple[str, ...] = ("path", "labels", "order")
 
 
 def listing(data: DataSection, base: Path, work: Path) -> Listing:
     """List ``path/<split>/<class>/*`` where ``path/train`` holds folders, else ``path/<class>/*``.
 
     Split folders are train, val (or valid, validation) and test; images may lie deeper inside their class
-    folder. Labels are the class folders' names (NFC), sorted, or the order of the file ``data.labels``.
+    folder. Labels are the class folders' names (NFC) in ``data.order``, or the order of the file ``data.labels``.
 
     Args:
         data: `path` is the folder.
@@ -57,7 +57,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
         if not any(entry[2] == split for entry in entries):
             raise InputError(f"{folder}: contains no class folders with images; expected {prefix}<class>/<image>")
     given = read_labels(data.labels, base) if data.labels else None
-    labels, numbers = label_numbers({label for _, label, _ in entries}, given)
+    labels, numbers = label_numbers({label for _, label, _ in entries}, given, data.order)
     items = tuple(Item(path, numbers[label], split) for path, label, split in sorted(entries))
     return Listing(root, labels, items, tuple(problems))
 

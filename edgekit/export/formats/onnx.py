@@ -47,7 +47,7 @@ def export(
     precision: str,
     folder: Path,
     rewrites: Rewrites = None,
-    keep_float: Sequence[str] = (),
+    keep_float: Sequence[str] | None = (),
 ) -> Artifact:
     """Write ``model-<precision>.onnx``.
 
@@ -59,7 +59,7 @@ def export(
         folder: where to write.
         rewrites: names of the rewrites of `REWRITES` to apply where they match; None is all of them. A function is
             given the converted file and returns the names.
-        keep_float: modules of an int8 net that may compute in float, besides its float weighted layers.
+        keep_float: modules of an int8 net that may compute in float, besides its float weighted layers; None: all.
 
     Raises:
         Shortfall: the exporter or the ONNX checker refuses the network, or an int8 file would compute in float what

@@ -29,7 +29,7 @@ def export(
     precision: str,
     folder: Path,
     rewrites: Rewrites = None,
-    keep_float: Sequence[str] = (),
+    keep_float: Sequence[str] | None = (),
 ) -> Artifact:
     """Write ``model-<precision>.tflite``.
 
@@ -41,7 +41,7 @@ def export(
         folder: where to write.
         rewrites: names of the rewrites of `REWRITES` to apply where they match; None is all of them. A function is
             given the converted file and returns the names.
-        keep_float: modules of an integer net that may compute in float, besides its float weighted layers.
+        keep_float: modules of an integer net that may compute in float, besides its float weighted layers; None: all.
 
     Raises:
         Shortfall: the converter refuses the network, or an integer file would compute in float what was not asked to.
@@ -74,7 +74,7 @@ def convert(graph: torch.nn.Module, size: Size, precision: str, folder: Path) ->
 
             # The config only tells the converter to expect Q/DQ pairs; where they are was decided in the graph.
             expects = PT2EQuantizer().set_global(get_symmetric_quantization_config())
-            source, marks = float_layers.mark(graph) if isinstance(graph, GraphModule) and integer else (graph, 0)
+            source, *marks = float_layers.mark(graph) if isinstance(graph, GraphModule) and integer else (graph, "", 0)
             model = litert_torch.convert(
                 litert_torch.to_channel_last_io(source, args=[0]),
                 (torch.zeros(1, height, width, channels),),
@@ -82,7 +82,7 @@ def convert(graph: torch.nn.Module, size: Size, precision: str, folder: Path) ->
             )
             file = Path(scratch) / "model.tflite"
             model.export(str(file))
-            data = float_layers.unmark(file.read_bytes(), marks)
+            data = float_layers.unmark(file.read_bytes(), *marks)
             return tflite_weights.widen_biases(data) if precision == "int16x8" else data
     except (OSError, ModuleNotFoundError):
         raise

@@ -82,9 +82,6 @@ def inspect(data: bytes, file: str) -> FileReport:
         notes.append(f"MACs and memory exclude operators with unknown shapes: {', '.join(unknown[:5])}")
     most, at = model_graph.peak(_fused(graph, in_float))
     by_type = model_graph.sizes(graph.values.values())
-    outside = [name for name, tensor in constants.items() if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    if outside:
-        notes.append(f"{len(outside)} tensors are stored in other files")
     other = len(data) - sum(by_type.values())
     return FileReport(
         file=file,
@@ -100,7 +97,7 @@ def inspect(data: bytes, file: str) -> FileReport:
         macs=macs,
         not_counted=left,
         parameters=model_graph.parameters(graph, PRODUCTS, SCALES),
-        bytes_by_type={**by_type, **({"other": other} if not outside else {})},
+        bytes_by_type={**by_type, "other": other},
         peak_bytes=most,
         peak_at=at,
         metadata=_metadata(model),

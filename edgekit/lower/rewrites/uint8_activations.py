@@ -22,7 +22,8 @@ def apply(model: onnx.ModelProto) -> int:
     """Rewrite the per-tensor Q/DQ nodes of activations and their constant operands, in place; returns how many."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    weights = {name for node in graph.node if node.op_type in WEIGHTED for name in node.input[1:]}
+    operands = {name for node in graph.node if node.op_type in WEIGHTED for name in node.input[1:]}
+    weights = {node.output[0] for node in graph.node if {*node.output} & operands and node.input[0] in constants}
     moved: dict[str, str] = {}
     count = 0
     for node in graph.node:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.config.recipe import DataSection
-from edgekit.data import index_file
+from edgekit.data import class_names, index_file
 from edgekit.errors import Shortfall
 from edgekit.pipeline import warnings
 from edgekit.pipeline.provenance import versions
@@ -32,9 +32,11 @@ def inputs(run: Run, section: DataSection) -> dict[str, Any]:
 
 
 def build(run: Run, section: DataSection, work: Path) -> None:
-    """Write ``index.json`` and, if cleaning found anything, ``findings.csv``."""
+    """Write ``index.json``, ``labels.txt`` and, if cleaning found anything, ``findings.csv``."""
     index = index_file.build(section, run.job.base, work, run.console)
     index_file.save(index, work)
+    if "data.order" in (order := class_names.described(section, index.labels)):
+        run.console.say(f"  {order}")
     if index.findings:
         listed = run.directory.folder("data") / index_file.FINDINGS
         run.console.say(f"  cleaning {index_file.summary(index.findings)}; listed in {listed}")
@@ -52,5 +54,7 @@ def after(run: Run) -> None:
 
 
 def remark(run: Run) -> str:
-    """Nothing to say."""
-    return ""
+    """The order of the classes."""
+    file = run.done["data"].path / index_file.LABELS
+    labels = file.read_text(encoding="utf-8").split("\n")[:-1] if file.is_file() else []
+    return class_names.described(section(run), labels) if labels else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ def inputs(run: Run, section: ExportSection) -> dict[str, Any]:
         "section": section.model_dump(),
         "network": run.network.digest,
         "quantize": run.digest("quantize"),
-        "keep_float": run.recipe.quantize.keep_float if run.recipe.quantize else [],
+        "keep_float": run.recipe.quantize.may_be_float if run.recipe.quantize else [],
         "calibration": [run.digest("data"), versions("numpy", "pillow")] if "int16x8" in section.precisions else None,
         "rewrites": run.recipe.lower.rewrites,
         "where": lower.where(run, "export"),
@@ -48,7 +49,7 @@ def build(run: Run, section: ExportSection, work: Path) -> None:
     artifacts: list[Artifact] = []
     rows: list[Rewrite] = []
     skipped: list[Skipped] = []
-    keep_float = run.recipe.quantize.keep_float if run.recipe.quantize else []
+    keep_float = run.recipe.quantize.may_be_float if run.recipe.quantize else []
     precisions = [word for word in dict.fromkeys(section.precisions) if word != "int8" or "quantize" in run.done]
     with run.console.bar("export", len(precisions) * len(section.formats)) as advance:
         for precision in precisions:
@@ -76,6 +77,8 @@ def build(run: Run, section: ExportSection, work: Path) -> None:
     if made:
         artifacts = [_calibrated(artifact, made) for artifact in artifacts]
     json_file.save(work / "artifacts.json", artifacts)
+    for line in _floats(artifacts):
+        run.console.say(f"  {line}")
     written = {artifact.id for artifact in artifacts}
     json_file.save(work / "rewrites.json", [row for row in rows if row.artifact in written])
     json_file.save(work / "skipped.json", skipped)
@@ -97,15 +100,28 @@ def _calibrated(artifact: Artifact, made: Quantization) -> Artifact:
 
 
 def remark(run: Run) -> str:
-    """Which files are missing, and why."""
+    """Which integer files compute what in float; which files are missing, and why."""
     skipped: list[Skipped] = run.read("export", "skipped.json", list[Skipped]) or []
-    return "; ".join(f"without {one.artifact}: {one.reason}" for one in skipped)
+    return "; ".join([*_floats(run.artifacts), *(f"without {one.artifact}: {one.reason}" for one in skipped)])
+
+
+def _floats(artifacts: Iterable[Artifact]) -> list[str]:
+    """A line for each integer file that has float operators."""
+    lines = []
+    for artifact in artifacts:
+        kinds = Counter(name.split()[0] for name in artifact.float_op_names)
+        if kinds:
+            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+            lines.append(f"{artifact.id} computes in float: {counts}")
+    return lines
 
 
 def _source(run: Run, precision: str, work: Path) -> tuple[Any, Size]:
     """The torch graph that the files of a precision carry, and the side of its input."""
     from edgekit.export import sources
     from edgekit.graph import exported_program
+    from edgekit.lower import portable
+    from edgekit.lower.reparameterize import joined
 
     module, checkpoint = run.load(run.network)
     size = checkpoint.input.shape
@@ -115,7 +131,9 @@ def _source(run: Run, precision: str, work: Path) -> tuple[Any, Size]:
         program = sources.int16x8(module, size, _calibration(run, checkpoint.input))
         exported_program.save(program, work / INT16X8)
         return program.module(), size
-    return (module if precision == "fp32" else sources.rounded(module, size, precision)), size
+    if precision == "fp32":
+        return portable.module(joined(module, size), size), size
+    return sources.rounded(module, size, precision), size
 
 
 def _calibration(run: Run, spec: InputSpec) -> Iterable[Any]:

@@ -47,7 +47,7 @@ def inputs(run: Run, section: Sections) -> dict[str, Any]:
     quantize, export = section
     return {
         "network": run.network.digest,
-        "keep_float": quantize.keep_float,
+        "keep_float": quantize.may_be_float,
         "formats": export.formats,
         "where": where(run, "lower"),
         "versions": versions("torch", "torchao", "onnx", "onnxscript", "litert-torch", "ai-edge-quantizer"),

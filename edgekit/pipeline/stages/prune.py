@@ -47,7 +47,7 @@ def _where(run: Run) -> dict[str, Any]:
             [name, device.reach.model_dump(), device.run.file_engines] for name, device in run.job.devices.items()
         ],
         "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
-        "int8": run.recipe.quantize and run.recipe.quantize.keep_float,
+        "int8": run.recipe.quantize and run.recipe.quantize.may_be_float,
         "formats": run.recipe.export.formats if run.recipe.export else [],
         "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime", "onnx", "litert-torch"),
     }

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from edgekit import checkpoint_file
 from edgekit.config.recipe import Recipe, TrainSection
 from edgekit.data import index_file
 from edgekit.data.listing import expand
@@ -13,6 +14,7 @@ from edgekit.errors import Shortfall
 from edgekit.pipeline import warnings
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
+from edgekit.types import Checkpoint
 
 RESUMABLE = True
 
@@ -55,8 +57,10 @@ def after(run: Run) -> None:
 
 
 def remark(run: Run) -> str:
-    """Whose weights they are, where nothing was trained."""
-    return "" if run.recipe.train else "the recipe has no [train] section: the weights are used unchanged"
+    """Whose weights they are, where nothing was trained, and what to know about them."""
+    unchanged = () if run.recipe.train else ("the recipe has no [train] section: the weights are used unchanged",)
+    checkpoint: Checkpoint | None = run.read("train", checkpoint_file.NAME, Checkpoint)
+    return "; ".join((*unchanged, *(checkpoint.notes if checkpoint else ())))
 
 
 def _model_files(recipe: Recipe, base: Path) -> dict[str, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from html import escape
 from importlib import resources
 
-from edgekit.report import background, compression, devices, golden, results
+from edgekit.report import background, compression, devices, front, golden, results
 from edgekit.report.contents import Report
-from edgekit.report.markup import Markup, join, tag
+from edgekit.report.markup import Markup, join, tag, theme
 
 SUFFIX = "html"
 PAGE = """<!doctype html>
@@ -30,35 +30,53 @@ PAGE = """<!doctype html>
 
 
 def render(report: Report) -> str:
-    """The report as a self-contained page, including styles, charts (inline SVG) and a small optional script."""
-    sections = [
-        ("verdict", "Verdict", results.verdicts(report)),
-        ("trade", "Accuracy and latency", devices.trade(report)),
-        ("spread", "Distributions", devices.spread(report)),
-        ("threads", "Threads", devices.scaling(report)),
-        ("steps", "End to end", devices.end_to_end(report)),
-        ("operators", "Operators", devices.operators(report)),
-        ("sustained", "Sustained", devices.sustained(report)),
-        ("memory", "Memory", devices.memory(report)),
-        ("files", "Files", results.files(report)),
-        ("rows", "Measurements", results.measurements(report)),
-        ("protocol", "Protocol", results.protocol(report)),
-        ("golden", "Golden vectors", golden.replays(report)),
-        ("verify", "Verification", results.verification(report)),
-        ("quantization", "Quantization", compression.quantization(report)),
-        ("rewrites", "Rewrites", compression.rewrites(report)),
-        ("pruning", "Pruning", compression.pruning(report)),
-        ("classes", "Classes", background.classes(report)),
-        ("training", "Training", background.training(report)),
-        ("data", "Data", background.data(report)),
-        ("stages", "Stages", background.stages(report)),
-        ("provenance", "Provenance", background.provenance(report)),
+    """The report as a self-contained page, including styles, charts and a small optional script."""
+    themes = [
+        ("devices", "Devices", theme("devices", "Devices", *(devices.device(report, name) for name in report.devices))),
+        (
+            "accuracy",
+            "Accuracy",
+            theme(
+                "accuracy", "Accuracy", background.classes(report), results.verification(report), golden.replays(report)
+            ),
+        ),
+        (
+            "compression",
+            "Compression",
+            theme(
+                "compression",
+                "Compression",
+                results.files(report),
+                compression.quantization(report),
+                compression.rewrites(report),
+                compression.pruning(report),
+            ),
+        ),
+        (
+            "making",
+            "Training",
+            theme("making", "Training and data", background.training(report), background.data(report)),
+        ),
+        (
+            "method",
+            "Method",
+            theme(
+                "method",
+                "Method and origin",
+                results.protocol(report),
+                background.stages(report),
+                background.provenance(report),
+            ),
+        ),
     ]
-    shown = [(ident, name, section) for ident, name, section in sections if section]
+    shown = [("verdict", "Verdict", front.verdict(report)), *(each for each in themes if each[2])]
     links = (tag("a", name, href=f"#{ident}") for ident, name, _ in shown)
-    toggle = tag("button", "Theme", type="button", id="theme", hidden="", aria_label="Switch between light and dark")
-    bar = tag("nav", tag("div", *links, class_="links"), toggle, aria_label="Sections")
-    body = join((bar, tag("main", results.header(report), *(section for _, _, section in shown)), _footer(report)))
+    buttons = (
+        tag("button", "Open all", type="button", id="every", hidden="", aria_pressed="false"),
+        tag("button", "Theme", type="button", id="theme", hidden="", aria_label="Switch between light and dark"),
+    )
+    bar = tag("nav", tag("div", *links, class_="links"), tag("div", *buttons), aria_label="Sections")
+    body = join((bar, tag("main", front.header(report), *(section for _, _, section in shown)), _footer(report)))
     return PAGE.format(
         version=escape(report.edgekit_version),
         title=escape(f"{report.name}: edgekit report"),
@@ -69,7 +87,7 @@ def render(report: Report) -> str:
 
 
 def _footer(report: Report) -> Markup:
-    return tag("footer", f"edgekit {report.edgekit_version}, {results.when(report)}. 1 MB is 1,000,000 bytes.")
+    return tag("footer", f"edgekit {report.edgekit_version}, {front.when(report)}. 1 MB is 1,000,000 bytes.")
 
 
 def _asset(name: str) -> str:

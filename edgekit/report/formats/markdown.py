@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from edgekit.profile import protocol
 from edgekit.profile.operators import hottest, shown
 from edgekit.report import golden, hotspots
+from edgekit.report.cautions import cautions
 from edgekit.report.contents import Report
 from edgekit.report.placement import ran
 from edgekit.report.svg import megabytes, ms, percent, threads
@@ -23,7 +24,7 @@ TIMED = ("accuracy: ", "golden: ", "operators: ")
 
 def render(report: Report) -> str:
     """The report as GitHub-flavoured Markdown. External text is escaped."""
-    blocks = [f"## edgekit: {text(report.name)}", _verdicts(report)]
+    blocks = [f"## edgekit: {text(report.name)}", _verdicts(report), _cautions(report)]
     if report.latency:
         blocks.append(_timings(report))
     elif report.accuracy:
@@ -47,6 +48,11 @@ def _verdicts(report: Report) -> str:
     lines = [f"- **{text(v.device)}**: {'ship ' if v.artifact else ''}{text(v.reason)}" for v in report.verdict]
     lines = lines or ["No verdict: nothing was profiled.", ""][: 1 + bool(report.warnings)]
     return "\n".join([*lines, *(f"- **Careful**: {text(words)}" for words in report.warnings)])
+
+
+def _cautions(report: Report) -> str:
+    """What makes the times doubtful."""
+    return "\n".join(f"- **{title}.** {text(words)}" for title, words in cautions(report))
 
 
 def _timings(report: Report) -> str:

@@ -219,7 +219,8 @@ def cpu_session(model: str | bytes, threads: int = 1, options: Any = None) -> An
     except Exception as error:
         if "replace the existing tensor" not in str(error):
             raise
-        options.add_session_config_entry(_EXACT, "0")
+        with overheard():  # it warns that the value changes
+            options.add_session_config_entry(_EXACT, "0")
         return ort.InferenceSession(model, options, providers=[_CPU])
 
 
