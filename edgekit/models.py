@@ -254,21 +254,17 @@ def _load(
     """`_fill`; with weights over RGB for other channels, by way of the same network over RGB."""
     try:
         return _fill(module, file, swap, section)
-    except InputError:
+    except InputError as refusal:
         if spec.channels == 3:
             raise
         rgb = build(replace(spec, channels=3), base)
         try:
             notes = _fill(rgb, file, swap, section)
-        except InputError:
-            rgb = module
-        if rgb is module:  # it is not the channels
-            raise
+        except InputError:  # it is not the channels
+            raise refusal from None
     module.load_state_dict(ends.adapted(module, rgb.state_dict(), spec.channels))
-    return [
-        *notes,
-        f"weights of {file.short}: over RGB; the first convolution's are adapted to {spec.channels} channels",
-    ]
+    said = f"weights of {file.short}: over RGB; those of the first convolution are adapted to {spec.channels} channels"
+    return [*notes, said]
 
 
 def _fill(module: nn.Module, file: WeightsFile, swap: bool, section: ModelSection | None = None) -> list[str]:
