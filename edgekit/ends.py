@@ -40,14 +40,10 @@ def adapted(module: nn.Module, state: Mapping[str, Tensor], channels: int) -> di
     repeated in turn, and scaled so that their sum stays.
     """
     name = _first(module, channels)
-    if channels == 3 or name is None:
+    key = f"{name}.weight"
+    if channels == 3 or name is None or key not in state or state[key].ndim != 4 or state[key].shape[1] != 3:
         return dict(state)
-    return {
-        key: adapt_input_conv(channels, tensor)
-        if f".{key}".endswith(f".{name}.weight") and tensor.ndim == 4 and tensor.shape[1] == 3
-        else tensor
-        for key, tensor in state.items()
-    }
+    return {**state, key: adapt_input_conv(channels, state[key])}
 
 
 def _first(module: nn.Module, channels: int) -> str | None:

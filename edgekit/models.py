@@ -46,9 +46,9 @@ def create(
     size: Size,
     base: Path,
     swap: bool = True,
+    tell: Callable[[str], object] = str,
     resize: Resize = "crop",
     pad: int = 0,
-    tell: Callable[[str], object] = str,
 ) -> tuple[nn.Module, ModelSpec, InputSpec]:
     """Build the recipe's network with its weights, for the task's classes.
 
@@ -62,9 +62,9 @@ def create(
         size: shape of the input. With other channels than RGB, the weights of the first convolution are adapted.
         base: folder that relative paths start from.
         swap: whether a head that does not fit may be swapped.
+        tell: called with each line that says what of a weights file was taken.
         resize: as `pad`, how images get that shape.
         pad: see `InputSpec`.
-        tell: called with each line that says what of a weights file was taken.
 
     Returns:
         The network (eval mode, CPU, float32), how to rebuild it, and the preprocessing that its
@@ -92,10 +92,10 @@ def create(
     elif section.weights == "pretrained":
         state, preprocessing = _pretrained(spec)
         said = f'model.weights = "pretrained" ({section.name})'
-        notes = _fill(module, WeightsFile(said, section.name, {"": state}, ordered=True), swap, channels=channels)
+        notes = _load(module, spec, base, WeightsFile(said, section.name, {"": state}, ordered=True), swap)
     else:
         preprocessing = _expected(spec)
-        notes = _fill(module, weights_file.read(expand(section.weights, base)), swap, section, channels)
+        notes = _load(module, spec, base, weights_file.read(expand(section.weights, base)), swap, section)
     for note in notes:
         tell(note)
     _try_out(module.eval(), spec, shape, num_classes)
@@ -248,15 +248,30 @@ def _head_name(module: nn.Module) -> str:
     raise InputError("model.name: this network has neither a linear layer nor a convolution to serve as classifier")
 
 
-def _fill(
-    module: nn.Module, file: WeightsFile, swap: bool, section: ModelSection | None = None, channels: int = 3
+def _load(
+    module: nn.Module, spec: ModelSpec, base: Path, file: WeightsFile, swap: bool, section: ModelSection | None = None
 ) -> list[str]:
+    """`_fill`; with weights over RGB for other channels, by way of the same network over RGB."""
+    try:
+        return _fill(module, file, swap, section)
+    except InputError as refusal:
+        if spec.channels == 3:
+            raise
+        rgb = build(replace(spec, channels=3), base)
+        try:
+            notes = _fill(rgb, file, swap, section)
+        except InputError:  # it is not the channels
+            raise refusal from None
+    module.load_state_dict(ends.adapted(module, rgb.state_dict(), spec.channels))
+    said = f"weights of {file.short}: over RGB; those of the first convolution are adapted to {spec.channels} channels"
+    return [*notes, said]
+
+
+def _fill(module: nn.Module, file: WeightsFile, swap: bool, section: ModelSection | None = None) -> list[str]:
     """Load what a file holds for this network; returns what a reader should know about it.
 
     Only the head may have another number of classes, and only if `swap`.
     """
-    entries = {name: ends.adapted(module, state, channels) for name, state in file.entries.items()}
-    file = replace(file, entries=entries)
     slots = Slots(module.state_dict(), _head_name(module), swap)
     fit, notes = choice.take(
         file, slots, section.weights_entry if section else None, section.weights_match if section else "name"

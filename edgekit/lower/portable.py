@@ -49,7 +49,7 @@ def module(network: nn.Module, size: Size) -> nn.Module:
 
     Args:
         network: in eval mode; it is not changed.
-        size: shape of the input.
+        size: shape of an image.
     """
     try:
         graph = trace(copy.deepcopy(network), size).module()

@@ -22,8 +22,8 @@ def joined(module: nn.Module, size: Size) -> nn.Module:
     """A copy of a network whose branches are joined where it offers that and computes the same without them.
 
     Args:
-        module: in eval mode, for images of this size; it is not changed.
-        size: shape of the input.
+        module: in eval mode; it is not changed.
+        size: shape of an image.
     """
     if not any(hasattr(part, name) for part in module.modules() for name in METHODS):
         return copy.deepcopy(module)

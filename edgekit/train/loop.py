@@ -54,10 +54,9 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
     """
     section = recipe.train
     torch.manual_seed(section.seed if section else 0)
-    data = recipe.data
-    notes: list[str] = []
+    data, notes = recipe.data, list[str]()
     module, model, spec = models.create(
-        recipe.model, len(index.labels), data.shape, base, section is not None, data.resize, data.pad, notes.append
+        recipe.model, len(index.labels), data.shape, base, section is not None, notes.append, data.resize, data.pad
     )
     for note in notes:
         console.say(f"  {note}")
