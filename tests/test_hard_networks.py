@@ -41,7 +41,7 @@ from edgekit.runtime.engines import torch_cuda
 from edgekit.runtime.port import dequantize
 from edgekit.train import qat
 from edgekit.train.loop import train
-from edgekit.types import HOST_ENGINES
+from edgekit.types import HOST_ENGINES, ModelSpec
 from edgekit.verify.files import feed
 from tests import colours, nets
 from tests.nets import Net, conv, head
@@ -308,14 +308,14 @@ def test_a_network_whose_code_views_memory_trains_and_runs(tmp_path: Path) -> No
 
 def test_only_a_network_that_runs_in_channels_last_gets_it(tmp_path: Path) -> None:
     images = torch.zeros(2, 3, 16, 16)
-    spec = models.ModelSpec(f"{tmp_path}/hard.py:lenet", 3, {})
+    spec = ModelSpec(f"{tmp_path}/hard.py:lenet", 3, {})
     (tmp_path / "hard.py").write_text(LENET)
     assert eager.fastest_format(models.build(spec, tmp_path), images) is torch.contiguous_format
     usual = nets.settled(nets.Every())
     form = eager.fastest_format(usual, images)
     assert form is torch.channels_last
     assert eager.format_of(usual) is torch.contiguous_format
-    assert eager.format_of(usual.to(memory_format=form)) is form  # type: ignore[call-overload]
+    assert eager.format_of(usual.to(memory_format=form)) is form
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_a_network_whose_answers_cannot_be_repeated_is_refused_at_once(tmp_path:
 
 def test_hooks_that_compute_weights_do_not_keep_a_network_from_being_copied() -> None:
     with pytest.warns(FutureWarning):
-        module = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)))  # type: ignore[no-untyped-call]
+        module = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)))
     with pytest.raises(RuntimeError, match="deepcopy"):
         copy.deepcopy(module)
     eager.release(module)
@@ -452,7 +452,7 @@ def test_files_of_all_of_it_agree_with_torch_in_both_engines(tmp_path: Path) -> 
     amplify(module.loud)
     images = nets.images(4, seed=5)
     graph = nets.quantize(module)
-    made = nets.export(portable.module(module, nets.SIZE), graph, tmp_path)  # type: ignore[arg-type]
+    made = nets.export(portable.module(module, nets.SIZE), graph, tmp_path)
     exact, integers = nets.run(module, images), nets.run(integer_graph(graph), images)
     assert sqnr(exact, integers) > 20
     step = output_scale(graph)
@@ -476,7 +476,7 @@ def test_no_step_of_a_sum_is_so_fine_that_litert_wraps_round() -> None:
         if node.target in ADDS:
             users = [user if user.target is QUANTIZE else next(iter(user.users)) for user in node.users]
             ratios += [
-                float(source.args[1]) / float(users[0].args[1])  # type: ignore[arg-type]
+                float(source.args[1]) / float(users[0].args[1])
                 for source in node.all_input_nodes
                 if source.target is DEQUANTIZE
             ]
