@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from edgekit import choices, models
 from edgekit.config.recipe import ModelSection, QuantizeSection
-from edgekit.data.transforms import evaluate, levels, open_rgb
+from edgekit.data.transforms import evaluate, levels, open_image
 from edgekit.graph import integer_arithmetic
 from edgekit.quantize import ptq
 from edgekit.runtime import engine_menu, port
@@ -92,7 +92,7 @@ def _network() -> tuple[nn.Module, InputSpec]:
 
 
 def _pixels(path: Path, spec: InputSpec) -> Tensor:
-    return torch.from_numpy(evaluate(open_rgb(path), spec))
+    return torch.from_numpy(evaluate(open_image(path, spec), spec))
 
 
 @dataclass

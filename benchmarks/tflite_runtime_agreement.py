@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from edgekit import checkpoint_file
 from edgekit.data import index_file
-from edgekit.data.transforms import evaluate, open_rgb
+from edgekit.data.transforms import evaluate, open_image
 from edgekit.disk import json_file
 from edgekit.runtime.port import Port, quantize
 from edgekit.types import Artifact
@@ -60,7 +60,8 @@ def main() -> None:
         checkpoint = checkpoint_file.load(run / "2-train")
         index, root = index_file.load_rooted(run / "1-data")
         samples = index.split("test")[: arguments.images]
-        pixels = np.stack([evaluate(open_rgb(root / sample.path), checkpoint.input) for sample in samples])
+        spec = checkpoint.input
+        pixels = np.stack([evaluate(open_image(root / sample.path, spec), spec) for sample in samples])
         artifacts = {
             artifact.id: artifact for artifact in json_file.load(run / "6-export" / "artifacts.json", list[Artifact])
         }

@@ -10,6 +10,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,14 +22,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as zoo
 
-from edgekit import checkpoint_file
+from edgekit import checkpoint_file, ends
 from edgekit.choices import no_such
 from edgekit.config.recipe import ModelSection
 from edgekit.data.listing import expand
 from edgekit.disk.atomic import write_bytes
 from edgekit.errors import InputError
 from edgekit.graph import eager
-from edgekit.types import Checkpoint, InputSpec, ModelSpec
+from edgekit.types import Checkpoint, InputSpec, ModelSpec, Resize, Size, shape_of
 from edgekit.weights import choice
 from edgekit.weights import file as weights_file
 from edgekit.weights.file import WeightsFile
@@ -42,10 +43,12 @@ _CONSTRUCTOR_ERRORS = (TypeError, ValueError, KeyError, IndexError, AssertionErr
 def create(
     section: ModelSection,
     num_classes: int,
-    size: int,
+    size: Size,
     base: Path,
     swap: bool = True,
     tell: Callable[[str], object] = str,
+    resize: Resize = "crop",
+    pad: int = 0,
 ) -> tuple[nn.Module, ModelSpec, InputSpec]:
     """Build the recipe's network with its weights, for the task's classes.
 
@@ -56,10 +59,12 @@ def create(
     Args:
         section: the recipe's ``[model]``.
         num_classes: classes of the task.
-        size: side of the square input in pixels.
+        size: shape of the input. With other channels than RGB, the weights of the first convolution are adapted.
         base: folder that relative paths start from.
         swap: whether a head that does not fit may be swapped.
         tell: called with each line that says what of a weights file was taken.
+        resize: as `pad`, how images get that shape.
+        pad: see `InputSpec`.
 
     Returns:
         The network (eval mode, CPU, float32), how to rebuild it, and the preprocessing that its
@@ -68,11 +73,17 @@ def create(
     Raises:
         InputError: unknown name or option, a file that is missing or does not fit, no connection.
     """
-    declared = section.options.get("num_classes", num_classes)
-    if declared != num_classes:
+    channels, *_ = shape = shape_of(size)
+    if num_classes < 2:
+        raise InputError("data: a classifier needs images of at least 2 classes, these have one")
+    outputs = 1 if section.head == "sigmoid" else num_classes
+    if section.head == "sigmoid" and num_classes != 2:
+        raise InputError(f'model.head = "sigmoid": one logit tells 2 classes apart, the data has {num_classes}')
+    declared = section.options.get("num_classes", outputs)
+    if declared != outputs:
         raise InputError(f"model.options.num_classes = {declared}: the data has {num_classes} classes; leave it out")
     options = {key: value for key, value in section.options.items() if key != "num_classes"}
-    spec = ModelSpec(_anchor(section.name, base), num_classes, options)
+    spec = ModelSpec(_anchor(section.name, base), outputs, options, channels, section.output)
     module = build(spec, base)
     eager.release(module)
     notes: list[str] = []
@@ -80,15 +91,16 @@ def create(
         preprocessing = _plain()
     elif section.weights == "pretrained":
         state, preprocessing = _pretrained(spec)
-        notes = _fill(module, WeightsFile(f'model.weights = "pretrained" ({section.name})', {"": state}, True), swap)
+        said = f'model.weights = "pretrained" ({section.name})'
+        notes = _load(module, spec, base, WeightsFile(said, section.name, {"": state}, ordered=True), swap)
     else:
         preprocessing = _expected(spec)
-        notes = _fill(module, weights_file.read(expand(section.weights, base)), swap, section)
+        notes = _load(module, spec, base, weights_file.read(expand(section.weights, base)), swap, section)
     for note in notes:
         tell(note)
-    _try_out(module.eval(), spec, size)
-    eager.check_repeatable(module, (3, size, size))
-    return module, spec, _input_spec(section, size, preprocessing)
+    _try_out(module.eval(), spec, shape, num_classes)
+    eager.check_repeatable(module, shape)
+    return module, spec, _input_spec(section, shape, preprocessing, resize, pad)
 
 
 def build(spec: ModelSpec, base: Path) -> nn.Module:
@@ -101,6 +113,13 @@ def build(spec: ModelSpec, base: Path) -> nn.Module:
     Raises:
         InputError: unknown name, or options that the constructor rejects.
     """
+    module = _constructed(spec, base)
+    if spec.output is not None:
+        ends.choose(module, spec.output)
+    return module
+
+
+def _constructed(spec: ModelSpec, base: Path) -> nn.Module:
     if ".py:" in spec.name:
         return _from_file(spec, base)
     if spec.name.startswith(_TORCHVISION):
@@ -109,7 +128,10 @@ def build(spec: ModelSpec, base: Path) -> nn.Module:
         if name not in known:
             raise InputError(f"model.name = {no_such(name, known, 'torchvision model')}")
         with _refusals(spec):
-            return cast(nn.Module, zoo.get_model(name, weights=None, num_classes=spec.num_classes, **spec.options))
+            module = cast(nn.Module, zoo.get_model(name, weights=None, num_classes=spec.num_classes, **spec.options))
+        if spec.channels != 3:
+            ends.widen(module, spec.channels)
+        return module
     architecture, _, tag = spec.name.partition(".")
     if not timm.is_model(architecture):
         raise InputError(f"model.name = {no_such(architecture, timm.list_models(), 'timm model')}")
@@ -119,8 +141,12 @@ def build(spec: ModelSpec, base: Path) -> nn.Module:
     with _refusals(spec):
         return cast(
             nn.Module,
-            timm.create_model(spec.name, pretrained=False, num_classes=spec.num_classes, **spec.options),
+            timm.create_model(spec.name, pretrained=False, num_classes=spec.num_classes, **_timm_options(spec)),
         )
+
+
+def _timm_options(spec: ModelSpec) -> dict[str, Any]:
+    return dict(spec.options) if spec.channels == 3 else {"in_chans": spec.channels, **spec.options}
 
 
 def save(folder: Path, module: nn.Module, checkpoint: Checkpoint) -> None:
@@ -150,7 +176,7 @@ def load(folder: Path) -> tuple[nn.Module, Checkpoint]:
     if checkpoint.plan is not None:
         from edgekit.prune import apply  # Torch-Pruning, which few networks need
 
-        apply.apply(module, checkpoint.plan, checkpoint.input.size)
+        apply.apply(module, checkpoint.plan, checkpoint.input.shape)
     _fill(module, weights_file.read(folder / checkpoint.weights), swap=False)
     return module.eval(), checkpoint
 
@@ -172,27 +198,40 @@ def head(module: nn.Module) -> nn.Module:
     return module.get_submodule(_head_name(module))
 
 
-def count(module: nn.Module, size: int) -> tuple[int, int]:
-    """Parameters, and multiply-adds of one ``1 x 3 x size x size`` image (convolutions and matrix products)."""
+def count(module: nn.Module, size: Size) -> tuple[int, int]:
+    """Parameters, and multiply-adds of one image (convolutions and matrix products)."""
     device = next(module.parameters()).device
     training = module.training
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module.eval()(torch.zeros(1, 3, size, size, device=device))
+        module.eval()(torch.zeros(1, *shape_of(size), device=device))
     module.train(training)
     return sum(parameter.numel() for parameter in module.parameters()), counter.get_total_flops() // 2
 
 
-def _try_out(module: nn.Module, spec: ModelSpec, size: int) -> None:
+def _try_out(module: nn.Module, spec: ModelSpec, shape: tuple[int, int, int], num_classes: int) -> None:
     """Run one image through the network: is the input large enough, and is there one output per class?"""
+    channels, height, width = shape
     try:
         with torch.no_grad():
-            output = module(torch.zeros(1, 3, size, size))
+            output = module(torch.zeros(1, *shape))
+    except InputError:
+        raise
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"model.name = {spec.name}: cannot take an image of {size} x {size}: {reason}") from error
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if shape != (1, spec.num_classes):
-        raise InputError(f"model.name = {spec.name}: its output is {shape}, expected (1, {spec.num_classes})")
+        what = f"an image of {height} x {width}" + (f" with {channels} channels" if channels != 3 else "")
+        raise InputError(f"model.name = {spec.name}: cannot take {what}: {reason}") from error
+    found = tuple(output.shape) if isinstance(output, Tensor) else None
+    if found != (1, spec.num_classes):
+        move = ""
+        if found == (1, 1) and num_classes == 2:
+            move = ': if that is the logit of the second class, before the sigmoid, set model.head = "sigmoid"'
+        raise InputError(
+            f"model.name = {spec.name}: its output is {ends.described(output)}, expected (1, {spec.num_classes}){move}"
+        )
+    if spec.output is not None and ends.unused(module, shape):
+        raise InputError(
+            f"model.output = {spec.output}: {spec.name} returns a tensor, nothing to choose from; leave it out"
+        )
 
 
 def _head_name(module: nn.Module) -> str:
@@ -207,6 +246,25 @@ def _head_name(module: nn.Module) -> str:
         if names:
             return names[-1]
     raise InputError("model.name: this network has neither a linear layer nor a convolution to serve as classifier")
+
+
+def _load(
+    module: nn.Module, spec: ModelSpec, base: Path, file: WeightsFile, swap: bool, section: ModelSection | None = None
+) -> list[str]:
+    """`_fill`; with weights over RGB for other channels, by way of the same network over RGB."""
+    try:
+        return _fill(module, file, swap, section)
+    except InputError as refusal:
+        if spec.channels == 3:
+            raise
+        rgb = build(replace(spec, channels=3), base)
+        try:
+            notes = _fill(rgb, file, swap, section)
+        except InputError:  # it is not the channels
+            raise refusal from None
+    module.load_state_dict(ends.adapted(module, rgb.state_dict(), spec.channels))
+    said = f"weights of {file.short}: over RGB; those of the first convolution are adapted to {spec.channels} channels"
+    return [*notes, said]
 
 
 def _fill(module: nn.Module, file: WeightsFile, swap: bool, section: ModelSection | None = None) -> list[str]:
@@ -294,7 +352,7 @@ def _pretrained(spec: ModelSpec) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise _unpublished(spec)
         if config.hf_hub_id and not isinstance(try_to_load_from_cache(config.hf_hub_id, "model.safetensors"), str):
             HfApi().model_info(config.hf_hub_id, timeout=20)  # fails at once; the download would retry for a minute
-        source = timm.create_model(spec.name, pretrained=True, **spec.options)
+        source = timm.create_model(spec.name, pretrained=True, **_timm_options(spec))
         return dict(source.state_dict()), expected
 
 
@@ -358,8 +416,15 @@ def _expected(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _input_spec(section: ModelSection, size: int, preprocessing: Mapping[str, Any]) -> InputSpec:
+def _input_spec(
+    section: ModelSection, shape: tuple[int, int, int], preprocessing: Mapping[str, Any], resize: Resize, pad: int
+) -> InputSpec:
+    channels, height, width = shape
     chosen = dict(preprocessing)
+    for key in ("mean", "std"):
+        chosen[key] = ends.per_channel(chosen[key], channels)
+    if resize != "crop":
+        chosen |= {"crop": 1.0, "resize": resize, "pad": pad}
     if section.mean is not None:
         chosen["mean"] = tuple(section.mean)
     if section.std is not None:
@@ -368,4 +433,4 @@ def _input_spec(section: ModelSection, size: int, preprocessing: Mapping[str, An
         chosen["crop"] = section.crop
     if section.interpolation is not None:
         chosen["interpolation"] = section.interpolation
-    return InputSpec(size, **chosen)
+    return InputSpec(height if height == width else (height, width), **chosen)

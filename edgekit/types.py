@@ -69,19 +69,48 @@ class Index:
         return tuple(sample for sample in self.samples if sample.split == name)
 
 
+Size = int | tuple[int, int, int]
+"""Shape of a network's input without the batch, (channels, height, width), or the side of a square RGB image."""
+Resize = Literal["crop", "stretch", "letterbox"]
+
+
+_CHANNELS = {1: "grey", 2: "grey and alpha", 4: "RGBA"}
+
+
+def shape_of(size: Size) -> tuple[int, int, int]:
+    """(channels, height, width)."""
+    return (3, size, size) if isinstance(size, int) else size
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """How an image becomes the network's input tensor (evaluation path, no augmentation).
 
-    Resize so that the short side is ``round(size / crop)``, take the centre ``size x size``, scale to
-    0..1, subtract `mean`, divide by `std`, per RGB channel.
+    Resize (see `edgekit.runtime.preprocess.Preprocessing`), scale to 0..1, subtract `mean`, divide by `std`, per
+    channel.
     """
 
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    size: int | tuple[int, int]
+    """Side of a square input, or (height, width)."""
+    mean: tuple[float, ...]
+    """One for each channel, as `std`: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA."""
+    std: tuple[float, ...]
     crop: float = 1.0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    resize: Resize = "crop"
+    pad: int = 0
+    """Of a letterbox: 8-bit value of the border, in every channel."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the network's input."""
+        height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return len(self.mean), height, width
+
+    def __str__(self) -> str:
+        channels, height, width = self.shape
+        side = f"{height} px" if height == width else f"{height} x {width} px"
+        return side if channels == 3 else f"{side}, {_CHANNELS[channels]}"
 
 
 @dataclass(frozen=True)
@@ -90,7 +119,11 @@ class ModelSpec:
 
     name: str
     num_classes: int
+    """Its outputs: 1 for two classes if the head is one logit, before the sigmoid."""
     options: dict[str, object] = field(default_factory=dict)
+    channels: int = 3
+    output: int | str | None = None
+    """Which entry of the tuple or dict that the network returns; None: it returns a tensor."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from edgekit.data.dataset import ImageSet, batches
-from edgekit.data.transforms import evaluate, open_rgb
+from edgekit.data.transforms import evaluate, open_image
 from edgekit.types import Index, InputSpec, Sample
 
 SPEC = InputSpec(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -41,7 +41,9 @@ def test_image_set_gives_the_evaluation_path_when_nothing_is_augmented(index: In
             values, label = dataset[place]
             assert label == sample.label
             assert values.dtype == torch.float32
-            np.testing.assert_array_equal(values.numpy(), evaluate(open_rgb(Path(index.root) / sample.path), SPEC))
+            np.testing.assert_array_equal(
+                values.numpy(), evaluate(open_image(Path(index.root) / sample.path, SPEC), SPEC)
+            )
 
 
 def test_image_set_repeats_an_epoch_whatever_the_order_and_the_cache(index: Index) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode, v2
 
-from edgekit.data.transforms import augmenter, evaluate, fit, open_rgb
+from edgekit.data.transforms import augmenter, evaluate, fit, open_image
 from edgekit.types import InputSpec
 
 IMAGENET = InputSpec(32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -25,7 +25,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def pixel(file: Path, image: Image.Image, **options: object) -> tuple[int, ...]:
     image.save(file, **options)  # type: ignore[arg-type]
-    found = open_rgb(file)
+    found = open_image(file, IMAGENET)
     assert found.mode == "RGB"
     value = found.getpixel((0, 0))
     assert isinstance(value, tuple)
@@ -68,7 +68,7 @@ def test_evaluate_enlarges_tiny_images() -> None:
     assert fit(noise(8, 8), IMAGENET).size == (32, 32)
 
 
-def test_open_rgb_turns_upright(tmp_path: Path) -> None:
+def test_open_image_turns_upright(tmp_path: Path) -> None:
     image = noise(12, 8)
     for orientation in range(1, 9):
         exif = Image.Exif()
@@ -78,17 +78,17 @@ def test_open_rgb_turns_upright(tmp_path: Path) -> None:
         with Image.open(file) as opened:
             oracle = ImageOps.exif_transpose(opened)
         assert oracle is not None
-        np.testing.assert_array_equal(np.asarray(open_rgb(file)), np.asarray(oracle))
+        np.testing.assert_array_equal(np.asarray(open_image(file, IMAGENET)), np.asarray(oracle))
 
 
-def test_open_rgb_composites_alpha_on_white(tmp_path: Path) -> None:
+def test_open_image_composites_alpha_on_white(tmp_path: Path) -> None:
     assert pixel(tmp_path / "clear.png", Image.new("RGBA", (4, 4), (200, 0, 0, 0))) == (255, 255, 255)
     assert pixel(tmp_path / "half.png", Image.new("RGBA", (4, 4), (200, 0, 0, 51))) == (244, 204, 204)
     assert pixel(tmp_path / "full.png", Image.new("RGBA", (4, 4), (200, 0, 0, 255))) == (200, 0, 0)
     assert pixel(tmp_path / "grey.png", Image.new("LA", (4, 4), (100, 0))) == (255, 255, 255)
 
 
-def test_open_rgb_reads_palettes(tmp_path: Path) -> None:
+def test_open_image_reads_palettes(tmp_path: Path) -> None:
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
     assert pixel(tmp_path / "plain.png", image) == (10, 20, 30)
@@ -97,7 +97,7 @@ def test_open_rgb_reads_palettes(tmp_path: Path) -> None:
     assert pixel(tmp_path / "other.png", image, transparency=0) == (10, 20, 30)
 
 
-def test_open_rgb_reads_grey_of_any_depth(tmp_path: Path) -> None:
+def test_open_image_reads_grey_of_any_depth(tmp_path: Path) -> None:
     assert pixel(tmp_path / "1.png", Image.new("1", (4, 4), 1)) == (255, 255, 255)
     assert pixel(tmp_path / "8.png", Image.new("L", (4, 4), 77)) == (77, 77, 77)
     deep = Image.fromarray(np.full((4, 4), 40000, np.uint16))
@@ -106,15 +106,15 @@ def test_open_rgb_reads_grey_of_any_depth(tmp_path: Path) -> None:
     assert pixel(tmp_path / "32.tif", Image.fromarray(np.full((4, 4), 40000, np.int32))) == (156, 156, 156)
 
 
-def test_open_rgb_reads_cmyk(tmp_path: Path) -> None:
+def test_open_image_reads_cmyk(tmp_path: Path) -> None:
     red, green, blue = pixel(tmp_path / "cmyk.jpg", Image.new("CMYK", (8, 8), (0, 255, 255, 0)), quality=100)
     assert red > 245
     assert max(green, blue) < 10
 
 
-def test_open_rgb_reads_an_image_around_broken_metadata(tmp_path: Path) -> None:
+def test_open_image_reads_an_image_around_broken_metadata(tmp_path: Path) -> None:
     noise(12, 8).save(tmp_path / "x.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xffgarbage")
-    assert open_rgb(tmp_path / "x.jpg").size == (12, 8)
+    assert open_image(tmp_path / "x.jpg", IMAGENET).size == (12, 8)
 
 
 @pytest.mark.parametrize("names", [[], *([name] for name in NAMES), NAMES])

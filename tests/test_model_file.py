@@ -282,11 +282,11 @@ def changed(change: Callable[[Any], Any]) -> bytes:
     return bytes(builder.Output())
 
 
-def of(kind: Any, **fields: Any) -> Any:
-    made = kind()
+def put(thing: Any, **fields: Any) -> Any:
+    """It, with other values in these fields."""
     for name, value in fields.items():
-        setattr(made, name, value)
-    return made
+        setattr(thing, name, value)
+    return thing
 
 
 def renamed(model: Any, name: bytes) -> None:
@@ -297,27 +297,18 @@ def renamed(model: Any, name: bytes) -> None:
 
 ELSEWHERE: dict[str, tuple[Callable[[Any], Any], str]] = {
     "groups": (
-        lambda m: setattr(m, "externalBufferGroups", [of(schema.ExternalBufferGroupT, name=b"weights.bin")]),
+        lambda m: put(m, externalBufferGroups=[put(schema.ExternalBufferGroupT(), name=b"weights.bin")]),
         "its weights lie in another file",
     ),
     "buffers": (
-        lambda m: setattr(m, "externalBuffers", [of(schema.ExternalBufferT, id=1, length=8)]),
+        lambda m: put(m, externalBuffers=[put(schema.ExternalBufferT(), id=1, length=8)]),
         "its weights lie in another file",
     ),
-    "tensor": (lambda m: setattr(m.subgraphs[0].tensors[1], "externalBuffer", 1), "its weights lie in another file"),
-    "offset": (
-        lambda m: (setattr(m.buffers[1], "offset", 2**40), setattr(m.buffers[1], "size", 8)),
-        "the data of one buffer lies out of the file",
-    ),
-    "size": (
-        lambda m: (setattr(m.buffers[1], "offset", 8), setattr(m.buffers[1], "size", 2**63)),
-        "the data of one buffer lies out of the file",
-    ),
+    "tensor": (lambda m: put(m.subgraphs[0].tensors[1], externalBuffer=1), "its weights lie in another file"),
+    "offset": (lambda m: put(m.buffers[1], offset=2**40, size=8), "the data of one buffer lies out of the file"),
+    "size": (lambda m: put(m.buffers[1], offset=8, size=2**63), "the data of one buffer lies out of the file"),
     "options": (
-        lambda m: (
-            setattr(m.subgraphs[0].operators[0], "largeCustomOptionsOffset", 2**40),
-            setattr(m.subgraphs[0].operators[0], "largeCustomOptionsSize", 8),
-        ),
+        lambda m: put(m.subgraphs[0].operators[0], largeCustomOptionsOffset=2**40, largeCustomOptionsSize=8),
         "the data of one operator lies out of the file",
     ),
     "custom": (lambda m: renamed(m, b"My\x1bOp"), r"custom operator My\x1bOp is not part of LiteRT"),
@@ -333,7 +324,7 @@ def test_tflite_files_that_need_something_outside(change: Callable[[Any], Any], 
 def test_tflite_files_that_hold_all() -> None:
     for change in (lambda m: None, lambda m: renamed(m, b"TFLite_Detection_PostProcess")):
         model_file.check(changed(change), "tflite", "x")
-    inside = changed(lambda m: (setattr(m.buffers[1], "offset", 8), setattr(m.buffers[1], "size", 8)))
+    inside = changed(lambda m: put(m.buffers[1], offset=8, size=8))
     model_file.check(inside, "tflite", "x")
 
 

@@ -78,7 +78,7 @@ def test_load_takes_any_text_as_a_quoted_override(tmp_path_factory: pytest.TempP
         ("quantize.range=minmaxx", '--set: quantize.range = "minmaxx": no such choice; did you mean "minmax"?'),
         ("name=../mine", '--set: name = "../mine": string should match pattern'),
         ("data.val=1", "--set: data.val = 1: input should be less than 1"),
-        ("model.mean=[1]", "--set: model.mean = [1]: list should have at least 3 items, not 1"),
+        ("model.mean=[1]", "model.mean = [1.0]: one value for each of data.channels = 3 is needed"),
         ("train.epochs", '--set "train.epochs": expected section.key=value, e.g. --set train.epochs=2'),
         ("=3", '--set "=3": expected section.key=value'),
         ("model.name.x=3", '--set "model.name.x=3": "name" is a value, not a section'),

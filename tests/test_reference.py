@@ -301,7 +301,7 @@ def test_a_run_compares_its_files_with_torch(copied: Path, tmp_path: Path) -> No
     assert [a["id"] for a in told["artifacts"]] == ["onnx-fp32", "tflite-fp32", "onnx-int8", "tflite-int8"]
     # What was timed is the run's network.
     module, checkpoint = models.load(copied / "2-train")
-    image = nets.images(1, size=checkpoint.input.size)
+    image = nets.images(1, size=checkpoint.input.shape[1])
     session = torch_cuda.load(str(copied / "9-profile" / torch_reference.FILE), provider="cpu")
     with torch.no_grad():
         np.testing.assert_allclose(session.run(image.numpy()), module(image).numpy(), atol=1e-4)

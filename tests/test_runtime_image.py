@@ -117,11 +117,12 @@ def test_pixels_of_a_file_are_pillows(name: str, size: tuple[int, int], tmp_path
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("size", [(60, 37), (31, 90)])
 def test_tensor_is_what_validation_fed(name: str, size: tuple[int, int], tmp_path: Path) -> None:
-    from edgekit.data.transforms import evaluate, open_rgb
+    from edgekit.data.transforms import evaluate, open_image
     from edgekit.types import InputSpec
 
     (tmp_path / name).write_bytes(FILES[name](smooth(*size)))
-    wanted = evaluate(open_rgb(tmp_path / name), InputSpec(24, MEAN, STD, 0.875))
+    spec = InputSpec(24, MEAN, STD, 0.875)
+    wanted = evaluate(open_image(tmp_path / name, spec), spec)
     found = FromPixels(SPEC, Port("x", (1, 3, 24, 24), "float32"), "NCHW")(pixels(tmp_path / name, SPEC))
     np.testing.assert_array_equal(found[0], wanted)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 import math
-import re
 import unicodedata
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+from edgekit.runtime import terminal
 
 DEPTH = 16
 """Tables and arrays inside each other; no key needs more than four."""
@@ -56,8 +57,8 @@ def is_plain(text: str) -> bool:
 
 
 def shown(text: str) -> str:
-    """A text in quotes, short, with everything escaped that a terminal would obey."""
-    return '"' + re.sub(r"[^\x20-\x7e]", _escaped, short(text)) + '"'
+    """A text in quotes, short, as a terminal may show it."""
+    return f'"{terminal.line(short(text))}"'
 
 
 def value(given: Any) -> str:
@@ -68,11 +69,6 @@ def value(given: Any) -> str:
 def short(text: str) -> str:
     """The beginning of a text that is too long for a message."""
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def _escaped(match: re.Match[str]) -> str:
-    char = match[0]
-    return char.encode("unicode_escape").decode() if _is_control(char) else char
 
 
 def _is_control(char: str) -> bool:

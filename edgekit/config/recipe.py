@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from edgekit import choices
 from edgekit.config import plain
-from edgekit.config.toml import LARGEST, Duration, Section, parse, validate
+from edgekit.config.toml import LARGEST, Duration, Section, Sides, parse, validate
 from edgekit.errors import InputError
 from edgekit.measurements import Objective
 
@@ -46,8 +46,14 @@ Seed = Annotated[int, Field(ge=0, le=LARGEST)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Batch = Annotated[int, Field(ge=1, le=65_536)]
 Temperature = Annotated[float, Field(ge=0.01, le=1000)]
-Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
-Std = Annotated[list[Annotated[float, Field(ge=1e-3, le=1)]], Field(min_length=3, max_length=3)]
+Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1, max_length=4)]
+Std = Annotated[list[Annotated[float, Field(ge=1e-3, le=1)]], Field(min_length=1, max_length=4)]
+
+
+def _entry(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | str | None):
+        raise ValueError('give a place, e.g. 0, or a key, e.g. "logits"')
+    return value
 
 
 class ModelSection(Section):
@@ -65,12 +71,21 @@ class ModelSection(Section):
         "name", description="order: names may differ if all tensors match in order and shape"
     )
     options: dict[str, Any] = Field({}, description="keyword arguments of the model's constructor")
-    mean: Mean | None = Field(None, description="RGB mean on a 0..1 scale; default: what the weights expect")
-    std: Std | None = Field(
-        None, description="RGB standard deviation on a 0..1 scale; default: what the weights expect"
+    head: Literal["softmax", "sigmoid"] = Field(
+        "softmax", description="sigmoid: the network has one output for two classes, the logit of the second"
     )
+    output: Annotated[int | str | None, BeforeValidator(_entry)] = Field(
+        None, description="of a network that returns a tuple or dict: the place or key of the logits"
+    )
+    mean: Mean | None = Field(
+        None, description="mean of each channel on a 0..1 scale; default: what the weights expect, averaged if not RGB"
+    )
+    std: Std | None = Field(None, description="standard deviation of each channel on a 0..1 scale; default likewise")
     crop: float | None = Field(
-        None, ge=0.1, le=1, description="share of the image kept by the centre crop; default: what the weights expect"
+        None,
+        ge=0.1,
+        le=1,
+        description="share of the image kept by the centre crop; default: what the weights expect, 1 to stretch",
     )
     interpolation: Literal["bilinear", "bicubic"] | None = Field(None, description="default: what the weights expect")
 
@@ -108,7 +123,14 @@ class DataSection(Section):
         None, description="how class names are sorted: text is 0, 1, 10, 2 (the default), natural 0, 1, 2, 10"
     )
     label_offset: int = Field(0, ge=-1_000_000, le=1_000_000, description="added to each label of a CSV file")
-    input: int = Field(224, ge=8, le=1024, description="side of the square input in pixels")
+    input: Sides = Field(224, description="side of the square input in pixels, or [height, width]")
+    channels: int = Field(3, ge=1, le=4, description="1: grey, 2: grey and alpha, 3: RGB, 4: RGBA")
+    resize: Literal["crop", "stretch", "letterbox"] = Field(
+        "crop",
+        description="crop: keep the proportions, fill the input, cut off the rest; stretch: give up the proportions; "
+        "letterbox: keep them, fit the whole image into the input, in the centre of a border",
+    )
+    pad: int = Field(0, ge=0, le=255, description="letterbox: value of the border's pixels, in every channel")
     split: Literal["stratified", "strided"] = Field(
         "stratified", description="strided: every n-th image of the sorted list; classes are not balanced"
     )
@@ -116,6 +138,12 @@ class DataSection(Section):
     test: Share = Field(0.15, description="share of the data for testing, if it has no test split")
     seed: Seed = 0
     clean: CleanSection = Field(default_factory=CleanSection)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the network's input."""
+        height, width = self.input if isinstance(self.input, list) else (self.input, self.input)
+        return self.channels, height, width
 
     @model_validator(mode="after")
     def _has_one_order(self) -> Self:
@@ -330,6 +358,17 @@ class Recipe(Section):
     export: ExportSection | None = None
     verify: VerifySection | None = None
     profile: ProfileSection | None = None
+
+    @model_validator(mode="after")
+    def _fits_the_images(self) -> Self:
+        channels = self.data.channels
+        for key in ("mean", "std"):
+            values = getattr(self.model, key)
+            if values is not None and len(values) != channels:
+                raise ValueError(f"model.{key} = {values}: one value for each of data.channels = {channels} is needed")
+        if self.train and "trivial_augment" in self.train.augment and channels in (2, 4):
+            raise ValueError(f'train.augment: "trivial_augment" has no rule for alpha (data.channels = {channels})')
+        return self
 
     @field_validator("name")
     @classmethod

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 
 from edgekit import choices
 from edgekit.config import plain
@@ -47,6 +47,39 @@ Duration = Annotated[
     ),
 ]
 """Seconds; in TOML a number, or a string with a unit, e.g. "10m"."""
+
+LEAST, MOST = 8, 1024
+"""Pixels of a side of the input."""
+
+
+def _sides(value: Any) -> int | list[int]:
+    sides = value if isinstance(value, list | tuple) else [value]
+    whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+    if not whole or (sides is not value and len(sides) != 1) or (sides is value and len(sides) != 2):
+        raise ValueError("give the side of a square, e.g. 224, or [height, width], e.g. [96, 160]")
+    if not all(LEAST <= side <= MOST for side in sides):
+        raise ValueError(f"a side has {LEAST} to {MOST} pixels")
+    return sides[0] if len(set(sides)) == 1 else list(sides)
+
+
+Sides = Annotated[
+    int | list[int],
+    PlainValidator(_sides),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": LEAST, "maximum": MOST},
+                {
+                    "type": "array",
+                    "minItems": 2,
+                    "maxItems": 2,
+                    "items": {"type": "integer", "minimum": LEAST, "maximum": MOST},
+                },
+            ]
+        }
+    ),
+]
+"""Side of a square, or [height, width]."""
 
 
 def parse(path: Path) -> dict[str, Any]:

@@ -15,6 +15,12 @@ def lines(recipe: Recipe) -> list[str]:
 
 def _found(recipe: Recipe) -> Iterator[tuple[str, str]]:
     prune, quantize, export = recipe.prune, recipe.quantize, recipe.export
+    if recipe.data.resize == "letterbox":
+        for key in _changed(recipe.model, "crop"):
+            yield f"model.{key}", 'data.resize is "letterbox", which crops nothing'
+    else:
+        for key in _changed(recipe.data, "pad"):
+            yield f"data.{key}", f'data.resize is "{recipe.data.resize}", which has no border'
     if prune is not None and prune.plan is not None:
         for key in _changed(prune, "score", "scope", "round_to", "steps", "keep"):
             yield f"prune.{key}", "prune.plan says which channels go"

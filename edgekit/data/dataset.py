@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -15,14 +16,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from edgekit.data.transforms import augmenter, decode, fit, normalise, strict_pillow
+from edgekit.data.transforms import augmenter, fit, normalise, open_image, strict_pillow
 from edgekit.types import Index, InputSpec, Split
 
 Pixels = npt.NDArray[np.uint8]
 
 
 class ImageSet(Dataset[tuple[Tensor, int]]):
-    """Images of one split as (float32 tensor [3, size, size], label).
+    """Images of one split as (float32 tensor of shape `spec.shape`, label).
 
     The augmentation of image i in epoch n depends on (seed, n, i) only, not on workers or order. Decoded images
     stay in memory when the whole split fits into `budget`, so that JPEGs are decoded once.
@@ -62,7 +63,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, place: int) -> tuple[Tensor, int]:
         pixels = self._cache[place] if self._cache is not None else self._read(place)
         if self._augment is None:
-            values = normalise(pixels, self.spec)
+            values = normalise(pixels.reshape(*pixels.shape[:2], -1), self.spec)
         else:
             # Torchvision draws from the global generator: seed it for this image, then restore its state.
             state = torch.get_rng_state()
@@ -95,23 +96,23 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return self._cache is not None
 
     def _bytes(self) -> int:
+        channels = self.spec.shape[0]
         if self._augment is None:
-            return len(self) * 3 * self.spec.size**2
+            return len(self) * math.prod(self.spec.shape)
         total = 0
         for sample in self.samples:
             with strict_pillow(), Image.open(self.root / sample.path) as image:
                 width, height = _capped(image.size, self.spec)
-            total += 3 * width * height
+            total += channels * width * height
             if total > self.budget:
                 break
         return total
 
     def _read(self, place: int) -> Pixels:
-        with strict_pillow():
-            return self._decode(place)
+        return self._decode(place)
 
     def _decode(self, place: int) -> Pixels:
-        image = decode((self.root / self.samples[place].path).read_bytes()).image
+        image = open_image(self.root / self.samples[place].path, self.spec)
         if self._augment is None:
             return np.array(fit(image, self.spec))
         size = _capped(image.size, self.spec)
@@ -120,8 +121,9 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 
 
 def _capped(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
-    """Size at which a training image is kept: short side at most twice that of the network's input."""
-    shrink = 2 * spec.size / min(size)
+    """Size at which a training image is kept: at most twice what the network's input takes of it."""
+    _, height, width = spec.shape
+    shrink = (min if spec.resize == "letterbox" else max)(2 * width / size[0], 2 * height / size[1])
     return size if shrink >= 1 else (round(size[0] * shrink), round(size[1] * shrink))
 
 
@@ -142,7 +144,7 @@ def batches(
         workers: processes that decode and augment in the background; 0 does it in the training process.
 
     Yields:
-        float32 [n, 3, size, size] and int64 [n].
+        float32 [n, channels, height, width] and int64 [n].
     """
     order = list(range(len(dataset))) if epoch is None else dataset.order(epoch)
     if epoch is not None:

@@ -52,7 +52,7 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
         share = getattr(data, key)
         if key in ready and share not in (0, DataSection.model_fields[key].default):
             console.say(f"data: data.{key} = {share:g} has no effect: the data has a {key} split of its own")
-    images, findings = clean(listing, data.clean, console)
+    images, findings = clean(listing, data.clean, console, data.channels, slender=data.resize != "crop")
     for label in sorted({item.label for item in listing.items} - {image.item.label for image in images}):
         raise InputError(f'data: cleaning left no image of class "{listing.labels[label]}"; add images or remove it')
     splits = assign(images, listing.labels, data)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgekit.data.transforms import decode, fit, normalise, strict_pillow
+from edgekit.data.transforms import array, decode, fit, normalise, preprocessing, strict_pillow
 from edgekit.errors import Shortfall
 from edgekit.runtime import engine_menu
 from edgekit.runtime.errors import RuntimeFault
@@ -43,7 +43,7 @@ class Golden:
     images: dict[str, bytes]
     """Encoded images by member name, in order."""
     pixels: npt.NDArray[np.uint8]
-    """(n, height, width, 3): the images after resizing and cropping."""
+    """(n, height, width, channels): the images after resizing and cropping."""
 
 
 def choose(samples: Sequence[Sample], seed: int, count: int = COUNT) -> list[Sample]:
@@ -67,10 +67,11 @@ def inputs(samples: Sequence[Sample], root: Path, spec: InputSpec) -> Golden:
 
     images: dict[str, bytes] = {}
     pixels = []
+    color = preprocessing(spec).color
     with strict_pillow():
         for number, sample in enumerate(samples):
             file = (root / sample.path).read_bytes()
-            fitted = np.asarray(fit(decode(file).image, spec))
+            fitted = array(fit(decode(file, color).image, spec))
             with Image.open(io.BytesIO(file)) as image:
                 suffix = SUFFIXES.get(image.format or "", "")
             if not suffix or len(file) > LARGEST:
@@ -84,12 +85,15 @@ def _framed(fitted: npt.NDArray[np.uint8], spec: InputSpec) -> bytes:
     """A PNG of such a size that fitting it crops without resizing, and so gives exactly these pixels."""
     from PIL import Image
 
-    side = round(spec.size / spec.crop)
-    start = round((side - spec.size) / 2)
-    canvas = np.zeros((side, side, 3), np.uint8)
-    canvas[start : start + spec.size, start : start + spec.size] = fitted
+    channels, height, width = spec.shape
+    high, wide = (
+        (height, width) if spec.resize == "letterbox" else (round(height / spec.crop), round(width / spec.crop))
+    )
+    top, left = round((high - height) / 2), round((wide - width) / 2)
+    canvas = np.zeros((high, wide, channels), np.uint8)
+    canvas[top : top + height, left : left + width] = fitted
     file = io.BytesIO()
-    Image.fromarray(canvas).save(file, "PNG")
+    Image.fromarray(canvas[:, :, 0] if channels == 1 else canvas).save(file, "PNG")
     return file.getvalue()
 
 

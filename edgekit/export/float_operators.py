@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -52,11 +53,13 @@ def float_nodes(graph: GraphModule) -> list[Node]:
 
 def _computes(node: Node) -> bool:
     value = node.meta.get("val")
+    if isinstance(value, tuple | list) and value:  # of several results, which getitem picks
+        value = value[0]
     return (
         node.op == "call_function"
         and isinstance(value, torch.Tensor)
         and value.is_floating_point()
-        and node.target not in MOVING
+        and node.target not in MOVING | {operator.getitem}
         and "quantized_decomposed" not in str(node.target)
     )
 

@@ -9,7 +9,7 @@ from typing import Protocol, cast
 import torch
 
 from edgekit import choices
-from edgekit.types import Artifact
+from edgekit.types import Artifact, Size
 
 Rewrites = Sequence[str] | Callable[[bytes], Sequence[str]] | None
 """Names of the rewrites to apply where they match, None for all of them; or what chooses, given the converted file."""
@@ -24,7 +24,7 @@ class Exporter(Protocol):
     def export(
         self,
         graph: torch.nn.Module,
-        size: int,
+        size: Size,
         precision: str,
         folder: Path,
         rewrites: Rewrites = None,
@@ -34,8 +34,8 @@ class Exporter(Protocol):
 
         Args:
             graph: "fp32": a float network in eval mode; "int8" and "int16x8": a quantized graph whose weights are
-                quantized in the graph; others: what `edgekit.export.sources.rounded` gives. Takes (1, 3, size, size).
-            size: side of the square input, in pixels.
+                quantized in the graph; others: what `edgekit.export.sources.rounded` gives. Takes NCHW.
+            size: shape of an image.
             precision: a word of ``export.precisions``.
             folder: where to write.
             rewrites: of ``edgekit/lower/rewrites``, for this format.
@@ -50,7 +50,7 @@ class Exporter(Protocol):
                 to.
         """
 
-    def convert(self, graph: torch.nn.Module, size: int, precision: str, folder: Path) -> bytes:
+    def convert(self, graph: torch.nn.Module, size: Size, precision: str, folder: Path) -> bytes:
         """The file before any rewrite; arguments and errors as for `export`."""
 
     def lowered(self, data: bytes, rewrites: Sequence[str] | None = None) -> tuple[bytes, tuple[str, ...]]:

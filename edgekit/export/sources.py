@@ -31,18 +31,19 @@ from edgekit.lower.reparameterize import joined
 from edgekit.quantize import faithful
 from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.ptq import float_graph
+from edgekit.types import Size, shape_of
 
 BOUNDS = {"dynamic": (0.1, 0.95)}
 """Tolerance and agreement of precisions for which those of the recipe are too strict: how an engine rounds a range
 that it determines at run time shifts whole steps of every later layer."""
 
 
-def rounded(module: torch.nn.Module, size: int, precision: str) -> GraphModule:
+def rounded(module: torch.nn.Module, size: Size, precision: str) -> GraphModule:
     """The float network with batch norm folded and weights rounded; activations stay float.
 
     Args:
         module: in eval mode; it is not changed.
-        size: side of the square input.
+        size: shape of an image.
         precision: one of `edgekit.types.FLOAT_VARIANTS`.
     """
     with warnings.catch_warnings(), torch.no_grad():
@@ -71,7 +72,7 @@ def scales(weight: torch.Tensor) -> torch.Tensor:
     return steps
 
 
-def reference(module: torch.nn.Module, size: int, precision: str) -> GraphModule:
+def reference(module: torch.nn.Module, size: Size, precision: str) -> GraphModule:
     """What a file with a precision in `edgekit.types.FLOAT_VARIANTS` must compute."""
     graph = rounded(module, size, precision)
     if precision != "dynamic":
@@ -97,7 +98,7 @@ def is_dense(node: Node) -> bool:
     return bool(groups == 1)
 
 
-def int16x8(module: torch.nn.Module, size: int, images: Iterable[torch.Tensor]) -> ExportedProgram:
+def int16x8(module: torch.nn.Module, size: Size, images: Iterable[torch.Tensor]) -> ExportedProgram:
     """The network with int16 activations and int8 weights, by calibration (min-max), as a program with Q/DQ pairs.
 
     Symmetric, as TFLite's specification of 16x8 requires
@@ -105,8 +106,8 @@ def int16x8(module: torch.nn.Module, size: int, images: Iterable[torch.Tensor]) 
 
     Args:
         module: in eval mode; it is not changed.
-        size: side of the square input.
-        images: float32 (3, size, size), preprocessed.
+        size: shape of an image.
+        images: float32 of that shape, preprocessed.
     """
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -122,7 +123,7 @@ def int16x8(module: torch.nn.Module, size: int, images: Iterable[torch.Tensor]) 
                 bias = constant(converted, kernel.bias).detach().abs().double()
                 steps = constant(converted, kernel.weight_scales)
                 steps.copy_(torch.maximum(steps.double(), bias / (kernel.input_scale * 2**30)).float())
-        return torch.export.export(converted, (torch.zeros(1, 3, size, size),), strict=False)
+        return torch.export.export(converted, (torch.zeros(1, *shape_of(size)),), strict=False)
 
 
 class _Int16Quantizer(Int8Quantizer):

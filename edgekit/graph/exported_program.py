@@ -17,6 +17,7 @@ from torchao.quantization.pt2e.constant_fold import constant_fold
 
 from edgekit.errors import InputError
 from edgekit.graph.ops import DEQUANTIZE, QUANTIZE, WEIGHT_QUANTIZE, scopes
+from edgekit.types import Size, shape_of
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ class Plan:
     tensors: list[QuantizedTensor]
 
 
-def trace(module: torch.nn.Module, size: int, batch: int = 1) -> ExportedProgram:
-    """Export a network in eval mode for images of shape (batch, 3, size, size).
+def trace(module: torch.nn.Module, size: Size, batch: int = 1) -> ExportedProgram:
+    """Export a network in eval mode for images of one shape.
 
     Raises:
         InputError: torch.export cannot take it; the message quotes the line of the network's own source.
     """
     try:
-        return torch.export.export(module, (torch.zeros(batch, 3, size, size),), strict=False)
+        return torch.export.export(module, (torch.zeros(batch, *shape_of(size)),), strict=False)
     except Exception as error:  # many types, most of them private to torch
         raise InputError(f"model.name: torch.export cannot take this network: {_where(module, error)}") from error
 

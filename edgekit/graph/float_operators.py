@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 from torch.fx import Node
@@ -11,7 +12,8 @@ from edgekit.graph.ops import scopes
 
 def named(node: Node) -> str:
     """Kind and layer, as ``gelu in blocks.0.act``."""
-    kind = str(node.target).removeprefix("aten.").split(".")[0]
+    source = node.args[0] if node.target is operator.getitem else node
+    kind = str(source.target if isinstance(source, Node) else source).removeprefix("aten.").split(".")[0]
     return f"{kind} in {layer(node) or 'the code of the network itself'}"
 
 

@@ -1,7 +1,7 @@
 """One form for what torch can write in many ways, before rewrites and quantizer look at a graph. No value changes.
 
 - Operators that only concern memory (``contiguous``) or that convert to the type there is are removed.
-- A split or chunk becomes slices, which both formats copy as integers.
+- A split, chunk or unbind becomes slices, which both formats copy as integers.
 - A number operand becomes a constant tensor, which gets its own grid; division by a constant becomes multiplication,
   subtraction addition, and ``1 - x`` becomes ``-1 * x + 1``. A constant is the second operand.
 - A hard-sigmoid written as ``relu6(x + 3) / 6`` becomes hardsigmoid, and that times x becomes hardswish.
@@ -44,6 +44,9 @@ def apply(graph: GraphModule) -> None:
             node.target = aten.reshape.default  # works without the ``contiguous`` removed above
         elif node.target in SPLITS:
             _slices(graph, node)
+        elif node.target is aten.unbind.int:
+            for user in list(node.users):
+                _replace(graph, user, aten.select.int, node.args[0], *(node.args[1:] or (0,)), user.args[1])
         elif node.target in DIVS | MULS and _is_hard_sigmoid(node):
             _replace(graph, node, aten.hardsigmoid.default, node.args[0].args[0].args[0])
     for node in list(graph.graph.nodes):

@@ -20,6 +20,7 @@ from edgekit.graph.ops import ADDS, MULS, aten
 from edgekit.lower import windows
 from edgekit.lower.rewrites import average_pool
 from edgekit.lower.windows import Run
+from edgekit.types import Size
 
 EXPANDS = {aten.expand.default, aten.expand_as.default}
 BROADCASTING = ADDS | MULS | {aten.sub.Tensor, aten.sub_.Tensor, aten.div.Tensor, aten.div_.Tensor}
@@ -43,12 +44,12 @@ def apply(graph: GraphModule) -> int:
     return count
 
 
-def module(network: nn.Module, size: int) -> nn.Module:
+def module(network: nn.Module, size: Size) -> nn.Module:
     """A network that converters take: itself, or its graph where something had to be rewritten.
 
     Args:
         network: in eval mode; it is not changed.
-        size: side of the square input.
+        size: shape of an image.
     """
     try:
         graph = trace(copy.deepcopy(network), size).module()

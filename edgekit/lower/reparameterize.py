@@ -11,23 +11,25 @@ import copy
 import torch
 from torch import nn
 
+from edgekit.types import Size, shape_of
+
 METHODS = ("fuse", "reparameterize", "switch_to_deploy")
 SAME = 1e-3
 """Largest difference of the outputs, as a share of the largest."""
 
 
-def joined(module: nn.Module, size: int) -> nn.Module:
+def joined(module: nn.Module, size: Size) -> nn.Module:
     """A copy of a network whose branches are joined where it offers that and computes the same without them.
 
     Args:
-        module: in eval mode, for images of shape (1, 3, size, size); it is not changed.
-        size: side of the square input.
+        module: in eval mode; it is not changed.
+        size: shape of an image.
     """
     if not any(hasattr(part, name) for part in module.modules() for name in METHODS):
         return copy.deepcopy(module)
     from timm.utils.model import reparameterize_model
 
-    example = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    example = torch.randn(1, *shape_of(size), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted = module(example)
         try:

@@ -22,7 +22,7 @@ from edgekit.errors import InputError, MissingPackage, Unreached, missing
 from edgekit.pipeline.stages import lower, quantize
 from edgekit.pipeline.state import Run
 from edgekit.runtime import engine_menu
-from edgekit.types import PrunePlan
+from edgekit.types import PrunePlan, Size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -118,13 +118,15 @@ def _check_network(run: Run, coming: Sequence[str]) -> None:
     if "data" not in coming and not wanted:  # the train stage is about to build it
         return
     module = _network(run, coming)
-    for key, name in wanted if module is not None else ():
-        known = _names(module, key, run.recipe.data.input)
+    if module is None:
+        return
+    for key, name in wanted:
+        known = _names(module, key, run.recipe.data.shape)
         if name not in known:
             raise InputError(f"{key} = {choices.no_such(name, known, 'layer')}")
 
 
-def _names(module: nn.Module, key: str, size: int) -> list[str]:
+def _names(module: nn.Module, key: str, size: Size) -> list[str]:
     """The layers that a key may name: a network is quantized with its branches joined."""
     from edgekit.lower.reparameterize import joined
 
@@ -162,7 +164,8 @@ def _network(run: Run, coming: Sequence[str]) -> nn.Module | None:
             weights_file.read(expand(recipe.model.weights, base))
         return None
     fits = bool(labels) and recipe.train is None
-    return models.create(recipe.model, len(labels) or STAND_IN, recipe.data.input, base, swap=not fits)[0]
+    stand_in = 2 if recipe.model.head == "sigmoid" else STAND_IN
+    return models.create(recipe.model, len(labels) or stand_in, recipe.data.shape, base, swap=not fits)[0]
 
 
 def _check_devices(run: Run, coming: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ def of(run: Run) -> tuple[str, ...]:
 
 def doubts(run: Run) -> tuple[str, ...]:
     """What the train stage doubts about given weights."""
-    return checkpoint_file.load(run.network.path).doubts if "train" in run.done else ()
+    return run.checkpoint.doubts if run.checkpoint else ()
 
 
 def guessing(run: Run) -> list[str]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from edgekit.console import Console
 from edgekit.device.file import Device, format_of
 from edgekit.errors import Shortfall
+from edgekit.graph.logits import classes
 from edgekit.measurements import Failure
 from edgekit.profile import _prefixes
 from edgekit.profile._fleet import Fleet
@@ -42,7 +43,7 @@ class TestImages:
 
     split: Split
     pixels: npt.NDArray[np.uint8]
-    """[n, size, size, 3], resized and cropped."""
+    """[n, height, width, channels], resized and cropped."""
     labels: npt.NDArray[np.int64]
     """[n]"""
     exact: npt.NDArray[np.int64]
@@ -246,7 +247,7 @@ def _compare(
     if real[0].shape != real[1].shape:
         raise WorkerFault(f"it gives {real[0].shape[1]} outputs, this machine {real[1].shape[1]}")
     difference = np.abs(real[0] - real[1])
-    predicted, wanted = real[0].argmax(1), real[1].argmax(1)
+    predicted, wanted = classes(real[0]), classes(real[1])
     same = float((predicted == wanted).mean())
     steps = difference / step if step else None
     problem = ""

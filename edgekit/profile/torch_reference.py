@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime.engines import torch_cuda
-from edgekit.types import TORCH_FP32
+from edgekit.types import TORCH_FP32, Size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,12 +29,12 @@ class TorchProgram:
     sha256: str = ""
 
 
-def write(module: nn.Module, size: int, path: Path) -> None:
+def write(module: nn.Module, size: Size, path: Path) -> None:
     """Export a network as torch would run it: batch norm folded, float32, one image.
 
     Args:
         module: in eval mode; it is not changed.
-        size: side of the square input.
+        size: shape of an image.
         path: the ``.pt2`` file.
 
     Raises:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgekit.prune.groups import Group
+from edgekit.types import Size, shape_of
 
 
 @dataclass
@@ -38,10 +39,10 @@ class Cost:
     Args:
         module: the network.
         groups: its groups.
-        size: side of the square input.
+        size: shape of an image.
     """
 
-    def __init__(self, module: nn.Module, groups: Sequence[Group], size: int) -> None:
+    def __init__(self, module: nn.Module, groups: Sequence[Group], size: Size) -> None:
         self._layers = _layers(module, size)
         for group in groups:
             for member in group.members:
@@ -67,7 +68,7 @@ def _of(layer: _Layer, kind: str, gone: Mapping[str, int]) -> int:
     return products * layer.positions if kind == "macs" else products + layer.extra * outputs
 
 
-def _layers(module: nn.Module, size: int) -> dict[str, _Layer]:
+def _layers(module: nn.Module, size: Size) -> dict[str, _Layer]:
     names = {child: name for name, child in module.named_modules()}
     layers: dict[str, _Layer] = {}
 
@@ -91,7 +92,7 @@ def _layers(module: nn.Module, size: int) -> dict[str, _Layer]:
     ]
     training = module.training
     with torch.no_grad():
-        module.eval()(torch.zeros(1, 3, size, size, device=next(module.parameters()).device))
+        module.eval()(torch.zeros(1, *shape_of(size), device=next(module.parameters()).device))
     module.train(training)
     for hook in hooks:
         hook.remove()

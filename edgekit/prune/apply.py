@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from edgekit.choices import no_such
 from edgekit.errors import InputError, Shortfall
 from edgekit.prune.groups import ChannelGraph, quiet
-from edgekit.types import PrunePlan
+from edgekit.types import PrunePlan, Size, shape_of
 
 TOLERANCE = 1e-3
 """Largest difference, relative to the largest logit, that the order of float sums can explain."""
 
 
-def apply(module: nn.Module, plan: PrunePlan, size: int) -> None:
+def apply(module: nn.Module, plan: PrunePlan, size: Size) -> None:
     """Remove channels in place; weights and batch-norm statistics of the others do not change.
 
     Args:
         module: the network the plan was made for, unpruned, with any weights.
         plan: what to keep.
-        size: side of the square input.
+        size: shape of an image.
 
     Raises:
         InputError: the plan is for another network.
@@ -65,7 +65,7 @@ def fit(module: nn.Module, plan: PrunePlan) -> None:
             raise InputError(f"prune plan: {head}: kept must be ascending channels within 0..{rows - 1}, at least one")
 
 
-def ignored(module: nn.Module, plan: PrunePlan, size: int) -> nn.Module:
+def ignored(module: nn.Module, plan: PrunePlan, size: Size) -> nn.Module:
     """A copy that still has every channel, but in which nothing reads those that the plan drops.
 
     It computes what the pruned network does in a different way: no shape changes, weights are set to zero.
@@ -73,7 +73,7 @@ def ignored(module: nn.Module, plan: PrunePlan, size: int) -> nn.Module:
     Args:
         module: the unpruned network.
         plan: what to keep.
-        size: side of the square input.
+        size: shape of an image.
     """
     blind = copy.deepcopy(module)
     graph = ChannelGraph(module, size)
@@ -91,20 +91,20 @@ def ignored(module: nn.Module, plan: PrunePlan, size: int) -> nn.Module:
     return blind
 
 
-def check(whole: nn.Module, pruned: nn.Module, plan: PrunePlan, size: int) -> None:
+def check(whole: nn.Module, pruned: nn.Module, plan: PrunePlan, size: Size) -> None:
     """Check that the pruned network computes what the unpruned one does when nothing reads the dropped channels.
 
     Args:
         whole: the unpruned network, in eval mode.
         pruned: the pruned network, in eval mode.
         plan: what was kept.
-        size: side of the square input.
+        size: shape of an image.
 
     Raises:
         Shortfall: it does not: the dependency graph misread how channels run through this network.
     """
     blind = ignored(whole, plan, size)
-    image = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    image = torch.rand(2, *shape_of(size), generator=torch.Generator().manual_seed(0)) * 2 - 1
     image = image.to(next(whole.parameters()).device)
     with torch.no_grad():
         try:

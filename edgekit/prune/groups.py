@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch_pruning import DependencyGraph, ops
 
+from edgekit.types import Size, shape_of
+
 Role = Literal["writes", "norm", "reads"]
 _PASSIVE = (ops._ElementWiseOp, ops._ConcatOp, ops._ReshapeOp, ops._ExpandOp)
 """Operators that channels pass through; not splits and slices, whose sizes are fixed in the network's code."""
@@ -64,17 +66,17 @@ class ChannelGraph:
 
     Args:
         module: any network of convolutions, linear layers and batch norms; it is not changed.
-        size: side of its square input.
+        size: shape of an image.
     """
 
-    def __init__(self, module: nn.Module, size: int) -> None:
+    def __init__(self, module: nn.Module, size: Size) -> None:
         self.module = module
         self.names = {child: name for name, child in module.named_modules()}
         device = next(module.parameters()).device
         training = module.training
         with quiet(), torch.enable_grad():
             self._graph = DependencyGraph().build_dependency(
-                module, example_inputs=torch.zeros(1, 3, size, size, device=device), verbose=False
+                module, example_inputs=torch.zeros(1, *shape_of(size), device=device), verbose=False
             )
         module.train(training)
 
@@ -158,7 +160,7 @@ def parts(module: nn.Module, group: Group, norms: Mapping[str, str], gradients: 
     return tuple(made)
 
 
-def followed_by(module: nn.Module, size: int) -> dict[str, str]:
+def followed_by(module: nn.Module, size: Size) -> dict[str, str]:
     """The batch norm that takes each layer's output, by name."""
     names = {child: name for name, child in module.named_modules()}
     wrote: list[tuple[Tensor, str]] = []
@@ -180,7 +182,7 @@ def followed_by(module: nn.Module, size: int) -> dict[str, str]:
     return pairs
 
 
-def unusual_layers(module: nn.Module, size: int) -> set[str]:
+def unusual_layers(module: nn.Module, size: Size) -> set[str]:
     """Convolutions and linear layers that may not depend on single channels in the usual way.
 
     They run several times, share their weight with others, compute it (weight norm), or have code of their own.
@@ -204,10 +206,10 @@ def unusual_layers(module: nn.Module, size: int) -> set[str]:
     }
 
 
-def _run(module: nn.Module, size: int) -> None:
+def _run(module: nn.Module, size: Size) -> None:
     training = module.training
     with torch.no_grad():
-        module.eval()(torch.zeros(1, 3, size, size, device=next(module.parameters()).device))
+        module.eval()(torch.zeros(1, *shape_of(size), device=next(module.parameters()).device))
     module.train(training)
 
 

@@ -13,11 +13,12 @@ from torch.nn import functional
 from edgekit import choices
 from edgekit.config.recipe import PruneSection
 from edgekit.errors import InputError, Shortfall
+from edgekit.graph.logits import per_class
 from edgekit.prune._cost import Cost
 from edgekit.prune.apply import apply, check
 from edgekit.prune.groups import ChannelGraph, Group, followed_by, parts, unusual_layers
 from edgekit.prune.port import score
-from edgekit.types import PrunePlan
+from edgekit.types import PrunePlan, Size
 
 FLOOR = 0.25
 """Share of its channels below which no group is pruned as long as another can be."""
@@ -36,7 +37,9 @@ class _Block:
     channels: tuple[int, ...]
 
 
-def decide(module: nn.Module, size: int, section: PruneSection, batches: Batches, kind: str, share: float) -> PrunePlan:
+def decide(
+    module: nn.Module, size: Size, section: PruneSection, batches: Batches, kind: str, share: float
+) -> PrunePlan:
     """Remove the least important channels until the network costs at most `share` of the original.
 
     The scores of a group are divided by their mean, so that no layer is pruned because its weights are small. Either
@@ -45,7 +48,7 @@ def decide(module: nn.Module, size: int, section: PruneSection, batches: Batches
 
     Args:
         module: the unpruned network; it is not changed.
-        size: side of the square input.
+        size: shape of an image.
         section: the recipe's choices.
         batches: images and labels for scores that need gradients.
         kind: what is counted, "macs" or "parameters".
@@ -95,7 +98,7 @@ def decide(module: nn.Module, size: int, section: PruneSection, batches: Batches
     return PrunePlan(_lists(kept, changed), {group.head: group.channels for group in changed})
 
 
-def _free(module: nn.Module, size: int, section: PruneSection) -> list[Group]:
+def _free(module: nn.Module, size: Size, section: PruneSection) -> list[Group]:
     """The groups that the recipe allows to prune."""
     names = [name for name, _ in module.named_modules() if name]
     for name in section.keep:
@@ -122,7 +125,7 @@ def _free(module: nn.Module, size: int, section: PruneSection) -> list[Group]:
     return groups
 
 
-def _holds(module: nn.Module, group: Group, size: int) -> bool:
+def _holds(module: nn.Module, group: Group, size: Size) -> bool:
     """Whether the network without half of the channels computes what it does when nothing reads them."""
     plan = PrunePlan({group.head: tuple(range(group.channels // 2))}, {group.head: group.channels})
     try:
@@ -142,7 +145,7 @@ def _least(channels: int, round_to: int) -> int:
     return min(channels, round_to)
 
 
-def _narrow(module: nn.Module, size: int, plan: PrunePlan) -> nn.Module:
+def _narrow(module: nn.Module, size: Size, plan: PrunePlan) -> nn.Module:
     narrow = copy.deepcopy(module)
     apply(narrow, plan, size)
     return narrow
@@ -154,7 +157,7 @@ def _lists(kept: dict[str, Tensor], groups: Sequence[Group]) -> dict[str, tuple[
 
 def _scores(
     module: nn.Module,
-    size: int,
+    size: Size,
     groups: Sequence[Group],
     name: str,
     batches: Batches,
@@ -180,7 +183,7 @@ def _scores(
     for values, labels in batches():
         module.zero_grad()
         with torch.enable_grad():
-            torch.autograd.backward(functional.cross_entropy(module.eval()(values), labels))
+            torch.autograd.backward(functional.cross_entropy(per_class(module.eval()(values)), labels))
         add(gradients=True)
         seen += 1
     if not seen:

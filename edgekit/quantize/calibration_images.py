@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edgekit.data.transforms import evaluate, open_rgb
+from edgekit.data.transforms import evaluate, open_image
 from edgekit.types import InputSpec, Sample
 
 
 class Images:
-    """Samples as float32 tensors of shape (3, size, size); iterating again reads the files again.
+    """Samples as float32 tensors of shape `spec.shape`; iterating again reads the files again.
 
     Args:
         root: folder that sample paths start from.
@@ -36,7 +36,7 @@ class Images:
 
     def __iter__(self) -> Iterator[Tensor]:
         for sample in self.samples:
-            yield torch.from_numpy(evaluate(open_rgb(self.root / sample.path), self.spec))
+            yield torch.from_numpy(evaluate(open_image(self.root / sample.path, self.spec), self.spec))
             if self._advance is not None:
                 self._advance()
         self._advance = None

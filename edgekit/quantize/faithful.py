@@ -15,6 +15,7 @@ from edgekit.errors import Shortfall
 from edgekit.graph.exported_program import trace
 from edgekit.graph.ops import BATCH_NORM, scopes
 from edgekit.quantize._replay import Replay, Values, first_tensor
+from edgekit.types import Size, shape_of
 
 TOLERANCE = 1e-3
 """Largest difference, relative to the largest output, that the order of float sums can explain."""
@@ -45,15 +46,16 @@ def check(module: nn.Module, graph: GraphModule, images: Iterable[Tensor]) -> No
             )
 
 
-def random_images(size: int) -> list[Tensor]:
-    """Images for `check` where there are no real ones: float32 (3, size, size), -1..1."""
-    return list(torch.rand(RANDOM, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+def random_images(size: Size) -> list[Tensor]:
+    """Images for `check` where there are no real ones: float32 of that shape, -1..1."""
+    return list(torch.rand(RANDOM, *shape_of(size), generator=torch.Generator().manual_seed(0)) * 2 - 1)
 
 
 def first(module: nn.Module, graph: GraphModule, image: Tensor) -> str:
     """The first layer whose result differs: in the export from the network's, else in the graph from the export's."""
     batch = image.unsqueeze(0)
-    plain = trace(copy.deepcopy(module), image.shape[-1]).module()
+    channels, height, width = image.shape
+    plain = trace(copy.deepcopy(module), (channels, height, width)).module()
     with torch.no_grad():
         wanted = Replay(plain).values(batch)
         exported = _by_layer(wanted)

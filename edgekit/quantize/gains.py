@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edgekit.config.recipe import QuantizeSection
 from edgekit.graph import integer_arithmetic
+from edgekit.graph.logits import classes
 from edgekit.quantize import ptq
 from edgekit.types import Gain
 
@@ -38,7 +39,7 @@ def gains(
         section: the choices that made `result`.
         result: the quantized network.
         make: quantizes the same network with other choices.
-        images: held-out float32 (3, size, size); without any, nothing is compared.
+        images: held-out float32 (channels, height, width); without any, nothing is compared.
 
     Returns:
         One gain for each choice of `WITHOUT` that `section` makes; a range rule is compared with min-max.
@@ -65,4 +66,4 @@ def _score(result: ptq.Result, images: list[Tensor], exact: Tensor) -> tuple[flo
         got = torch.cat([integer(image.unsqueeze(0)) for image in images])
     noise = (got - exact).double().square().sum().clamp(min=1e-30)
     sqnr = 10 * torch.log10(exact.double().square().sum().clamp(min=1e-30) / noise)
-    return float(sqnr), float((got.argmax(1) == exact.argmax(1)).float().mean())
+    return float(sqnr), float((classes(got) == classes(exact)).float().mean())

@@ -42,6 +42,7 @@ from edgekit.quantize.annotate import Int8Quantizer, without_kernel
 from edgekit.quantize.calibration_images import Images
 from edgekit.quantize.exact_scales import settle
 from edgekit.quantize.histogram import Histogram
+from edgekit.types import Size, shape_of
 
 FLOAT_REWRITES: tuple[GraphRewrite, ...] = (
     batch_norm,
@@ -82,7 +83,7 @@ class Observed:
 
     prepared: GraphModule
     calibration: _correct.Calibration
-    size: int
+    size: Size
     pixels: Tensor
     images: tuple[Tensor, ...]
     """The first few, for choices that run the network again."""
@@ -93,7 +94,7 @@ class Observed:
 
 def quantize(
     module: torch.nn.Module,
-    size: int,
+    size: Size,
     images: Iterable[Tensor],
     pixels: Tensor,
     section: QuantizeSection,
@@ -103,8 +104,8 @@ def quantize(
 
     Args:
         module: the float network, in eval mode; it is not changed.
-        size: side of the square input.
-        images: float32 tensors of shape (3, size, size), preprocessed as the network expects. Some choices read
+        size: shape of an image.
+        images: float32 tensors of that shape, preprocessed as the network expects. Some choices read
             them more than once, so an iterator is refused.
         pixels: every value that the input can take: the 256 grey levels, preprocessed, of each channel.
         section: the recipe's choices.
@@ -120,7 +121,7 @@ def quantize(
 
 def observe(
     module: torch.nn.Module,
-    size: int,
+    size: Size,
     images: Iterable[Tensor],
     pixels: Tensor,
     section: QuantizeSection,
@@ -170,13 +171,13 @@ def observe(
 
 
 def float_graph(
-    module: torch.nn.Module, size: int, rewrites: Collection[str] | None = None, batch: int = 1
+    module: torch.nn.Module, size: Size, rewrites: Collection[str] | None = None, batch: int = 1
 ) -> tuple[GraphModule, dict[str, int]]:
     """The float graph to quantize, with batch norm not yet folded, and how often each rewrite was applied.
 
     Args:
         module: the float network, in eval mode; it is not changed.
-        size: side of the square input.
+        size: shape of an image.
         rewrites: as in `quantize`.
         batch: images that the graph takes at once.
     """
@@ -208,7 +209,7 @@ def decide(observed: Observed, section: QuantizeSection) -> Result:
         lowered = dict(observed.lowered)
         if observed.saturate:
             lowered[saturation.NAME] = saturation.apply(converted)
-        example = torch.zeros(1, 3, observed.size, observed.size)
+        example = torch.zeros(1, *shape_of(observed.size))
         open_ends = settle(converted, example, observed.pixels)
         moments = observed.calibration.moments if section.rounding == "adaptive" else {}
         exact = _correct.weights(converted)
@@ -223,11 +224,11 @@ def decide(observed: Observed, section: QuantizeSection) -> Result:
     return Result(program, {name: count for name, count in lowered.items() if count}, ranges, open_ends, tuple(notes))
 
 
-def _observe(calibration: _correct.Calibration, image: Tensor, size: int, name: str) -> None:
-    if tuple(image.shape) != (3, size, size):
+def _observe(calibration: _correct.Calibration, image: Tensor, size: Size, name: str) -> None:
+    if tuple(image.shape) != shape_of(size):
         raise InputError(
             f"quantize: calibration image {name} has the shape {tuple(image.shape)}, but the network takes "
-            f"(3, {size}, {size}); check data.input"
+            f"{shape_of(size)}; check data.input and data.channels"
         )
     try:
         finite = bool(torch.isfinite(calibration.observe(image.unsqueeze(0))).all())
@@ -250,7 +251,7 @@ def _dead(prepared: GraphModule) -> tuple[str, ...]:
     )
 
 
-def _check_layers(module: torch.nn.Module, size: int, key: str, names: Collection[str]) -> None:
+def _check_layers(module: torch.nn.Module, size: Size, key: str, names: Collection[str]) -> None:
     known = [name for name, _ in joined(module, size).named_modules() if name] if names else []
     for name in names:
         if name not in known:

@@ -20,6 +20,7 @@ from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.utils import _fuse_conv_bn_
 
 from edgekit.graph.kernels import on_grid
+from edgekit.graph.logits import classes
 from edgekit.graph.ops import (
     CLAMPS,
     COMPUTING,
@@ -65,7 +66,7 @@ def sensitivity(
         original: the float graph that was quantized: rewritten and equalized, not corrected or rounded, with or without
             the observers of `prepare_pt2e`, which are ignored. It is not changed.
         quantized: the converted graph; its weights may be on their grid or still float.
-        images: float32 tensors of shape (3, H, W), preprocessed; 16 to 32 are enough to rank layers.
+        images: float32 tensors of shape (channels, H, W), preprocessed; 16 to 32 are enough to rank layers.
 
     Returns:
         One row per layer, the lowest SQNR (in dB) first; layers that stay float are left out.
@@ -93,7 +94,7 @@ def sensitivity(
                 network.grids = layer.grids
                 got = network.run(initial_env=before | layer.constants).double()
                 layer.noise += float((got - exact).square().sum())
-                layer.agreed += int(got.argmax() == exact.argmax())
+                layer.agreed += int(classes(got) == classes(exact))
     rows = [
         Sensitivity(name, 10 * math.log10(signal / max(layer.noise, signal * SILENT)), layer.agreed / len(images))
         for name, layer in layers.items()

@@ -35,7 +35,7 @@ def header(report: Report) -> Markup:
     facts: list[tuple[str, str]] = []
     checkpoint = report.checkpoint
     if checkpoint is not None:
-        facts += [("model", checkpoint.model.name), ("input", f"{checkpoint.input.size} px")]
+        facts += [("model", checkpoint.model.name), ("input", str(checkpoint.input))]
         facts += [("parameters", f"{checkpoint.parameters / 1e6:.2f} M")]
         facts += [("multiply-adds", f"{checkpoint.macs / 1e6:.0f} M")]
     if report.data is not None:

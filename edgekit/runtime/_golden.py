@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime import machine
 from edgekit.runtime.errors import RuntimeFault, first_line
+from edgekit.runtime.image_file import COLORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,7 +126,7 @@ def inputs(bundle: Bundle) -> npt.NDArray[Any]:
     preprocessing = bundle.manifest["preprocessing"]
     name = bundle.manifest["golden"]["inputs"]
     if preprocessing["kind"] == "image":
-        channels = 3 if preprocessing["color"] == "rgb" else 1
+        channels = COLORS.index(preprocessing["color"]) + 1
         return _array(bundle, name, "uint8", [preprocessing["height"], preprocessing["width"], channels])
     return _array(bundle, name, "float32", None)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.runtime import preprocess
+from edgekit.runtime import image_file, preprocess
 from edgekit.runtime._tensor import FromPixels, FromValues
 from edgekit.runtime.errors import RuntimeFault, first_line
 from edgekit.runtime.port import Port, dequantize
@@ -65,7 +65,7 @@ class Model:
     """
 
     labels: tuple[str, ...]
-    """One per output, in order; empty if the bundle has none."""
+    """One per output, in order, or two for a single logit; empty if the bundle has none."""
     takes_images: bool
     """False: it takes arrays of real values."""
 
@@ -218,7 +218,7 @@ class Model:
         clock = perf_counter_ns
         try:
             start = clock()
-            with preprocess.strict_pillow():
+            with image_file.strict_pillow():
                 image = preprocess.upright(file, self._spec)
                 decoded = clock()
                 tensor = self._tensor(preprocess.from_image(image, self._spec))
@@ -238,8 +238,12 @@ class Model:
 
     def _result(self, output: npt.NDArray[Any], start: int) -> Result:
         output = dequantize(output, self._output).reshape(-1)
-        index = int(output.argmax())
         scores = self._activation(output)
+        if len(output) == 1 and len(self.labels) == 2:  # the logit of the second class
+            scores = np.concatenate([1 - scores, scores])
+            index = int(output[0] > 0)
+        else:
+            index = int(output.argmax())
         score = float(scores[index])
         if score != score:  # argmax stops at the first NaN
             raise RuntimeFault(f"{self._path}: the engine's output is NaN; run selftest")

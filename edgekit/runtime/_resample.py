@@ -38,6 +38,23 @@ def resize(pixels: npt.NDArray[np.uint8], width: int, height: int, interpolation
     return _columns(_rows(pixels, width, interpolation), height, interpolation)
 
 
+def resize_alpha(pixels: npt.NDArray[np.uint8], width: int, height: int, interpolation: str) -> npt.NDArray[np.uint8]:
+    """`resize` for an image whose last channel is alpha: colours are multiplied with it before and divided after.
+
+    Source: Pillow, src/libImaging/Convert.c (rgbA2rgba, rgba2rgbA).
+    """
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    colour, alpha = pixels[:, :, :-1].astype(np.uint32), pixels[:, :, -1:]
+    product = colour * alpha + 128
+    weighted = (((product >> 8) + product) >> 8).astype(np.uint8)
+    resized = resize(np.concatenate([weighted, alpha], 2), width, height, interpolation)
+    weighted, alpha = resized[:, :, :-1], resized[:, :, -1:]
+    partial = (alpha > 0) & (alpha < 255)
+    straight = np.minimum(weighted.astype(np.uint32) * 255 // np.maximum(alpha, 1), 255).astype(np.uint8)
+    return np.concatenate([np.where(partial, straight, weighted), alpha], 2)
+
+
 def _rows(pixels: npt.NDArray[np.uint8], size: int, interpolation: str) -> npt.NDArray[np.uint8]:
     """Resize along the second axis."""
     turned = _columns(np.ascontiguousarray(pixels.transpose(1, 0, 2)), size, interpolation)

@@ -199,6 +199,6 @@ def _labels(source: File | Folder, manifest: dict[str, Any], where: str) -> tupl
         if _CONTROL.search(label):
             raise RuntimeFault(f"{where}: {name}: control character in line {number}; remove it")
     outputs = manifest_file.classes(manifest["artifacts"][0])
-    if len(labels) != outputs:
+    if len(labels) != outputs and not (len(labels) == 2 and manifest_file.binary(manifest)):
         raise RuntimeFault(f"{where}: {name}: {len(labels)} labels for {outputs} outputs; one label per line is needed")
     return labels

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgekit.runtime import _schema, archive
 from edgekit.runtime.errors import RuntimeFault
+from edgekit.runtime.image_file import COLORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = (1, 0)
+VERSION = (1, 1)
 """Version of the manifests that this runtime knows: major, minor."""
 
 _RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 _DIMENSIONS = {"NCHW": 4, "NHWC": 4, "NC": 2}
-_CHANNELS = {"rgb": 3, "grey": 1}
 _LARGEST = 16384
 """Most pixels of a side, before the crop as after it (`height` and `width` of the schema)."""
 _IMAGE = ("color", "height", "width", "resize", "interpolation", "mean", "std")
@@ -71,8 +71,13 @@ def named(manifest: dict[str, Any]) -> dict[str, str]:
 
 
 def classes(artifact: dict[str, Any]) -> int:
-    """Number of scores from one inference."""
+    """Number of outputs of one inference."""
     return math.prod(artifact["output"]["shape"])
+
+
+def binary(manifest: dict[str, Any]) -> bool:
+    """Whether the files have a single output that is turned into a sigmoid: two classes, if it has as many labels."""
+    return classes(manifest["artifacts"][0]) == 1 and manifest["postprocessing"]["activation"] == "sigmoid"
 
 
 def _newer(manifest: Any, where: str) -> bool:
@@ -138,9 +143,13 @@ def _incomplete(preprocessing: dict[str, Any]) -> Iterator[str]:
     if side > _LARGEST:
         yield f"preprocessing.crop: {preprocessing['crop']} makes images of {side:.3g} pixels (at most {_LARGEST})"
     for key in ("mean", "std"):
-        values, channels = len(preprocessing[key]), _CHANNELS[preprocessing["color"]]
+        values, channels = len(preprocessing[key]), _channels(preprocessing)
         if values != channels:
             yield f"preprocessing.{key}: {values} values for {channels} channels ({preprocessing['color']})"
+
+
+def _channels(preprocessing: dict[str, Any]) -> int:
+    return COLORS.index(preprocessing["color"]) + 1
 
 
 def _port(port: dict[str, Any], at: str) -> Iterator[str]:
@@ -162,7 +171,7 @@ def _port(port: dict[str, Any], at: str) -> Iterator[str]:
 
 
 def _pixels(port: dict[str, Any], preprocessing: dict[str, Any], at: str) -> Iterator[str]:
-    height, width, channels = preprocessing["height"], preprocessing["width"], _CHANNELS[preprocessing["color"]]
+    height, width, channels = preprocessing["height"], preprocessing["width"], _channels(preprocessing)
     shapes = {"NCHW": [1, channels, height, width], "NHWC": [1, height, width, channels]}
     layout = port.get("layout")
     if layout not in shapes:

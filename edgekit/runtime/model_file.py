@@ -18,7 +18,10 @@ def check(content: bytes, format: str, where: str, operators: bool = True) -> No
         RuntimeFault: it needs something outside, or it is damaged.
     """
     if format == "onnx":
-        from edgekit.runtime import _protobuf as reader
+        from edgekit.runtime import _protobuf
+
+        _protobuf.check(content, where, operators)
     else:
-        from edgekit.runtime import _flatbuffer as reader  # type: ignore[no-redef]
-    reader.check(content, where, operators)
+        from edgekit.runtime import _flatbuffer
+
+        _flatbuffer.check(content, where, operators)

@@ -6,23 +6,17 @@ Pillow decodes, and resizes if it is installed; without it arrays are resized by
 from __future__ import annotations
 
 import io
-import threading
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekit.runtime.errors import RuntimeFault
+from edgekit.runtime.image_file import COLORS, decoded, load_pixels, strict_pillow
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from PIL import Image
 
-_ORIENTATION = 0x0112
-# What undoes each orientation (EXIF 2.32, table 6): flip left-right, turn 180, flip top-bottom, transpose, turn 270,
-# transverse, turn 90, as numbers of Image.Transpose, which Pillow before 9.1 does not have.
-_UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 _FILTERS = {"bilinear": 2, "bicubic": 3}  # Image.Resampling
 _SLENDER = 50  # long side over short side; beyond it, resizing the short side makes a huge image
 
@@ -32,6 +26,8 @@ class Preprocessing(NamedTuple):
 
     ``short_side`` resizes, keeping the aspect ratio, so that the image just covers ``round(height / crop)`` x
     ``round(width / crop)`` pixels, and takes the centre; ``stretch`` resizes both sides to these and takes the centre.
+    ``letterbox`` resizes, keeping the aspect ratio, so that the image just fits into ``height`` x ``width``, and puts
+    it in the centre of a border whose channels are all `pad`; it has no crop.
     Then pixels are scaled to 0..1, `mean` is subtracted and the result divided by `std`, per channel.
     """
 
@@ -43,11 +39,17 @@ class Preprocessing(NamedTuple):
     interpolation: str = "bilinear"
     resize: str = "short_side"
     color: str = "rgb"
+    pad: int = 0
 
     @property
     def channels(self) -> int:
-        """3, or 1 for grey."""
-        return 1 if self.color == "grey" else 3
+        """1 to 4: the place of `color` in `COLORS`."""
+        return COLORS.index(self.color) + 1
+
+    @property
+    def alpha(self) -> bool:
+        """Whether the last channel is alpha."""
+        return self.channels % 2 == 0
 
     @staticmethod
     def of(section: Mapping[str, Any]) -> Preprocessing:
@@ -56,131 +58,20 @@ class Preprocessing(NamedTuple):
         return Preprocessing(**{**given, "mean": tuple(given["mean"]), "std": tuple(given["std"])})
 
 
-class Decoded(NamedTuple):
-    """An image as RGB, and the mode and rotation of its file."""
-
-    image: Image.Image
-    mode: str
-    turned: bool
-
-
-_quiet_lock = threading.Lock()
-_quiet_depth = 0
-_quiet_filters: Any = None
-
-
-@contextmanager
-def strict_pillow() -> Iterator[None]:
-    """Inside, Pillow refuses decompression bombs instead of warning, and is silent about odd metadata.
-
-    Warning filters belong to the process: the first of several threads sets them, the last one restores them.
-
-    Raises:
-        RuntimeFault: Pillow is not installed.
-    """
-    global _quiet_depth, _quiet_filters
-    try:
-        from PIL import Image
-    except ImportError:
-        raise RuntimeFault("decoding image files needs Pillow (pip install pillow); or give a uint8 array") from None
-    with _quiet_lock:
-        if _quiet_depth == 0:
-            _quiet_filters = warnings.catch_warnings()
-            _quiet_filters.__enter__()
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-        _quiet_depth += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_depth -= 1
-            if _quiet_depth == 0:
-                _quiet_filters.__exit__(None, None, None)
-
-
-def decode(file: bytes) -> Decoded:
-    """Decode the bytes of an image file to upright RGB; call it inside `strict_pillow`.
-
-    Alpha is composited on white, the background cut-outs are mostly shown on. 16-bit grey keeps its upper 8 bits,
-    32-bit integers of at most 255 are 8-bit grey, floats go from 0 (black) to 1. An animation gives its first frame.
-
-    Raises:
-        Exception: of any kind, as Pillow's decoders raise many kinds for broken files.
-    """
-    from PIL import Image
-
-    with Image.open(io.BytesIO(file)) as image:
-        _load(image)
-        return _decoded(image)
-
-
-def _load(image: Image.Image) -> None:
-    if image.format == "EPS":  # Pillow would start Ghostscript
-        raise ValueError("PostScript is a program, not pixels; convert it to PNG")
-    image.load()
-
-
-def _decoded(image: Image.Image) -> Decoded:
-    turn = _orientation(image)
-    rgb = _rgb(image)
-    return Decoded(rgb.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else rgb, image.mode, turn in _UPRIGHT)  # type: ignore[arg-type]
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    from PIL import Image
-
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_narrowed(image)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        if image.mode == "La":
-            image = image.convert("LA")
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _narrowed(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Grey of 16 bits, 32 bits or floats in 8 bits, clear pixels white. Pillow's own conversion clips at 255.
-
-    Raises:
-        ValueError: nothing says which values are black and white.
-    """
-    import numpy as np
-
-    wide = np.asarray(image)
-    low, high = wide.min(), wide.max()
-    if image.mode == "F":
-        if not 0 <= low <= high <= 1:  # NaN, too
-            raise ValueError(
-                f"floating-point pixels have no agreed range beyond 0..1, these go from {low:g} to {high:g}; "
-                "save it with 8 bits"
-            )
-        return np.rint(wide * np.float32(255)).astype(np.uint8)
-    if low < 0 or high > 0xFFFF:
-        raise ValueError(
-            f"32-bit pixels have no agreed range beyond 0..65535, these go from {low} to {high}; save it with 8 bits"
-        )
-    # Older versions of Pillow have 16 bits in mode "I".
-    narrow = image.mode == "I" and high < 256 and image.format not in ("PNG", "PPM")
-    clear = wide == image.info.get("transparency", -1)
-    return np.where(clear, 255, wide if narrow else wide >> 8).astype(np.uint8)
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # broken metadata around good pixels: no rotation
-        return 1
-
-
 def geometry(width: int, height: int, spec: Preprocessing) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Size (width, height) after resizing, and the left and top edge of the crop.
+    """Size (width, height) after resizing, and the left and top edge of the crop: negative where there is a border.
 
     For a square input the short side becomes ``round(size / crop)``, the long one ``int(that * long / short)``; the
-    crop starts at ``round((side - size) / 2)``, as in torchvision's Resize and CenterCrop.
+    crop starts at ``round((side - size) / 2)``, as in torchvision's Resize and CenterCrop. A letterbox is that of
+    Pillow's ``ImageOps.pad``, but at least one pixel wide.
     """
+    if spec.resize == "letterbox":
+        wide, high = spec.width, spec.height
+        if width / height > wide / high:
+            high = max(1, round(height / width * wide))
+        else:
+            wide = max(1, round(width / height * high))
+        return (wide, high), (-round((spec.width - wide) * 0.5), -round((spec.height - high) * 0.5))
     wide, high = round(spec.width / spec.crop), round(spec.height / spec.crop)
     if spec.resize == "short_side":
         if width * high <= height * wide:
@@ -191,21 +82,37 @@ def geometry(width: int, height: int, spec: Preprocessing) -> tuple[tuple[int, i
 
 
 def fit(image: Image.Image, spec: Preprocessing) -> Image.Image:
-    """Resize and centre-crop an image to the size of the input, still uint8. Pillow's resampling is antialiased."""
+    """Bring an image in the mode of `spec.color` to the size of the input, still uint8.
+
+    Pillow's resampling is antialiased, and weighs colours with their alpha.
+    """
     size, (left, top) = geometry(*image.size, spec)
     if size != image.size:
         image = image.resize(size, _FILTERS[spec.interpolation])
     if size == (spec.width, spec.height):
         return image
+    if spec.resize == "letterbox":
+        from PIL import Image
+
+        border = spec.pad if spec.channels == 1 else (spec.pad,) * spec.channels
+        canvas = Image.new(image.mode, (spec.width, spec.height), border)
+        canvas.paste(image, (-left, -top))
+        return canvas
     return image.crop((left, top, left + spec.width, top + spec.height))
 
 
 def fit_array(pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> npt.NDArray[np.uint8]:
     """The same for an array [height, width, channels], without Pillow."""
-    from edgekit.runtime._resample import resize
+    from edgekit.runtime._resample import resize, resize_alpha
 
     (wide, high), (left, top) = geometry(pixels.shape[1], pixels.shape[0], spec)
-    resized = resize(pixels, wide, high, spec.interpolation)
+    resized = (resize_alpha if spec.alpha else resize)(pixels, wide, high, spec.interpolation)
+    if spec.resize == "letterbox":
+        import numpy as np
+
+        canvas = np.full((spec.height, spec.width, spec.channels), spec.pad, np.uint8)
+        canvas[-top : high - top, -left : wide - left] = resized
+        return canvas
     return resized[top : top + spec.height, left : left + spec.width]
 
 
@@ -251,7 +158,8 @@ def pixels(source: Any, spec: Preprocessing) -> npt.NDArray[np.uint8]:
 
     Args:
         source: path of an image file, its bytes, a Pillow image, or a uint8 array [height, width, 3],
-            [height, width, 1] or [height, width] of upright pixels. Grey and RGB become each other as needed.
+            [height, width, 1] or [height, width] of upright pixels; with alpha, if the network takes it, also
+            [height, width, 4] or [height, width, 2]. Grey and RGB become each other as needed.
         spec: what the network takes.
 
     Raises:
@@ -277,7 +185,7 @@ def _pixels(source: Any, spec: Preprocessing) -> npt.NDArray[np.uint8]:
     if not isinstance(source, (bytes, bytearray, memoryview)):
         if hasattr(source, "getexif"):  # a Pillow image: no import to find out
             with strict_pillow():
-                return from_image(_decoded(source).image, spec)
+                return from_image(decoded(source, spec.color).image, spec)
         try:
             with open(source, "rb") as opened:
                 file = opened.read()
@@ -300,17 +208,15 @@ def upright(file: bytes, spec: Preprocessing) -> Image.Image:
 
     with Image.open(io.BytesIO(file)) as image:
         _refuse_slender(*image.size, spec)  # before decoding takes much memory
-        _load(image)
-        return _decoded(image).image
+        load_pixels(image)
+        return decoded(image, spec.color).image
 
 
 def from_image(image: Image.Image, spec: Preprocessing) -> npt.NDArray[np.uint8]:
-    """An upright RGB image as `pixels` gives it."""
+    """An upright image in the mode of `spec.color`, as `upright` gives it, as `pixels` gives it."""
     import numpy as np
 
     _refuse_slender(*image.size, spec)
-    if spec.color == "grey":
-        image = image.convert("L")
     return np.asarray(fit(image, spec)).reshape(spec.height, spec.width, spec.channels)
 
 
@@ -319,8 +225,12 @@ def _from_array(array: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.
 
     if array.dtype != np.uint8:
         raise RuntimeFault(f"the array is {array.dtype}, pixels must be uint8")
-    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,)) or 0 in array.shape:
-        raise RuntimeFault(f"the array has shape {array.shape}, [height, width, 3] or [height, width] is needed")
+    allowed = ((), (1,), (3,), (2,), (4,)) if spec.alpha else ((), (1,), (3,))
+    if array.ndim not in (2, 3) or array.shape[2:] not in allowed or 0 in array.shape:
+        wanted = "[height, width, 4], [height, width, 2], " if spec.alpha else ""
+        raise RuntimeFault(
+            f"the array has shape {array.shape}, {wanted}[height, width, 3] or [height, width] is needed"
+        )
     height, width = array.shape[:2]
     _refuse_slender(width, height, spec)
     array = _coloured(array.reshape(height, width, -1), spec.channels)
@@ -330,7 +240,7 @@ def _from_array(array: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.
         from PIL import Image
     except ImportError:
         return np.ascontiguousarray(fit_array(array, spec))
-    image = Image.fromarray(np.ascontiguousarray(array if spec.channels == 3 else array[:, :, 0]))
+    image = Image.fromarray(np.ascontiguousarray(array[:, :, 0] if spec.channels == 1 else array))
     return np.asarray(fit(image, spec)).reshape(spec.height, spec.width, spec.channels)
 
 
@@ -339,6 +249,10 @@ def _coloured(array: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.uin
 
     if array.shape[2] == channels:
         return array
+    if channels % 2 == 0:
+        opaque = np.full((*array.shape[:2], 1), 255, np.uint8)
+        array, alpha = (array, opaque) if array.shape[2] % 2 else (array[:, :, :-1], array[:, :, -1:])
+        return np.concatenate([_coloured(array, channels - 1), alpha], axis=2)
     if channels == 3:
         return array.repeat(3, axis=2)
     weights = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601-2 in 16 bits, as Pillow's convert("L")

@@ -26,6 +26,7 @@ from edgekit.export.port import exporter
 from edgekit.graph import integer_arithmetic
 from edgekit.graph.exported_program import output_scale
 from edgekit.graph.kernels import float_layers
+from edgekit.graph.logits import classes, per_class
 from edgekit.lower.reparameterize import joined
 from edgekit.profile.run import profile
 from edgekit.quantize import ptq
@@ -34,7 +35,7 @@ from edgekit.quantize.gains import gains
 from edgekit.quantize.sensitivity import sensitivity
 from edgekit.search._settings import as_line, as_toml
 from edgekit.train import qat
-from edgekit.types import TORCH_FP32, TORCH_INT8, Artifact, Gain, Rung, Sensitivity
+from edgekit.types import TORCH_FP32, TORCH_INT8, Artifact, Gain, Rung, Sensitivity, Size
 from edgekit.verify import files as verify
 
 IMAGES = 500
@@ -57,7 +58,7 @@ class Material:
 
     module: nn.Module
     """The float network, in eval mode."""
-    size: int
+    size: Size
     images: Images
     """The calibration images."""
     pixels: Tensor
@@ -232,7 +233,7 @@ class _Judge:
 
     def _classes(self, module: nn.Module) -> Tensor:
         with torch.no_grad():
-            return torch.cat([module(self.val[place][0].unsqueeze(0)).argmax(1) for place in self.places])
+            return torch.cat([classes(module(self.val[place][0].unsqueeze(0))) for place in self.places])
 
 
 def _share(a: Tensor, b: Tensor) -> float:
@@ -364,8 +365,8 @@ def _agree(one: _Tried, material: Material) -> None:
     exact = verify.Reference(TORCH_FP32, material.module)
     section = VerifySection(images=FILES)
     with torch.no_grad():
-        classes = material.module(material.val[0][0].unsqueeze(0)).shape[1]
-    names = [str(number) for number in range(classes)]
+        logits = per_class(material.module(material.val[0][0].unsqueeze(0)))
+    names = [str(number) for number in range(logits.shape[1])]
     rows = verify.verify(
         material.val, "val", names, exact, reference, one.artifacts, material.folder, section, material.console
     )

@@ -14,7 +14,7 @@ from edgekit.device.file import Device
 from edgekit.errors import InputError, Shortfall, Unreached
 from edgekit.export.port import exporter
 from edgekit.search import trial_files
-from edgekit.types import PrunePlan
+from edgekit.types import PrunePlan, Size
 
 PROBES = 6
 """Most networks tried for one latency target."""
@@ -35,9 +35,9 @@ class Setting:
     formats: Sequence[str]
     quantize: QuantizeSection | None
     """The recipe's section; None times fp32."""
-    size: int
+    size: Size
     images: Sequence[Tensor]
-    """Two preprocessed images, float32 [3, size, size]: the files must run, but need not be accurate."""
+    """Two preprocessed images, float32 [channels, height, width]: the files must run, but need not be accurate."""
     pixels: Tensor
     """As for `edgekit.quantize.ptq.quantize`."""
     folder: Path

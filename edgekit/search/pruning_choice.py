@@ -19,14 +19,14 @@ from edgekit.config.recipe import PruneSection, QuantizeSection
 from edgekit.console import Console
 from edgekit.data.dataset import ImageSet, batches
 from edgekit.data.split import calibration
-from edgekit.data.transforms import evaluate, levels, open_rgb
+from edgekit.data.transforms import evaluate, levels, open_image
 from edgekit.device.file import Device
 from edgekit.disk import json_file
 from edgekit.errors import InputError, Shortfall, Unreached
 from edgekit.prune import apply, planning
 from edgekit.search import prune_latency, trial_files
 from edgekit.search.prune_latency import Setting, Stopwatch
-from edgekit.types import Index, InputSpec, PrunePlan, Pruning
+from edgekit.types import Index, InputSpec, PrunePlan, Pruning, Size
 
 SCRATCH = "trial-"
 IMAGES = 2
@@ -67,7 +67,7 @@ def decide(whole: nn.Module, given: Given) -> Pruning:
         InputError: the section cannot be met here.
         Shortfall: the pruned network is not faster, or not fast enough.
     """
-    section, size = given.section, given.spec.size
+    section, size = given.section, given.spec.shape
     for left in given.work.glob(f"{SCRATCH}*"):  # by a killed run
         shutil.rmtree(left)
     latency = None
@@ -113,11 +113,11 @@ def _at(whole: nn.Module, given: Given, kind: str, share: float) -> tuple[PruneP
     def examples() -> Iterable[Any]:
         return islice(batches(images, BATCH, epoch=0), BATCHES) if len(images) else ()
 
-    plan = planning.decide(whole, given.spec.size, given.section, examples, kind, share)
-    return plan, _pruned(whole, plan, given.spec.size)
+    plan = planning.decide(whole, given.spec.shape, given.section, examples, kind, share)
+    return plan, _pruned(whole, plan, given.spec.shape)
 
 
-def _pruned(whole: nn.Module, plan: PrunePlan, size: int) -> nn.Module:
+def _pruned(whole: nn.Module, plan: PrunePlan, size: Size) -> nn.Module:
     pruned = copy.deepcopy(whole)
     apply.apply(pruned, plan, size)
     apply.check(whole, pruned, plan, size)
@@ -161,7 +161,7 @@ def stopwatch(whole: nn.Module, given: Given, scratch: Path) -> tuple[Stopwatch 
         return None, f"not measured: {why}"
     device = given.devices[name]
     images = [
-        torch.from_numpy(evaluate(open_rgb(given.root / sample.path), given.spec))
+        torch.from_numpy(evaluate(open_image(given.root / sample.path, given.spec), given.spec))
         for sample in calibration(given.index, None, given.section.seed)[:IMAGES]
     ]
     if given.quantize and not images:
@@ -171,7 +171,7 @@ def stopwatch(whole: nn.Module, given: Given, scratch: Path) -> tuple[Stopwatch 
         device,
         given.formats,
         given.quantize,
-        given.spec.size,
+        given.spec.shape,
         images,
         torch.from_numpy(levels(given.spec)),
         scratch,

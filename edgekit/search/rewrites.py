@@ -35,7 +35,7 @@ from edgekit.quantize import ptq
 from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.histogram import Histogram
 from edgekit.search.trial_files import Trials, engines_for, quick_int8, time_files
-from edgekit.types import INTEGERS, Artifact, Rewrite, artifact_id
+from edgekit.types import INTEGERS, Artifact, Rewrite, Size, artifact_id
 
 Effect = Mapping[str, tuple[float, float]]
 """Milliseconds without and with a rewrite, by engine."""
@@ -80,7 +80,7 @@ def decide(name: str, scope: str, effects: Mapping[str, Effect], setup: str = ""
 
 def choose_graph(
     module: torch.nn.Module,
-    size: int,
+    size: Size,
     images: Iterable[torch.Tensor],
     pixels: torch.Tensor,
     section: QuantizeSection,
@@ -93,7 +93,7 @@ def choose_graph(
 
     Args:
         module: the float network, in eval mode.
-        size: side of the square input.
+        size: shape of an image.
         images: see `quick_int8`, also for `pixels` and `section`.
         pixels: see `quick_int8`.
         section: see `quick_int8`.

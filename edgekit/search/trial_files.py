@@ -18,7 +18,7 @@ from edgekit.measurements import Machine, Timing
 from edgekit.profile.run import profile
 from edgekit.quantize import ptq
 from edgekit.reach.port import way
-from edgekit.types import Artifact
+from edgekit.types import Artifact, Size
 
 SECONDS = 0.6
 """Measured seconds per file and engine."""
@@ -125,7 +125,7 @@ def _trial(timing: Timing, machine: Machine) -> Trial:
 
 def quick_int8(
     module: torch.nn.Module,
-    size: int,
+    size: Size,
     images: Iterable[torch.Tensor],
     pixels: torch.Tensor,
     section: QuantizeSection,
@@ -139,8 +139,8 @@ def quick_int8(
 
     Args:
         module: the float network, in eval mode.
-        size: side of the square input.
-        images: float32 tensors of shape (3, size, size), preprocessed as the network expects; two are enough.
+        size: shape of an image.
+        images: float32 tensors of that shape, preprocessed as the network expects; two are enough.
         pixels: every value that the input can take, as `edgekit.data.transforms.levels` gives them.
         section: the recipe's choices; only `keep_float` and `float_operators` are used.
         formats: which files to write.

@@ -19,6 +19,7 @@ from edgekit.console import Console
 from edgekit.data.dataset import ImageSet, batches
 from edgekit.errors import Shortfall
 from edgekit.graph import eager
+from edgekit.graph.logits import per_class
 from edgekit.train import loop
 from edgekit.train._state import LAST, fingerprint
 from edgekit.types import Epoch, Index, InputSpec
@@ -60,7 +61,7 @@ def criterion(teacher: nn.Module, weight: float, temperature: float) -> Callable
 
     def of(values: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            wanted = teacher(values)
+            wanted = per_class(teacher(values))
         return loss(logits, wanted, labels, weight, temperature)
 
     return of
@@ -103,7 +104,7 @@ def recover(
     section = schedule(recipe.train or TrainSection(), prune)
     torch.manual_seed(section.seed)
     device = loop.device()
-    form = eager.fastest_format(student.to(device), torch.zeros(2, 3, spec.size, spec.size))
+    form = eager.fastest_format(student.to(device), torch.zeros(2, *spec.shape))
     student.to(memory_format=form)
     teacher = teacher.to(device, memory_format=form)  # type: ignore[call-overload]
     images = loop.Images(index, root, spec, section)

@@ -17,12 +17,13 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from edgekit import models
+from edgekit import ends, models
 from edgekit.config.recipe import Recipe, TrainSection
 from edgekit.console import Console
 from edgekit.data.dataset import ImageSet, batches
 from edgekit.errors import InputError, Shortfall
 from edgekit.graph import eager
+from edgekit.graph.logits import classes, per_class
 from edgekit.train import _head, class_order
 from edgekit.train._state import LAST, State, fingerprint
 from edgekit.train.metrics import predict, score
@@ -53,20 +54,21 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
     """
     section = recipe.train
     torch.manual_seed(section.seed if section else 0)
-    size = recipe.data.input
-    notes: list[str] = []
-    module, model, spec = models.create(recipe.model, len(index.labels), size, base, section is not None, notes.append)
+    data, notes = recipe.data, list[str]()
+    module, model, spec = models.create(
+        recipe.model, len(index.labels), data.shape, base, section is not None, notes.append, data.resize, data.pad
+    )
     for note in notes:
         console.say(f"  {note}")
     module = module.to(device())
-    module = module.to(memory_format=eager.fastest_format(module, torch.zeros(2, 3, size, size)))
+    module = module.to(memory_format=eager.fastest_format(module, torch.zeros(2, *spec.shape)))
     draft = Checkpoint(models.WEIGHTS, model, spec, index.labels, trained=section is not None, notes=tuple(notes))
 
     def scores(*splits: Split) -> tuple[Metrics, ...]:
         return tuple(score_split(module, index, root, spec, split) for split in splits if index.split(split))
 
     def write(history: list[Epoch], metrics: tuple[Metrics, ...], doubts: tuple[str, ...] = ()) -> Checkpoint:
-        parameters, macs = models.count(module, size)
+        parameters, macs = models.count(module, spec.shape)
         checkpoint = replace(draft, history=tuple(history), metrics=metrics, doubts=doubts)
         checkpoint = replace(checkpoint, parameters=parameters, macs=macs)
         models.save(work, module, checkpoint)
@@ -102,7 +104,7 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
 
 
 Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From the images, the network's logits and the labels of a batch to a scalar loss."""
+"""From the images, the logits of each class and the labels of a batch to a scalar loss."""
 
 
 class NotANumber(Exception):
@@ -169,7 +171,7 @@ def _fit_head(state: State, section: TrainSection, images: Images) -> None:
     inputs, labels = _head.features(state.module, images.plain())
     _head.fit(classifier, inputs, labels, section.frozen, section.label_smoothing)
     with torch.no_grad():
-        logits = classifier(inputs).flatten(1)
+        logits = per_class(classifier(inputs).flatten(1))
     loss = functional.cross_entropy(logits, labels, label_smoothing=section.label_smoothing).item()
     if not math.isfinite(loss):
         raise NotANumber("the loss of the head is not a number")
@@ -204,9 +206,13 @@ def _train_epoch(
             set_rates(state.optimizer, factor((epoch - 1) * steps + step, section.epochs * steps, section.warmup))
             labels = labels.to(device)
             values = values.to(device, memory_format=form)
-            logits = module(values)
-            if not isinstance(logits, Tensor):
-                raise InputError("model: the network has auxiliary outputs in training; turn them off in model.options")
+            output = module(values)
+            if not isinstance(output, Tensor):
+                said = ends.described(output)
+                raise InputError(
+                    f"model: in training the network returns {said}, or turn the others off in model.options"
+                )
+            logits = per_class(output)
             loss = criterion(values, logits, labels)
             if not loss.isfinite():
                 raise NotANumber(f"the loss is {loss.item()} at epoch {epoch}, step {step + 1} of {steps}")
@@ -234,6 +240,7 @@ def validate(module: nn.Module, images: ImageSet | None) -> tuple[float | None, 
     if images is None:
         return None, None
     logits, labels = predict(module, images)
+    logits = per_class(logits)
     loss = functional.cross_entropy(logits, labels).item()
     return loss, (logits.argmax(1) == labels).float().mean().item()
 
@@ -256,7 +263,7 @@ def _patience_is_over(history: list[Epoch], patience: int | None) -> bool:
 def score_split(module: nn.Module, index: Index, root: Path, spec: InputSpec, split: Split) -> Metrics:
     """Run the network over a split and score it."""
     logits, labels = predict(module, ImageSet(index, root, split, spec))
-    return score(logits.argmax(1).numpy(), labels.numpy(), index.labels, split)
+    return score(classes(logits).numpy(), labels.numpy(), index.labels, split)
 
 
 def device() -> torch.device:

@@ -18,12 +18,12 @@ def predict(module: nn.Module, images: ImageSet, batch: int = 64) -> tuple[Tenso
     """Run a network over a split in eval mode; its mode is restored.
 
     Args:
-        module: from [n, 3, size, size] to [n, classes].
+        module: from [n, channels, height, width] to [n, outputs].
         images: the split.
         batch: images per batch.
 
     Returns:
-        Logits, float32 [n, classes], and labels, int64 [n], in the index's order, on the CPU.
+        Logits, float32 [n, outputs], and labels, int64 [n], in the index's order, on the CPU.
     """
     training = module.training
     device, form = next(module.parameters()).device, eager.format_of(module)

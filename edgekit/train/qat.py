@@ -35,6 +35,7 @@ from edgekit.data.dataset import ImageSet, batches
 from edgekit.errors import InputError, Shortfall
 from edgekit.graph import eager
 from edgekit.graph.integer_arithmetic import round_constants
+from edgekit.graph.logits import per_class
 from edgekit.graph.ops import BATCH_NORM, CLAMPS, QUANTIZE, WEIGHTED, aten, bounds, constant
 from edgekit.lower.rewrites import saturation
 from edgekit.quantize import ptq
@@ -42,6 +43,7 @@ from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.exact_scales import settle
 from edgekit.train import distill
 from edgekit.train.schedule import factor
+from edgekit.types import Size, shape_of
 
 WARMUP = 0.05
 """Share of the steps that warm up the learning rate."""
@@ -51,7 +53,7 @@ FOLLOW = 0.01
 
 def train(
     module: nn.Module,
-    size: int,
+    size: Size,
     start: GraphModule,
     images: ImageSet,
     val: ImageSet | None,
@@ -66,7 +68,7 @@ def train(
 
     Args:
         module: the float network, in eval mode: student at the start, and teacher.
-        size: side of the square input.
+        size: shape of an image.
         start: its quantized graph, which gives the initial ranges.
         images: the training split, with whatever augmentation it has.
         val: the validation split, which picks the best epoch; without it the last one is taken.
@@ -95,7 +97,7 @@ def train(
             converted = convert_pt2e(final, fold_quantize=False)
             if rewrites is None or saturation.NAME in rewrites:
                 lowered[saturation.NAME] = saturation.apply(converted)
-            example = torch.zeros(1, 3, size, size)
+            example = torch.zeros(1, *shape_of(size))
             open_ends = settle(converted, example, pixels)
             round_constants(converted)
             program = torch.export.export(converted, (example,), strict=False)
@@ -131,7 +133,7 @@ def _batch_norm(*arguments: Any) -> Tensor:
 
 
 def _prepare(
-    module: nn.Module, size: int, batch: int, section: QuantizeSection, rewrites: Collection[str] | None
+    module: nn.Module, size: Size, batch: int, section: QuantizeSection, rewrites: Collection[str] | None
 ) -> tuple[GraphModule, dict[str, int]]:
     """The float graph of post-training quantization with fake quantizers in place of observers, batch norm unfolded."""
     graph, lowered = ptq.float_graph(module, size, rewrites, batch)
@@ -239,10 +241,10 @@ def _fold_batch_norms(graph: GraphModule) -> None:
 class _Training:
     """A graph in training; `best` holds the weights that score best on validation, or the last ones without it."""
 
-    def __init__(self, graph: GraphModule, teacher: nn.Module, size: int, batch: int, section: QatSection) -> None:
+    def __init__(self, graph: GraphModule, teacher: nn.Module, size: Size, batch: int, section: QatSection) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.graph = graph.to(self.device)
-        self.form = eager.fastest_format(teacher, torch.zeros(2, 3, size, size))
+        self.form = eager.fastest_format(teacher, torch.zeros(2, *shape_of(size)))
         self.teacher = copy.deepcopy(teacher).to(self.device, memory_format=self.form)  # type: ignore[call-overload]
         self.batch = batch
         self.section = section
@@ -281,10 +283,10 @@ class _Training:
             group["lr"] = self.section.lr * share
         inputs = values.to(self.device, memory_format=self.form)
         with torch.no_grad():
-            wanted = self.teacher(inputs)
+            wanted = per_class(self.teacher(inputs))
         section = self.section
         try:
-            logits = self.graph(inputs)
+            logits = per_class(self.graph(inputs))
         except FloatingPointError:
             return math.nan
         loss = distill.loss(logits, wanted, labels.to(self.device), section.distill, section.temperature)
@@ -326,7 +328,7 @@ class _Training:
                 logits = self.graph(filled.to(self.device, memory_format=self.form))
                 outputs.append(logits[: len(values)].cpu())
                 truth.append(labels)
-        logits, labels = torch.cat(outputs), torch.cat(truth)
+        logits, labels = per_class(torch.cat(outputs)), torch.cat(truth)
         return (logits.argmax(1) == labels).float().mean().item(), functional.cross_entropy(logits, labels).item()
 
 

@@ -23,6 +23,7 @@ from edgekit.config.recipe import VerifySection
 from edgekit.console import Console
 from edgekit.data.dataset import ImageSet
 from edgekit.errors import MissingPackage, Shortfall
+from edgekit.graph.logits import classes
 from edgekit.runtime import engine_menu, machine
 from edgekit.runtime.errors import RuntimeFault
 from edgekit.runtime.port import Session, dequantize, quantize
@@ -174,7 +175,7 @@ def _version(artifact: Artifact) -> str:
 
 
 def _infer(artifact: Artifact, session: Session, pixels: Array) -> Array:
-    """Logits (1, classes) in float32 for pixels (1, 3, H, W), for any input layout and dtype of the file."""
+    """Logits (1, classes) in float32 for pixels (1, channels, H, W), for any input layout and dtype of the file."""
     try:
         return dequantize(session.run(feed(artifact, session, pixels)), session.output)
     except RuntimeFault as fault:
@@ -182,13 +183,13 @@ def _infer(artifact: Artifact, session: Session, pixels: Array) -> Array:
 
 
 def feed(artifact: Artifact, session: Session, pixels: Array) -> npt.NDArray[Any]:
-    """Pixels (1, 3, H, W) in the layout and on the grid that a file takes."""
+    """Pixels (1, channels, H, W) in the layout and on the grid that a file takes."""
     fed = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if artifact.input.layout == "NHWC" else pixels
     return quantize(fed, session.input)
 
 
 def _score(run: _Outputs, exact: _Outputs, truth: npt.NDArray[Any], labels: Sequence[str], split: Split) -> Accuracy:
-    predicted = run.logits.argmax(1)
+    predicted = classes(run.logits)
     scores = metrics.score(predicted, truth, labels, split)
     return Accuracy(
         artifact=run.artifact,
@@ -198,7 +199,7 @@ def _score(run: _Outputs, exact: _Outputs, truth: npt.NDArray[Any], labels: Sequ
         split=split,
         images=len(truth),
         top1=scores.accuracy,
-        agreement=float((predicted == exact.logits.argmax(1)).mean()),
+        agreement=float((predicted == classes(exact.logits)).mean()),
         metrics=scores if len(labels) <= MOST_CLASSES else None,
         sqnr_db=None if run is exact else _sqnr(exact.logits, run.logits),
     )
@@ -206,7 +207,7 @@ def _score(run: _Outputs, exact: _Outputs, truth: npt.NDArray[Any], labels: Sequ
 
 def _judge(row: Accuracy, got: Array, wanted: Array, reference: Reference, section: VerifySection) -> Accuracy:
     difference = np.abs(got - wanted)
-    agreement = float((got.argmax(1) == wanted.argmax(1)).mean())
+    agreement = float((classes(got) == classes(wanted)).mean())
     row = replace(row, agreement_reference=agreement, max_difference=float(difference.max()))
     if not np.isfinite(got).all():
         return replace(row, passed=False, problem="NaN or infinite outputs")

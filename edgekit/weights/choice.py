@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -197,4 +196,4 @@ def _notes(file: WeightsFile, best: Candidate, fits: list[Candidate], slots: Slo
     elif not any(slots.in_head(key) for key in best.fit.state):
         parts.append("it has no head")
     said = "; ".join(filter(None, parts))
-    return [f"weights of {Path(file.name).name}: {said}"] if said else []
+    return [f"weights of {file.short}: {said}"] if said else []

@@ -25,7 +25,9 @@ class WeightsFile:
     """A file that was read."""
 
     name: str
-    """For messages."""
+    """For errors: the whole path."""
+    short: str
+    """For notes: the file's name."""
     entries: Mapping[str, State]
     """Every mapping of names to tensors in it, e.g. "state_dict_ema"; the name of the file's outermost one is ""."""
     ordered: bool
@@ -44,7 +46,7 @@ def read(path: Path) -> WeightsFile:
         raise InputError(f'{path}: no such weights file (or use weights = "pretrained" or "none")')
     try:
         if _is_safetensors(path):
-            return WeightsFile(str(path), {"": load_file(path)}, ordered=False)
+            return WeightsFile(str(path), path.name, {"": load_file(path)}, ordered=False)
         content = pickled.load(path)
     except pickled.Refused as error:
         raise InputError(f"{path}: cannot be read as weights: {error}; {_MOVE}") from error
@@ -55,7 +57,7 @@ def read(path: Path) -> WeightsFile:
     entries = dict(_entries(content, "", _DEPTH))
     if not entries:
         raise InputError(f"{path}: holds no state dict (a mapping of names to tensors), but {_say(content)}; {_MOVE}")
-    return WeightsFile(str(path), entries, ordered=True)
+    return WeightsFile(str(path), path.name, entries, ordered=True)
 
 
 def _is_safetensors(path: Path) -> bool:

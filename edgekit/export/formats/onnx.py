@@ -26,7 +26,7 @@ from edgekit.lower.rewrites import (
     sixteen_channels,
     uint8_activations,
 )
-from edgekit.types import FLOAT_VARIANTS, Artifact, TensorSpec
+from edgekit.types import FLOAT_VARIANTS, Artifact, Size, TensorSpec, shape_of
 
 OPSET = 20
 REWRITES: tuple[OnnxRewrite, ...] = (
@@ -43,7 +43,7 @@ REFUSED = {"int16x8": "ONNX Runtime has no integer kernels for int16 activations
 
 def export(
     graph: torch.nn.Module,
-    size: int,
+    size: Size,
     precision: str,
     folder: Path,
     rewrites: Rewrites = None,
@@ -54,7 +54,7 @@ def export(
     Args:
         graph: "fp32": a float network in eval mode; "int8": a quantized graph whose weights are quantized in the
             graph; others: the result of `edgekit.export.sources.rounded`.
-        size: side of the square input; the file takes float32 (1, 3, size, size), NCHW.
+        size: shape of an image; the file takes float32, NCHW.
         precision: a word of ``export.precisions`` other than "int16x8".
         folder: where to write.
         rewrites: names of the rewrites of `REWRITES` to apply where they match; None is all of them. A function is
@@ -86,15 +86,15 @@ def export(
         float_operators.check("onnx-int8", graph, floats, keep_float)
     classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     ports = (
-        TensorSpec("input", (1, 3, size, size), "float32", "NCHW"),
+        TensorSpec("input", (1, *shape_of(size)), "float32", "NCHW"),
         TensorSpec("logits", (1, classes), "float32", "NC"),
     )
     return model_file.write(folder, data, "onnx", precision, floats, ports, applied)
 
 
-def convert(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> bytes:
+def convert(graph: torch.nn.Module, size: Size, precision: str, folder: Path) -> bytes:
     """The file as torch's exporter writes it, before any rewrite of ``lower/rewrites``; arguments as for `export`."""
-    example = torch.zeros(1, 3, size, size)
+    example = torch.zeros(1, *shape_of(size))
     try:
         with chatter.into(folder / "export.log"), torch.no_grad():
             source = fold_weights(graph) if isinstance(graph, GraphModule) else graph

@@ -15,7 +15,7 @@ from edgekit.export.port import Rewrites
 from edgekit.graph.tflite_table import Table
 from edgekit.lower.port import TfliteRewrite
 from edgekit.lower.rewrites import same_padding
-from edgekit.types import FLOAT_VARIANTS, INTEGERS, Artifact
+from edgekit.types import FLOAT_VARIANTS, INTEGERS, Artifact, Size, shape_of
 
 REWRITES: tuple[TfliteRewrite, ...] = (same_padding,)
 LOG = "export.log"
@@ -25,7 +25,7 @@ REFUSED: dict[str, str] = {}
 
 def export(
     graph: torch.nn.Module,
-    size: int,
+    size: Size,
     precision: str,
     folder: Path,
     rewrites: Rewrites = None,
@@ -36,7 +36,7 @@ def export(
     Args:
         graph: "fp32": a float network in eval mode; "int8" and "int16x8": a quantized graph whose weights are
             quantized in the graph; others: the result of `edgekit.export.sources.rounded`.
-        size: side of the square input; the file takes (1, size, size, 3), NHWC, of float32, int8 or int16.
+        size: shape of an image; the file takes NHWC, float32, int8 or int16.
         precision: a word of ``export.precisions``.
         folder: where to write.
         rewrites: names of the rewrites of `REWRITES` to apply where they match; None is all of them. A function is
@@ -60,9 +60,10 @@ def export(
     return model_file.write(folder, data, "tflite", precision, floats, ports, applied)
 
 
-def convert(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> bytes:
+def convert(graph: torch.nn.Module, size: Size, precision: str, folder: Path) -> bytes:
     """The file as litert-torch writes it, before any rewrite of ``lower/rewrites``; arguments as for `export`."""
     integer = precision in INTEGERS
+    channels, height, width = shape_of(size)
     try:
         with chatter.into(folder / LOG), torch.no_grad(), TemporaryDirectory() as scratch:
             import litert_torch
@@ -73,15 +74,17 @@ def convert(graph: torch.nn.Module, size: int, precision: str, folder: Path) -> 
 
             # The config only tells the converter to expect Q/DQ pairs; where they are was decided in the graph.
             expects = PT2EQuantizer().set_global(get_symmetric_quantization_config())
-            source, *marks = float_layers.mark(graph) if isinstance(graph, GraphModule) and integer else (graph, "", 0)
+            source, kind, count = graph, "", 0
+            if isinstance(graph, GraphModule) and integer:
+                source, kind, count = float_layers.mark(graph)
             model = litert_torch.convert(
                 litert_torch.to_channel_last_io(source, args=[0]),
-                (torch.zeros(1, size, size, 3),),
+                (torch.zeros(1, height, width, channels),),
                 quant_config=QuantConfig(pt2e_quantizer=expects) if integer else None,
             )
             file = Path(scratch) / "model.tflite"
             model.export(str(file))
-            data = float_layers.unmark(file.read_bytes(), *marks)
+            data = float_layers.unmark(file.read_bytes(), kind, count)
             return tflite_weights.widen_biases(data) if precision == "int16x8" else data
     except (OSError, ModuleNotFoundError):
         raise

@@ -30,16 +30,16 @@ def apply(graph: GraphModule) -> int:
         own = _affine(graph, node) if node not in done else None
         if own is None:
             continue
-        source: Any = node.args[0]
+        source = _behind_dropout(node.args[0])
         if source.op == "placeholder":
             last, joined = node, own
             done.add(node)
-            while (more := _affine(graph, user, source) if (user := _sole_user(last)) else None) is not None:
+            while (user := _sole_user(last)) is not None and (more := _affine(graph, user, source)) is not None:
                 last, joined = user, (joined[0] * more[0], joined[1] * more[0] + more[1])
                 done.add(last)
             fold(graph, last, source, *joined)
         elif backward(graph, source, *own):
-            node.replace_all_uses_with(source)
+            node.replace_all_uses_with(node.args[0])
             done.add(node)
             graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
@@ -55,6 +55,14 @@ def matches(graph: GraphModule) -> int:
 def matters(graph: GraphModule) -> bool:
     """False: without it there are more operators, and no others."""
     return False
+
+
+def _behind_dropout(node: Any) -> Node:
+    """What a dropout that nothing else reads, and that does nothing in eval mode, passes on."""
+    while node.target in (aten.dropout.default, aten.dropout_.default) and len(node.users) == 1:
+        node = node.args[0]
+    assert isinstance(node, Node)
+    return node
 
 
 def _sole_user(node: Node) -> Node | None:
@@ -75,7 +83,7 @@ def _affine(graph: GraphModule, node: Node, of: Node | None = None) -> Affine | 
     source, holder = node.args
     if not isinstance(source, Node) or not isinstance(holder, Node) or holder.op != "get_attr":
         return None
-    from_ = of or source
+    from_ = of or _behind_dropout(source)
     if from_.op != "placeholder" and from_.target not in WEIGHTED | BATCH_NORM:
         return None
     shape, value = node.meta["val"].shape, constant(graph, holder).detach()

@@ -114,13 +114,14 @@ def _contents(run: Run, section: VerifySection, name: str) -> tuple[dict[str, An
         "task": "classification",
         "labels": "labels.txt",
         "preprocessing": _preprocessing(checkpoint.input),
-        "postprocessing": {"activation": "softmax"},
+        "postprocessing": {"activation": "softmax" if checkpoint.model.num_classes > 1 else "sigmoid"},
         "artifacts": entries,
         "golden": {"inputs": "golden/inputs.npy", "images": list(golden.images)},
         "ship": [],
         "recipe": _recipe(run),
         "provenance": _provenance(run, checkpoint, scores),
     }
+    manifest["version"] = _version(manifest)
     if run.recipe.description:
         manifest["description"] = run.recipe.description
     return manifest, members
@@ -134,17 +135,28 @@ def _labels(labels: tuple[str, ...]) -> bytes:
 
 
 def _preprocessing(spec: InputSpec) -> dict[str, Any]:
+    from edgekit.data.transforms import preprocessing
+
+    how = preprocessing(spec)
     return {
         "kind": "image",
-        "color": "rgb",
-        "height": spec.size,
-        "width": spec.size,
-        "resize": "short_side",
-        "crop": spec.crop,
-        "interpolation": spec.interpolation,
-        "mean": list(spec.mean),
-        "std": list(spec.std),
+        "color": how.color,
+        "height": how.height,
+        "width": how.width,
+        "resize": how.resize,
+        "crop": how.crop,
+        "interpolation": how.interpolation,
+        "mean": list(how.mean),
+        "std": list(how.std),
+        **({"pad": how.pad} if how.resize == "letterbox" else {}),
     }
+
+
+def _version(manifest: dict[str, Any]) -> str:
+    """The oldest that describes this manifest, for the sake of older runtimes."""
+    pixels = manifest["preprocessing"]
+    binary = manifest["postprocessing"]["activation"] == "sigmoid"
+    return "1.1" if binary or pixels["resize"] == "letterbox" or pixels["color"] in ("grey_alpha", "rgba") else "1.0"
 
 
 def _grid(run: Run, section: VerifySection, artifact: Artifact) -> tuple[float | None, float]:

@@ -24,7 +24,7 @@ def inputs(run: Run, section: DataSection) -> dict[str, Any]:
     """The section and the files that it names."""
     base = run.job.base
     return {
-        "section": section.model_dump(exclude={"input"}),
+        "section": section.model_dump(exclude={"input", "pad"}),
         "base": str(base.resolve()),
         "files": index_file.fingerprint(section, base),
         "versions": versions("pillow", "numpy"),
@@ -55,5 +55,6 @@ def after(run: Run) -> None:
 
 def remark(run: Run) -> str:
     """The order of the classes."""
-    labels = (run.done["data"].path / index_file.LABELS).read_text(encoding="utf-8").split("\n")[:-1]
-    return class_names.described(section(run), labels)
+    file = run.done["data"].path / index_file.LABELS
+    labels = file.read_text(encoding="utf-8").split("\n")[:-1] if file.is_file() else []
+    return class_names.described(section(run), labels) if labels else ""

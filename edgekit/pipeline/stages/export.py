@@ -15,7 +15,7 @@ from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.stages import lower
 from edgekit.pipeline.state import Run
-from edgekit.types import INTEGERS, Artifact, InputSpec, Quantization, Rewrite, Sample, Skipped, artifact_id
+from edgekit.types import INTEGERS, Artifact, InputSpec, Quantization, Rewrite, Sample, Size, Skipped, artifact_id
 
 INT16X8 = "int16x8.pt2"
 """The graph that the int16x8 file was made from, for the verify stage."""
@@ -116,7 +116,7 @@ def _floats(artifacts: Iterable[Artifact]) -> list[str]:
     return lines
 
 
-def _source(run: Run, precision: str, work: Path) -> tuple[Any, int]:
+def _source(run: Run, precision: str, work: Path) -> tuple[Any, Size]:
     """The torch graph that the files of a precision carry, and the side of its input."""
     from edgekit.export import sources
     from edgekit.graph import exported_program
@@ -124,7 +124,7 @@ def _source(run: Run, precision: str, work: Path) -> tuple[Any, int]:
     from edgekit.lower.reparameterize import joined
 
     module, checkpoint = run.load(run.network)
-    size = checkpoint.input.size
+    size = checkpoint.input.shape
     if precision == "int8":
         return exported_program.load(run.done["quantize"].path / "quantized.pt2"), size
     if precision == "int16x8":

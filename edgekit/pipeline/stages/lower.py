@@ -70,7 +70,7 @@ def build(run: Run, section: Sections, work: Path) -> None:
     with TemporaryDirectory(dir=work) as scratch:
         rows = rewrites.choose_graph(
             module,
-            checkpoint.input.size,
+            checkpoint.input.shape,
             Images(root, samples, checkpoint.input),
             torch.from_numpy(levels(checkpoint.input)),
             quantize,

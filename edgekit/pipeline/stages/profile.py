@@ -135,7 +135,7 @@ def _reference(run: Run, work: Path) -> Path:
 
     module, checkpoint = run.load(run.network)
     path = work / torch_reference.FILE
-    torch_reference.write(module, checkpoint.input.size, path)
+    torch_reference.write(module, checkpoint.input.shape, path)
     return path
 
 
@@ -160,7 +160,8 @@ def _accuracy(run: Run, devices: Mapping[str, Device], keep: Path) -> tuple[list
     import torch
 
     from edgekit.data.dataset import ImageSet
-    from edgekit.data.transforms import fit, open_rgb
+    from edgekit.data.transforms import array, fit, open_image
+    from edgekit.graph.logits import classes
     from edgekit.profile import accuracy
 
     module, checkpoint = run.load(run.network)
@@ -171,14 +172,15 @@ def _accuracy(run: Run, devices: Mapping[str, Device], keep: Path) -> tuple[list
     if not places:
         return [], []
     with torch.no_grad():
-        exact = [int(module(every[place][0].unsqueeze(0)).argmax()) for place in places]
+        exact = [int(classes(module(every[place][0].unsqueeze(0)))) for place in places]
     chosen = [every.samples[place] for place in places]
+    spec = checkpoint.input
     images = accuracy.TestImages(
         split,
-        np.stack([np.asarray(fit(open_rgb(root / sample.path), checkpoint.input)) for sample in chosen]),
+        np.stack([array(fit(open_image(root / sample.path, spec), spec)) for sample in chosen]),
         np.array([sample.label for sample in chosen]),
         np.array(exact),
-        checkpoint.input,
+        spec,
     )
     tidy = set(devices) == set(run.job.devices)
     least = _least(run)

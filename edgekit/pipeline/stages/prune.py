@@ -64,7 +64,7 @@ def build(run: Run, section: PruneSection, work: Path) -> None:
     from edgekit.train import distill, loop
 
     whole, before = run.load(run.done["train"])
-    size = before.input.size
+    size = before.input.shape
     index, root = index_file.load_rooted(run.done["data"].path)
     made = work / "pruning.json"
     if not made.is_file():  # otherwise a killed run has already decided

@@ -137,7 +137,7 @@ def material(run: Run, section: QuantizeSection, scratch: Path) -> Material:
     held_out = calibration(index, more, section.seed)[len(samples) :]  # a longer list begins with the shorter one
     return Material(
         module=module,
-        size=spec.size,
+        size=spec.shape,
         images=Images(root, samples, spec),
         pixels=torch.from_numpy(levels(spec)),
         train=ImageSet(index, root, "train", spec, recipe.train.augment if recipe.train else [], section.seed),

@@ -14,6 +14,7 @@ from edgekit.errors import Shortfall
 from edgekit.pipeline import warnings
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
+from edgekit.types import Checkpoint
 
 RESUMABLE = True
 
@@ -30,7 +31,7 @@ def inputs(run: Run, section: TrainSection | None) -> dict[str, Any]:
         "model": recipe.model.model_dump(),
         "files": _model_files(recipe, run.job.base),
         "train": section.model_dump() if section else None,
-        "input": recipe.data.input,
+        "input": [recipe.data.shape, recipe.data.resize, recipe.data.pad],
         "data": run.digest("data"),
         "versions": versions("torch", "torchvision", "timm", "numpy", "pillow"),
     }
@@ -58,8 +59,8 @@ def after(run: Run) -> None:
 def remark(run: Run) -> str:
     """Whose weights they are, where nothing was trained, and what to know about them."""
     unchanged = () if run.recipe.train else ("the recipe has no [train] section: the weights are used unchanged",)
-    checkpoint = checkpoint_file.load(run.done["train"].path)
-    return "; ".join((*unchanged, *checkpoint.notes))
+    checkpoint: Checkpoint | None = run.read("train", checkpoint_file.NAME, Checkpoint)
+    return "; ".join((*unchanged, *(checkpoint.notes if checkpoint else ())))
 
 
 def _model_files(recipe: Recipe, base: Path) -> dict[str, str]:

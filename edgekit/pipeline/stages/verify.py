@@ -14,7 +14,7 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
-from edgekit.types import FLOAT_VARIANTS, TORCH_FP32, TORCH_INT8, Split
+from edgekit.types import FLOAT_VARIANTS, TORCH_FP32, TORCH_INT8, Size, Split
 
 RESUMABLE = False
 
@@ -85,13 +85,13 @@ def _score(run: Run, section: VerifySection, work: Path) -> None:
         run.done["export"].path,
         section,
         run.console,
-        _others(run, module, checkpoint.input.size),
+        _others(run, module, checkpoint.input.shape),
     )
     json_file.save(work / "accuracy.json", rows)
     verify.check(rows)
 
 
-def _others(run: Run, module: Any, size: int) -> dict[str, Any]:
+def _others(run: Run, module: Any, size: Size) -> dict[str, Any]:
     """References for the files of the other precisions."""
     from edgekit.export import sources
     from edgekit.graph import exported_program
