@@ -280,7 +280,9 @@ def test_other_names_are_offered_and_taken_by_order(tmp_path: Path) -> None:
 def test_another_network_is_refused_with_the_entries_of_the_file(tmp_path: Path) -> None:
     state = net(name="mobilenetv2_050").state_dict()
     file = save({"state_dict": prefixed(state, "module."), "state_dict_ema": state}, tmp_path / "w.pth")
-    assert equal(created(file, "mobilenetv2_050")[0], state)
+    loaded, said = created(file, "mobilenetv2_050")
+    assert equal(loaded, state)
+    assert 'entry "state_dict_ema", a moving average, before "state_dict" (model.weights_entry chooses)' in said
     with pytest.raises(InputError, match=r"does not fit the network: .* more; the file has the entries state_dict, "):
         created(file)
     with pytest.raises(InputError, match="do not match in order and shape either"):

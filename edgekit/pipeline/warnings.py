@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from edgekit import checkpoint_file
 from edgekit.pipeline.state import Run
 from edgekit.types import Index, Split
 from edgekit.verdict import trust
@@ -28,7 +27,7 @@ def guessing(run: Run) -> list[str]:
     if index is None or "train" not in run.done:
         return []
     split: Split = "test" if index.split("test") else "val"
-    scores = checkpoint_file.load(run.network.path).metrics
+    scores = run.checkpoint.metrics if run.checkpoint else ()
     top1 = next((score.accuracy for score in scores if score.split == split), None)
     counts = Counter(sample.label for sample in index.split(split))
     text = "" if top1 is None else trust.chance(top1, list(counts.values()))

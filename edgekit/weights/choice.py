@@ -141,12 +141,18 @@ def _best(fits: list[Candidate], file: WeightsFile) -> Candidate:
     first, *others = sorted(pool, key=lambda each: (each.entry not in _STANDARD, each.word))
     for other in others:
         if not _equal(first.fit.state, other.fit.state):
-            words = " and ".join(f'"{each.word}"' for each in pool)
+            words = " and ".join(f'"{_called(each, pool)}"' for each in pool)
             raise InputError(
                 f"{file.name}: more than one thing in it fits the network: {words}; "
-                f'choose with model.weights_entry = "{first.word}"'
+                f'choose with model.weights_entry = "{_called(first, pool)}"'
             )
     return first
+
+
+def _called(one: Candidate, of: list[Candidate]) -> str:
+    """The shortest word for it: the entry, and the prefix only where that tells it from another."""
+    alone = sum(each.entry == one.entry for each in of) == 1
+    return one.entry if one.entry and alone else one.word
 
 
 def _equal(left: State, right: State) -> bool:
@@ -179,7 +185,7 @@ def _where(best: Candidate) -> str:
 
 def _notes(file: WeightsFile, best: Candidate, fits: list[Candidate], slots: Slots) -> list[str]:
     """What a reader should know."""
-    others = sorted({each.word for each in fits} - {best.word})
+    others = sorted(_called(each, fits) for each in fits if each is not best)
     parts = [_where(best)]
     if others:
         average = ", a moving average" if _EMA.search(best.word) else ""
