@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgekit import models
-from edgekit.config import recipe
+from edgekit.config import recipe_file
 from edgekit.console import Console
 from edgekit.data import index_file
 from edgekit.device.file import Device
@@ -122,7 +122,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def run(home: Path, *overrides: str, devices: dict[str, Device] | None = None, last: str = "verify") -> list[str]:
     """Run the recipe, and return what was said."""
     listener = Listener()
-    loaded = recipe.load(home / "mine.toml", overrides)
+    loaded = recipe_file.load(home / "mine.toml", overrides)
     pipeline.run(pipeline.Job(loaded, home, home / "run", devices or {}), listener, last)
     return listener.lines
 
