@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from edgekit.config import recipe
+from edgekit.config import recipe_file
 from edgekit.console import Console
 from edgekit.disk.run_directory import RunDirectory
 from edgekit.pipeline.port import Skip
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     options = parser.parse_args()
-    loaded, base = recipe.resume(options.run / "recipe.json", options.set)
+    loaded, base = recipe_file.resume(options.run / "recipe.json", options.set)
     run = Run(Job(loaded, base, options.run, {}), RunDirectory(options.run), Console())
     for name in ("data", "train", "prune", "lower"):
         done = run.directory.find(name)

@@ -7,7 +7,6 @@ A checkpoint is a folder with ``model.safetensors`` (the state dict, contiguous,
 from __future__ import annotations
 
 import importlib.util
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +15,6 @@ from typing import Any, cast
 
 import timm
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,13 +28,13 @@ from edgekit.disk.atomic import write_bytes
 from edgekit.errors import InputError
 from edgekit.graph import eager
 from edgekit.types import Checkpoint, InputSpec, ModelSpec, Resize, Size, shape_of
-from edgekit.weights import choice
+from edgekit.weights import choice, published
 from edgekit.weights import file as weights_file
 from edgekit.weights.file import WeightsFile
 from edgekit.weights.match import Slots
+from edgekit.weights.published import TORCHVISION
 
 WEIGHTS = "model.safetensors"
-_TORCHVISION = "torchvision/"
 _CONSTRUCTOR_ERRORS = (TypeError, ValueError, KeyError, IndexError, AssertionError, RuntimeError, AttributeError)
 
 
@@ -88,13 +86,13 @@ def create(
     eager.release(module)
     notes: list[str] = []
     if section.weights == "none":
-        preprocessing = _plain()
+        preprocessing = published.plain()
     elif section.weights == "pretrained":
-        state, preprocessing = _pretrained(spec)
+        state, preprocessing = published.fetch(spec)
         said = f'model.weights = "pretrained" ({section.name})'
         notes = _load(module, spec, base, WeightsFile(said, section.name, {"": state}, ordered=True), swap)
     else:
-        preprocessing = _expected(spec)
+        preprocessing = published.expected(spec)
         notes = _load(module, spec, base, weights_file.read(expand(section.weights, base)), swap, section)
     for note in notes:
         tell(note)
@@ -122,8 +120,8 @@ def build(spec: ModelSpec, base: Path) -> nn.Module:
 def _constructed(spec: ModelSpec, base: Path) -> nn.Module:
     if ".py:" in spec.name:
         return _from_file(spec, base)
-    if spec.name.startswith(_TORCHVISION):
-        name = spec.name.removeprefix(_TORCHVISION)
+    if spec.name.startswith(TORCHVISION):
+        name = spec.name.removeprefix(TORCHVISION)
         known = zoo.list_models(module=zoo)
         if name not in known:
             raise InputError(f"model.name = {no_such(name, known, 'torchvision model')}")
@@ -141,12 +139,10 @@ def _constructed(spec: ModelSpec, base: Path) -> nn.Module:
     with _refusals(spec):
         return cast(
             nn.Module,
-            timm.create_model(spec.name, pretrained=False, num_classes=spec.num_classes, **_timm_options(spec)),
+            timm.create_model(
+                spec.name, pretrained=False, num_classes=spec.num_classes, **published.timm_options(spec)
+            ),
         )
-
-
-def _timm_options(spec: ModelSpec) -> dict[str, Any]:
-    return dict(spec.options) if spec.channels == 3 else {"in_chans": spec.channels, **spec.options}
 
 
 def save(folder: Path, module: nn.Module, checkpoint: Checkpoint) -> None:
@@ -334,86 +330,6 @@ def _refusals(spec: ModelSpec) -> Iterator[None]:
 
 
 # Weights and the preprocessing they expect ---------------------------------------------------------
-
-
-def _pretrained(spec: ModelSpec) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Download (or find in the cache) the published weights of `spec`, and their preprocessing."""
-    if ".py:" in spec.name:
-        raise InputError(f'model.weights = "pretrained": {spec.name} has none; give a weights file or "none"')
-    expected = _expected(spec)
-    with _downloads(spec.name):
-        if spec.name.startswith(_TORCHVISION):
-            weights = _torchvision_weights(spec.name)
-            if weights is None:
-                raise _unpublished(spec)
-            return dict(weights.get_state_dict(progress=False, check_hash=True)), expected
-        config = timm.get_pretrained_cfg(spec.name)
-        if config is None or not config.has_weights:
-            raise _unpublished(spec)
-        if config.hf_hub_id and not isinstance(try_to_load_from_cache(config.hf_hub_id, "model.safetensors"), str):
-            HfApi().model_info(config.hf_hub_id, timeout=20)  # fails at once; the download would retry for a minute
-        source = timm.create_model(spec.name, pretrained=True, **_timm_options(spec))
-        return dict(source.state_dict()), expected
-
-
-def _unpublished(spec: ModelSpec) -> InputError:
-    return InputError(f'model.weights = "pretrained": none are published for {spec.name}; give a file or "none"')
-
-
-def _torchvision_weights(name: str) -> Any:
-    """The best published weights of a torchvision network, or None."""
-    return getattr(zoo.get_model_weights(name.removeprefix(_TORCHVISION)), "DEFAULT", None)
-
-
-@contextmanager
-def _downloads(name: str) -> Iterator[None]:
-    """Report a failed download in one line; suppress the hub's own retry messages."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # the hub, urllib and httpx each have their own exceptions
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"model.weights: the pretrained weights of {name} could not be downloaded ({reason}): "
-            'check the connection, or give model.weights a local .safetensors or .pth file, or "none"'
-        ) from error
-    finally:
-        logger.setLevel(level)
-
-
-def _plain() -> dict[str, Any]:
-    """Preprocessing if no weights expect a particular one: [0, 1] to [-1, 1]."""
-    return {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-
-
-def _expected(spec: ModelSpec) -> dict[str, Any]:
-    """Preprocessing of the weights published under this name; [0, 1] to [-1, 1] for a user's file."""
-    if ".py:" in spec.name:
-        return _plain()
-    if spec.name.startswith(_TORCHVISION):
-        weights = _torchvision_weights(spec.name)
-        if weights is None:
-            return _plain()
-        transform = weights.transforms()
-        return {
-            "mean": tuple(transform.mean),
-            "std": tuple(transform.std),
-            "crop": transform.crop_size[0] / transform.resize_size[0],
-            "interpolation": transform.interpolation.value,
-        }
-    config = timm.get_pretrained_cfg(spec.name)
-    if config is None:
-        return _plain()
-    return {
-        "mean": tuple(config.mean),
-        "std": tuple(config.std),
-        "crop": config.crop_pct,
-        "interpolation": config.interpolation,
-    }
 
 
 def _input_spec(

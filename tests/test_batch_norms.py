@@ -1,5 +1,6 @@
 """Batch norms without a convolution before them, and networks that train with branches and run without."""
 
+# mypy: disable-error-code="operator"
 from __future__ import annotations
 
 from pathlib import Path

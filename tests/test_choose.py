@@ -19,7 +19,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edgekit import choices
-from edgekit.config import recipe
+from edgekit.config import recipe_file
 from edgekit.config.recipe import QuantizeSection, Recipe
 from edgekit.console import Console
 from edgekit.device import file as device_file
@@ -310,7 +310,7 @@ def test_what_was_found_wanting_may_not_change_the_graph(
 
 
 def test_a_run_with_a_device_records_what_it_chose_once(copied: Path, tiny: TinyRun) -> None:
-    loaded, base = recipe.resume(copied / "recipe.json", ["lower.measure=true", 'export.formats=["onnx"]'])
+    loaded, base = recipe_file.resume(copied / "recipe.json", ["lower.measure=true", 'export.formats=["onnx"]'])
     job = pipeline.Job(loaded, base, copied, {"quick": device_file.load(tiny.device)})
     states = {row.name: row.cached for row in pipeline.run(job, QUIET, last="export").stages if not row.skipped}
     assert states == {

@@ -69,6 +69,7 @@ READERS: dict[str, Reader] = {"onnx": onnx_reader, "tflite": tflite_reader}
 GRAPH: dict[str, GraphRewrite] = {
     "average_pool": average_pool,
     "batch_norm": batch_norm,
+    "constants": constants,
     "hard_sigmoid": hard_sigmoid,
     "hard_swish": hard_swish,
     "saturation": saturation,
@@ -77,7 +78,6 @@ GRAPH: dict[str, GraphRewrite] = {
 }
 ONNX: dict[str, OnnxRewrite] = {
     "byte_clip": byte_clip,
-    "constants": constants,
     "conv_padding": conv_padding,
     "four_channels": four_channels,
     "global_average_pool": global_average_pool,

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 
 from edgekit import choices
-from edgekit.config import recipe
+from edgekit.config import recipe_file
 from edgekit.config.recipe import DataSection, PruneSection, QuantizeSection
 from edgekit.console import Console
 from edgekit.data import index_file
@@ -161,7 +161,9 @@ def test_the_stage_runs_and_says_something(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(run_directory, "ORDER", (*run_directory.ORDER, "sizes"))
     (tmp_path / "some.toml").write_text('[model]\nname = "x"\n[data]\nsource = "digits"\n[export]\n')
     state = Run(
-        Job(recipe.load(tmp_path / "some.toml"), tmp_path, tmp_path, {}), RunDirectory(tmp_path), Console(quiet=True)
+        Job(recipe_file.load(tmp_path / "some.toml"), tmp_path, tmp_path, {}),
+        RunDirectory(tmp_path),
+        Console(quiet=True),
     )
     json_file.save(tmp_path / "artifacts.json", list(report_sample.ARTIFACTS))
     state.done["export"] = Done("export", tmp_path, "", 0.0, False)

@@ -266,7 +266,9 @@ def test_what_cleaning_did_is_said_and_listed(root: Path, tmp_path: Path) -> Non
     for number in range(15):
         Image.fromarray(np.full((9, 9 + number), number, np.uint8)).save(root / f"dog/mask{number}.png")
     index = build(root)
-    assert index_file.summary(index.findings) == ("dropped 3 unreadable, 1 duplicate; kept 15 not RGB, 15 nearly black")
+    assert index_file.summary(index.findings) == (
+        "dropped 3 unreadable, 1 duplicate; kept 15 in other colours, 15 nearly black"
+    )
     index_file.save(index, tmp_path)
     assert index_file.load(tmp_path) == index
     lines = (tmp_path / index_file.FINDINGS).read_text().splitlines()

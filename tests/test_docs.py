@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from edgekit.cli.main import cli
-from edgekit.config import recipe, shipped
+from edgekit.config import recipe_file, shipped
 from edgekit.device import file as device_file
 from edgekit.runtime import load
 from tests.conftest import TinyRun
@@ -149,7 +149,7 @@ def test_commands_of_a_page_run(page: str, place: Path) -> None:
 def test_command_is_accepted(line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     given = parse(shlex.split(line.partition(" > ")[0])[1:]).params
-    recipe.load(shipped.find("recipes", "digits"), given.get("overrides", ()))  # fails on a key that there is not
+    recipe_file.load(shipped.find("recipes", "digits"), given.get("overrides", ()))  # fails on a key that there is not
     named = [
         *given.get("devices", ()),
         *([given["name"]] if "devices check" in line or "devices setup" in line else []),
@@ -177,9 +177,9 @@ def test_every_setting_in_an_example_changes_something(tmp_path: Path) -> None:
         given = parse(shlex.split(line)[1:]).params
         name = Path(given["target"]).stem.replace("my", "mine")
         (tmp_path / "one.toml").write_text(texts[name])
-        plain = recipe.load(tmp_path / "one.toml")
+        plain = recipe_file.load(tmp_path / "one.toml")
         for words in given["overrides"]:
-            assert recipe.load(tmp_path / "one.toml", [words]) != plain, line
+            assert recipe_file.load(tmp_path / "one.toml", [words]) != plain, line
             seen += 1
     assert seen > 8
 
@@ -242,7 +242,7 @@ def test_toml_blocks_are_recipes_and_devices(tmp_path: Path) -> None:
     for number, (page, text) in enumerate(blocks("toml")):
         path = tmp_path / f"{page}{number}.toml"
         path.write_text(text)
-        loaded = device_file.load(path) if "[reach]" in text else recipe.load(path)
+        loaded = device_file.load(path) if "[reach]" in text else recipe_file.load(path)
         assert loaded
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgekit.config import recipe
+from edgekit.config import recipe_file
 from edgekit.console import Console
 from edgekit.device.file import Device
 from edgekit.disk.run_directory import Done
@@ -115,7 +115,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def run(home: Path, *overrides: str, devices: dict[str, Device] | None = None, last: str = "verify") -> list[str]:
     """Run the recipe, and return what was said."""
     listener = Listener()
-    loaded = recipe.load(home / "mine.toml", overrides)
+    loaded = recipe_file.load(home / "mine.toml", overrides)
     pipeline.run(pipeline.Job(loaded, home, home / "run", devices or {}), listener, last)
     return listener.lines
 

@@ -22,7 +22,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 import edgekit.runtime as edgekit_runtime
 from edgekit import models
-from edgekit.config import recipe, unused
+from edgekit.config import recipe_file, unused
 from edgekit.config.recipe import ModelSection
 from edgekit.data.dataset import ImageSet
 from edgekit.data.transforms import augmenter, evaluate, normalise, open_image, preprocessing
@@ -519,14 +519,14 @@ def test_two_logits_and_one_are_the_same_classifier() -> None:
 )
 def test_a_wrong_input_is_explained_in_one_line(override: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        recipe.load(ROOT / "recipes" / "digits.toml", [override])
+        recipe_file.load(ROOT / "recipes" / "digits.toml", [override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_alpha_is_not_augmented_by_rules_that_do_not_know_it() -> None:
     with pytest.raises(InputError, match='"trivial_augment" has no rule for alpha'):
-        recipe.load(ROOT / "recipes" / "digits.toml", ["data.channels=4", 'train.augment=["trivial_augment"]'])
+        recipe_file.load(ROOT / "recipes" / "digits.toml", ["data.channels=4", 'train.augment=["trivial_augment"]'])
 
 
 @pytest.mark.parametrize(
@@ -537,11 +537,11 @@ def test_alpha_is_not_augmented_by_rules_that_do_not_know_it() -> None:
     ],
 )
 def test_keys_that_the_way_to_resize_leaves_without_effect_are_named(overrides: list[str], message: str) -> None:
-    (line,) = unused.lines(recipe.load(ROOT / "recipes" / "digits.toml", overrides))
+    (line,) = unused.lines(recipe_file.load(ROOT / "recipes" / "digits.toml", overrides))
     assert message in line
 
 
 def test_a_square_is_a_square_however_it_is_written() -> None:
     for value in ("32", "[32, 32]"):
-        assert recipe.load(ROOT / "recipes" / "digits.toml", [f"data.input={value}"]).data.input == 32
-    assert recipe.load(ROOT / "recipes" / "digits.toml", ["data.input=[24, 40]"]).data.shape == (3, 24, 40)
+        assert recipe_file.load(ROOT / "recipes" / "digits.toml", [f"data.input={value}"]).data.input == 32
+    assert recipe_file.load(ROOT / "recipes" / "digits.toml", ["data.input=[24, 40]"]).data.shape == (3, 24, 40)

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import save as to_bytes
 
 from edgekit import models
-from edgekit.config import recipe
+from edgekit.config import recipe_file
 from edgekit.config.recipe import QuantizeSection
 from edgekit.console import Console
 from edgekit.errors import Shortfall
@@ -203,7 +203,7 @@ def test_run_ends_where_no_rung_holds_and_keeps_the_best_one(data: Digits, tmp_p
     (tmp_path / "mine.toml").write_text(RECIPE.format(size=digits.SIZE))
     module = digits.spoiled(data.module, FACTOR)
     (tmp_path / "small.safetensors").write_bytes(to_bytes(models.state(module)))
-    loaded = recipe.load(tmp_path / "mine.toml")
+    loaded = recipe_file.load(tmp_path / "mine.toml")
     job = pipeline.Job(loaded, tmp_path, tmp_path / "run", {})
     with pytest.raises(Shortfall) as caught:
         pipeline.run(job, Console(quiet=True), "quantize")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from edgekit.config import recipe
+from edgekit.config import recipe_file
 from edgekit.console import Console
 from edgekit.device import file as device_file
 from edgekit.disk.run_directory import ORDER, Done
@@ -82,7 +82,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def run(home: Path, *overrides: str, last: str = "report") -> pipeline.Outcome:
-    loaded = recipe.load(home / "mine.toml", overrides)
+    loaded = recipe_file.load(home / "mine.toml", overrides)
     names = loaded.profile.devices if loaded.profile else []
     devices = {name: device_file.load(home / name) for name in names}
     return pipeline.run(pipeline.Job(loaded, home, home / "run", devices), Console(quiet=True), last)
@@ -295,6 +295,6 @@ def test_run_stops_after_the_last_stage_that_was_asked_for(home: Path) -> None:
 
 def test_run_writes_the_recipe_so_that_the_directory_can_be_resumed(home: Path) -> None:
     run(home, "train.epochs=4")
-    loaded, base = recipe.resume(home / "run" / "recipe.json")
-    assert loaded == recipe.load(home / "mine.toml", ["train.epochs=4"])
+    loaded, base = recipe_file.resume(home / "run" / "recipe.json")
+    assert loaded == recipe_file.load(home / "mine.toml", ["train.epochs=4"])
     assert base == home

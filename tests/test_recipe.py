@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from edgekit.config import recipe, shipped, toml
+from edgekit.config import recipe, recipe_file, shipped, toml
 from edgekit.errors import InputError
 
 SMALL = """
@@ -25,7 +25,7 @@ source = "digits"
 def load(tmp_path: Path, text: str = SMALL, *overrides: str) -> recipe.Recipe:
     file = tmp_path / "mine.toml"
     file.write_text(text)
-    return recipe.load(file, overrides)
+    return recipe_file.load(file, overrides)
 
 
 def test_load_leaves_out_stages_that_have_no_section(tmp_path: Path) -> None:
@@ -121,17 +121,17 @@ def test_load_names_every_fault_on_a_line_of_its_own(tmp_path: Path) -> None:
 
 def test_load_names_a_file_that_is_missing_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.toml: no such file"):
-        recipe.load(tmp_path / "gone.toml")
+        recipe_file.load(tmp_path / "gone.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"binary\.toml: cannot be read: .*utf-8"):
-        recipe.load(tmp_path / "binary.toml")
+        recipe_file.load(tmp_path / "binary.toml")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"recipe": {}}', '{"recipe": 3, "base": "/"}', "\0"])
 def test_resume_refuses_what_edgekit_did_not_write(tmp_path: Path, text: str) -> None:
     (tmp_path / "recipe.json").write_text(text)
     with pytest.raises(InputError, match=r"recipe\.json: "):
-        recipe.resume(tmp_path / "recipe.json")
+        recipe_file.resume(tmp_path / "recipe.json")
 
 
 def test_schema_accepts_every_shipped_recipe_and_refuses_unknown_keys() -> None:
@@ -141,7 +141,7 @@ def test_schema_accepts_every_shipped_recipe_and_refuses_unknown_keys() -> None:
     for path in shipped.files("recipes").values():
         table = tomllib.loads(path.read_text())
         check.validate(table)
-        assert recipe.load(path).name == path.stem
+        assert recipe_file.load(path).name == path.stem
         table["train"] = {"epoch": 1}
         assert not check.is_valid(table)
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from edgekit.config import plain, recipe, shipped, toml, unused
+from edgekit.config import plain, recipe, recipe_file, shipped, toml, unused
 from edgekit.data import port
 from edgekit.device import file as device_file
 from edgekit.device import probe
@@ -104,7 +104,7 @@ def outcome(make: Callable[[], recipe.Recipe], folder: Path) -> str:
         return text
     assert all(map(plain.is_plain, unused.lines(made)))
     (folder / "recipe.json").write_text(json.dumps({"base": "/", "recipe": made.model_dump(mode="json")}))
-    assert recipe.resume(folder / "recipe.json")[0] == made
+    assert recipe_file.resume(folder / "recipe.json")[0] == made
     return ""
 
 
@@ -132,7 +132,7 @@ def test_seeded_mutations_of_shipped_recipes(tmp_path: Path) -> None:
             start, length = chance.randrange(len(text)), chance.choice((1, 1, 1, 5, 40))
             text = text[:start] + chance.choice(SPLICES) + text[start + chance.choice((0, length)) :]
         file.write_bytes(text.encode())
-        taken += outcome(lambda: recipe.load(file), tmp_path) == ""
+        taken += outcome(lambda: recipe_file.load(file), tmp_path) == ""
     assert 20 < taken < 380  # the mutations are neither all fatal nor all harmless
 
 
@@ -150,7 +150,7 @@ SPLICES = (
 def test_bytes_in_a_recipe_are_taken_or_refused(tmp_path: Path, spliced: bytes, start: int, gone: int) -> None:
     file = tmp_path / "mine.toml"
     file.write_bytes(BASE.encode()[:start] + spliced + BASE.encode()[start + gone :])
-    assert outcome(lambda: recipe.load(file), tmp_path) is not None
+    assert outcome(lambda: recipe_file.load(file), tmp_path) is not None
 
 
 TREES: st.SearchStrategy[Any] = st.recursive(
@@ -182,7 +182,7 @@ def test_any_values_under_any_keys_are_taken_or_refused(tmp_path: Path, changes:
 def test_any_override_is_taken_or_refused(tmp_path: Path, words: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(BASE)
-    outcome(lambda: recipe.load(file, [words]), tmp_path)
+    outcome(lambda: recipe_file.load(file, [words]), tmp_path)
 
 
 @pytest.mark.parametrize(("open_", "close"), [("{a=", "}"), ("[", "]")])
@@ -190,11 +190,11 @@ def test_nesting_of_any_depth_is_one_line(tmp_path: Path, open_: str, close: str
     file = tmp_path / "mine.toml"
     for depth in (20, 200, 2_000, 20_000):
         file.write_text(f"x = {open_ * depth}1{close * depth}\n{BASE}")
-        said = outcome(lambda: recipe.load(file), tmp_path)
+        said = outcome(lambda: recipe_file.load(file), tmp_path)
         assert "nested" in said
         assert "\n" not in said
     file.write_text(f"{'a.' * 2000}a = 1\n{BASE}")
-    assert "nested more than 16 deep" in outcome(lambda: recipe.load(file), tmp_path)
+    assert "nested more than 16 deep" in outcome(lambda: recipe_file.load(file), tmp_path)
 
 
 @pytest.mark.parametrize("place", ["run.seconds", "run.rounds", "run.cooldown", "run.sustained", "name", "facts.os"])
@@ -236,17 +236,17 @@ def test_a_value_out_of_range_is_refused_where_it_is_written(tmp_path: Path, tex
     file = tmp_path / "mine.toml"
     file.write_text(f'{text}\nmodel.name = "mobilenetv2_100"\ndata.source = "digits"\n')
     with pytest.raises(InputError) as caught:
-        recipe.load(file)
+        recipe_file.load(file)
     assert f"mine.toml: {message}" in str(caught.value)
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_bytes(b"\xef\xbb\xbf" + BASE.encode())
-    assert recipe.load(file).model.name == "mobilenetv2_100"
+    assert recipe_file.load(file).model.name == "mobilenetv2_100"
     file.write_bytes(BASE.encode("utf-16"))
     with pytest.raises(InputError, match=r"mine\.toml: cannot be read: .* save it as UTF-8$"):
-        recipe.load(file)
+        recipe_file.load(file)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_a_key_that_the_source_does_not_use_is_refused(source: str, key: str, va
 def test_an_override_without_a_value_takes_a_key_away(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(BASE)
-    loaded = recipe.load(file, ["data.path=", "data.source=digits", "train=", "prune.steps="])
+    loaded = recipe_file.load(file, ["data.path=", "data.source=digits", "train=", "prune.steps="])
     assert (loaded.data.path, loaded.train) == (None, None)
     port.check(loaded.data)
 
@@ -289,14 +289,14 @@ def test_an_override_without_a_value_takes_a_key_away(tmp_path: Path) -> None:
 def test_a_key_without_effect_is_named(tmp_path: Path, overrides: list[str], line: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(BASE)
-    assert unused.lines(recipe.load(file)) == []
-    found = unused.lines(recipe.load(file, overrides))
+    assert unused.lines(recipe_file.load(file)) == []
+    found = unused.lines(recipe_file.load(file, overrides))
     assert [each for each in found if each.startswith(line)], found
 
 
 def test_no_shipped_recipe_sets_a_key_without_effect() -> None:
     for path in shipped.files("recipes").values():
-        loaded = recipe.load(path)
+        loaded = recipe_file.load(path)
         port.check(loaded.data)
         assert unused.lines(loaded) == []
 

@@ -50,7 +50,7 @@ def created(file: Path, name: str = NAME, num_classes: int = 3, swap: bool = Fal
     """State dict of the network that a recipe with this weights file gets, and what was said."""
     said: list[str] = []
     section = ModelSection(name=name, weights=str(file), **keys)
-    module, _, _ = models.create(section, num_classes, 64, Path(), swap, said.append)
+    module, _, _ = models.create(section, num_classes, 64, Path(), swap, tell=said.append)
     return module.state_dict(), "\n".join(said)
 
 

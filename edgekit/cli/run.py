@@ -175,7 +175,7 @@ def _go(
 
 
 def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...]) -> Job:
-    from edgekit.config import recipe, shipped
+    from edgekit.config import recipe, recipe_file, shipped
     from edgekit.pipeline import run as pipeline
 
     folder = Path(target)
@@ -184,13 +184,13 @@ def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple
             f"{target}: is a bundle, which is already built; edgekit profile, inspect and predict accept one"
         )
     if (folder / "recipe.json").is_file():
-        loaded, base = recipe.resume(folder / "recipe.json", overrides)
+        loaded, base = recipe_file.resume(folder / "recipe.json", overrides)
         out = out or folder
     elif folder.is_dir() and target not in shipped.files("recipes"):
         raise InputError(f"{target}: is neither a recipe nor a run directory (it has no recipe.json)")
     else:
         path = shipped.find("recipes", target)
-        loaded, base = recipe.load(path, overrides), path.resolve().parent
+        loaded, base = recipe_file.load(path, overrides), path.resolve().parent
     if names:  # same as profile.devices, and recorded with it
         chosen = [str(Path(name).resolve()) if shipped.is_path(name) else name for name in names]
         section = loaded.profile or recipe.ProfileSection()
@@ -222,10 +222,10 @@ def _devices(section: ProfileSection, base: Path | None) -> dict[str, Device]:
 def _profiled(
     target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...], console: Console, again: bool
 ) -> Outcome:
-    from edgekit.config import recipe
+    from edgekit.config import recipe_file
     from edgekit.pipeline import bundled
 
-    section = recipe.profile_section(
+    section = recipe_file.profile_section(
         overrides, ("operators", "sustained", "ship_by"), "the models of a bundle are already built"
     )
     section = section.model_copy(update={"devices": list(names) or section.devices})

@@ -79,7 +79,7 @@ FINDINGS = "findings.csv"
 _VERBS = {"drop": "dropped", "keep": "kept"}
 _WORDS = {
     "unreadable": "unreadable",
-    "mode": "not RGB",
+    "mode": "in other colours",
     "range": "nearly black",
     "orientation": "turned by EXIF",
     "conflict": "under two labels",

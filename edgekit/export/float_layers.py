@@ -21,15 +21,18 @@ MARKS = {"COS": aten.cos.default, "SIN": aten.sin.default}
 
 
 def mark(graph: GraphModule) -> tuple[GraphModule, str, int]:
-    """A copy with marks before every operator that must stay float, what marks it, and how many marks there are."""
+    """A copy with marks before every operator that must stay float, what marks it, and how many marks there are.
+
+    Without such operators, the graph itself.
+    """
+    if not _floats(graph):
+        return graph, "", 0
     marked = copy.deepcopy(graph)
     marked.graph.eliminate_dead_code()
     targets = {node.target for node in marked.graph.nodes}
     kind = next((kind for kind, target in MARKS.items() if target not in targets), "")
-    integer = {kernel.node for kernel in kernels(marked)}
-    weighted = [node for node in marked.graph.nodes if node.op == "call_function" and node.target in WEIGHTED]
     made: dict[Node, Node] = {}
-    for node in dict.fromkeys([*float_nodes(marked), *(each for each in weighted if each not in integer)]):
+    for node in _floats(marked):
         sources: list[Any] = [node.args[0]] if node.target in WEIGHTED else node.all_input_nodes
         for source in sources:
             if not arrives(source) or _is_constant(source):
@@ -46,6 +49,12 @@ def mark(graph: GraphModule) -> tuple[GraphModule, str, int]:
             node.replace_input_with(source, made[source])
     marked.recompile()
     return marked, kind, len(made)
+
+
+def _floats(graph: GraphModule) -> list[Node]:
+    integer = {kernel.node for kernel in kernels(graph)}
+    weighted = [node for node in graph.graph.nodes if node.op == "call_function" and node.target in WEIGHTED]
+    return list(dict.fromkeys([*float_nodes(graph), *(node for node in weighted if node not in integer)]))
 
 
 def _is_constant(node: Node) -> bool:

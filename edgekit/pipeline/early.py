@@ -118,7 +118,9 @@ def _check_network(run: Run, coming: Sequence[str]) -> None:
     if "data" not in coming and not wanted:  # the train stage is about to build it
         return
     module = _network(run, coming)
-    for key, name in wanted if module is not None else ():
+    if module is None:
+        return
+    for key, name in wanted:
         known = _names(module, key, run.recipe.data.shape)
         if name not in known:
             raise InputError(f"{key} = {choices.no_such(name, known, 'layer')}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgekit import checkpoint_file
 from edgekit.measurements import Profile, Timing
 from edgekit.pipeline.state import Run
 from edgekit.types import Accuracy, Artifact, Checkpoint, Pruning
@@ -38,7 +37,7 @@ def read(run: Run) -> Results:
     """The results of the stages that have been done."""
     profile: Profile | None = run.read("profile", "profile.json", Profile)
     return Results(
-        checkpoint=checkpoint_file.load(run.network.path) if "train" in run.done else None,
+        checkpoint=run.checkpoint,
         pruning=run.read("prune", "pruning.json", Pruning),
         artifacts=tuple(run.artifacts),
         accuracy=tuple(run.read("verify", "accuracy.json", list[Accuracy]) or ()),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.checkpoint_file import NAME
 from edgekit.config.recipe import Recipe
 from edgekit.console import Console
 from edgekit.device.file import Device
@@ -56,6 +57,12 @@ class Run:
     def network(self) -> Done:
         """The stage that holds the float network: the last one that wrote a checkpoint."""
         return self.done.get("prune") or self.done["train"]
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """What lies beside the weights of the float network; None if there is none yet."""
+        found: Checkpoint | None = self.read("prune" if "prune" in self.done else "train", NAME, Checkpoint)
+        return found
 
     def load(self, stage: Done) -> tuple[nn.Module, Checkpoint]:
         """The network of a stage that wrote a checkpoint: read once, and a copy that the caller may change each time.

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 
 from edgekit import checkpoint_file
 from edgekit.pipeline.state import Run
-from edgekit.types import Checkpoint, Index, Split
+from edgekit.types import Index, Split
 from edgekit.verdict import trust
 
 _NAMES: dict[Split, str] = {"test": "test", "val": "validation"}
@@ -19,8 +19,7 @@ def of(run: Run) -> tuple[str, ...]:
 
 def doubts(run: Run) -> tuple[str, ...]:
     """What the train stage doubts about given weights."""
-    checkpoint: Checkpoint | None = run.read("train", checkpoint_file.NAME, Checkpoint)
-    return checkpoint.doubts if checkpoint else ()
+    return run.checkpoint.doubts if run.checkpoint else ()
 
 
 def guessing(run: Run) -> list[str]:

@@ -74,7 +74,9 @@ def convert(graph: torch.nn.Module, size: Size, precision: str, folder: Path) ->
 
             # The config only tells the converter to expect Q/DQ pairs; where they are was decided in the graph.
             expects = PT2EQuantizer().set_global(get_symmetric_quantization_config())
-            source, *marks = float_layers.mark(graph) if isinstance(graph, GraphModule) and integer else (graph, "", 0)
+            source, kind, count = graph, "", 0
+            if isinstance(graph, GraphModule) and integer:
+                source, kind, count = float_layers.mark(graph)
             model = litert_torch.convert(
                 litert_torch.to_channel_last_io(source, args=[0]),
                 (torch.zeros(1, height, width, channels),),
@@ -82,7 +84,7 @@ def convert(graph: torch.nn.Module, size: Size, precision: str, folder: Path) ->
             )
             file = Path(scratch) / "model.tflite"
             model.export(str(file))
-            data = float_layers.unmark(file.read_bytes(), *marks)
+            data = float_layers.unmark(file.read_bytes(), kind, count)
             return tflite_weights.widen_biases(data) if precision == "int16x8" else data
     except (OSError, ModuleNotFoundError):
         raise

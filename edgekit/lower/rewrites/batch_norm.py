@@ -89,6 +89,7 @@ def _distribute(graph: GraphModule, node: Node, parts: list[Node]) -> None:
     """``bn(cat(a, b))`` becomes ``cat(bn(a), bn(b))``."""
     cat: Any = node.args[0]
     arguments: Any = node.args
+    target: Any = node.target
     start = 0
     for part in parts:
         stop = start + int(part.meta["val"].shape[1])
@@ -97,7 +98,7 @@ def _distribute(graph: GraphModule, node: Node, parts: list[Node]) -> None:
                 None if holder is None else hold(graph, f"{node.name}_part", constant(graph, holder)[start:stop])
                 for holder in arguments[1:5]
             ]
-            own = graph.graph.call_function(node.target, (part, *holders, *arguments[5:]))
+            own = graph.graph.call_function(target, (part, *holders, *arguments[5:]))
         own.meta.update(part.meta)
         cat.replace_input_with(part, own)
         start = stop

@@ -34,7 +34,7 @@ def apply(graph: GraphModule) -> int:
         if source.op == "placeholder":
             last, joined = node, own
             done.add(node)
-            while (more := _affine(graph, user, source) if (user := _sole_user(last)) else None) is not None:
+            while (user := _sole_user(last)) is not None and (more := _affine(graph, user, source)) is not None:
                 last, joined = user, (joined[0] * more[0], joined[1] * more[0] + more[1])
                 done.add(last)
             fold(graph, last, source, *joined)
