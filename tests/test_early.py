@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from edgekit import models
 from edgekit.config import recipe_file
 from edgekit.console import Console
+from edgekit.data import index_file
 from edgekit.device.file import Device
 from edgekit.disk.run_directory import Done
 from edgekit.errors import InputError, Shortfall, Unreached
@@ -24,6 +26,7 @@ from edgekit.pipeline.port import Skip
 from edgekit.pipeline.stages import data as data_stage
 from edgekit.pipeline.stages import quantize as quantize_stage
 from edgekit.pipeline.stages import train as train_stage
+from edgekit.types import Checkpoint
 
 NET = """
 import torch
@@ -93,7 +96,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the stages that did any work; only the work of data is real, the others write nothing."""
+    """Names of the stages that did any work: data's is real, train's leaves an untrained network, others' nothing."""
     names: list[str] = []
 
     def stage(name: str, stage: Any, section: Any, state: Any, start: pipeline._Start) -> Done:
@@ -101,6 +104,10 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             names.append(name)
             if stage is data_stage:
                 stage.build(state, section, work)
+            if stage is train_stage:
+                wanted, labels = state.recipe, index_file.load(state.done["data"].path).labels
+                net, spec, given = models.create(wanted.model, len(labels), wanted.data.shape, state.job.base)
+                models.save(work, net, Checkpoint(models.WEIGHTS, spec, given, labels, trained=False))
             (work / "result.txt").write_text(name)
 
         real = stage in (data_stage, train_stage, quantize_stage)

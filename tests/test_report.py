@@ -15,7 +15,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit import choices
@@ -286,6 +286,7 @@ def test_html_colours_have_enough_contrast(scheme: int) -> None:
             assert (high + 0.05) / (low + 0.05) >= need, (ink, back)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.floats(0.3, 8.0))
 def test_html_and_the_verdict_say_the_same_gain(gain: float) -> None:
     """The ratio or the percentage of the reason is the one of "How fast?"; float, if it is the fastest, has none."""
@@ -335,6 +336,7 @@ def test_html_sets_code_as_code_and_groups_operators_by_type() -> None:
 places = st.tuples(st.floats(60, 440), st.floats(30, 260))
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(places, min_size=1, max_size=16), st.floats(4, 9))
 def test_marks_of_the_scatter_never_overlap(found: list[tuple[float, float]], radius: float) -> None:
     area = (50.0, 16.0, 446.0, 278.0)

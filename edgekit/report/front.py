@@ -9,7 +9,7 @@ from edgekit.measurements import Timing, Verdict
 from edgekit.report import _bars
 from edgekit.report._bars import Bar, Dot
 from edgekit.report._charts import tone
-from edgekit.report._panels import chosen, label, panels, precision_tone, with_interval
+from edgekit.report._panels import DASH, chosen, label, panels, precision_tone, with_interval
 from edgekit.report.cautions import cautions
 from edgekit.report.contents import Report
 from edgekit.report.markup import Markup, badge, breakable, join, table, tag
@@ -171,11 +171,14 @@ def _change(drop: float | None) -> str:
 
 
 def _against(report: Report, verdict: Verdict) -> str:
-    """``2.0x``, ``3.8 % faster``, ``float``."""
+    """``2.0 x``, ``3.8 % faster``, ``float ships``."""
     if not verdict.artifact:
         return "—"
     gain = speed(verdict.speedup)
-    return f"{gain[0]} {gain[1].partition(' ')[0]}".removesuffix(" as") if gain else _why_no_gain(report, verdict)
+    if gain is None:
+        return _why_no_gain(report, verdict)
+    number, words = gain
+    return number if words.startswith("as fast") else f"{number} {words.split()[0]}"
 
 
 def _why_no_gain(report: Report, verdict: Verdict) -> str:
@@ -186,7 +189,7 @@ def _why_no_gain(report: Report, verdict: Verdict) -> str:
 def interval(t: Timing) -> str:
     """``0.823-0.865``, with an en dash, or p90 if there is no interval."""
     if t.p50_ci:
-        return with_interval(t.p50_ms, t.p50_ci).partition("(")[2].rstrip(")")
+        return f"{ms(t.p50_ci[0])}{DASH}{ms(t.p50_ci[1])}"
     return f"p90 {ms(t.p90_ms)}" if t.samples and t.p90_ms is not None else ""
 
 
