@@ -406,7 +406,7 @@ def test_the_commands_take_a_bundle_of_a_grey_rectangle(grey: Done, tmp_path: Pa
     (header,) = tmp_path.glob("*_model.h")
     assert "_INPUT_SHAPE {1, 24, 40, 1}" in header.read_text()
     page = (grey.folder / "10-report" / "report.html").read_text()
-    assert "24 x 40 px, grey input" in page
+    assert "24 x 40 px, grey" in page
 
 
 def test_rgba_goes_from_a_tuple_to_a_bundle(rgba: Done) -> None:
