@@ -209,7 +209,7 @@ def test_bench_says_it_in_words(folder: Path) -> None:
     line, warmed, steps, energy = here("bench", folder / "waste.edgekit", *words)
     assert line.startswith(f"fp32-onnx on onnxruntime {onnxruntime.version()} (CPUExecutionProvider, threads 1): p50 ")
     assert warmed.startswith("warm-up: 10 runs, ")  # no more: it had 0 seconds
-    assert steps.startswith("end to end: decode 0.")
+    assert steps.startswith("end to end: decode ")  # how long that takes is not for a test
     assert steps.endswith(" ms (medians over 2 golden images)")
     assert energy.startswith("energy: ")
 
