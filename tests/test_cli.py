@@ -224,7 +224,12 @@ def test_command_stops_after_its_stage(tiny: TinyRun, name: str, last: str) -> N
     answer = edgekit(name, tiny.path)
     assert _not_skipped(answer.stderr) == [f"{stage}: unchanged" for stage in STAGES[: STAGES.index(last) + 1]]
     bundle = "" if last == "train" else f"bundle: {tiny.path / BUNDLE}\n"
-    assert answer.stdout == f"{bundle}run directory: {tiny.path}\n"
+    assert answer.stdout.endswith(f"{bundle}run directory: {tiny.path}\n")
+    heads = {"train": ["split", "images", "top-1"], "compress": ["file", "MB", "top-1"], "profile": ["device", "file"]}
+    table = answer.stdout.splitlines()[1 if name == "train" else 0 :]
+    assert table[0].split()[: len(heads[name])] == heads[name]
+    rows = {"train": ["val", "test"], "compress": ["onnx-fp32", "tflite-fp32"], "profile": ["quick"] * 2}
+    assert [line.split()[0] for line in table[1:3]] == rows[name]
 
 
 def test_profile_takes_another_device_and_remembers_it(copied: Path, tiny: TinyRun) -> None:

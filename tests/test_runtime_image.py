@@ -303,7 +303,7 @@ def test_pixels_raise_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(preprocess, "_decoded", fail)
+    monkeypatch.setattr(preprocess, "decoded", fail)
     with pytest.raises(RuntimeFault, match="image: out of memory"):
         pixels(GOOD, SPEC)
 

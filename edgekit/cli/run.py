@@ -92,7 +92,7 @@ def prune(**flags: Any) -> None:
     \b
     Examples:
       edgekit prune digits --set prune.macs=0.5
-      edgekit prune runs/mine --set prune.latency=0.6 --device host
+      edgekit prune digits --set prune.latency=0.6 --device host
     """
     _go("prune", **flags)
 

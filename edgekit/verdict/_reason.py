@@ -67,7 +67,7 @@ def _against_int8(choice: Choice, candidates: list[Candidate]) -> list[str]:
         return [f"no slower than the fastest {which}: {ms(rival.timing.p50_ms)})"]
     if choice.objective is not P50:
         return [f"{_better(choice, rival)} than the fastest {which})"]
-    return [f"which {rival.name} ({ms(rival.timing.p50_ms)}) does not beat either"]
+    return [f"{rival.name} ({ms(rival.timing.p50_ms)}) does not beat the fastest float file"]
 
 
 def _against_float(choice: Choice, baseline: Candidate) -> str:
