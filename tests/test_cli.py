@@ -245,6 +245,15 @@ def test_profile_takes_another_device_and_remembers_it(copied: Path, tiny: TinyR
     assert [stage["name"] for stage in found["stages"] if not stage["cached"] and not stage["skipped"]] == ["report"]
 
 
+def test_profile_measures_again_when_asked(copied: Path) -> None:
+    rows = [json.loads(edgekit("profile", copied, *words, "--json").stdout) for words in ((), ("--again",), ())]
+    stages = [{stage["name"]: stage["cached"] for stage in row["stages"]} for row in rows]
+    assert [stage["profile"] for stage in stages] == [True, False, True]
+    assert all(stage["export"] for stage in stages)
+    times = [[timing["p50_ms"] for timing in row["latency"]] for row in rows]
+    assert times[0] != times[1] == times[2]
+
+
 @pytest.mark.parametrize("name", ["run", "train", "prune", "compress", "profile", "report"])
 def test_a_command_that_is_given_nothing_shows_its_help_and_does_nothing(tmp_path: Path, name: str) -> None:
     answer = subprocess.run(command(name), cwd=tmp_path, env=environment(), capture_output=True, text=True)
