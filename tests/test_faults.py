@@ -423,8 +423,11 @@ def test_guard_turns_a_fault_of_the_runtime_into_one_line(capsys: pytest.Capture
         guarded(work, debug=False)
     assert ended.value.code == 1
     assert capsys.readouterr().err == "edgekit: the engine cannot load this\n"
-    with pytest.raises(RuntimeFault):
+    with pytest.raises(SystemExit):
         guarded(work, debug=True)
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback (most recent call last)")
+    assert "RuntimeFault: the engine cannot load this" in shown
 
 
 def test_guard_turns_the_unforeseen_into_one_line(capsys: pytest.CaptureFixture[str]) -> None:
