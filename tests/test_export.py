@@ -282,8 +282,8 @@ def test_export_refuses_float_operators_of_the_converters_making(every: nets.Com
 
 
 def test_export_to_tflite_refuses_kept_layers_beside_cosine_and_sine(tmp_path: Path) -> None:
-    module = nets.settled(nn.Sequential(nets.conv(3, 8), nets.head(8)))
-    graph = nets.quantize(module, keep_float=["0"])
+    module = nets.settled(nn.Sequential(nets.conv(3, 8), nets.conv(8, 8), nets.head(8)))
+    graph = nets.quantize(module, keep_float=["1"])
     output = next(node for node in graph.graph.nodes if node.op == "output")
     for wave in (torch.ops.aten.sin.default, torch.ops.aten.cos.default):
         (last,) = output.all_input_nodes
