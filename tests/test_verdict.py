@@ -186,6 +186,14 @@ def test_decide_judges_by_size_alone_where_the_whole_use_is_unknown_or_not_measu
     assert (choose(emulated).artifact, choose(emulated).by) == ("onnx-int8", "size")
 
 
+def test_decide_does_not_call_what_is_far_slower_as_fast_because_its_error_bar_is_wide() -> None:
+    rows = [timing("tflite-fp32", "litert", 1.31), timing("tflite-int8", "litert", 0.553)]
+    wide = [replace(t, kind="estimated", samples=(), p50_ci=(0.3 * t.p50_ms, 3 * t.p50_ms)) for t in rows]
+    found = choose(wide)
+    assert (found.artifact, found.by) == ("tflite-int8", "p50")
+    assert "2.4x faster than the fastest float file (tflite-fp32, litert)" in found.reason
+
+
 def test_decide_ships_by_end_to_end_when_the_device_says_so() -> None:
     times = [
         whole(timing("onnx-fp32", "onnxruntime", 3.0), 4.0),

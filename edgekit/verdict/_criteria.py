@@ -114,7 +114,9 @@ def choose(candidates: Sequence[Candidate], objective: Criterion) -> Choice:
             lost += [(candidate, criterion) for candidate in left if candidate not in kept]
             left = kept
     best = min(left, key=lambda candidate: candidate.timing.p50_ms)
-    if not lost:
+    close = (objective.of(best) or 0.0) * (1 + objective.close)
+    lost = [(candidate, by) for candidate, by in lost if (objective.of(candidate) or 0.0) <= close]
+    if not lost:  # or the others only tie as their intervals are wide
         return Choice(best, objective, objective)
     rival, by = min(lost, key=lambda pair: (objective.of(pair[0]) or 0.0, pair[0].timing.p50_ms))
     return Choice(best, objective, by, rival)
