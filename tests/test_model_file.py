@@ -16,6 +16,7 @@ import onnx
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from cryptography.hazmat.primitives import serialization
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -170,7 +171,7 @@ def outside(data: bytes) -> bool | None:
     """Whether ONNX's own reader finds a tensor in another file; None: it does not read these bytes."""
     try:
         model = onnx.load_model_from_string(data)
-    except Exception:
+    except DecodeError:
         return None
     return any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors(model))
 

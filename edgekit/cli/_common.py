@@ -50,40 +50,36 @@ class Group(click.Group):
 
 
 def guarded(work: Callable[[], None], debug: bool) -> None:
-    """Run a command's body; every expected error becomes one line and an exit code."""
-    if debug:
-        try:
-            work()
-        except Exception:
-            sys.stderr.write(terminal.lines(traceback.format_exc()))
-            sys.exit(1)
-        return
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's deprecations are not the user's
+    """Run a command's body; every error becomes one line and an exit code, after a traceback if `debug`."""
+    if not debug:
+        logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's deprecations are not the user's
     try:
         work()
-    except EdgekitError as error:
-        _stop(str(error), error.exit_code)
-    except RuntimeFault as error:
-        _stop(str(error), 1)
-    except KeyboardInterrupt:
-        _stop("interrupted; run the same command again to resume", 128 + signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
+    except (Exception, KeyboardInterrupt) as error:  # the outermost frame: nobody above could say it better
+        if debug:
+            sys.stderr.write(terminal.lines(traceback.format_exc()))
+        _stop(*_ending(error))
+
+
+def _ending(error: BaseException) -> tuple[str, int]:
+    """What to say of an error, in one line, and the exit code."""
+    if isinstance(error, EdgekitError):
+        return str(error), error.exit_code
+    if isinstance(error, RuntimeFault):
+        return str(error), 1
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; run the same command again to resume", 128 + signal.SIGINT
+    if isinstance(error, OSError):
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _stop(f"{where}the disk is full ({error.strerror}); free some space and run the same command again", 1)
+            return f"{where}the disk is full ({error.strerror}); free some space and run the same command again", 1
         if where and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            _stop(f"{where}{error.strerror}; give another place, or change its permissions", 2)
-        _unexpected(error)
-    except Exception as error:
-        _unexpected(error)
-
-
-def _unexpected(error: Exception) -> NoReturn:
+            return f"{where}{error.strerror}; give another place, or change its permissions", 2
     reason = (str(error).strip() or "no message").splitlines()[0]
-    _stop(f"unexpected {type(error).__name__}: {reason}; run again with --debug for the traceback", 1)
+    return f"unexpected {type(error).__name__}: {reason}; run again with --debug for the traceback", 1
 
 
 @contextmanager

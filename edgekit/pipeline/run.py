@@ -63,7 +63,7 @@ def run(job: Job, console: Console, last: str = "report") -> Outcome:
             start.accept()
         except (Shortfall, DiskFull):  # the input was accepted
             raise
-        except Exception:
+        except Exception:  # a crash, too: what new settings broke must not break the next run
             start.take_back()
             raise
     report = state.done.get("report")
