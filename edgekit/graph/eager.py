@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgekit.errors import InputError
 
-NOISE = 1e-3
+FLOAT_NOISE = 1e-3
 """Largest difference, relative to the largest output, that the order of float sums can explain."""
 
 
@@ -89,7 +89,7 @@ def _differ(one: Any, other: Any) -> bool:
         return True
     if not bool(one.isfinite().all()):  # reported with the image that shows it
         return False
-    return not float((one - other).abs().max()) <= NOISE * float(one.abs().max())
+    return not float((one - other).abs().max()) <= FLOAT_NOISE * float(one.abs().max())
 
 
 class _Random(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -35,6 +35,20 @@ def fold(graph: GraphModule, node: Node, source: Node, scale: Tensor, shift: Ten
     graph.graph.erase_node(node)
 
 
+def of_norm(graph: GraphModule, node: Node) -> tuple[Tensor, Tensor]:
+    """Scale and shift of each channel by a batch norm with running statistics, float32 (channels,)."""
+    arguments: Any = node.args
+    weight, bias, mean, variance = (
+        None if holder is None else constant(graph, holder).detach().double() for holder in arguments[1:5]
+    )
+    assert mean is not None
+    assert variance is not None
+    scale = (variance + arguments[7]).rsqrt()
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return scale.float(), shift.float()
+
+
 def backward(graph: GraphModule, source: Node, scale: Tensor, shift: Tensor) -> bool:
     """Let a layer or batch norm compute ``scale * y + shift`` instead of y; False if it cannot.
 

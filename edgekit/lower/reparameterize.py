@@ -11,11 +11,10 @@ import copy
 import torch
 from torch import nn
 
+from edgekit.graph.eager import FLOAT_NOISE
 from edgekit.types import Size, shape_of
 
 METHODS = ("fuse", "reparameterize", "switch_to_deploy")
-SAME = 1e-3
-"""Largest difference of the outputs, as a share of the largest."""
 
 
 def joined(module: nn.Module, size: Size) -> nn.Module:
@@ -37,5 +36,7 @@ def joined(module: nn.Module, size: Size) -> nn.Module:
             got = changed(example)
         except Exception:  # a method of that name that does something else
             return copy.deepcopy(module)
-        same = got.shape == wanted.shape and float((got - wanted).abs().max()) <= SAME * float(wanted.abs().max())
+        same = got.shape == wanted.shape and float((got - wanted).abs().max()) <= FLOAT_NOISE * float(
+            wanted.abs().max()
+        )
     return changed if same else copy.deepcopy(module)

@@ -19,6 +19,7 @@ from torchao.quantization.pt2e.utils import _fuse_conv_bn_, _fuse_linear_bn_
 
 from edgekit.errors import InputError
 from edgekit.graph.ops import BATCH_NORM, WEIGHTED, aten, constant, has_own_weight, scopes
+from edgekit.lower.affine import of_norm
 
 UNTRACKED = (
     "normalises with the statistics of the batch, so that the answer for an image would depend on the images beside "
@@ -112,22 +113,16 @@ def _split(graph: GraphModule, norm: Node) -> None:
 
 def _depthwise(graph: GraphModule, norm: Node) -> None:
     """``scale * x + shift``, channel by channel, as a 1x1 convolution."""
-    arguments: Any = norm.args
-    gamma, beta, mean, variance = (None if each is None else constant(graph, each) for each in arguments[1:5])
-    with torch.no_grad():
-        assert mean is not None  # else the batch norm was refused before
-        assert variance is not None
-        scale = torch.rsqrt(variance + arguments[7]) * (1 if gamma is None else gamma)
-        shift = (0 if beta is None else beta) - mean * scale
-    channels = len(scale)
+    source: Any = norm.args[0]
+    scale, shift = of_norm(graph, norm)
     with graph.graph.inserting_before(norm):
-        new = graph.graph.call_function(aten.conv2d.default, (arguments[0],))
+        new = graph.graph.call_function(aten.conv2d.default, (source,))
         new.meta = dict(norm.meta)
         weight, bias = (
             _insert(graph, new, f"{norm.name}_{word}", nn.Parameter(value))
             for word, value in (("scale", scale.view(-1, 1, 1, 1)), ("shift", shift))
         )
-    new.args = (arguments[0], weight, bias, [1, 1], [0, 0], [1, 1], channels)
+    new.args = (source, weight, bias, [1, 1], [0, 0], [1, 1], len(scale))
     norm.replace_all_uses_with(new)
     graph.graph.erase_node(norm)
 

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from edgekit.errors import Shortfall
+from edgekit.graph.eager import FLOAT_NOISE
 from edgekit.graph.exported_program import trace
 from edgekit.graph.ops import BATCH_NORM, scopes
 from edgekit.lower.reparameterize import joined
 from edgekit.quantize._replay import Replay, Values, first_tensor
 from edgekit.types import Size, shape_of
 
-TOLERANCE = 1e-3
-"""Largest difference, relative to the largest output, that the order of float sums can explain."""
 IMAGES = 4
 RANDOM = 2
 
@@ -41,7 +40,7 @@ def check(module: nn.Module, graph: GraphModule, images: Iterable[Tensor]) -> No
         batch = image.unsqueeze(0)
         with torch.no_grad():
             exact, got = module(batch), first_tensor(graph(batch))
-        if bool(torch.isfinite(exact).all()) and not (gap := _gap(exact, got)) <= TOLERANCE:
+        if bool(torch.isfinite(exact).all()) and not (gap := _gap(exact, got)) <= FLOAT_NOISE:
             raise Shortfall(
                 f"lower: the float graph to compress does not compute what the network does (outputs differ by "
                 f"{gap:.1g} of the largest), first in {first(module, graph, image)}: write that layer in another way, "
@@ -64,7 +63,7 @@ def first(module: nn.Module, graph: GraphModule, image: Tensor) -> str:
         wanted = Replay(plain).values(batch)
         exported = _by_layer(wanted)
         for name, value in _outputs(module, batch):
-            if name in exported and not any(_gap(value, other) <= TOLERANCE for other in exported[name]):
+            if name in exported and not any(_gap(value, other) <= FLOAT_NOISE for other in exported[name]):
                 return f'layer "{name}"'
         known = {node.name: [wanted[node], *_normed(node, wanted)] for node in wanted}
         for node, value in Replay(graph).values(batch).items():
@@ -87,7 +86,7 @@ def _alike(value: Any, other: Tensor) -> bool:
         return False
     y, x = ((each - each.mean()).double() for each in (value, other))
     fitted = x * (x * y).sum() / (x * x).sum().clamp(min=1e-30)
-    return float((y - fitted).abs().max()) <= TOLERANCE * max(float(value.abs().max()), 1e-12)
+    return float((y - fitted).abs().max()) <= FLOAT_NOISE * max(float(value.abs().max()), 1e-12)
 
 
 def _normed(node: Node, values: Values) -> list[Any]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 def check(content: bytes, format: str, where: str, operators: bool = True) -> None:  # noqa: A002
     """Refuse a file whose weights or operators lie elsewhere: hashes and signatures would not cover them.
 
-    Takes 1 to 3 ms for the files of MobileNetV2 (up to 14 MB) on a PC: weights are not read.
+    Weights are skipped by their length, so the time does not grow with them.
 
     Args:
         content: the file.

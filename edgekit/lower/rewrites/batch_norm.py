@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekit.graph.ops import BATCH_NORM, WEIGHTED, aten, constant
-from edgekit.lower.affine import fold, hold
+from edgekit.lower.affine import fold, hold, of_norm
 
 NAME = "batch_norm"
 SCOPE = "graph"
@@ -39,7 +38,7 @@ def apply(graph: GraphModule) -> int:
         if parts:
             _distribute(graph, node, parts)
         else:
-            fold(graph, node, source, *_affine(graph, node))
+            fold(graph, node, source, *of_norm(graph, node))
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return len(found)
@@ -60,20 +59,6 @@ def _is_alone(node: Node) -> bool:
         return False
     source: Any = node.args[0]
     return source.target not in WEIGHTED and (source.target not in TAKING or len(source.users) > 1)
-
-
-def _affine(graph: GraphModule, node: Node) -> tuple[Tensor, Tensor]:
-    """Scale and shift of each channel, float32 (channels,)."""
-    arguments: Any = node.args
-    weight, bias, mean, variance = (
-        None if holder is None else constant(graph, holder).detach().double() for holder in arguments[1:5]
-    )
-    assert mean is not None
-    assert variance is not None
-    scale = (variance + arguments[7]).rsqrt()
-    scale = scale if weight is None else scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    return scale.float(), shift.float()
 
 
 def _parts(source: Node) -> list[Node]:
