@@ -7,7 +7,7 @@ import copy
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,25 @@ def contents() -> tuple[dict[str, Any], Members]:
     """Manifest, still without hashes, and members: both may be changed."""
     manifest, members = _contents()
     return json.loads(manifest), copy.copy(members)
+
+
+def change(manifest: Any, changes: Iterable[tuple[tuple[Any, ...], str, Any]]) -> None:
+    """Put, drop, add or double values at places of a manifest, in place; what cannot be changed so stays."""
+    for (*path, last), kind, value in changes:
+        target: Any = manifest
+        try:
+            for key in path:
+                target = target[key]
+            if kind == "put":
+                target[last] = value
+            elif kind == "drop":
+                del target[last]
+            elif kind == "add":
+                target[last]["x"] = value
+            else:
+                target[last] = target[last] * 2
+        except (TypeError, KeyError, IndexError, MemoryError, OverflowError):
+            continue
 
 
 def seal(manifest: Mapping[str, Any], members: Mapping[str, bytes]) -> Members:

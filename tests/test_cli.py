@@ -289,7 +289,7 @@ def test_run_refuses_with_one_line_and_leaves_nothing(tmp_path: Path, words: tup
 
 
 def test_run_shows_a_traceback_with_debug(tmp_path: Path) -> None:
-    answer = edgekit("run", "nosuch.toml", "--debug", code=1, cwd=tmp_path)
+    answer = edgekit("run", "nosuch.toml", "--debug", code=2, cwd=tmp_path)
     assert "Traceback" in answer.stderr
     assert "InputError: nosuch.toml" in answer.stderr
 

@@ -88,7 +88,7 @@ def test_inspect_shows_names_as_plain_text(folder: Path) -> None:
     assert SHOWN in answered("inspect", "a.onnx", cwd=folder)
     assert SHOWN in answered("inspect", f"{EVIL}.png", code=2, cwd=folder)
     assert SHOWN in answered(EVIL, code=2)
-    assert SHOWN in answered("inspect", f"{EVIL}.png", "--debug", code=1, cwd=folder)
+    assert SHOWN in answered("inspect", f"{EVIL}.png", "--debug", code=2, cwd=folder)
 
 
 def test_predict_shows_names_as_plain_text(folder: Path) -> None:
