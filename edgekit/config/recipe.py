@@ -5,11 +5,20 @@ Each section is one stage; a stage without a section is skipped. Unknown keys ar
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from edgekit import choices
 from edgekit.config.toml import LARGEST, Duration, Section, Sides
@@ -253,6 +262,10 @@ class QuantizeSection(Section):
         le=1_000_000,
         description="number of calibration images, from the training split (default: 128, or all it has)",
     )
+    activations: Literal["affine", "symmetric"] = Field(
+        "affine",
+        description="symmetric: zero point 0, as TensorRT and CoreML demand; what that costs is reported",
+    )
     equalize: bool = Field(False, description="equalize the channel ranges of neighbouring layers first")
     bias_correction: bool = Field(True, description="correct the mean shift that weight rounding causes")
     rounding: Literal["nearest", "adaptive"] = Field("nearest", description="adaptive: learned per weight (AdaRound)")
@@ -270,6 +283,27 @@ class QuantizeSection(Section):
     sensitivity: bool = Field(True, description="measure how much accuracy each layer costs")
     qat: QatSection = Field(default_factory=QatSection)
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_engine(self) -> Self:
+        if self.symmetric and self.keep_float:
+            raise ValueError(
+                f'keep_float = {json.dumps(self.keep_float)} is not allowed with activations = "symmetric": the '
+                "engines that this is for (TensorRT, CoreML) choose themselves what runs in float; remove keep_float, "
+                'or set activations = "affine"'
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Records of affine runs, and so their bundles, stay as they were before there was a choice."""
+        values: dict[str, Any] = dump(self)
+        return values if self.symmetric else {key: value for key, value in values.items() if key != "activations"}
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether activations have zero point 0."""
+        return self.activations == "symmetric"
 
     @property
     def may_be_float(self) -> list[str] | None:
@@ -357,6 +391,15 @@ class Recipe(Section):
                 raise ValueError(f"model.{key} = {values}: one value for each of data.channels = {channels} is needed")
         if self.train and "trivial_augment" in self.train.augment and channels in (2, 4):
             raise ValueError(f'train.augment: "trivial_augment" has no rule for alpha (data.channels = {channels})')
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_zero_points(self) -> Self:
+        if self.quantize and self.quantize.symmetric and "uint8_activations" in (self.lower.rewrites or []):
+            raise ValueError(
+                'lower.rewrites: "uint8_activations" moves zero points to 128, but quantize.activations = "symmetric" '
+                "keeps them at 0; leave one of the two out"
+            )
         return self
 
     @field_validator("name")

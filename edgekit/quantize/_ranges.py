@@ -71,7 +71,8 @@ def decide(prepared: GraphModule, section: QuantizeSection, pixels: Tensor, imag
             seen.decided = Range(float(pixels.min()), float(pixels.max()), "input")
             continue
         rule: port.Rule = minmax if any(_is_output(node) for node in nodes) else common
-        seen.decided = (special[named[0]] if named else rule).limits(seen, trial.cost(nodes[0]))
+        chooser = special[named[0]] if named else rule
+        seen.decided = chooser.limits(seen.mirrored() if seen.symmetric else seen, trial.cost(nodes[0], seen.symmetric))
         name = title(nodes[0])
         chosen[name if name not in chosen else f"{name} ({source.name})"] = seen.decided.rule
     for layer in special:
@@ -109,7 +110,7 @@ class _Trial:
         self._runs: list[tuple[dict[Node, Any], Tensor]] = []
         self.replay = Replay(prepared)
 
-    def cost(self, node: Node) -> Cost:
+    def cost(self, node: Node, symmetric: bool) -> Cost:
         """Squared error of the output as a function of the range of the tensor observed at `node`."""
 
         def measure(low: float, high: float) -> float:
@@ -117,7 +118,7 @@ class _Trial:
                 for image in self.images:
                     values = self.replay.values(image.unsqueeze(0))
                     self._runs.append((values, first_tensor(values[self.replay.last])))
-            scale, zero = grid(low, high)
+            scale, zero = grid(low, high, symmetric=symmetric)
             total = 0.0
             for values, exact in self._runs:
                 rounded = torch.fake_quantize_per_tensor_affine(values[node], scale, zero, -128, 127)

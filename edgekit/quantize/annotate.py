@@ -2,7 +2,7 @@
 
 int8, affine per tensor for activations, symmetric per output channel for weights, as TFLite's quantization
 specification requires (https://ai.google.dev/edge/litert/models/quantization_spec) and ONNX Runtime can run. The graph
-itself carries the scales, so one decision serves both formats.
+itself carries the scales, so one decision serves both formats. Activations may be symmetric, too.
 
 A tensor gets one Q/DQ pair where an integer kernel ends. A convolution and the clamp after it are one kernel, with no
 pair in between; ops that only move data share the scale of their input, and so does a clamp on its own.
@@ -30,6 +30,10 @@ SIGMOID = FixedQParamsQuantizationSpec(
     dtype=torch.int8, scale=1 / 256, zero_point=-128, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine
 )
 """What TFLite's specification prescribes for the output of LOGISTIC."""
+SYMMETRIC_SIGMOID = FixedQParamsQuantizationSpec(
+    dtype=torch.int8, scale=1 / 126, zero_point=0, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_symmetric
+)
+"""The finest symmetric grid that holds 0, 1/2 and 1 exactly: on one of 1/127, 1/2 is a tie."""
 
 Observer = Callable[..., Any]
 
@@ -41,16 +45,19 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
         activation: observer of activations, which determines ranges during calibration.
         weight: observer of weights, per channel.
         keep_float: qualified module names (``"blocks.3.0.conv_dw"``) whose ops stay in float.
+        symmetric: activations have zero point 0, as TensorRT and CoreML demand.
     """
 
-    def __init__(self, activation: Observer, weight: Observer, keep_float: Iterable[str] = ()) -> None:
+    def __init__(
+        self, activation: Observer, weight: Observer, keep_float: Iterable[str] = (), symmetric: bool = False
+    ) -> None:
         super().__init__()
         self.activation = QuantizationSpec(
             dtype=torch.int8,
             observer_or_fake_quant_ctr=activation,
             quant_min=-128,
             quant_max=127,
-            qscheme=torch.per_tensor_affine,
+            qscheme=torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine,
         )
         self.weight = QuantizationSpec(
             dtype=torch.int8,
@@ -60,7 +67,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
             qscheme=torch.per_channel_symmetric,
             ch_axis=0,
         )
-        self.sigmoid = SIGMOID
+        self.sigmoid = SYMMETRIC_SIGMOID if symmetric else SIGMOID
         self.keep_float = frozenset(keep_float)
 
     def annotate(self, model: GraphModule) -> GraphModule:

@@ -35,13 +35,14 @@ COARSEST = 20
 """Least steps in a constant to which a sum's grid is aligned: fewer would enlarge its scale by more than 5 %."""
 
 
-def settle(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor) -> int:
+def settle(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor, symmetric: bool = False) -> int:
     """Adjust all scales of a quantized graph in place.
 
     Args:
         graph: after conversion, weights still quantized in the graph.
         example: an input, to derive the shapes of inner tensors.
         pixels: every value that the input can take, any shape.
+        symmetric: zero points have to stay 0.
 
     Returns:
         The number of kernels that could not be settled because all their scales were settled by others.
@@ -65,7 +66,7 @@ def settle(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor) -> i
             continue
         if node.target in SIGMOIDS:
             tensors.fix(sink)
-        elif node.target in ADDS and _settle_shift(graph, tensors, node, sink):
+        elif node.target in ADDS and not symmetric and _settle_shift(graph, tensors, node, sink):
             continue
         elif node.target in ADDS:
             open_ends += not _settle_add(tensors, node, sink)

@@ -6,6 +6,7 @@ pairs: counts stay exact integers, and the result does not depend on the order o
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,13 +40,13 @@ Cost = Callable[[float, float], float]
 
 
 class Histogram(ObserverBase):  # type: ignore[misc]
-    """torchao observer of one tensor (per tensor, affine int8). `decided` is set once calibration is over.
+    """torchao observer of one tensor (per tensor, int8). `decided` is set once calibration is over.
 
     Args:
         dtype: type of the quantized tensor.
         quant_min: smallest integer.
         quant_max: largest integer.
-        qscheme: per-tensor affine.
+        qscheme: per-tensor, affine or symmetric.
     """
 
     counts: Tensor
@@ -136,21 +137,48 @@ class Histogram(ObserverBase):  # type: ignore[misc]
         centres = ((index + first).double() + 0.5) * 2.0**exponent
         return centres.clamp(self.low, self.high), self.counts[index].double()
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether the grid has its zero point at 0."""
+        return bool(self.qscheme == torch.per_tensor_symmetric)
+
+    def mirrored(self) -> Histogram:
+        """As if the negative of every value had been seen, too: what a rule for symmetric ranges looks at.
+
+        The bin that starts at zero, which after a relu holds most values, stays as it is.
+        """
+        both = copy.deepcopy(self)
+        if not self.seen:
+            return both
+        far = max(-self.low, self.high)
+        both.extremes.copy_(torch.tensor([-far, far]))
+        both._cover(-far, far)
+        first = int(both.place[0])
+        filled = both.counts.nonzero().flatten()
+        filled = filled[filled != -first]
+        opposite = (-1 - first - (filled + first)).clamp(0, BINS - 1)  # bin i holds [i, i + 1), so -1 - i is opposite
+        both.counts.index_add_(0, opposite, both.counts[filled])
+        return both
+
     def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
         """Scale and zero point (one element each) of the decided range, else of the extremes."""
         low, high = (self.decided.low, self.decided.high) if self.decided else (self.low, self.high)
-        scale, zero = grid(low, high, self.quant_min, self.quant_max)
+        scale, zero = grid(low, high, self.quant_min, self.quant_max, self.symmetric)
         return torch.tensor([scale]), torch.tensor([zero], dtype=torch.int64)
 
 
-def grid(low: float, high: float, quant_min: int = -128, quant_max: int = 127) -> tuple[float, int]:
-    """Scale and zero point of an affine grid over [low, high], widened until it holds zero exactly.
+def grid(
+    low: float, high: float, quant_min: int = -128, quant_max: int = 127, symmetric: bool = False
+) -> tuple[float, int]:
+    """Scale and zero point of a grid over [low, high], widened until it holds zero exactly; `symmetric`: at 0.
 
     A range of zero width, as of a dead layer, gets the grid over [0, 1]: any scale represents zeros.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if high - low < torch.finfo(torch.float32).tiny * (quant_max - quant_min):
         low, high = 0.0, 1.0
+    if symmetric:
+        return max(-low, high) / quant_max, 0
     scale = (high - low) / (quant_max - quant_min)
     zero = quant_min - round(low / scale)
     return scale, min(max(zero, quant_min), quant_max)

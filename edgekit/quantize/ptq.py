@@ -145,7 +145,7 @@ def observe(
             scaled, total = equalize(graph, islice(images, EQUALIZE))
             notes.append(f"equalize: channels of {scaled} of {total} groups of layers were scaled")
             faithful.check(module, graph, images)
-        quantizer = Int8Quantizer(Histogram, PerChannelMinMaxObserver, section.keep_float)
+        quantizer = Int8Quantizer(Histogram, PerChannelMinMaxObserver, section.keep_float, section.symmetric)
         prepared = prepare_pt2e(graph, quantizer)
         if section.float_operators == "refuse" and (odd := without_kernel(prepared, section.keep_float)):
             raise Shortfall(
@@ -195,7 +195,8 @@ def decide(observed: Observed, section: QuantizeSection) -> Result:
     """Quantize an observed graph, which is not changed.
 
     Args:
-        observed: with the same `keep_float` and `equalize`, and with adaptive `rounding` if this section has it.
+        observed: with the same `keep_float`, `activations` and `equalize`, and with adaptive `rounding` if this section
+            has it.
         section: the recipe's choices.
 
     Raises:
@@ -210,7 +211,7 @@ def decide(observed: Observed, section: QuantizeSection) -> Result:
         if observed.saturate:
             lowered[saturation.NAME] = saturation.apply(converted)
         example = torch.zeros(1, *shape_of(observed.size))
-        open_ends = settle(converted, example, observed.pixels)
+        open_ends = settle(converted, example, observed.pixels, section.symmetric)
         moments = observed.calibration.moments if section.rounding == "adaptive" else {}
         exact = _correct.weights(converted)
         rounded = round_weights(converted, moments, centred=section.bias_correction)

@@ -80,6 +80,7 @@ def quantization(report: Report) -> Markup:
         parts.append(
             tag("p", f"{quantization.open_ends} kernel{plural} may round to a neighbouring step in other engines.")
         )
+    parts += [tag("p", symmetry(quantization))] if quantization.symmetry else []
     parts += [
         part
         for part in (_gains(quantization), _ladder(report, quantization), _sensitivity(quantization.sensitivity))
@@ -89,6 +90,19 @@ def quantization(report: Report) -> Markup:
         rows = list(quantization.ranges.items())
         parts.append(details("Range rule by tensor", table(("tensor", "rule"), rows, "Range rules", words=2)))
     return fold("quantization", "Quantization", digest, *parts)
+
+
+def symmetry(quantization: Quantization) -> str:
+    """What symmetric activations cost, in a sentence; "" if they are affine."""
+    cost = quantization.symmetry
+    if cost is None:
+        return ""
+    (affine, own), (affine_agrees, own_agrees) = cost.accuracy, cost.agreement
+    apart = f"{abs(cost.lost):.2f} points {'below' if cost.lost >= 0 else 'above'} affine ones ({percent(affine)})"
+    return (
+        f"Symmetric activations: top-1 {percent(own)}, {apart}; agree with fp32 {percent(own_agrees)}, affine ones "
+        f"{percent(affine_agrees)}; both in torch's integer arithmetic, on the same {cost.images}."
+    )
 
 
 def _gains(quantization: Quantization) -> Markup:

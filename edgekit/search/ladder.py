@@ -26,20 +26,19 @@ from edgekit.export.port import exporter
 from edgekit.graph import integer_arithmetic
 from edgekit.graph.exported_program import output_scale
 from edgekit.graph.kernels import float_layers
-from edgekit.graph.logits import classes, per_class
+from edgekit.graph.logits import per_class
 from edgekit.lower.reparameterize import joined
 from edgekit.profile.run import profile
 from edgekit.quantize import ptq
 from edgekit.quantize.calibration_images import Images
 from edgekit.quantize.gains import gains
 from edgekit.quantize.sensitivity import sensitivity
+from edgekit.search._judge import Judge
 from edgekit.search._settings import as_line, as_toml
 from edgekit.train import qat
-from edgekit.types import TORCH_FP32, TORCH_INT8, Artifact, Gain, Rung, Sensitivity, Size
+from edgekit.types import TORCH_FP32, TORCH_INT8, Artifact, Gain, Rung, Sensitivity, Size, Symmetry
 from edgekit.verify import files as verify
 
-IMAGES = 500
-"""Most validation images on which a rung is judged."""
 RANGES = ("mse", "auto")
 """Rules that the rung `range` tries."""
 KEPT = (1, 2, 4, 8)
@@ -94,6 +93,8 @@ class Climb:
     """If no rung holds: by how much, which layer hurts most, and the next move."""
     gains: tuple[Gain, ...] = ()
     """Gains of single choices, on `Material.held_out`."""
+    symmetry: Symmetry | None = None
+    """What symmetric activations cost, if the recipe has them."""
 
 
 def climb(material: Material, section: QuantizeSection) -> Climb:
@@ -108,9 +109,9 @@ def climb(material: Material, section: QuantizeSection) -> Climb:
         why = "the data has no validation split" if material.val is None else "quantize.rescue is empty"
         note = f"{why}: max_drop was not judged here"
         result = workshop.make(section)
-        gained = _gains(workshop, section, result)
-        return Climb(result, section, (), _layers(workshop, section), note, gains=gained)
-    judge = _Judge(material.module, material.val)
+        gained, cost = _gains(workshop, section, result), _symmetry(workshop, section, result, None)
+        return Climb(result, section, (), _layers(workshop, section), note, gains=gained, symmetry=cost)
+    judge = Judge.on_validation(material.module, material.val)
     name = "qat" if section.method == "qat" else "plain"
     began = time.perf_counter()
     first = _Tried(name, section, workshop.make(section))
@@ -145,7 +146,7 @@ class _Tried:
         """Layers that stay float, the only operators in which the rungs' files differ."""
         return float_layers(self.result.program.module()) if self.result else []
 
-    def judged(self, judge: _Judge, recipe: QuantizeSection, began: float, console: Console) -> _Tried:
+    def judged(self, judge: Judge, recipe: QuantizeSection, began: float, console: Console) -> _Tried:
         """A copy with its rung filled in."""
         assert self.result is not None
         accuracy, agreement = judge.score(self.result)
@@ -161,6 +162,11 @@ class _Tried:
         return self
 
 
+def _untrained(section: QuantizeSection) -> QuantizeSection:
+    """What quantization-aware training starts from."""
+    return section.model_copy(update={"method": "ptq", "equalize": False, "rounding": "nearest"})
+
+
 class _Workshop:
     """Makes quantized graphs; calibration results are reused by rungs with the same calibration."""
 
@@ -173,7 +179,7 @@ class _Workshop:
         """The graph with these settings, independent of what was made before."""
         if section.method == "ptq":
             return ptq.decide(self.observed(section), section)
-        plain = section.model_copy(update={"method": "ptq", "equalize": False, "rounding": "nearest"})
+        plain = _untrained(section)
         given = self.material
         return qat.train(
             given.module,
@@ -189,8 +195,8 @@ class _Workshop:
 
     def observed(self, section: QuantizeSection) -> ptq.Observed:
         """Calibration results with these settings."""
-        key = (tuple(section.keep_float), section.equalize, section.rounding)
-        wide = (*key[:2], "adaptive")  # records all that "nearest" needs
+        key = (tuple(section.keep_float), section.symmetric, section.equalize, section.rounding)
+        wide = (*key[:3], "adaptive")  # records all that "nearest" needs
         if wide in self._observed:
             return self._observed[wide]
         if key not in self._observed:
@@ -213,33 +219,6 @@ class _Workshop:
         return self._rankings[key]
 
 
-class _Judge:
-    """The float network's predictions on the validation split, to compare a quantized graph with."""
-
-    def __init__(self, module: nn.Module, val: ImageSet) -> None:
-        val.preload()
-        count = min(len(val), IMAGES)
-        self.val = val
-        self.places = [place * len(val) // count for place in range(count)]
-        self.labels = torch.tensor([val.samples[place].label for place in self.places])
-        self.wanted = self._classes(module)
-        self.accuracy = _share(self.wanted, self.labels)
-        self.said = f"{count} validation images" if count == len(val) else f"{count} of {len(val)} validation images"
-
-    def score(self, result: ptq.Result) -> tuple[float, float]:
-        """Accuracy, and agreement with the float network, in exact integer arithmetic."""
-        got = self._classes(integer_arithmetic.integer_graph(result.program.module()))
-        return _share(got, self.labels), _share(got, self.wanted)
-
-    def _classes(self, module: nn.Module) -> Tensor:
-        with torch.no_grad():
-            return torch.cat([classes(module(self.val[place][0].unsqueeze(0))) for place in self.places])
-
-
-def _share(a: Tensor, b: Tensor) -> float:
-    return (a == b).double().mean().item()
-
-
 def _settings(
     name: str, recipe: QuantizeSection, tried: Sequence[_Tried], workshop: _Workshop
 ) -> Iterator[dict[str, Any]]:
@@ -251,7 +230,7 @@ def _settings(
         yield {"equalize": True, "bias_correction": True}
     elif name == "rounding" and base.rounding != "adaptive":
         yield {"rounding": "adaptive"}
-    elif name == "keep_float":
+    elif name == "keep_float" and not recipe.symmetric:  # with symmetric activations, the engine chooses
         given = workshop.material
         known = {layer for layer, _ in joined(given.module, given.size).named_modules()}  # a recipe can name only these
         worst = [row.layer for row in workshop.ranking(base) if row.layer in known]
@@ -265,7 +244,7 @@ def _try(
     settings: dict[str, Any],
     recipe: QuantizeSection,
     workshop: _Workshop,
-    judge: _Judge,
+    judge: Judge,
     tried: Sequence[_Tried],
 ) -> _Tried:
     """Try one rung; if it fails, the reason is recorded and the climb continues."""
@@ -296,7 +275,7 @@ def _try(
 
 
 def _close(
-    material: Material, recipe: QuantizeSection, workshop: _Workshop, judge: _Judge, tried: list[_Tried]
+    material: Material, recipe: QuantizeSection, workshop: _Workshop, judge: Judge, tried: list[_Tried]
 ) -> Climb:
     held = [one for one in tried if one.rung.holds]
     best = held[0] if held else max(tried, key=lambda one: one.rank)
@@ -308,7 +287,38 @@ def _close(
     rungs = tuple(one.rung for one in tried)
     shortfall = "" if held else _shortfall(best, recipe, workshop, judge, len(tried))
     gained = _gains(workshop, best.section, best.result)
-    return Climb(best.result, best.section, rungs, _layers(workshop, best.section), note, shortfall, gained)
+    cost = _symmetry(workshop, best.section, best.result, judge)
+    return Climb(best.result, best.section, rungs, _layers(workshop, best.section), note, shortfall, gained, cost)
+
+
+def _symmetry(
+    workshop: _Workshop, section: QuantizeSection, result: ptq.Result, judge: Judge | None
+) -> Symmetry | None:
+    """The cost of symmetric activations. Training is not repeated with affine ones: both are scored before it."""
+    if not section.symmetric:
+        return None
+    judge, note = judge or _judge(workshop.material), ""
+    if section.method == "qat":
+        section, note = _untrained(section), ", before quantization-aware training"
+        result = workshop.make(section)
+    affine = judge.score(workshop.make(section.model_copy(update={"activations": "affine"})))
+    (accuracy, agreement), said = zip(affine, judge.score(result), strict=True), judge.said + note
+    workshop.material.console.say(
+        f"  symmetric activations: top-1 {accuracy[1]:.1%} (affine {accuracy[0]:.1%}), "
+        f"agree with float {agreement[1]:.1%} (affine {agreement[0]:.1%}), on the same {said}"
+    )
+    return Symmetry(said, accuracy, agreement)
+
+
+def _judge(material: Material) -> Judge:
+    """On the validation split; without one, on training images, if possible on those that did not calibrate."""
+    if material.val is not None:
+        return Judge.on_validation(material.module, material.val)
+    images, kind = material.images, "calibration images"
+    if isinstance(material.held_out, Images) and material.held_out.samples:
+        images, kind = material.held_out, "training images not used for calibration"
+    labels = [sample.label for sample in images.samples]
+    return Judge(material.module, lambda: images, labels, f"{len(images)} {kind}")
 
 
 def _gains(workshop: _Workshop, section: QuantizeSection, result: ptq.Result) -> tuple[Gain, ...]:
@@ -322,10 +332,11 @@ def _layers(workshop: _Workshop, section: QuantizeSection) -> tuple[Sensitivity,
     return workshop.ranking(section) if section.sensitivity else ()
 
 
-def _shortfall(best: _Tried, recipe: QuantizeSection, workshop: _Workshop, judge: _Judge, count: int) -> str:
+def _shortfall(best: _Tried, recipe: QuantizeSection, workshop: _Workshop, judge: Judge, count: int) -> str:
     rung = best.rung
     worst = workshop.ranking(best.section)[0]
     left = [name for name in ("range", "corrections", "rounding", "keep_float", "qat") if name not in recipe.rescue]
+    left = [name for name in left if name != "keep_float" or not recipe.symmetric]
     if recipe.method == "qat" or not left:
         move = "train longer with quantize.qat.epochs, or raise quantize.max_drop"
     else:

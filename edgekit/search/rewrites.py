@@ -237,7 +237,7 @@ def _lowered(graph: GraphModule, rewrites: Collection[str]) -> tuple[GraphModule
 def _float_ops(graph: GraphModule, section: QuantizeSection, rewrites: Collection[str]) -> int:
     """How many operators the quantizer leaves in float, as ONNX then does, too; TFLite's converter may not."""
     graph, _ = _lowered(graph, rewrites)
-    quantizer = Int8Quantizer(Histogram, PerChannelMinMaxObserver, section.keep_float)
+    quantizer = Int8Quantizer(Histogram, PerChannelMinMaxObserver, section.keep_float, section.symmetric)
     quantizer.annotate(quantizer.transform_for_annotation(graph))
     return sum(
         node.op == "call_function"

@@ -41,6 +41,7 @@ from edgekit.lower.rewrites import saturation
 from edgekit.quantize import ptq
 from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.exact_scales import settle
+from edgekit.quantize.histogram import grid
 from edgekit.train import distill
 from edgekit.train.schedule import factor
 from edgekit.types import Size, shape_of
@@ -87,7 +88,7 @@ def train(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
         graph, _ = _prepare(module, size, batch, section, rewrites)
-        _take_ranges(graph, start, pixels)
+        _take_ranges(graph, start, pixels, section.symmetric)
         best = _Training(graph, module, size, batch, section.qat).run(images, val, console)
         final, lowered = _prepare(module, size, 1, section, rewrites)
         final.load_state_dict(best)
@@ -98,10 +99,22 @@ def train(
             if rewrites is None or saturation.NAME in rewrites:
                 lowered[saturation.NAME] = saturation.apply(converted)
             example = torch.zeros(1, *shape_of(size))
-            open_ends = settle(converted, example, pixels)
+            open_ends = settle(converted, example, pixels, section.symmetric)
             round_constants(converted)
             program = torch.export.export(converted, (example,), strict=False)
     return ptq.Result(program, {name: count for name, count in lowered.items() if count}, {}, open_ends)
+
+
+class _MovingRange(MovingAverageMinMaxObserver):  # type: ignore[misc]
+    """A symmetric grid is that of post-training quantization; torchao's clips the largest value by half a step."""
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        if self.qscheme != torch.per_tensor_symmetric:
+            qparams: tuple[Tensor, Tensor] = super().calculate_qparams()
+            return qparams
+        scale, zero = grid(float(self.min_val), float(self.max_val), self.quant_min, self.quant_max, symmetric=True)
+        like = self.min_val.new_tensor
+        return like([scale]), like([zero], dtype=torch.int64)
 
 
 class _FakeQuantize(FakeQuantize):  # type: ignore[misc]
@@ -138,9 +151,10 @@ def _prepare(
     """The float graph of post-training quantization with fake quantizers in place of observers, batch norm unfolded."""
     graph, lowered = ptq.float_graph(module, size, rewrites, batch)
     quantizer = _QatQuantizer(
-        _FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, averaging_constant=FOLLOW),
+        _FakeQuantize.with_args(observer=_MovingRange, averaging_constant=FOLLOW),
         _FakeQuantize.with_args(observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, ch_axis=0),
         section.keep_float,
+        section.symmetric,
     )
     return prepare_qat_pt2e(graph, quantizer), lowered
 
@@ -156,7 +170,7 @@ def _fake_quantizers(graph: GraphModule) -> Iterator[tuple[Node, FakeQuantizeBas
                 yield node, part
 
 
-def _take_ranges(graph: GraphModule, start: GraphModule, pixels: Tensor) -> None:
+def _take_ranges(graph: GraphModule, start: GraphModule, pixels: Tensor, symmetric: bool = False) -> None:
     """Set every activation's range to that in a quantized graph of the same network; weights set their own.
 
     The input's range is that of the pixels, as the scale in `start` was already moved away from rounding ties.
@@ -178,6 +192,7 @@ def _take_ranges(graph: GraphModule, start: GraphModule, pixels: Tensor) -> None
         # Settling may have extended the range beyond a clamp's bounds; the clamp would then no longer be implied.
         least, most = bounds(source) if source.target in CLAMPS else (-math.inf, math.inf)
         seen = part.activation_post_process
+        low = max(low, -high) if symmetric else low  # the range of a grid with one step more below
         seen.min_val.fill_(max((low - zero) * scale, least))
         seen.max_val.fill_(min((high - zero) * scale, most))
         scales, zeros = seen.calculate_qparams()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from onnx import numpy_helper
 from torch.fx import GraphModule
 
 from edgekit.errors import Shortfall
@@ -37,6 +38,9 @@ REWRITES: tuple[OnnxRewrite, ...] = (
     sixteen_channels,
     uint8_activations,
 )
+ON_BYTES: tuple[OnnxRewrite, ...] = (four_channels, byte_clip, uint8_activations)
+"""Those that leave uint8, or operators on the bytes themselves. A file whose zero points are all 0 is for engines that
+take neither (TensorRT, CoreML), so it stays without."""
 REFUSED = {"int16x8": "ONNX Runtime has no integer kernels for int16 activations; int16x8 is a precision of tflite"}
 """Precisions that this format does not support, and why."""
 
@@ -119,7 +123,8 @@ def lowered(data: bytes, rewrites: Sequence[str] | None = None) -> tuple[bytes, 
         rewrites: names of `REWRITES`; None is all of them.
     """
     model = onnx.load_from_string(data)
-    applied = model_file.rewrite(REWRITES, rewrites, model)
+    menu = [each for each in REWRITES if each not in ON_BYTES or not _symmetric(model.graph)]
+    applied = model_file.rewrite(menu, rewrites, model)
     onnx_weights.unshare_constants(model.graph)
     return _bytes(model), applied
 
@@ -130,6 +135,13 @@ def float_ops(model: onnx.ModelProto) -> tuple[str, ...]:
     A clamp counts as part of the operator before it.
     """
     return tuple(f"{node.op_type} {node.name}" for node in onnx_floats.float_nodes(model.graph))
+
+
+def _symmetric(graph: onnx.GraphProto) -> bool:
+    """Whether tensors are quantized, each with zero point 0."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    zeros = [constants[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
+    return bool(zeros) and not any(numpy_helper.to_array(zero).any() for zero in zeros)
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -1,5 +1,7 @@
 """A clamp is dropped if its quantizer saturates within the clamp's bounds anyway: no value changes.
 
+Where only the upper bound is implied, as with zero points of 0, it becomes the relu that every kernel can apply.
+
 Helps both engines: an operator between a kernel and its quantizer keeps them from fusing (an add and its relu6 in
 ONNX Runtime, a clamp to [0, 1] in TFLite, which has no such fused activation). A clamp on its own stays, as otherwise
 nothing would be left to compute between its quantizers.
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.graph.ops import BATCH_NORM, CLAMPS, DEQUANTIZE, QUANTIZE, WEIGHTED, bounds
+from edgekit.graph.ops import BATCH_NORM, CLAMPS, DEQUANTIZE, QUANTIZE, WEIGHTED, aten, bounds
 
 NAME = "saturation"
 SCOPE = "graph"
@@ -25,17 +27,23 @@ def apply(graph: GraphModule) -> int:
     for node in [node for node in graph.graph.nodes if node.target in CLAMPS]:
         low, high = bounds(node)
         source = node.args[0]
-        implied = bool(node.users) and isinstance(source, Node) and source.target is not DEQUANTIZE
+        if not node.users or not isinstance(source, Node) or source.target is DEQUANTIZE:
+            continue
+        if any(user.target is not QUANTIZE for user in node.users):
+            continue
+        above = below = symmetric = True
         for user in node.users:
-            if user.target is not QUANTIZE:
-                implied = False
-                break
             scale, zero, qmin, qmax = user.args[1:5]
             slack = scale / 2  # up to half a step beyond still rounds to the bound
-            implied &= (qmin - zero) * scale > low - slack and (qmax - zero) * scale < high + slack
-        if implied:
+            above &= (qmin - zero) * scale > low - slack
+            below &= (qmax - zero) * scale < high + slack
+            symmetric &= zero == 0
+        if above and below:
             node.replace_all_uses_with(source)
             graph.graph.erase_node(node)
+            count += 1
+        elif symmetric and below and low == 0 and high < torch.inf and source.target in WEIGHTED:
+            node.target, node.args, node.kwargs = aten.relu.default, (source,), {}
             count += 1
     graph.recompile()
     return count

@@ -92,6 +92,7 @@ def build(run: Run, section: QuantizeSection, work: Path) -> None:
             sensitivity=climb.sensitivity,
             rungs=climb.rungs,
             note="; ".join(filter(None, (climb.note, few, note, *climb.result.notes))),
+            symmetry=climb.symmetry,
         ),
     )
     if climb.shortfall:

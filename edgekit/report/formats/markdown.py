@@ -9,6 +9,7 @@ from edgekit.profile import protocol
 from edgekit.profile.operators import hottest, shown
 from edgekit.report import golden, hotspots
 from edgekit.report.cautions import cautions
+from edgekit.report.compression import symmetry
 from edgekit.report.contents import Report
 from edgekit.report.placement import ran
 from edgekit.report.svg import megabytes, ms, percent, threads
@@ -33,6 +34,7 @@ def render(report: Report) -> str:
         _golden_vectors(report),
         _operators(report),
         _pruning(report),
+        text(symmetry(report.quantization)) if report.quantization else "",
         _ladder(report),
         _failures(report),
         _machines(report),
