@@ -9,23 +9,30 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from edgekit.deploy import micro_arena
+from edgekit.deploy import ethos_u, micro_arena
+from edgekit.deploy.ethos_u import Npu, Target
 from edgekit.deploy.micro_arena import Micro
 from edgekit.disk.atomic import disk_full, remove
-from edgekit.errors import InputError
+from edgekit.errors import InputError, Shortfall
 from edgekit.inspect import bundle_file as bundle
 from edgekit.inspect import dispatch
 from edgekit.inspect.file_report import FileReport, Port
 from edgekit.inspect.model_graph import Value
 from edgekit.inspect.readers import tflite
 from edgekit.runtime.errors import RuntimeFault
+from edgekit.types import INTEGERS
+
+if TYPE_CHECKING:
+    from edgekit.runtime.bundle import Bundle
 
 MARK = "/* Written by edgekit export-c"
 """Start of every file; a file that starts differently is not overwritten."""
+NO_NPU = "not run: tflite-micro has no kernel of the NPU on this machine"
 ALIGNMENT = 16
 """Bytes; TensorFlow Lite for Microcontrollers reads the model in place."""
 
@@ -42,6 +49,8 @@ class Exported:
     model_bytes: int
     labels: int
     micro: Micro
+    npu: Npu | None = None
+    """How it was compiled for an NPU; None: not at all."""
 
 
 @dataclass(frozen=True)
@@ -65,37 +74,117 @@ def export(source: Path, out: Path, artifact: str | None = None, force: bool = F
         InputError: a damaged file, no such artifact, or other files in the way.
         DiskFull: no room for the files.
     """
-    chosen = _open(source, artifact)
+    return _export(_open(source, artifact), source, out, force)
+
+
+def export_npu(
+    sources: Sequence[Path], out: Path, target: Target, artifact: str | None = None, force: bool = False
+) -> Exported:
+    """Compile the integer .tflite files for an NPU, and write the C files of the best that fits.
+
+    Of several, those that run on the NPU as a whole come first, then the one with the fewest estimated cycles.
+
+    Args:
+        sources: bundles or .tflite files.
+        out: as for `export`, also `artifact` and `force`.
+        target: the hardware.
+        artifact: id of a file in the bundles; None takes every integer .tflite file of each.
+        force: see above.
+
+    Raises:
+        InputError: as `export`, or vela does not know the configuration.
+        Shortfall: none can be compiled, or none fits.
+        DiskFull: no room for the files.
+    """
+    candidates = [(path, each) for path in sources for each in _integers(path, artifact)]
+    made: list[tuple[str, Path, _Source, Npu]] = []
+    failed: list[str] = []
+    for path, each in candidates:
+        title = f"{path}: {each.artifact}" if each.artifact else str(path)
+        try:
+            data, npu = ethos_u.compile_for(each.data, title, target, hashlib.sha256(each.data).hexdigest())
+            made.append((title, path, replace(each, data=data), npu))
+        except Shortfall as trouble:
+            failed.append(str(trouble))
+    if not made:
+        raise Shortfall(failed[0] if len(failed) == 1 else "; ".join(failed))
+    fitting = [one for one in made if not ethos_u.excess(one[3], target)]
+    if not fitting:
+        title, _, _, npu = min(made, key=lambda one: one[3].sram_kb)
+        missed = ethos_u.excess(npu, target)
+        raise Shortfall(
+            f"{title}: needs {npu.sram_kb:.1f} KiB of SRAM on {npu.accelerator}, {missed:.1f} more than --sram-kb "
+            f"{target.sram_kb:g} allows (vela {npu.vela}, strategy {npu.strategy}); give a pruned network, or a smaller "
+            "data.input"
+        )
+    best = min(fitting, key=lambda one: one[3].rank)
+    title, path, chosen, npu = best
+    notes = [f"taken: {title}, of {len(candidates)} files"] if len(candidates) > 1 else []
+    notes += [f"not taken: {_against(one, target)}" for one in made if one is not best]
+    notes += [f"not taken: {trouble}" for trouble in failed]
+    return _export(chosen, path, out, force, replace(npu, notes=tuple(notes)))
+
+
+def _against(one: tuple[str, Path, _Source, Npu], target: Target) -> str:
+    title, _, _, npu = one
+    if missed := ethos_u.excess(npu, target):
+        return f"{title}: {missed:.1f} KiB more SRAM than --sram-kb {target.sram_kb:g} allows"
+    cpu = f", {len(npu.on_cpu)} operators on the CPU" if npu.on_cpu else ""
+    return f"{title}: estimated {npu.estimated.cycles} cycles{cpu}"
+
+
+def _export(chosen: _Source, source: Path, out: Path, force: bool, npu: Npu | None = None) -> Exported:
     stem = identifier(chosen.name)
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / f"{stem}.tflite"
         model.write_bytes(chosen.data)
         report = dispatch.model(model, str(source), engines=False)
-        texts = {f"{stem}_model.h": model_header(stem, report), f"{stem}_model.c": model_source(stem, chosen.data)}
+        header = model_header(stem, report, npu)
+        texts = {f"{stem}_model.h": header, f"{stem}_model.c": model_source(stem, chosen.data)}
         if chosen.labels:
             texts |= {
                 f"{stem}_labels.h": labels_header(stem, len(chosen.labels)),
                 f"{stem}_labels.c": labels_source(stem, chosen.labels),
             }
         paths = _write(out, texts, force)
-        micro = micro_arena.run(model)
-    return Exported(paths, chosen.artifact, report.sha256, len(chosen.data), len(chosen.labels), micro)
+        micro = micro_arena.run(model) if npu is None else Micro(None, False, None, (), NO_NPU)
+    return Exported(paths, chosen.artifact, report.sha256, len(chosen.data), len(chosen.labels), micro, npu)
 
 
 def _open(source: Path, artifact: str | None) -> _Source:
+    return _sources(source, artifact, lambda opened: [opened.artifact(artifact, ["tflite"])])[0]
+
+
+def _integers(source: Path, artifact: str | None) -> list[_Source]:
+    """Every integer .tflite file of a bundle, or the one that is named; a bare file as it is."""
+
+    def pick(opened: Bundle) -> list[dict[str, Any]]:
+        if artifact is not None:
+            return [opened.artifact(artifact, ["tflite"])]
+        every = opened.manifest["artifacts"]
+        found = [each for each in every if each["format"] == "tflite" and each["precision"] in INTEGERS]
+        if not found:
+            there = ", ".join(f"{each['id']} ({each['format']})" for each in every)
+            raise Shortfall(f"{source}: no int8 .tflite file for an NPU in it (there are: {there})")
+        return found
+
+    return _sources(source, artifact, pick)
+
+
+def _sources(source: Path, artifact: str | None, pick: Callable[[Bundle], Sequence[dict[str, Any]]]) -> list[_Source]:
     data = dispatch.content(source)
     if tflite.matches(data):
         if artifact is not None:
             raise InputError(f"{source}: a single model; --artifact is for bundles")
-        return _Source(source.stem, None, data, ())
+        return [_Source(source.stem, None, data, ())]
     if not bundle.matches(data):
         raise InputError(f"{source}: its content is neither an edgekit bundle nor a .tflite model")
     from edgekit.runtime.bundle import open_bundle
 
     try:
         opened = open_bundle(str(source), verify="hash")
-        entry = opened.artifact(artifact, ["tflite"])
-        return _Source(opened.manifest["name"], entry["id"], opened.model(entry), opened.labels)
+        name, labels = opened.manifest["name"], opened.labels
+        return [_Source(name, entry["id"], opened.model(entry), labels) for entry in pick(opened)]
     except RuntimeFault as fault:
         raise InputError(str(fault)) from fault
 
@@ -106,7 +195,7 @@ def identifier(name: str) -> str:
     return f"m_{word}" if word[0].isdigit() else word
 
 
-def model_header(stem: str, report: FileReport) -> str:
+def model_header(stem: str, report: FileReport, npu: Npu | None = None) -> str:
     """The header of the model: its size, and shape, type, scale and zero point of inputs and outputs."""
     upper = stem.upper()
     sides = [("INPUT", report.inputs), ("OUTPUT", report.outputs)]
@@ -120,7 +209,21 @@ def model_header(stem: str, report: FileReport) -> str:
         f"extern const unsigned char {stem}_model[{upper}_MODEL_BYTES];",
         f"extern const size_t {stem}_model_bytes;",
     ]
-    return _header(f"{upper}_MODEL_H", body)
+    return _header(f"{upper}_MODEL_H", [*(_resolver(upper, npu) if npu else ()), *body])
+
+
+def _resolver(upper: str, npu: Npu) -> list[str]:
+    """What the firmware's MicroMutableOpResolver has to hold."""
+    cpu = [f"     {kernel}, on the CPU" for kernel in npu.kernels[1:]]
+    return [
+        f"/* Compiled by vela {npu.vela} for {npu.accelerator} ({npu.system_config}, {npu.memory_mode}).",
+        "   It needs these kernels in a tflite::MicroMutableOpResolver:",
+        "     ETHOSU (AddEthosU), on the NPU",
+        *cpu,
+        "*/",
+        f"#define {upper}_MODEL_KERNELS {len(npu.kernels)}",
+        "",
+    ]
 
 
 def model_source(stem: str, data: bytes) -> str:
@@ -246,6 +349,8 @@ def text(done: Exported) -> str:
     head = f"{done.artifact}: " if done.artifact else ""
     lines = [f"{head}{done.model_bytes} bytes, {done.labels or 'no'} labels", *done.files]
     micro = done.micro
+    if done.npu is not None:
+        return "\n".join([*lines, ethos_u.text(done.npu)])
     if micro.arena_bytes is not None:
         lines.append(f"tflite-micro {micro.version}: arena {micro.arena_bytes} bytes (64-bit; 32-bit chips need less)")
     if micro.trouble is not None:
