@@ -72,10 +72,10 @@ def test_a_mirrored_histogram_is_as_if_the_negatives_had_been_seen(values: list[
     histogram = seen(torch.tensor(values, dtype=torch.float32))
     both = histogram.mirrored()
     assert both.high == -both.low == max(map(abs, np.float32(values)))
-    first, exponent = both.place.tolist()
+    exponent = int(both.place[1])
     zeros = int(sum(0 <= value < 2.0**exponent for value in np.float32(values)))
     assert int(both.counts.sum()) == 2 * len(values) - zeros
-    centres, counts = both.filled()
+    centres, _ = both.filled()
     for value in np.float32(values):
         assert float((centres.abs() - abs(value)).abs().min()) <= 2.0**exponent
 
@@ -218,8 +218,8 @@ def test_the_cost_is_scored_beside_affine_on_the_same_images(data: digits.Digits
 def test_the_cost_is_a_sentence_of_the_report() -> None:
     made = Quantization(8, "", {}, 0, symmetry=Symmetry("50 validation images", (0.92, 0.9), (0.98, 0.96)))
     assert symmetry(made) == (
-        "Symmetric activations: top-1 90.00 %, 2.00 points below affine ones (92.00 %); agree with fp32 96.00 %, affine "
-        "ones 98.00 %; both in torch's integer arithmetic, on the same 50 validation images."
+        "Symmetric activations: top-1 90.00 %, 2.00 points below affine ones (92.00 %); agree with fp32 96.00 %, "
+        "affine ones 98.00 %; both in torch's integer arithmetic, on the same 50 validation images."
     )
     assert symmetry(replace(made, symmetry=None)) == ""
 

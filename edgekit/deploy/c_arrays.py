@@ -114,8 +114,8 @@ def export_npu(
         missed = ethos_u.excess(npu, target)
         raise Shortfall(
             f"{title}: needs {npu.sram_kb:.1f} KiB of SRAM on {npu.accelerator}, {missed:.1f} more than --sram-kb "
-            f"{target.sram_kb:g} allows (vela {npu.vela}, strategy {npu.strategy}); give a pruned network, or a smaller "
-            "data.input"
+            f"{target.sram_kb:g} allows (vela {npu.vela}, strategy {npu.strategy}); give a pruned network, or a "
+            "smaller data.input"
         )
     best = min(fitting, key=lambda one: one[3].rank)
     title, path, chosen, npu = best

@@ -227,13 +227,11 @@ def _why_nothing(table: Table, target: Target) -> str:
     floats = table.float_operators()
     if floats:
         return (
-            f"{len(floats)} of its {len(operators)} operators compute in float, and {target.accelerator} takes integers "
-            "only; export int8 (a [quantize] section)"
+            f"{len(floats)} of its {len(operators)} operators compute in float, and {target.accelerator} takes "
+            "integers only; export int8 (a [quantize] section)"
         )
-    kinds = ", ".join(sorted({table.kind(operator) for operator in operators}))
-    return (
-        f"nothing of it can run on {target.accelerator} (it has {kinds or 'no operators'}); use export-c without --npu"
-    )
+    kinds = ", ".join(sorted({table.kind(operator) for operator in operators})) or "no operators"
+    return f"nothing of it can run on {target.accelerator} (it has {kinds}); use export-c without --npu"
 
 
 def text(npu: Npu) -> str:
