@@ -9,6 +9,10 @@ NOT RUN ON A GPU SO FAR: its code was run with SwiftShader, a Vulkan device in s
 both of which say nothing about speed. ``--require-gpu`` makes it fail unless an NVIDIA GPU computed and everything
 that ran agreed with the CPU.
 
+TensorRT also runs the int8 file with symmetric activations (``quantize.activations = "symmetric"``), which is the only
+int8 that it takes; its outputs are compared with torch's integer graph, in steps of the output. CoreML takes no Q/DQ
+files: ``coremltools.convert`` on a Mac makes its own of the quantized program (``quantized.pt2``) of a symmetric run.
+
 Usage::
 
     pip install onnxruntime-gpu                                      # in place of onnxruntime
@@ -40,19 +44,27 @@ from edgekit.report.placement import elsewhere
 ROOT = Path(__file__).parents[1]
 CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "cuda", "cuda-fp16")
 """Providers that an NVIDIA GPU computes for."""
-CANDIDATES = (
+CANDIDATES: tuple[tuple[str, ...], ...] = (
     ("torch_cuda", "cuda"),
     ("torch_cuda", "cuda-fp16"),
     ("onnxruntime", "cuda"),
     ("onnxruntime", "tensorrt"),
+    ("onnxruntime", "tensorrt", "int8"),
     ("onnxruntime", "webgpu"),
     ("litert", "gpu"),
     ("litert", "gpu-fp16"),
 )
-ON_CPU = (("torch_cuda", "cpu"), ("onnxruntime", "cpu"), ("litert", "cpu"))
+ON_CPU: tuple[tuple[str, ...], ...] = (
+    ("torch_cuda", "cpu"),
+    ("onnxruntime", "cpu"),
+    ("onnxruntime", "cpu", "int8"),
+    ("litert", "cpu"),
+)
 SUFFIX = {"torch_cuda": "pt2", "onnxruntime": "onnx", "litert": "tflite"}
 TOLERANCE, HALF_TOLERANCE = 1e-3, 0.05
 """Share of the largest output."""
+STEPS = 8
+"""int8: most steps from torch's integers. TensorRT's kernels round on their way; ONNX Runtime's CPU is held to 1."""
 WAIT = 600.0
 """Seconds: TensorRT takes minutes to build an engine."""
 OUTPUTS = """
@@ -73,8 +85,12 @@ class Row:
     engine: str
     provider: str
     worker: Worker
+    precision: str = "fp32"
     ready: dict[str, Any] = field(default_factory=dict)
     error: float = float("nan")
+    """Largest difference of the outputs."""
+    largest: float = 1.0
+    """Largest output."""
     ms: list[float] = field(default_factory=list)
 
 
@@ -94,13 +110,14 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         wanted, images = make(arguments.net, arguments.size, folder)
         rows = []
-        for engine, provider in ON_CPU if arguments.cpu else CANDIDATES:
+        for engine, provider, *precision in ON_CPU if arguments.cpu else CANDIDATES:
             python = arguments.onnxruntime if engine == "onnxruntime" else Path(sys.executable)
-            row = Row(engine, provider, stack.enter_context(Worker(_start(python, "-m", "edgekit.runtime.bench"))))
+            worker = stack.enter_context(Worker(_start(python, "-m", "edgekit.runtime.bench")))
+            row = Row(engine, provider, worker, *precision)
             try:
-                _open(row, folder, python, wanted, images)
+                _open(row, folder, python, wanted[row.precision], images)
             except WorkerFault as fault:
-                print(f"{engine:<12} {provider:<10} {fault}", flush=True)
+                print(f"{engine:<12} {provider:<10} {row.precision:<5} {fault}", flush=True)
             else:
                 rows.append(row)
         for _ in range(arguments.rounds):
@@ -108,7 +125,7 @@ def main() -> None:
                 request = {"warmup": 10, "seconds": arguments.seconds, "min_samples": 5}
                 row.ms.append(statistics.median(row.worker.ask({"run": request}, WAIT)["ms"]))
         reference = next((row.ms for row in rows if row.engine == "torch_cuda"), None)
-        fine = [_show(row, reference) for row in rows]
+        fine = [_show(row, reference, wanted["step"]) for row in rows]
     if not all(fine):
         sys.exit("gpu: outputs differ")
     if arguments.require_gpu and not any(row.ready["provider"] in CUDA for row in rows):
@@ -123,7 +140,7 @@ def _start(python: Path, *words: str) -> subprocess.Popen[str]:
 
 def _open(row: Row, folder: Path, python: Path, wanted: Any, images: Any) -> None:
     """Load the model in the process that times it, and compute its outputs in another process."""
-    model = folder / f"fp32.{SUFFIX[row.engine]}"
+    model = folder / f"{row.precision}.{SUFFIX[row.engine]}"
     request = {"model": str(model), "engine": row.engine, "threads": 1, "provider": row.provider, "seed": 0}
     row.ready = row.worker.ask(request, WAIT)
     source, sink = folder / "x.npy", folder / "y.npy"
@@ -133,17 +150,21 @@ def _open(row: Row, folder: Path, python: Path, wanted: Any, images: Any) -> Non
     said = process.communicate()[1]
     if process.returncode:
         raise WorkerFault((said.strip().splitlines() or ["it died"])[-1])
-    row.error = float(np.abs(np.load(sink) - wanted).max() / np.abs(wanted).max())
+    row.error = float(np.abs(np.load(sink) - wanted).max())
+    row.largest = float(np.abs(wanted).max())
 
 
-def _show(row: Row, reference: list[float] | None) -> bool:
+def _show(row: Row, reference: list[float] | None, step: float) -> bool:
     """Print the row; returns whether its outputs are right."""
     steps = row.worker.ask({"steps": 50}, WAIT)["steps"]
     ratio = statistics.median(a / b for a, b in zip(reference, row.ms, strict=True)) if reference else float("nan")
-    fine = row.error <= (HALF_TOLERANCE if "fp16" in row.provider else TOLERANCE)
-    off = f"off {row.error:.1e}{'' if fine else ' !'}"
+    share, steps_off = row.error / row.largest, round(row.error / step)
+    fine = share <= (HALF_TOLERANCE if "fp16" in row.provider else TOLERANCE)
+    if row.precision == "int8":
+        fine = steps_off <= (1 if row.provider == "cpu" else STEPS)
+    off = f"off {f'{steps_off} steps' if row.precision == 'int8' else f'{share:.1e}'}{'' if fine else ' !'}"
     print(
-        f"{row.engine:<12} {row.provider:<10} ran {row.ready['provider']:<26} {off:<14}"
+        f"{row.engine:<12} {row.provider:<10} {row.precision:<5} ran {row.ready['provider']:<26} {off:<14}"
         f"  p50 {statistics.median(row.ms):8.3f} ms  vs torch {ratio:5.2f}x",
         flush=True,
     )
@@ -156,14 +177,21 @@ def _show(row: Row, reference: list[float] | None) -> bool:
     return fine
 
 
-def make(name: str, size: int, folder: Path) -> tuple[Any, Any]:
-    """Write the net in three formats, except existing files; returns its outputs for some images, and the images."""
-    import torch
-    from _nets import images, network
+def make(name: str, size: int, folder: Path) -> tuple[dict[str, Any], Any]:
+    """Write the net in three formats, and in int8 with symmetric activations for TensorRT, except existing files.
 
+    Returns:
+        Its outputs for some images by precision, with the "step" of int8; and the images.
+    """
+    import torch
+    from _nets import LEVELS, images, network
+
+    from edgekit.config.recipe import QuantizeSection
     from edgekit.export.formats import onnx as to_onnx
     from edgekit.export.formats import tflite as to_tflite
+    from edgekit.graph import exported_program, integer_arithmetic
     from edgekit.profile import torch_reference
+    from edgekit.quantize import ptq
 
     module, batch = network(name, size), images(4, size, seed=1)
     for exporter in (to_onnx, to_tflite):
@@ -172,8 +200,18 @@ def make(name: str, size: int, folder: Path) -> tuple[Any, Any]:
             (folder / exporter.export(module, size, "fp32", folder).path).rename(path)
     if not (folder / "fp32.pt2").exists():
         torch_reference.write(module, size, folder / "fp32.pt2")
+    saved = folder / "symmetric.pt2"
+    if not saved.exists():
+        section = QuantizeSection(activations="symmetric")
+        exported_program.save(ptq.quantize(module, size, images(8, size, seed=2), LEVELS, section).program, saved)
+    graph = exported_program.load(saved)
+    if not (folder / "int8.onnx").exists():
+        (folder / to_onnx.export(graph, size, "int8", folder).path).rename(folder / "int8.onnx")
+    integers = integer_arithmetic.integer_graph(graph)
     with torch.no_grad():
-        return module(batch).numpy(), batch.numpy()
+        int8 = torch.cat([integers(image.unsqueeze(0)) for image in batch]).numpy()
+        wanted = {"fp32": module(batch).numpy(), "int8": int8, "step": exported_program.output_scale(graph)}
+        return wanted, batch.numpy()
 
 
 if __name__ == "__main__":
