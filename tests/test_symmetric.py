@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch import nn
 
+from edgekit import choices
 from edgekit.config.recipe import QuantizeSection, Recipe
 from edgekit.console import Console
+from edgekit.data.dataset import ImageSet
 from edgekit.graph import integer_arithmetic
 from edgekit.graph.ops import QUANTIZE
 from edgekit.quantize import ptq
@@ -71,12 +73,12 @@ def test_scales_by_hand(low: float, high: float, scale: float) -> None:
 def test_a_mirrored_histogram_is_as_if_the_negatives_had_been_seen(values: list[float]) -> None:
     histogram = seen(torch.tensor(values, dtype=torch.float32))
     both = histogram.mirrored()
-    assert both.high == -both.low == max(map(abs, np.float32(values)))
+    assert both.high == -both.low == max(map(abs, np.array(values, np.float32)))
     exponent = int(both.place[1])
-    zeros = int(sum(0 <= value < 2.0**exponent for value in np.float32(values)))
+    zeros = int(sum(0 <= value < 2.0**exponent for value in np.array(values, np.float32)))
     assert int(both.counts.sum()) == 2 * len(values) - zeros
     centres, _ = both.filled()
-    for value in np.float32(values):
+    for value in np.array(values, np.float32):
         assert float((centres.abs() - abs(value)).abs().min()) <= 2.0**exponent
 
 
@@ -106,7 +108,7 @@ def compressed(tmp_path_factory: pytest.TempPathFactory) -> nets.Compressed:
     graph, folder = result.program.module(), tmp_path_factory.mktemp("symmetric")
     artifacts = {}
     for form in ("onnx", "tflite"):
-        made = nets.choices.pick("edgekit.export.formats", form, "").export(graph, nets.SIZE, "int8", folder)
+        made = choices.pick("edgekit.export.formats", form, "").export(graph, nets.SIZE, "int8", folder)
         artifacts[made.id] = made
     return nets.Compressed(module, graph, folder, artifacts)
 
@@ -173,7 +175,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> digits.Digits:
 
 def test_trained_graphs_are_symmetric_too(data: digits.Digits) -> None:
     samples = data.index.split("train")[::20]
-    few = digits.ImageSet(replace(data.index, samples=samples), data.root, "train", digits.SPEC)
+    few = ImageSet(replace(data.index, samples=samples), data.root, "train", digits.SPEC)
     chosen = CHOSEN.model_copy(
         update={"method": "qat", "qat": CHOSEN.qat.model_copy(update={"epochs": 1, "batch_norm": "frozen"})}
     )
