@@ -131,7 +131,7 @@ def test_of_several_the_one_with_the_fewest_cycles_that_fits_is_taken(
     assert len(others) == 2
     assert any("operators on the CPU" in note for note in others)  # few cycles, but not all that it does
     alone = Target("ethos-u55-128", sram_kb=ethos_u.compile_for(mixed.read_bytes(), "", U55, "")[1].sram_kb)
-    fits = c_arrays.export_npu([small, mixed], tmp_path / "fits", alone)
+    fits = c_arrays.export_npu([large, mixed], tmp_path / "fits", alone)
     assert [Path(file).name for file in fits.files] == ["model_int8_model.h", "model_int8_model.c"]
 
 

@@ -35,20 +35,20 @@ COARSEST = 20
 """Least steps in a constant to which a sum's grid is aligned: fewer would enlarge its scale by more than 5 %."""
 
 
-def settle(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor, symmetric: bool = False) -> int:
+def settle(graph: GraphModule, example: torch.Tensor, pixels: torch.Tensor) -> int:
     """Adjust all scales of a quantized graph in place.
 
     Args:
         graph: after conversion, weights still quantized in the graph.
         example: an input, to derive the shapes of inner tensors.
         pixels: every value that the input can take, any shape.
-        symmetric: zero points have to stay 0.
 
     Returns:
         The number of kernels that could not be settled because all their scales were settled by others.
     """
     ShapeProp(graph).propagate(example)
     tensors = _Tensors(graph)
+    symmetric = not any(sink.args[2] for sink in tensors.sinks)  # zero points of 0 have to stay so
     for sink in tensors.sinks:
         if sink.args[0].op == "placeholder":
             tensors.fix(sink, clear_of_ties(tensors[sink], pixels))

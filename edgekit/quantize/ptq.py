@@ -211,7 +211,7 @@ def decide(observed: Observed, section: QuantizeSection) -> Result:
         if observed.saturate:
             lowered[saturation.NAME] = saturation.apply(converted)
         example = torch.zeros(1, *shape_of(observed.size))
-        open_ends = settle(converted, example, observed.pixels, section.symmetric)
+        open_ends = settle(converted, example, observed.pixels)
         moments = observed.calibration.moments if section.rounding == "adaptive" else {}
         exact = _correct.weights(converted)
         rounded = round_weights(converted, moments, centred=section.bias_correction)

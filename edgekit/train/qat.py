@@ -99,7 +99,7 @@ def train(
             if rewrites is None or saturation.NAME in rewrites:
                 lowered[saturation.NAME] = saturation.apply(converted)
             example = torch.zeros(1, *shape_of(size))
-            open_ends = settle(converted, example, pixels, section.symmetric)
+            open_ends = settle(converted, example, pixels)
             round_constants(converted)
             program = torch.export.export(converted, (example,), strict=False)
     return ptq.Result(program, {name: count for name, count in lowered.items() if count}, {}, open_ends)
