@@ -113,7 +113,7 @@ def main() -> None:
         for engine, provider, *precision in ON_CPU if arguments.cpu else CANDIDATES:
             python = arguments.onnxruntime if engine == "onnxruntime" else Path(sys.executable)
             worker = stack.enter_context(Worker(_start(python, "-m", "edgekit.runtime.bench")))
-            row = Row(engine, provider, worker, *precision)
+            row = Row(engine, provider, worker, precision[0] if precision else "fp32")
             try:
                 _open(row, folder, python, wanted[row.precision], images)
             except WorkerFault as fault:

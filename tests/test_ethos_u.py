@@ -97,13 +97,11 @@ def test_operators_on_the_cpu_are_named_with_their_layers(mixed: Path, tmp_path:
 
 
 def test_the_text_says_that_it_is_an_estimate(shared: Path, tmp_path: Path) -> None:
-    answer = edgekit(
-        "export-c", shared / "models/vww_96_int8.tflite", "--npu", "ethos-u55-128", "--out", tmp_path,
-        "--system-config", "Ethos_U55_Deep_Embedded",
-    )  # fmt: skip
-    assert "estimated: " in answer.stdout
-    assert "Ethos_U55_Deep_Embedded, Shared_Sram" in answer.stdout
-    assert "at 200 MHz" in answer.stdout
+    target = Target("ethos-u55-128", system_config="Ethos_U55_Deep_Embedded")
+    text = c_arrays.text(c_arrays.export_npu([shared / "models/vww_96_int8.tflite"], tmp_path, target))
+    assert "estimated: " in text
+    assert "Ethos_U55_Deep_Embedded, Shared_Sram" in text
+    assert "at 200 MHz" in text
 
 
 def test_a_limit_on_sram_is_an_aim_and_a_bound(shared: Path, tmp_path: Path) -> None:
