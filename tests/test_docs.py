@@ -74,7 +74,7 @@ def place(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     for name in ("trash", "mine", "old"):
         shutil.copytree(tiny.path, folder / "runs" / name)
-    for name in ("trash", "mine"):
+    for name in ("trash", "mine", "mine-pruned"):
         shutil.copy(tiny.path / BUNDLE, folder / f"{name}.edgekit")
     (folder / "photos").mkdir()
     photo(folder / "photos" / "one.png")
