@@ -217,6 +217,11 @@ def test_the_cost_is_scored_beside_affine_on_the_same_images(data: digits.Digits
     assert ladder._judge(replace(material, val=None)).said == "16 calibration images"
 
 
+def test_the_ladder_keeps_no_layer_in_float() -> None:
+    workshop: Any = None  # which would rank the layers
+    assert not list(ladder._settings("keep_float", CHOSEN, [ladder._Tried("plain", CHOSEN, None)], workshop))
+
+
 def test_the_cost_is_a_sentence_of_the_report() -> None:
     made = Quantization(8, "", {}, 0, symmetry=Symmetry("50 validation images", (0.92, 0.9), (0.98, 0.96)))
     assert symmetry(made) == (

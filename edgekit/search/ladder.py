@@ -283,6 +283,8 @@ def _close(
     note = f"judged on {judge.said}; float top-1 {judge.accuracy:.2%}"
     if len(tried) > 1 and material.formats:
         note += _time(tried, material)
+    if recipe.symmetric and len(tried) > 1 and "keep_float" in recipe.rescue:
+        note += "; the rung keep_float is left out: activations are symmetric"
     assert best.result is not None
     rungs = tuple(one.rung for one in tried)
     shortfall = "" if held else _shortfall(best, recipe, workshop, judge, len(tried))
