@@ -180,21 +180,20 @@ def _go(
         if outcome.lost:
             raise Shortfall(_missing(outcome.lost))
         if strict:
-            _certain(outcome, target)
+            given = f"{target} --out {out}" if out else target
+            _certain(outcome, str(outcome.out) if (outcome.out / "recipe.json").is_file() else given)
 
     guarded(work, debug)
 
 
-def _certain(outcome: Outcome, target: str) -> None:
-    """For ``--strict``."""
+def _certain(outcome: Outcome, again: str) -> None:
+    """For ``--strict``; `again` is what a user gives to ``edgekit profile`` to measure once more."""
     from edgekit.cli import _results
 
     if open_ := _results.undecided(outcome):
-        again = target if outcome.bundle and outcome.bundle == Path(target) else str(outcome.out)
         words = [f"{device}: {why}" for device, why in open_.items()]
-        raise Shortfall(
-            "\n  ".join([*words, f"measure again when the machine is idle: edgekit profile {again} --again"])
-        )
+        words.append(f"measure again when the machine is idle: edgekit profile {again} --again")
+        raise Shortfall("\n  ".join(words))
 
 
 def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...]) -> Job:
