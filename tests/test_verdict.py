@@ -227,10 +227,13 @@ def test_decide_is_undecided_between_float_and_int8_too() -> None:
 
 def test_uncertain_names_the_rows_to_measure_again() -> None:
     """A clear loser is left alone. The two float files must be told apart too: int8 may yet be refused."""
-    wide = [spread(timing(*key, p50), p50 / 2, p50 * 2) for *key, p50 in (
-        ("onnx-int8", "onnxruntime", 1.0), ("tflite-int8", "litert", 1.1),
-        ("onnx-fp32", "onnxruntime", 30.0), ("tflite-fp32", "litert", 33.0),
-    )]  # fmt: skip
+    rows = (
+        timing("onnx-int8", "onnxruntime", 1.0),
+        timing("tflite-int8", "litert", 1.1),
+        timing("onnx-fp32", "onnxruntime", 30.0),
+        timing("tflite-fp32", "litert", 33.0),
+    )
+    wide = [spread(row, row.p50_ms / 2, row.p50_ms * 2) for row in rows]
     slow = spread(timing("onnx-int8", "onnxruntime", 9.0, threads=2), 8.9, 9.1)
     assert uncertain(ARTIFACTS, [*wide, slow]) == wide
     assert uncertain(ARTIFACTS, [replace(row, kind="estimated") for row in wide]) == []
