@@ -190,8 +190,8 @@ def _certain(outcome: Outcome, again: str) -> None:
     """For ``--strict``; `again` is what a user gives to ``edgekit profile`` to measure once more."""
     from edgekit.cli import _results
 
-    if open_ := _results.undecided(outcome):
-        words = [f"{device}: {why}" for device, why in open_.items()]
+    if doubtful := _results.undecided(outcome):
+        words = [f"{device}: {why}" for device, why in doubtful.items()]
         words.append(f"measure again when the machine is idle: edgekit profile {again} --again")
         raise Shortfall("\n  ".join(words))
 

@@ -9,7 +9,7 @@ The rule, for the p50 of a row, the lower p50 of another, their ratio (at least 
 - ``level``: else, if the p50s are within `CLOSE` or the interval includes 1. Whatever the difference is, it is small.
 - ``slower``: else.
 
-Estimates are level within their error bars, and never unclear: measuring again would not change them.
+What was not measured (estimates are level within their error bars) is never unclear: measuring again would not help.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def standing(row: Timing, fastest: Timing) -> Standing:
     """How a row compares with one of no higher p50, from the same run on the same device."""
     if row is fastest:
         return "level"
-    if not row.samples and not fastest.samples:
+    if row.kind != "measured":
         return "level" if equal(row, fastest) or row.p50_ms <= fastest.p50_ms * (1 + CLOSE) else "slower"
     return judge(row.p50_ms / fastest.p50_ms, _interval(row, fastest))
 

@@ -91,10 +91,10 @@ def decide(
         objective = P50
     choice = choose(_never_worse(shippable, objective), objective)
     best = choice.best
-    open_ = [] if objective is SIZE else noise.unclear(candidate.timing for candidate in shippable)
-    if open_:
-        rivals = [candidate for candidate in shippable if candidate is not best and candidate.timing in open_]
-        unscored += f"; {noise.words(open_, machine.cores if machine else None, doubt(best, rivals))}"
+    doubtful = [] if objective is SIZE else noise.unclear(candidate.timing for candidate in shippable)
+    if doubtful:
+        rivals = [candidate for candidate in shippable if candidate is not best and candidate.timing in doubtful]
+        unscored += f"; {noise.words(doubtful, machine.cores if machine else None, doubt(best, rivals))}"
     baseline = quickest(c for c in shippable if c.is_float) or quickest(c for c in candidates if c.is_float)
     compared = baseline if not best.is_float else None
     return Verdict(
@@ -109,7 +109,7 @@ def decide(
         size_ratio=compared.artifact.bytes / best.artifact.bytes if compared else None,
         top1_drop=best.drop,
         by=choice.by.name,
-        undecided=bool(open_),
+        undecided=bool(doubtful),
     )
 
 
