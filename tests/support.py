@@ -10,8 +10,8 @@ from pathlib import Path
 
 from edgekit.disk.run_directory import ORDER
 from tests import warm
-from tests.warm import ROOT
 
+ROOT = warm.ROOT
 DEVICE = """
 name = "quick"
 [run]
@@ -61,7 +61,9 @@ def edgekit(
     if env is None and words and words[0] in HEAVY:
         answer = warm.run(command(*words)[1:], environment(), cwd)
     else:
-        answer = subprocess.run(command(*words), cwd=cwd, env=environment(**env), capture_output=True, text=True)
+        answer = subprocess.run(
+            command(*words), cwd=cwd, env=environment(**(env or {})), capture_output=True, text=True
+        )
     assert answer.returncode == code, answer.stderr
     return answer
 

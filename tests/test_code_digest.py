@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -98,9 +101,13 @@ def test_the_files_found_are_those_that_python_imports() -> None:
 
 def _behind_neutral(file: Path) -> bool:
     """Whether only neutral modules load it for every stage (`edgekit.pipeline.state` and what is behind that)."""
+    return str(file) in _loaded_by_all()
+
+
+@cache
+def _loaded_by_all() -> list[str]:
     code = (
         "import sys, edgekit.pipeline.port, edgekit.pipeline.provenance\n"
         "print(*(getattr(m, '__file__', None) for m in list(sys.modules.values())), sep='\\n')"
     )
-    loaded = warm.run(["-c", code], environment())
-    return str(file) in loaded.stdout.split()
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
