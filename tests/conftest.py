@@ -15,8 +15,12 @@ _SHARE = (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT"
 os.environ.setdefault("OMP_NUM_THREADS", str(max(_SHARE, 1)))
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from tests import shared_files, support  # noqa: E402
+
+settings.register_profile("edgekit", deadline=None)  # times are never tested
+settings.load_profile("edgekit")
 
 
 @pytest.fixture(scope="session")
