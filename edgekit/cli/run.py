@@ -180,19 +180,18 @@ def _go(
         if outcome.lost:
             raise Shortfall(_missing(outcome.lost))
         if strict:
-            given = f"{target} --out {out}" if out else target
-            _certain(outcome, str(outcome.out) if (outcome.out / "recipe.json").is_file() else given)
+            _certain(outcome, "the same command with" if last == "profile" else f"edgekit profile {outcome.out}")
 
     guarded(work, debug)
 
 
 def _certain(outcome: Outcome, again: str) -> None:
-    """For ``--strict``; `again` is what a user gives to ``edgekit profile`` to measure once more."""
+    """For ``--strict``; `again` is the command that measures once more, without its option ``--again``."""
     from edgekit.cli import _results
 
     if doubtful := _results.undecided(outcome):
         words = [f"{device}: {why}" for device, why in doubtful.items()]
-        words.append(f"measure again when the machine is idle: edgekit profile {again} --again")
+        words.append(f"measure again when the machine is idle: {again} --again")
         raise Shortfall("\n  ".join(words))
 
 

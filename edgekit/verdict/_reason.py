@@ -106,7 +106,8 @@ def doubt(best: Candidate, rivals: list[Candidate]) -> str:
     """Whether something else is faster than what ships, worded to follow "to tell"."""
     rival = min(rivals, key=lambda candidate: candidate.timing.p50_ms)
     more = f" or one of {len(rivals) - 1} others" if len(rivals) > 2 else " or one other" if len(rivals) == 2 else ""
-    return f"whether {rival.name} ({_spread(rival)}){more} is faster than {best.artifact.id} ({_spread(best)})"
+    name = best.name if rival.artifact.id == best.artifact.id else best.artifact.id
+    return f"whether {rival.name} ({_spread(rival)}){more} is faster than {name} ({_spread(best)})"
 
 
 def _spread(candidate: Candidate) -> str:
