@@ -135,6 +135,10 @@ class Timing:
     """What each of `samples` is, if not a single inference; p50 is then the median of these samples."""
     reference: bool = False
     """Whether this is the float network in PyTorch, for comparison only: it is in no file, so it is never shipped."""
+    cpu_pressure: float | None = None
+    """Share of the rounds in which a process of the machine waited for a core, 0..1; None if it does not say."""
+    cpu_steal: float | None = None
+    """Share of CPU time that the host of a virtual machine took during the rounds, 0..1; None if it does not say."""
 
 
 @dataclass(frozen=True)
@@ -248,3 +252,5 @@ class Verdict:
     """Points of test top-1 lost against torch fp32; negative is a gain."""
     by: str = "p50"
     """What decided: the objective, or what broke a tie: ``end to end``, ``memory``, ``load time``, ``size``, ..."""
+    undecided: bool = False
+    """Whether times were too uncertain to tell the choice from another file (`edgekit.verdict.noise`)."""

@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from edgekit import choices
 from edgekit.config.recipe import QuantizeSection
+from edgekit.disk import json_file
+from edgekit.graph import exported_program
 from edgekit.quantize import ptq
 from edgekit.types import Artifact
+from tests import shared_files
 
 SIZE = 32
 LEVELS = (torch.arange(256) / 255 - 0.5) / 0.5
@@ -133,9 +137,13 @@ def head(width: int) -> nn.Module:
 
 def quantize(module: nn.Module, keep_float: Iterable[str] = (), size: int = SIZE) -> GraphModule:
     """The network through `ptq.quantize` with 8 calibration images; operators without an int8 form stay in float."""
+    return program(module, keep_float, size).module()
+
+
+def program(module: nn.Module, keep_float: Iterable[str] = (), size: int = SIZE) -> ExportedProgram:
+    """What `quantize` gives, to be saved."""
     section = QuantizeSection(keep_float=list(keep_float), float_operators="allow")
-    program = ptq.quantize(module, size, images(8, seed=1, size=size), LEVELS, section).program
-    return program.module()
+    return ptq.quantize(module, size, images(8, seed=1, size=size), LEVELS, section).program
 
 
 def run(module: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
@@ -155,13 +163,24 @@ class Compressed:
 
 
 _made: list[Compressed] = []
+PROGRAM = "quantized.pt2"
+"""The quantized graph in `Compressed.folder`."""
 
 
 def compressed(factory: pytest.TempPathFactory) -> Compressed:
-    """Made once for all tests, which must not change the files."""
-    if not _made:
+    """Made once for all tests, also those in other processes; none may change the files."""
+
+    def make(folder: Path) -> None:
         module = settled(Every())
-        _made.append(export(module, quantize(module), factory.mktemp("every")))
+        quantized = program(module)
+        exported_program.save(quantized, folder / PROGRAM)
+        made = export(module, quantized.module(), folder)
+        json_file.save(folder / "artifacts.json", list(made.artifacts.values()))
+
+    if not _made:
+        folder = shared_files.made(factory, "every", make)
+        artifacts = {made.id: made for made in json_file.load(folder / "artifacts.json", list[Artifact])}
+        _made.append(Compressed(settled(Every()), exported_program.load(folder / PROGRAM), folder, artifacts))
     return _made[0]
 
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgekit.disk.run_directory import ORDER
+from tests import warm
 
-ROOT = Path(__file__).parents[1]
+ROOT = warm.ROOT
 DEVICE = """
 name = "quick"
 [run]
@@ -34,6 +35,8 @@ FILES = (
     *(f"6-export/model-{p}.{s}" for p in ("fp32", "int8") for s in ("onnx", "tflite")),
 )
 BUNDLE = "8-bundle/digits.edgekit"
+HEAVY = ("run", "train", "prune", "compress", "profile")
+"""Commands that train, convert or verify."""
 STAGES = tuple(name for name in ORDER if name not in ("prune", "lower"))
 """What that run does."""
 FOLDERS = [f"{number}-{name}" for number, name in enumerate(ORDER, 1) if name in STAGES]
@@ -51,8 +54,16 @@ def environment(**extra: str) -> dict[str, str]:
 def edgekit(
     *words: str | Path, code: int = 0, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own and check how it ends."""
-    answer = subprocess.run(command(*words), cwd=cwd, env=environment(**(env or {})), capture_output=True, text=True)
+    """Run the command line in a process of its own and check how it ends.
+
+    Where it would import torch first, it is forked from one that has (`tests.warm`), unless it has an `env` of its own.
+    """
+    if env is None and words and words[0] in HEAVY:
+        answer = warm.run(command(*words)[1:], environment(), cwd)
+    else:
+        answer = subprocess.run(
+            command(*words), cwd=cwd, env=environment(**(env or {})), capture_output=True, text=True
+        )
     assert answer.returncode == code, answer.stderr
     return answer
 

@@ -6,28 +6,41 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from edgekit.disk import code_digest
 from edgekit.disk.run_directory import ORDER
+from tests import warm
+from tests.support import environment
 
 Changed = Callable[..., set[str]]
 
 
+def copied(folder: Path) -> Path:
+    """A copy of edgekit, to be edited."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    return Path(shutil.copytree(code_digest.ROOT, folder / "edgekit", ignore=ignored))
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The digest of each stage in a copy that nobody has edited."""
+    root = copied(tmp_path_factory.mktemp("before"))
+    return {stage: digest_of(stage, root) for stage in ORDER}
+
+
 @pytest.fixture
-def changed(tmp_path: Path) -> Changed:
+def changed(before: dict[str, str], tmp_path: Path) -> Changed:
     """Which stages an edit of a copy of edgekit makes run again."""
 
     def look(file: str, text: str = "\nEDITED = 1\n") -> set[str]:
-        roots = [tmp_path / name / "edgekit" for name in ("before", "after")]
-        for root in roots:
-            shutil.copytree(code_digest.ROOT, root, ignore=shutil.ignore_patterns("__pycache__"))
-        with (roots[1] / file).open("a", encoding="utf-8") as edited:
+        root = copied(tmp_path)
+        with (root / file).open("a", encoding="utf-8") as edited:
             edited.write(text)
-        before, after = ({stage: digest_of(stage, root) for stage in ORDER} for root in roots)
-        return {stage for stage in ORDER if before[stage] != after[stage]}
+        return {stage for stage in ORDER if before[stage] != digest_of(stage, root)}
 
     return look
 
@@ -77,7 +90,8 @@ def test_the_files_found_are_those_that_python_imports() -> None:
             f"import sys, edgekit.pipeline.stages.{stage}\n"
             "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('edgekit.') and m.__file__), sep='\\n')"
         )
-        loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        loaded = warm.run(["-c", code], environment())
+        assert loaded.returncode == 0, loaded.stderr
         found = set(code_digest.files(f"edgekit.pipeline.stages.{stage}"))
         for file in map(Path, loaded.stdout.split()):
             name = ".".join(file.relative_to(code_digest.ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
@@ -87,9 +101,13 @@ def test_the_files_found_are_those_that_python_imports() -> None:
 
 def _behind_neutral(file: Path) -> bool:
     """Whether only neutral modules load it for every stage (`edgekit.pipeline.state` and what is behind that)."""
+    return str(file) in _loaded_by_all()
+
+
+@cache
+def _loaded_by_all() -> list[str]:
     code = (
         "import sys, edgekit.pipeline.port, edgekit.pipeline.provenance\n"
         "print(*(getattr(m, '__file__', None) for m in list(sys.modules.values())), sep='\\n')"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return str(file) in loaded.stdout.split()
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -257,6 +257,26 @@ def test_what_is_not_a_report_is_refused_in_one_line(tmp_path: Path, text: str, 
     assert "\n" not in str(caught.value)
 
 
+def test_intervals_that_could_hide_a_change_are_called_unclear(save: Callable[..., Path]) -> None:
+    """Rounds that take 1, 2, 1, 2, 1 times as long leave the ratio open by far more than a fifth."""
+    sample = made()
+    shaken = np.repeat([1.0, 2.0, 1.0, 2.0, 1.0], 40)
+    flat = tuple(map(float, np.array(sample.latency[0].samples) * shaken))
+    figures: dict[str, Any] = {**stats.summary(flat), **stats.intervals(flat, (40,) * 5)}
+    rows = (replace(sample.latency[0], samples=flat, **figures), *sample.latency[1:])
+    old, new = save(sample, "old.json"), save(replace(sample, latency=rows), "new.json")
+    plain = invoke("compare", old, new)
+    assert plain.exit_code == 0
+    assert [line.split()[0] for line in plain.stdout.splitlines()[2:4]] == ["unclear", "same"]
+    assert plain.stdout.rstrip().endswith("in 10 rows; 1 too uncertain to tell")
+    found = json.loads(invoke("compare", old, new, "--json").stdout)
+    assert [change["unclear"] for change in found["rows"][0]["changes"]][:2] == [True, False]
+    strict = invoke("compare", old, new, "--strict")
+    assert strict.exit_code == 1
+    assert "edgekit: too uncertain to tell whether it has changed: " in strict.stderr
+    assert invoke("compare", old, old, "--strict").exit_code == 0
+
+
 def test_a_wrong_value_is_named(save: Callable[..., Path]) -> None:
     path = save(made())
     found = json.loads(path.read_text())

@@ -18,6 +18,7 @@ from edgekit.reach.ways import ssh
 from edgekit.report import hotspots as hotspots_module
 from edgekit.report.formats import html, markdown
 from edgekit.types import Artifact, TensorSpec
+from edgekit.verdict import noise
 from edgekit.verdict import rule as verdict
 from tests import report_sample
 from tests.conftest import TinyRun
@@ -94,7 +95,7 @@ def test_a_run_says_why_one_file_is_faster(tiny: TinyRun) -> None:
     assert shipped["artifact"] in (first.artifact, second.artifact)
     float_, int8 = sorted((first, second), key=lambda each: each.artifact[-4:])
     times = [next(t for t in found.timings if (t.artifact, t.engine) == (p.artifact, p.engine)) for p in (float_, int8)]
-    sentence = operators.because(float_, int8, verdict.equal(*times))
+    sentence = operators.because(float_, int8, noise.equal(*times))
     reports = tiny.path / "10-report"
     assert markdown.text(sentence) in (reports / "report.md").read_text()
     assert sentence in (reports / "report.html").read_text().replace("&gt;", ">")

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from edgekit.reach.ways import local
 from edgekit.reach.worker import Worker, WorkerFault
 from edgekit.runtime import _measure, machine
 from edgekit.types import Artifact, TensorSpec
-from edgekit.verdict import stats
+from edgekit.verdict import rule, stats
 
 PORT = TensorSpec("x", (1, 64), "float32", "NC")
 QUIET = Console(quiet=True)
@@ -272,6 +274,61 @@ def test_profile_measures_only_what_is_missing_or_has_changed(folder: Path, tmp_
     names, last = measured([SHORT, LONG], rounds=3)
     assert names == {"short", "long"}
     assert len(last.timings) == 2
+
+
+def script(monkeypatch: pytest.MonkeyPatch, plan: dict[str, Sequence[float]]) -> Counter[str]:
+    """Rounds take the milliseconds of a plan, by file and round, beginning again at its end; all else is real.
+
+    Returns the number of rounds of each file.
+    """
+    ask, turns = Worker.ask, Counter[str]()
+    models: dict[int, str] = {}
+
+    def scripted(self: Worker, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        answer = ask(self, request, timeout)
+        if "model" in request:
+            models[id(self)] = Path(request["model"]).stem
+        if "run" in request:
+            name = models[id(self)]
+            level = plan[name][turns[name] % len(plan[name])]
+            turns[name] += 1
+            answer |= {"ms": [level] * 5, "load_average": 3.1, "cpu_pressure": 0.5, "cpu_steal": 0.0}
+        return answer
+
+    monkeypatch.setattr(Worker, "ask", scripted)
+    return turns
+
+
+def test_profile_measures_again_what_is_too_uncertain(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rounds in which one file is 2 and 11 % slower say nothing (t of one degree of freedom: 12.7); two more do."""
+    (tmp_path / "slow.onnx").write_bytes((folder / "short.onnx").read_bytes())
+    for name in ("short", "long"):
+        (tmp_path / f"{name}.onnx").write_bytes((folder / f"{name}.onnx").read_bytes())
+    files = [SHORT, LONG, artifact("slow", "slow.onnx")]
+    turns = script(monkeypatch, {"short": [1.0], "long": [1.02, 1.105, 1.062, 1.062], "slow": [9.0, 9.1]})
+    found = profile(files, tmp_path, {"host": host()}, QUIET, doubts=partial(rule.uncertain, files)).timings
+    assert dict(turns) == {"short": 4, "long": 4, "slow": 2}
+    assert [row.rounds for row in found] == [4, 4, 2]
+    assert found[1].samples == (*[1.02] * 5, *[1.105] * 5, *[1.062] * 10)
+    assert rule.uncertain(files, found) == []
+
+
+def test_profile_gives_up_after_three_times_the_seconds(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [SHORT, LONG]
+    turns = script(monkeypatch, {"short": [1.0, 2.0], "long": [2.0, 1.3]})
+    doubts = partial(rule.uncertain, files)
+    found = profile(files, folder, {"host": host()}, QUIET, tmp_path, doubts=doubts).timings
+    assert dict(turns) == {"short": 6, "long": 6}
+    assert [(row.rounds, row.round_sizes, len(row.samples)) for row in found] == [(6, (5,) * 6, 30)] * 2
+    assert [(row.load_average, row.cpu_pressure, row.cpu_steal) for row in found] == [(3.1, 0.5, 0.0)] * 2
+    assert rule.uncertain(files, found) == list(found)
+    again = profile(files, folder, {"host": host()}, QUIET, tmp_path, doubts=doubts).timings
+    assert (again, sum(turns.values())) == (found, 12)  # known, and not measured a third time
+    assert profile(files, folder, {"host": host()}, QUIET).timings[0].rounds == 2  # nobody wanted to know
 
 
 def test_profile_tells_which_devices_run_none_of_the_files(folder: Path) -> None:

@@ -19,16 +19,17 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter
 
 from edgekit.cli.main import cli
 from edgekit.console import Console
 from edgekit.device.file import Device, LimitsSection
 from edgekit.errors import InputError, Shortfall
-from edgekit.measurements import Profile, Replay
+from edgekit.measurements import Profile, Replay, Verdict
 from edgekit.pipeline import bundled
 from edgekit.profile import golden, hotspots, operators, run
 from edgekit.reach.worker import WorkerFault
-from edgekit.report import _schema
+from edgekit.report import _schema, reader
 from edgekit.report.formats import html, markdown
 from edgekit.report.formats import json as json_report
 from edgekit.runtime import replay
@@ -41,7 +42,7 @@ from tests.conftest import TinyRun
 from tests.report_pages import HOSTILE, Page
 from tests.sshd import Board, board, boards
 from tests.support import BUNDLE, environment
-from tests.test_profile import QUIET, host
+from tests.test_profile import QUIET, host, script
 
 __all__ = ["board", "boards"]
 
@@ -186,6 +187,47 @@ def test_a_second_call_measures_nothing(done: Path, monkeypatch: pytest.MonkeyPa
     second = report(bundled.profile(done.parent / "waste.edgekit", local(), QUIET, done).out)
     for key in ("latency", "golden", "operators", "verdict", "accuracy", "artifacts"):
         assert first[key] == second[key]
+
+
+def test_a_machine_that_is_too_busy_to_tell_says_so_everywhere(
+    tmp_path: Path, quick: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The times are made up (`script`), all else is real."""
+    turns = script(monkeypatch, {"waste-fp32": [8.0, 1.0, 93.0], "waste-int8": [5.0, 13.0, 2.0]})
+    quick.write_text(QUICK.replace("rounds = 1", "rounds = 3"))
+    path, out = packed(tmp_path), tmp_path / "out"
+    words = (path, "--device", quick, "--out", out, "--set", "profile.operators=false")
+    strict = call(*words, "--strict", "--json", "--quiet")
+    assert strict.exit_code == 1
+    assert set(turns.values()) == {9}
+    said, why = (
+        json.loads(strict.stdout),
+        "this machine was too busy to tell whether fp32-onnx on onnxruntime, 1 thread (",
+    )
+    assert (said["undecided"], said["verdict"][0]["undecided"]) == (["quick"], True)
+    assert said["verdict"][0]["artifact"] == "int8-onnx"
+    assert f"edgekit: quick: {said['verdict'][0]['reason']}" in strict.stderr
+    assert why in strict.stderr
+    assert "while measuring, a process waiting for a core 50 % of the time" in strict.stderr
+    assert strict.stderr.endswith("measure again when the machine is idle: the same command with --again\n")
+
+    plain = call(*words, "--quiet")
+    assert plain.exit_code == 0
+    assert why in plain.stdout
+    for name in ("report.md", "report.html"):
+        text = (out / name).read_text()
+        text = " ".join(Page(text).text) if name.endswith("html") else text
+        assert why.split(" (")[0] in text
+        assert "The verdict is not certain" in text
+    rows = list(csv.DictReader(io.StringIO((out / "report.csv").read_text())))
+    assert {(row["undecided"], row["cpu_pressure"], row["rounds"]) for row in rows} == {("true", "0.5", "9")}
+    old = report(out)
+    for row in (*old["latency"], *old["verdict"]):
+        for key in ("cpu_pressure", "cpu_steal", "undecided"):
+            row.pop(key, None)
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    assert [row.cpu_steal for row in reader.results(tmp_path / "old.json").latency] == [None, None]
+    assert [v.undecided for v in TypeAdapter(list[Verdict]).validate_python(old["verdict"])] == [False]
 
 
 def test_two_outputs_can_be_compared(done: Path, tmp_path: Path) -> None:

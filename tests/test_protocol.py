@@ -31,7 +31,7 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.profile import protocol
 from edgekit.profile.run import profile
 from edgekit.reach.ways import local
-from edgekit.runtime import _energy, _load, _measure, _thermal, preprocess
+from edgekit.runtime import _contention, _energy, _load, _measure, _thermal, preprocess
 from edgekit.runtime.bundle import open_bundle
 from edgekit.types import Artifact, TensorSpec
 from tests import bundles
@@ -107,6 +107,22 @@ def test_sensors_say_nothing_where_there_are_none(tmp_path: Path) -> None:
     assert (_thermal.temperature_c(root), _thermal.clock_mhz(root)) == (None, None)
     assert _thermal.throttle(root) == _thermal.Throttle()
     assert _thermal.throttled(_thermal.Throttle(), _thermal.Throttle()) is None
+
+
+def test_contention_is_read_from_what_linux_counts(tmp_path: Path) -> None:
+    """Of 0.5 s, a process waited for 0.1 s; of 100 ticks, 7 were stolen. Guest time (the last two) is in user time."""
+    root = lay(tmp_path, {"proc/stat": "cpu 100 0 50 800 0 0 0 5 40 0", "proc/pressure/cpu": "some avg10=9.0 total=70"})
+    before = _contention.counters(root)._replace(now_ns=0)
+    assert before[1:] == (70, 5, 955)
+    some = "some avg10=9.00 avg60=9.00 avg300=9.00 total=100070\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=3"
+    lay(tmp_path, {"proc/stat": "cpu 160 0 60 823 0 0 0 12 90 0\ncpu0 1 2", "proc/pressure/cpu": some})
+    after = _contention.counters(root)._replace(now_ns=500_000_000)
+    assert _contention.shares(before, after) == {"cpu_pressure": 0.2, "cpu_steal": 0.07}
+    nothing = _contention.counters(
+        lay(tmp_path / "else", {"proc/stat": "", "proc/pressure/cpu": "full avg10=0 total=1"})
+    )
+    assert nothing[1:] == (None, None, 0)
+    assert _contention.shares(nothing, nothing) == {"cpu_pressure": None, "cpu_steal": None}
 
 
 def test_sensors_are_read(tmp_path: Path) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console as RichConsole
 
 from edgekit import console
 from edgekit.cli import _results
+from edgekit.cli.run import _summary
 from edgekit.pipeline.results import Results
+from edgekit.pipeline.run import Outcome
 from edgekit.types import Pruning
 from tests import report_sample
+from tests.test_verdict import BUSY, HOST
 
 
 def results() -> Results:
@@ -76,3 +80,14 @@ def test_bars_may_be_nested_and_lines_are_not_overwritten(monkeypatch: pytest.Mo
     assert "about first [bold]\n" in words
     assert "outer" in words
     assert "inner" in words
+
+
+def test_times_that_do_not_tell_are_said_after_a_command_that_chooses_nothing() -> None:
+    """``edgekit profile RUN`` measures; the verdict is the report's."""
+    found = Results(artifacts=report_sample.ARTIFACTS, latency=BUSY, machines={"host": HOST})
+    outcome = Outcome(Path("runs/mine"), (), (), None, results=found)
+    why = "this machine was too busy to tell which file is the fastest: load 3.1 on 2 cores while measuring"
+    assert _results.undecided(outcome) == {"host": why}
+    assert f"warning: host: {why}" in _summary(outcome, "profile").splitlines()
+    alone = replace(outcome, results=replace(found, latency=BUSY[:1]))
+    assert _results.undecided(alone) == {}

@@ -6,8 +6,6 @@ import dataclasses
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +34,7 @@ from edgekit.train.metrics import score
 from edgekit.train.optim import optimizer, set_rates
 from edgekit.train.schedule import factor
 from edgekit.types import Checkpoint, Epoch, Index, Split
+from tests import support, warm
 from tests.colours import make_recipe, write_images
 
 
@@ -258,16 +257,15 @@ train(make_recipe(**KILLED), write_images(folder), folder, folder, work, Console
 """
 
 
-def start(work: Path) -> subprocess.Popen[str]:
+def start(work: Path) -> warm.Child:
     work.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", CHILD, str(work)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    return warm.Child(["-c", CHILD, str(work)], support.environment())
 
 
-def finish(child: subprocess.Popen[str]) -> str:
-    _, errors = child.communicate(timeout=120)
-    assert child.returncode == 0, errors
-    return errors
+def finish(child: warm.Child) -> str:
+    answer = child.wait()
+    assert answer.returncode == 0, answer.stderr
+    return answer.stderr
 
 
 def test_train_ends_in_same_bytes_when_killed_and_started_again(tmp_path: Path) -> None:
@@ -275,14 +273,12 @@ def test_train_ends_in_same_bytes_when_killed_and_started_again(tmp_path: Path) 
     unbroken = start(whole)
     for word in ("head", "epoch  3/12"):
         child = start(broken)
-        assert child.stderr is not None
-        for line in child.stderr:
-            if word in line:
-                break
+        while word not in child.stderr.read_text():
+            assert child.running
+            time.sleep(0.002)
         time.sleep(0.02)  # somewhere in the next epoch
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
-        assert child.returncode == -signal.SIGKILL
+        child.kill()
+        assert child.wait().returncode == -signal.SIGKILL
         assert (broken / LAST).exists()
     assert "resuming after epoch" in finish(start(broken))
     finish(unbroken)

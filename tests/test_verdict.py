@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.device.file import LimitsSection
-from edgekit.measurements import Kind, Steps, Timing, Verdict
+from edgekit.measurements import Kind, Machine, Steps, Timing, Verdict
 from edgekit.types import Accuracy, Artifact
-from edgekit.verdict.rule import decide
+from edgekit.verdict import noise as noise_rule
+from edgekit.verdict.rule import decide, uncertain
 from tests.report_sample import ARTIFACTS, accuracy, report, timing
 
 TORCH = accuracy("torch-fp32", "torch", 0.90)
@@ -125,11 +126,119 @@ def rounds(row: Timing, noise: float) -> Timing:
     return replace(row, samples=tuple(map(float, times)), round_sizes=(40,) * 5)
 
 
-@pytest.mark.parametrize(("noise", "ships"), [(0.001, "onnx-int8"), (0.1, "tflite-int8")])
-def test_decide_calls_times_equal_when_their_intervals_do(noise: float, ships: str) -> None:
-    """6 % between them: more than quiet rounds vary, less than noisy ones. The tflite file is the smaller one."""
+@pytest.mark.parametrize(
+    ("noise", "ships", "undecided"),
+    [(0.001, "onnx-int8", False), (0.05, "tflite-int8", False), (0.3, "onnx-int8", True)],
+)
+def test_decide_calls_times_equal_when_their_intervals_do(noise: float, ships: str, undecided: bool) -> None:
+    """6 % between them: more than quiet rounds vary, less than noisy ones. The tflite file is the smaller one.
+
+    Where rounds vary by a third, it may as well be much slower: then the lower p50 ships, and nobody knows.
+    """
     times = [timing("onnx-int8", "onnxruntime", 1.00), timing("tflite-int8", "litert", 1.06, threads=2)]
-    assert choose([rounds(row, noise) for row in times]).artifact == ships
+    found = choose([rounds(row, noise) for row in times])
+    assert (found.artifact, found.undecided) == (ships, undecided)
+
+
+def spread(row: Timing, low: float, high: float, **load: float) -> Timing:
+    """The row with this interval of its p50, and with samples that do not say where a round begins."""
+    return replace(row, p50_ci=(low, high), **load)  # type: ignore[arg-type]
+
+
+BUSY = (
+    spread(timing("onnx-int8", "onnxruntime", 7.72), 0.638, 93.3, load_average=3.1),
+    spread(timing("tflite-int8", "litert", 5.24), 2.16, 12.7, load_average=2.6),
+)
+"""A report from a busy machine of two cores: 7.72 ms were shipped, as the intervals overlap and it loads sooner."""
+HOST = Machine("host", "x86_64", "cpu", 2, 8_000_000_000, (), "Linux", "3.11")
+
+
+def decide_on_host(times: Sequence[Timing], **limits: str) -> Verdict:
+    return decide("host", ARTIFACTS, SCORES, times, LimitsSection.model_validate(limits), 1.0, machine=HOST)
+
+
+def test_decide_prefers_the_lower_p50_where_a_busy_machine_cannot_tell() -> None:
+    """ln(93.3 / 0.638) / 2 = 2.49 and ln(12.7 / 2.16) / 2 = 0.886 give 2.64 for the ratio 1.47: 0.105 to 20.7."""
+    found = decide_on_host([replace(BUSY[0], load_ms=1.0), BUSY[1]])
+    assert (found.artifact, found.by, found.undecided) == ("tflite-int8", "p50", True)
+    assert found.reason.endswith(
+        "; this machine was too busy to tell whether onnx-int8 on onnxruntime, 1 thread (7.72 ms, 95 % interval 0.638 "
+        "to 93.3) is faster than tflite-int8 (5.24 ms, 95 % interval 2.16 to 12.7): load 3.1 on 2 cores while measuring"
+    )
+    quiet = [spread(BUSY[0], 7.6, 7.85), spread(BUSY[1], 5.2, 5.3)]
+    found = decide_on_host(quiet)
+    assert (found.artifact, found.undecided) == ("tflite-int8", False)
+    assert "too busy" not in found.reason
+
+
+@pytest.mark.parametrize(
+    ("ratio", "ci", "standing"),
+    [
+        (1.47, (0.105, 20.7), "unclear"),
+        (1.02, (0.50, 2.08), "unclear"),  # close by chance
+        (1.06, (0.93, 1.21), "unclear"),
+        (1.06, (0.94, 1.19), "level"),
+        (1.02, (1.01, 1.03), "level"),  # slower, but nobody notices
+        (1.06, (1.01, 1.11), "slower"),
+        (1.50, (1.01, 2.23), "slower"),  # by how much is uncertain, but not that it is
+        (1.05, None, "level"),
+        (1.06, None, "slower"),
+    ],
+)
+def test_a_ratio_tells_slower_from_level_from_unclear(
+    ratio: float, ci: tuple[float, float] | None, standing: str
+) -> None:
+    assert noise_rule.judge(ratio, ci) == standing
+
+
+@pytest.mark.parametrize(
+    ("load", "words"),
+    [
+        ({"load_average": 3.1}, "this machine was too busy to tell x: load 3.1 on 2 cores while measuring"),
+        (
+            {"load_average": 1.9, "cpu_pressure": 0.37},
+            "this machine was too busy to tell x: load 1.9 on 2 cores while measuring, "
+            "a process waiting for a core 37 % of the time",
+        ),
+        (
+            {"load_average": 0.9, "cpu_pressure": 0.01, "cpu_steal": 0.12},
+            "this machine was too busy to tell x: load 0.9 on 2 cores while measuring, "
+            "12 % of the CPU time taken by other virtual machines",
+        ),
+        (
+            {"load_average": 0.9},
+            "times varied too much to tell x, although this machine was not busy: load 0.9 on 2 cores while measuring",
+        ),
+    ],
+)
+def test_the_load_is_named(load: dict[str, float], words: str) -> None:
+    assert noise_rule.words([timing("onnx-int8", "onnxruntime", 1.0), replace(BUSY[0], **load)], 2, "x") == words  # type: ignore[arg-type]
+
+
+def test_decide_is_undecided_between_float_and_int8_too() -> None:
+    """Float is a little faster as measured, so it ships; but whether int8 is faster is not known."""
+    times = [spread(timing("onnx-fp32", "onnxruntime", 1.0), 0.5, 2.0), timing("onnx-int8", "onnxruntime", 1.1)]
+    assert not decide_on_host(times).undecided  # the interval of int8 is unknown
+    found = decide_on_host([times[0], spread(times[1], 0.55, 2.2)])
+    assert (found.artifact, found.undecided) == ("onnx-fp32", True)
+    by_size = decide_on_host([times[0], spread(times[1], 0.55, 2.2)], ship_by="size")
+    assert (by_size.artifact, by_size.undecided) == ("onnx-int8", False)
+
+
+def test_uncertain_names_the_rows_to_measure_again() -> None:
+    """A clear loser is left alone. The two float files must be told apart too: int8 may yet be refused."""
+    rows = (
+        timing("onnx-int8", "onnxruntime", 1.0),
+        timing("tflite-int8", "litert", 1.1),
+        timing("onnx-fp32", "onnxruntime", 30.0),
+        timing("tflite-fp32", "litert", 33.0),
+    )
+    wide = [spread(row, row.p50_ms / 2, row.p50_ms * 2) for row in rows]
+    slow = spread(timing("onnx-int8", "onnxruntime", 9.0, threads=2), 8.9, 9.1)
+    assert uncertain(ARTIFACTS, [*wide, slow]) == wide
+    assert uncertain(ARTIFACTS, [replace(row, kind="estimated") for row in wide]) == []
+    assert uncertain(ARTIFACTS, [wide[0], wide[2]]) == []
+    assert uncertain(ARTIFACTS, [replace(wide[0], reference=True), wide[1]]) == []
 
 
 @pytest.mark.parametrize(("error", "ships"), [(0.02, "onnx-int8"), (0.2, "tflite-int8")])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgekit.pipeline.results import Results
+    from edgekit.pipeline.run import Outcome
 
 Row = Sequence[str]
 
@@ -85,6 +86,24 @@ def latency(results: Results) -> str:
         rows.append((*where, _number(timing.p50_ms), ends, p90, whole, memory))
     heads = ("device", "file", "engine", "threads", "batch", "kind", "p50 ms", "95 % interval", "p90 ms")
     return table((*heads, "end to end ms", "peak MB"), rows) if rows else ""
+
+
+def undecided(outcome: Outcome) -> dict[str, str]:
+    """Devices whose times do not tell which file is the fastest, and why, one sentence each.
+
+    After a command that chooses nothing, the times alone say so.
+    """
+    from edgekit.verdict import noise, rule
+
+    if outcome.verdict:
+        return {verdict.device: verdict.reason for verdict in outcome.verdict if verdict.undecided}
+    results, found = outcome.results, {}
+    for device in dict.fromkeys(t.device for t in results.latency):
+        rows = rule.uncertain(results.artifacts, [t for t in results.latency if t.device == device])
+        if rows:
+            machine = results.machines.get(device)
+            found[device] = noise.words(rows, machine.cores if machine else None, "which file is the fastest")
+    return found
 
 
 def _number(ms: float) -> str:

@@ -22,17 +22,20 @@ def _percent(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 
 @click.command()
 @click.option("--fail-on", callback=_percent, metavar="PERCENT", help="Exit 1 on a significant regression above this.")
+@click.option("--strict", is_flag=True, help="Exit 1 if times are too uncertain to tell whether a row has changed.")
 @as_json
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print as Markdown, for a pull request.")
 @debugged
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
-def compare(old: Path, new: Path, fail_on: float | None, as_json: bool, as_markdown: bool, debug: bool) -> None:
+def compare(
+    old: Path, new: Path, fail_on: float | None, strict: bool, as_json: bool, as_markdown: bool, debug: bool
+) -> None:
     """Show what changed between two reports.
 
     OLD and NEW are run directories or report.json files. A change is marked only where its confidence interval
-    supports it. Rows that differ in engine version, machine, governor or threads come with a warning; measured times
-    are never compared with estimated ones.
+    supports it; a row is "unclear" where the interval is so wide that it could hide one. Rows that differ in engine
+    version, machine, governor or threads come with a warning; measured times are never compared with estimated ones.
     `edgekit report compare` is the same.
 
     \b
@@ -55,6 +58,8 @@ def compare(old: Path, new: Path, fail_on: float | None, as_json: bool, as_markd
             click.echo((comparison_text.markdown if as_markdown else comparison_text.plain)(differences, fail_on))
         if fail_on is not None and differences.regressions(fail_on):
             raise Shortfall(comparison_text.verdict(differences, fail_on))
+        if strict and differences.unclear:
+            raise Shortfall(comparison_text.doubt(differences))
 
     guarded(work, debug)
 

@@ -55,8 +55,14 @@ def _options(command: F, target: str = "RECIPE|RUN", out: str = "Run directory. 
     return command
 
 
+_strict = click.option(
+    "--strict", is_flag=True, help="Exit 1 if the times do not tell which file is the fastest on a device."
+)
+
+
 @click.command(no_args_is_help=True)
 @_options
+@_strict
 def run(**flags: Any) -> None:
     """Run every stage in RECIPE.
 
@@ -113,6 +119,7 @@ def compress(**flags: Any) -> None:
 @partial(_options, target="RECIPE|RUN|BUNDLE", out="Where to write. [runs/<recipe>, profiles/<bundle>]")
 @click.option("--sustained", metavar="TIME", help="Then run each file continuously for this long, e.g. 10m.")
 @click.option("--again", is_flag=True, help="Measure again, even what was measured before.")
+@_strict
 def profile(sustained: str | None, again: bool, overrides: tuple[str, ...], **flags: Any) -> None:
     """Re-run changed stages, then measure latency.
 
@@ -132,6 +139,7 @@ def profile(sustained: str | None, again: bool, overrides: tuple[str, ...], **fl
 
 @click.command(no_args_is_help=True)
 @_options
+@_strict
 def report(**flags: Any) -> None:
     """Write the reports: HTML, Markdown, JSON and CSV.
 
@@ -154,6 +162,7 @@ def _go(
     quiet: bool,
     debug: bool,
     again: bool = False,
+    strict: bool = False,
 ) -> None:
     def work() -> None:
         need("pydantic", extra="compress", purpose="reading recipes")
@@ -170,8 +179,20 @@ def _go(
         click.echo(json.dumps(_as_dict(outcome), indent=2) if as_json else terminal.lines(_summary(outcome, last)))
         if outcome.lost:
             raise Shortfall(_missing(outcome.lost))
+        if strict:
+            _certain(outcome, "the same command with" if last == "profile" else f"edgekit profile {outcome.out}")
 
     guarded(work, debug)
+
+
+def _certain(outcome: Outcome, again: str) -> None:
+    """For ``--strict``; `again` is the command that measures once more, without its option ``--again``."""
+    from edgekit.cli import _results
+
+    if doubtful := _results.undecided(outcome):
+        words = [f"{device}: {why}" for device, why in doubtful.items()]
+        words.append(f"measure again when the machine is idle: {again} --again")
+        raise Shortfall("\n  ".join(words))
 
 
 def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...]) -> Job:
@@ -239,6 +260,8 @@ def _summary(outcome: Outcome, last: str) -> str:
     last_table = {"train": _results.network, "prune": _results.network, "bundle": _results.files}
     lines = [last_table.get(last, _results.latency)(outcome.results)]
     lines += [f"{verdict.device}: {verdict.reason}" for verdict in outcome.verdict]
+    if not outcome.verdict:
+        lines += [f"warning: {device}: {why}" for device, why in _results.undecided(outcome).items()]
     lines += [f"warning: {text}" for text in outcome.warnings]
     if outcome.bundle:
         lines.append(f"bundle: {outcome.bundle}")
@@ -258,6 +281,8 @@ def _missing(lost: Sequence[Failure]) -> str:
 def _as_dict(outcome: Outcome) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from edgekit.cli import _results
+
     return {
         "run": str(outcome.out),
         "stages": [asdict(stage) for stage in outcome.stages],
@@ -265,6 +290,7 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
         "bundle": str(outcome.bundle) if outcome.bundle else None,
         "report": str(outcome.report / "report.json") if outcome.report else None,
         "warnings": list(outcome.warnings),
+        "undecided": list(_results.undecided(outcome)),
         **outcome.results.as_dict(),
     }
 

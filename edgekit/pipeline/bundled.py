@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -107,7 +108,7 @@ def profile(
         files.write(report, out)
         json_file.save(out / "verdict.json", verdicts)
     lost = tuple(failure for failure in measured.failures if failure.lost)
-    results = Results(artifacts=tuple(artifacts), accuracy=claims.accuracy, latency=measured.timings)
+    results = Results(None, None, tuple(artifacts), claims.accuracy, measured.timings, measured.machines)
     return Outcome(out, tuple(stages), tuple(verdicts), out, path, lost, report.warnings, results)
 
 
@@ -163,7 +164,8 @@ def _measured(
     operators: bool,
 ) -> Profile:
     models = own / "models"
-    measured = run.profile(artifacts, models, devices, console, own / "timings", path)
+    doubts = partial(verdict.uncertain, artifacts)
+    measured = run.profile(artifacts, models, devices, console, own / "timings", path, doubts=doubts)
     replayed, failures = golden.replay(path, devices, measured, console, own / "golden")
     measured = replace(measured, golden=tuple(replayed), failures=(*measured.failures, *failures))
     if operators:
@@ -254,8 +256,9 @@ def _verdict(name: str, device: Device, artifacts: Sequence[Artifact], claims: _
     """As for a run; a model that fails its golden vectors on a device is not shipped there."""
     replayed = {(row.artifact, row.engine): row for row in measured.golden if row.device == name}
     refused = {key: f"it fails its golden vectors: {row.problem}" for key, row in replayed.items() if row.problem}
+    scores, machine = claims.accuracy or None, measured.machines.get(name)
     decided = verdict.decide(
-        name, artifacts, claims.accuracy or None, measured.timings, device.limits, claims.max_drop, refused
+        name, artifacts, scores, measured.timings, device.limits, claims.max_drop, refused, machine
     )
     if decided.artifact is None or decided.engine is None:
         return decided

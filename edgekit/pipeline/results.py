@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from edgekit.measurements import Profile, Timing
+from edgekit.measurements import Machine, Profile, Timing
 from edgekit.pipeline.state import Run
 from edgekit.types import Accuracy, Artifact, Checkpoint, Pruning
 
@@ -21,6 +21,8 @@ class Results:
     accuracy: tuple[Accuracy, ...] = ()
     """Of torch and of the files, on this machine."""
     latency: tuple[Timing, ...] = ()
+    machines: dict[str, Machine] = field(default_factory=dict)
+    """By device name."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, without samples and per-class scores, which the report has."""
@@ -42,4 +44,5 @@ def read(run: Run) -> Results:
         artifacts=tuple(run.artifacts),
         accuracy=tuple(run.read("verify", "accuracy.json", list[Accuracy]) or ()),
         latency=profile.timings if profile else (),
+        machines=profile.machines if profile else {},
     )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Annotated, Any, NotRequired, Protocol
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -35,6 +35,7 @@ MINUTE = 60.0
 
 _Time = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Ready(TypedDict):
@@ -75,6 +76,8 @@ class _Round(TypedDict):
     ms: Annotated[list[_Time], Field(min_length=1)]
     load_average: float | None
     rss_bytes: Annotated[int, Field(ge=0)]
+    cpu_pressure: NotRequired[_Share | None]
+    cpu_steal: NotRequired[_Share | None]
     runs: NotRequired[Annotated[list[_Inferences], Field(min_length=1)]]
 
 
@@ -181,6 +184,8 @@ class MeasuringJob:
     runs: list[dict[str, Any]] = field(default_factory=list)
     """One per sample, if each is of several inferences."""
     loads: list[float] = field(default_factory=list)
+    pressures: list[float] = field(default_factory=list)
+    steals: list[float] = field(default_factory=list)
     rss_bytes: int = 0
     copies: Copies | None = None
     steps: Steps | None = None
@@ -242,6 +247,9 @@ class MeasuringJob:
             self.round_sizes.append(len(answer["ms"]))
             self.runs += answer.get("runs", ())
             self.loads.append(answer["load_average"] or 0.0)
+            for shares, share in ((self.pressures, "cpu_pressure"), (self.steals, "cpu_steal")):
+                if answer.get(share) is not None:
+                    shares.append(answer[share])
             self.rss_bytes = answer["rss_bytes"]
 
     def copy(self) -> None:
@@ -301,6 +309,11 @@ class MeasuringJob:
             yield f"minute {number} of {count}"
 
     def finish(self, plan: RunSection, device: str) -> Timing:
+        """The row, for good; arguments as for `so_far`."""
+        self.timing = self.so_far(plan, device)
+        return self.timing
+
+    def so_far(self, plan: RunSection, device: str) -> Timing:
         """Build the row from what was measured.
 
         Args:
@@ -310,7 +323,7 @@ class MeasuringJob:
         figures = {**stats.summary(self.samples), **stats.intervals(self.samples, self.round_sizes)}
         if self.runs:
             figures |= _of_runs(self.engine, self.runs)
-        self.timing = Timing(
+        return Timing(
             artifact=self.artifact.id,
             engine=self.engine,
             engine_version=self.ready["version"],
@@ -322,7 +335,7 @@ class MeasuringJob:
             load_ms=self.ready["load_ms"],
             first_ms=self.ready["first_ms"],
             warmup=plan.warmup,
-            rounds=plan.rounds,
+            rounds=len(self.round_sizes),
             rss_bytes=self.rss_bytes,
             load_average=max(self.loads),
             samples=tuple(self.samples),
@@ -339,9 +352,10 @@ class MeasuringJob:
             placement=self.ready.get("placement", {}),
             copies=self.copies,
             reference=self.is_reference,
+            cpu_pressure=fmean(self.pressures) if self.pressures else None,
+            cpu_steal=fmean(self.steals) if self.steals else None,
             **figures,
         )
-        return self.timing
 
     def _patience(self, runs: int, seconds: float) -> float:
         """Seconds to wait for an answer that takes `runs` inferences plus `seconds`."""

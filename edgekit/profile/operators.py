@@ -182,7 +182,7 @@ def because(before: OperatorProfile, after: OperatorProfile, same: bool = False)
     Args:
         before: the baseline.
         after: what the sentence is about.
-        same: their times cannot be told apart (`edgekit.verdict.rule.equal`), so neither is called faster.
+        same: their times cannot be told apart (`edgekit.verdict.noise.equal`), so neither is called faster.
     """
     pair = _title(before, after), _title(after, before)
     ratio = before.total_ms / after.total_ms

@@ -44,6 +44,12 @@ STEPS: tuple[tuple[str, str], ...] = (
         "processes only with `fresh = true`, which starts a new process for each round.",
     ),
     (
+        "Too uncertain to tell",
+        "Where it is uncertain which file is the fastest, the rows in question get further rounds, up to three times "
+        "their `seconds` in all. A row is uncertain if the interval of the ratio of its p50 to the fastest one "
+        "includes 1 and a ratio beyond 1.2. All samples count.",
+    ),
+    (
         "By benchmark_model",
         "On a phone without Python, TFLite's benchmark_model times .tflite files. It prints no single times, so each "
         "round has three runs of it, each a process that loads and warms up, and each run gives one sample: its "
@@ -74,8 +80,10 @@ STEPS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Conditions",
-        "The report states the governor, the temperature before the first inference and the highest load average. Runs "
-        "that differ in engine version, threads, governor or machine are compared with a warning.",
+        "The report states the governor, the temperature before the first inference, the highest load average and, on "
+        "Linux, the share of time in which a process waited for a core and the share of CPU time that the host of a "
+        "virtual machine took. Runs that differ in engine version, threads, governor or machine are compared with a "
+        "warning.",
     ),
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -37,6 +37,10 @@ from edgekit.reach.worker import Worker
 SEED = 0
 SPREAD = 2
 """Rounds start at least this many times a row's time apart: disturbances last, and must not affect every round."""
+REPEATS = 2
+"""How often rows that are too uncertain are measured again, as long as before: three times the seconds in all."""
+Doubts = Callable[[Sequence[Timing]], Sequence[Timing]]
+"""Of the timings of one device, those that are too uncertain to tell what one wants to know."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class _Plan:
     fleet: Fleet
     golden: GoldenImages | None
     minute: float
+    doubts: Doubts
 
 
 @dataclass
@@ -73,6 +78,7 @@ def profile(
     bundle: Path | None = None,
     minute: float = MINUTE,
     reference: Path | None = None,
+    doubts: Doubts = lambda timings: (),
 ) -> Profile:
     """Measure every artifact with every engine of each device that runs its format, at each thread count and batch.
 
@@ -89,6 +95,8 @@ def profile(
         minute: seconds covered by each row of a sustained measurement.
         reference: the float network as an exported program (`edgekit.profile.torch_reference`), for devices with the
             engine ``torch_cuda``. It gets rows like the artifacts, marked so that it is never shipped.
+        doubts: rows that it names get further rounds, up to `REPEATS` times as many as they had. Rows that were
+            measured by an earlier call keep what they have.
 
     Returns:
         Timings and, for what could not be measured, failures with the reason, both in the order
@@ -101,7 +109,7 @@ def profile(
     kept, fleet = Keep(keep, __name__), Fleet()
     golden = GoldenImages.of(bundle) if bundle else None
     torch = TorchProgram(str(reference.resolve()) if reference else "")
-    plan = _Plan((*artifacts, torch), folder, kept, fleet, golden, minute)
+    plan = _Plan((*artifacts, torch), folder, kept, fleet, golden, minute, doubts)
     targets = [_Target(name, device, way(device.reach.by, f"{name}: reach.by")) for name, device in devices.items()]
     for target in targets:
         target.jobs = _jobs(plan.artifacts, target.device, 1)
@@ -234,24 +242,20 @@ def _fits(job: MeasuringJob, machine: Machine) -> bool:
 
 def _measure(jobs: list[MeasuringJob], target: _Target, plan: _Plan, advance: Advance) -> list[MeasuringJob]:
     """Fill in the jobs: samples, or the reason why there are none. Returns those that do not fit into memory yet."""
-    run, shuffle = target.device.run, random.Random(SEED).shuffle  # noqa: S311
+    run = target.device.run
     with ExitStack() as stack:
         opened = _open(jobs, target, plan, advance, stack)
         for job in opened:
             job.warm_up(run)
-        slot, start = SPREAD * run.seconds / run.rounds, 0.0
-        for number in range(run.rounds):
-            order = [job for job in opened if not job.reason]
-            if not order:
+        turns = _Turns(target, plan, advance, stack)
+        turns.take(opened)
+        doubted: list[MeasuringJob] = []
+        for _ in range(REPEATS):
+            doubted = _doubted(opened, doubted, target, plan)
+            if not doubted:
                 break
-            shuffle(order)
-            plan.fleet.pause(max(run.cooldown, start + slot - monotonic() if number else 0.0))
-            start = monotonic()
-            for job in order:
-                if run.fresh and number:
-                    job.renew(_start(target, plan, stack), run)
-                job.round(run)
-                advance(1, str(job))
+            advance(0, f"again, as times are too uncertain: {', '.join(map(str, doubted))}")
+            turns.take(doubted, 0)
         bundle, trouble = _sent(target, plan)
         for job in opened:
             if run.provider(job.engine):
@@ -263,6 +267,46 @@ def _measure(jobs: list[MeasuringJob], target: _Target, plan: _Plan, advance: Ad
             if not job.reason:
                 plan.kept.add(job.key, job.finish(run, target.name))
     return jobs[len(opened) :]
+
+
+class _Turns:
+    """Rounds on one device, which all rows take in turns, each round in another order."""
+
+    def __init__(self, target: _Target, plan: _Plan, advance: Advance, stack: ExitStack) -> None:
+        self._target, self._plan, self._advance, self._stack = target, plan, advance, stack
+        self._shuffle = random.Random(SEED).shuffle  # noqa: S311
+        self._start: float | None = None
+
+    def take(self, jobs: Sequence[MeasuringJob], step: int = 1) -> None:
+        """All rounds of the recipe, for these rows; `step` is what each turn counts as progress."""
+        run = self._target.device.run
+        slot = SPREAD * run.seconds / run.rounds
+        for _ in range(run.rounds):
+            order = [job for job in jobs if not job.reason]
+            if not order:
+                break
+            self._shuffle(order)
+            left = 0.0 if self._start is None else self._start + slot - monotonic()
+            self._plan.fleet.pause(max(run.cooldown, left))
+            self._start = monotonic()
+            for job in order:
+                if run.fresh and job.round_sizes:
+                    job.renew(_start(self._target, self._plan, self._stack), run)
+                job.round(run)
+                self._advance(step, str(job))
+
+
+def _doubted(
+    opened: Sequence[MeasuringJob], before: Sequence[MeasuringJob], target: _Target, plan: _Plan
+) -> list[MeasuringJob]:
+    """What to measure again: the rows in doubt, and with them those that were, as only rounds of both compare."""
+    rows = {id(job): job.so_far(target.device.run, target.name) for job in opened if not job.reason}
+    known = [job.timing for job in target.jobs if job.timing]
+    doubts = {id(row) for row in plan.doubts([*rows.values(), *known])}
+    if not doubts & {id(row) for row in rows.values()}:
+        return []
+    again = {id(job) for job in before}
+    return [job for job in opened if id(job) in rows and (id(rows[id(job)]) in doubts or id(job) in again)]
 
 
 def _open(

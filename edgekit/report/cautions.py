@@ -28,6 +28,10 @@ def cautions(report: Report, devices: Iterable[str] | None = None) -> list[tuple
         where = ", ".join(f"{device} ({why})" for device, why in busy.items())
         words = "Other work makes times longer and less certain: measure again when it has ended."
         found.append(("The machine was busy", f"{where}. {words}"))
+    doubtful = [v.device for v in report.verdict if v.undecided and (devices is None or v.device in set(devices))]
+    if doubtful:
+        words = "Times there are too uncertain to tell which file is the fastest; the one with the lowest p50 ships."
+        found.append(("The verdict is not certain", f"{', '.join(doubtful)}. {words}"))
     chosen = [t for verdict in report.verdict if (t := report.timing(verdict)) is not None and t in rows]
     unsteady = [t for t in chosen if t.stable is False]
     if unsteady:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from edgekit.measurements import Kind, Machine, Timing
 from edgekit.report.reader import Results
-from edgekit.verdict import stats
+from edgekit.verdict import noise, stats
 
 State = Literal["worse", "better", "same"]
 _SIDES = ("old", "new")
@@ -41,6 +41,9 @@ class Change:
     """95 % interval of `relative`; None if it is unknown (too few samples) or not needed (sizes, counts)."""
     state: State
     """``same`` if chance can explain the change."""
+    unclear: bool = False
+    """Whether chance could hide a change as well: the interval includes none, and a noticeable one
+    (`edgekit.verdict.noise`)."""
 
     @property
     def loss(self) -> float:
@@ -83,6 +86,11 @@ class Comparison:
         """Significant changes for the worse, larger than `above` (relative), in rows that count."""
         pairs = ((row, change) for row in self.rows if row.counts for change in row.changes)
         return tuple((row, change) for row, change in pairs if change.state == "worse" and change.loss > above)
+
+    @property
+    def unclear(self) -> tuple[Row, ...]:
+        """Rows that count, but whose times were too uncertain to tell whether they have changed."""
+        return tuple(row for row in self.rows if row.counts and any(change.unclear for change in row.changes))
 
 
 def compare(old: Results, new: Results) -> Comparison:
@@ -173,7 +181,8 @@ def _latency(a: Timing, b: Timing) -> Change:
     ratio = stats.ratio(b, a)
     ci = None if ratio.ci is None else (ratio.ci[0] - 1, ratio.ci[1] - 1)
     state: State = "same" if not ratio.differs else "worse" if ratio.value > 1 else "better"
-    return Change("p50", a.p50_ms, b.p50_ms, ratio.value - 1, ci, state)
+    unclear = a.kind == "measured" and noise.is_unclear(ratio.ci)
+    return Change("p50", a.p50_ms, b.p50_ms, ratio.value - 1, ci, state, unclear)
 
 
 def _accuracy(a: Timing, b: Timing, old: Results, new: Results) -> Change | None:

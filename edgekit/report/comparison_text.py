@@ -60,14 +60,23 @@ def verdict(comparison: Comparison, above: float | None) -> str:
     left_out = sum(not row.counts for row in comparison.rows)
     words = f"{len(worse)} significant regression{'' if len(worse) == 1 else 's'}{limit} in {len(comparison.rows)} rows"
     words += f"; {left_out} measured under different conditions not counted" if left_out else ""
+    words += f"; {len(comparison.unclear)} too uncertain to tell" if comparison.unclear else ""
     chance = 0.025 * sum(row.counts for row in comparison.rows)
     return words + (f"; about {chance:.0f} expected by chance alone" if chance >= 1 and not above else "")
 
 
+def doubt(comparison: Comparison) -> str:
+    """One line: rows whose times are too uncertain to tell whether they have changed, with their intervals."""
+    rows = [(row, next(change for change in row.changes if change.unclear)) for row in comparison.unclear]
+    names = "; ".join(f"{_name(row)}: {change.quantity} {_shift(change)}" for row, change in rows)
+    return f"too uncertain to tell whether it has changed: {names}; measure both again on an idle machine"
+
+
 def _mark(row: Row) -> str:
     states = {change.state for change in row.changes}
-    word = "worse" if "worse" in states else "better" if "better" in states else "same"
-    return word if row.counts or word == "same" else f"({word})"
+    same = "unclear" if any(change.unclear for change in row.changes) else "same"
+    word = "worse" if "worse" in states else "better" if "better" in states else same
+    return word if row.counts or word == same else f"({word})"
 
 
 def _name(row: Row) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from edgekit.measurements import OperatorProfile
 from edgekit.profile import operators
 from edgekit.report.contents import Report
-from edgekit.verdict.rule import FLOAT, equal
+from edgekit.verdict.noise import equal
+from edgekit.verdict.rule import FLOAT
 
 
 def found(report: Report, device: str) -> list[OperatorProfile]:

@@ -155,6 +155,10 @@ def _conditions(rows: Sequence[Timing]) -> list[str]:
         return []
     warm = [t.temperature_c for t in timed if t.temperature_c is not None]
     words = [f"Load average up to {max(t.load_average for t in timed):.2f}"]
+    waiting = [t.cpu_pressure for t in timed if t.cpu_pressure is not None]
+    stolen = [t.cpu_steal for t in timed if t.cpu_steal is not None]
+    words += [f"a process waiting for a core up to {percent(max(waiting))} of the time"] if waiting else []
+    words += [f"up to {percent(max(stolen))} of the CPU time taken by other virtual machines"] if stolen else []
     words += [f"{min(warm):.0f} to {max(warm):.0f} °C before the first inference" if warm else "temperature not read"]
     cached = {t.cached for t in timed}
     files = {True: "files were in the page cache", False: "files were not in the page cache"}

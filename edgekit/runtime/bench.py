@@ -9,7 +9,9 @@
     -> {"warm_up": {"least": n, "seconds": s}}
     <- {"used": inferences, "stable": bool}
     -> {"run": {"warmup": n, "seconds": s, "min_samples": n}}                  any number of times
-    <- {"ms": [one time per inference], "load_average": 1-minute load or null, "rss_bytes": peak so far}
+    <- {"ms": [one time per inference], "load_average": 1-minute load or null, "rss_bytes": peak so far,
+        "cpu_pressure": share of the time in which a process waited for a core, or null,
+        "cpu_steal": share of CPU time taken by other virtual machines, or null}
     -> {"end_to_end": {"bundle": path, "artifact": id, "seconds": s}}
     <- {"end_to_end": the keys of `edgekit.measurements.Steps` or null, "of": what was predicted, or why not}
     -> {"energy": {"seconds": s}}
@@ -46,7 +48,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.runtime import _measure, _thermal, engine_menu, machine
+from edgekit.runtime import _contention, _measure, _thermal, engine_menu, machine
 from edgekit.runtime.bundle import open_bundle
 from edgekit.runtime.errors import RuntimeFault, first_line
 
@@ -93,8 +95,11 @@ def serve(requests: IO[str], answers: IO[str]) -> int:
                 used, stable = _measure.warm_up(session.run, x, **request["warm_up"])
                 answer(used=used, stable=stable)
             elif "run" in request:
+                before = _contention.counters()
                 times = _measure.measure(session.run, x, **request["run"])
-                answer(ms=times, load_average=_measure.load_average(), rss_bytes=machine.peak_rss_bytes())
+                busy = _contention.shares(before, _contention.counters())
+                load, rss = _measure.load_average(), machine.peak_rss_bytes()
+                answer(ms=times, load_average=load, rss_bytes=rss, **busy)
             elif "steps" in request:
                 answer(steps=measure_steps(session, x, request["steps"]))
             elif "end_to_end" in request:

@@ -5,16 +5,12 @@ Standard library only, plus numpy when intervals are compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgekit.measurements import NOISE, Objective, Timing
-from edgekit.verdict import stats
+from edgekit.measurements import Objective
 from edgekit.verdict._candidate import Candidate
-
-CLOSE = 0.05
-"""Candidates whose p50 differs by no more than this share are judged by the other criteria. A user does not notice 5 %,
-and the same file in a new process may differ by as much."""
+from edgekit.verdict.noise import CLOSE, equal, standing
 
 
 @dataclass(frozen=True)
@@ -122,21 +118,14 @@ def choose(candidates: Sequence[Candidate], objective: Criterion) -> Choice:
     return Choice(best, objective, by, rival)
 
 
-def equal(a: Timing, b: Timing) -> bool:
-    """Whether two p50 values, from one run on one device, are indistinguishable."""
-    if len(a.round_sizes) > 1 and len(b.round_sizes) > 1:
-        return not stats.different(a, b, interleaved=True)
-    if not a.samples and not b.samples and a.p50_ci and b.p50_ci:
-        return a.p50_ci[0] <= b.p50_ms <= a.p50_ci[1] or b.p50_ci[0] <= a.p50_ms <= b.p50_ci[1]
-    return max(a.p50_ms, b.p50_ms) <= min(a.p50_ms, b.p50_ms) * (1 + NOISE)
+def _least(candidates: Sequence[Candidate], criterion: Criterion) -> list[Candidate]:
+    """Those that are about as good as the best by a criterion that is known for all of them.
 
-
-def _least(candidates: Iterable[Candidate], criterion: Criterion) -> list[Candidate]:
-    """Those that are about as good as the best by a criterion that is known for all of them."""
+    By p50, only those of which that can be told: where times are too uncertain, the lowest p50 goes first.
+    """
+    if criterion is P50:
+        fastest = min(candidates, key=lambda candidate: candidate.timing.p50_ms).timing
+        return [candidate for candidate in candidates if standing(candidate.timing, fastest) == "level"]
     amounts = [(candidate, criterion.of(candidate) or 0.0) for candidate in candidates]
-    first, low = min(amounts, key=lambda pair: pair[1])
-    return [
-        candidate
-        for candidate, amount in amounts
-        if amount <= low * (1 + criterion.close) or (criterion is P50 and equal(candidate.timing, first.timing))
-    ]
+    low = min(amount for _, amount in amounts)
+    return [candidate for candidate, amount in amounts if amount <= low * (1 + criterion.close)]

@@ -102,6 +102,20 @@ def nearest(candidates: list[Candidate], kind: Kind) -> str:
     return f"nothing can be shipped; closest is {least.name} ({speed}), but {least.why_not}{_caveat(kind)}"
 
 
+def doubt(best: Candidate, rivals: list[Candidate]) -> str:
+    """Whether something else is faster than what ships, worded to follow "to tell"."""
+    rival = min(rivals, key=lambda candidate: candidate.timing.p50_ms)
+    more = f" or one of {len(rivals) - 1} others" if len(rivals) > 2 else " or one other" if len(rivals) == 2 else ""
+    name = best.name if rival.artifact.id == best.artifact.id else best.artifact.id
+    return f"whether {rival.name} ({_spread(rival)}){more} is faster than {name} ({_spread(best)})"
+
+
+def _spread(candidate: Candidate) -> str:
+    timing = candidate.timing
+    ends = timing.p50_ci and " to ".join(ms(end).removesuffix(" ms") for end in timing.p50_ci)
+    return ms(timing.p50_ms) + (f", 95 % interval {ends}" if ends else "")
+
+
 def _caveat(kind: Kind) -> str:
     return "" if kind == "measured" else f"; the times are {kind}, not measured"
 

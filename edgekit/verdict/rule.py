@@ -13,10 +13,12 @@ The rule, in order:
 3. Never worse than float: an integer precision is shippable only if it is better by the objective (lower p50, unless
    the device or the recipe says otherwise) than the best shippable float file, fp32 or fp16.
 4. The lowest p50 wins. Candidates within 5 % of it, or whose p50 does not differ significantly from it
-   (`edgekit.verdict.stats.different`; for estimates: within the error bar), tie with it. Among those, time end to end
-   decides, then peak memory, load time, the size of the file and the number of threads. A user does not notice 5 % of
-   an inference, but may notice the rest.
-5. With the objective ``end_to_end`` or ``size``, that comes first, and p50 breaks ties.
+   (`edgekit.verdict.stats.different`; for estimates: within the error bar), tie with it, if they are level
+   (`edgekit.verdict.noise`). Among those, time end to end decides, then peak memory, load time, the size of the file
+   and the number of threads. A user does not notice 5 % of an inference, but may notice the rest.
+5. Where intervals are so wide that a candidate may be faster or a lot slower, nothing ties: the lowest p50 wins, and
+   the verdict is marked as undecided and names the load of the machine.
+6. With the objective ``end_to_end`` or ``size``, that comes first, and p50 breaks ties.
 
 Speed is judged by p50, which is the most repeatable; limits by p90, which is what a user notices.
 """
@@ -26,13 +28,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from edgekit.measurements import Kind, Timing, Verdict
+from edgekit.measurements import Kind, Machine, Timing, Verdict
 from edgekit.types import TORCH_FP32, Accuracy, Artifact
+from edgekit.verdict import noise
 from edgekit.verdict._candidate import FLOAT as FLOAT
 from edgekit.verdict._candidate import Candidate, Limits, Miss, quickest
-from edgekit.verdict._criteria import OBJECTIVES, P50, Criterion, choose
-from edgekit.verdict._criteria import equal as equal
-from edgekit.verdict._reason import STAND_INS, nearest, over_by, points, reason
+from edgekit.verdict._criteria import OBJECTIVES, P50, SIZE, Criterion, choose
+from edgekit.verdict._reason import STAND_INS, doubt, nearest, over_by, points, reason
 
 KINDS: tuple[Kind, ...] = ("measured", "emulated", "estimated")
 """Best first."""
@@ -48,6 +50,7 @@ def decide(
     limits: Limits,
     max_drop: float | None,
     refused: Mapping[tuple[str, str], str] = MappingProxyType({}),
+    machine: Machine | None = None,
 ) -> Verdict:
     """Choose what to ship on one device; the module's docstring states the rule.
 
@@ -60,6 +63,7 @@ def decide(
         limits: bounds of the device.
         max_drop: points of top-1 (0..100) that a file may lose against torch fp32; None is no bound.
         refused: other reasons not to ship an artifact with an engine there, worded to follow "but".
+        machine: the device's, for its number of cores.
 
     Returns:
         The choice with its reason and what decided; if nothing is shippable, `artifact` is None and the reason says by
@@ -87,6 +91,10 @@ def decide(
         objective = P50
     choice = choose(_never_worse(shippable, objective), objective)
     best = choice.best
+    doubtful = [] if objective is SIZE else noise.unclear(candidate.timing for candidate in shippable)
+    if doubtful:
+        rivals = [candidate for candidate in shippable if candidate is not best and candidate.timing in doubtful]
+        unscored += f"; {noise.words(doubtful, machine.cores if machine else None, doubt(best, rivals))}"
     baseline = quickest(c for c in shippable if c.is_float) or quickest(c for c in candidates if c.is_float)
     compared = baseline if not best.is_float else None
     return Verdict(
@@ -101,7 +109,26 @@ def decide(
         size_ratio=compared.artifact.bytes / best.artifact.bytes if compared else None,
         top1_drop=best.drop,
         by=choice.by.name,
+        undecided=bool(doubtful),
     )
+
+
+def uncertain(artifacts: Sequence[Artifact], timings: Iterable[Timing]) -> list[Timing]:
+    """Timings that are too uncertain to tell which file is the fastest, and worth measuring again.
+
+    Whether accuracy or a limit will refuse a file is not known yet: so the fastest float file and the fastest of the
+    others must be known, and the faster of the two.
+
+    Args:
+        artifacts: the exported files.
+        timings: of one device; only those that were measured, batch 1, count.
+    """
+    by_id = {artifact.id: artifact for artifact in artifacts}
+    rows = [t for t in timings if t.kind == "measured" and t.batch == 1 and not t.reference]
+    floats = [row for row in rows if by_id[row.artifact].precision in FLOAT]
+    others = [row for row in rows if by_id[row.artifact].precision not in FLOAT]
+    found = [row for group in (rows, floats, others) for row in noise.unclear(group)]
+    return [row for row in rows if any(row is each for each in found)]
 
 
 def contenders(device_name: str, artifacts: Sequence[Artifact], timings: Sequence[Timing]) -> tuple[Timing, ...]:

@@ -121,13 +121,14 @@ def ratio(a: Timing, b: Timing, *, interleaved: bool = False) -> Ratio:
         a: a timing with its samples.
         b: the timing to compare it with.
         interleaved: their rounds alternated in one run: round k of both is drawn together, so that disturbances of
-            the machine in that round cancel out. Ignored if the numbers of rounds differ.
+            the machine in that round cancel out. Where one had more rounds, those that both had are drawn.
     """
     value = a.p50_ms / b.p50_ms
-    together = interleaved and len(a.round_sizes) == len(b.round_sizes) > 1
+    both = min(len(a.round_sizes), len(b.round_sizes))
+    together = interleaved and both > 1
     # equal seeds draw equal rounds
-    of_a = _draws(a.samples, a.round_sizes, SEED)
-    of_b = _draws(b.samples, b.round_sizes, SEED if together else SEED + 1)
+    of_a = _draws(*_first(a, both if together else None), SEED)
+    of_b = _draws(*_first(b, both if together else None), SEED if together else SEED + 1)
     if of_a is None or of_b is None:
         return Ratio(value, None)
     ratios = of_a.percentile(0.5) / of_b.percentile(0.5)
@@ -165,6 +166,12 @@ class _Draws:
             self.grid[after] - self.grid[before]
         )
         return values
+
+
+def _first(row: Timing, rounds: int | None) -> tuple[Sequence[float], Sequence[int]]:
+    """Samples and sizes of a row's first rounds; None is all of them."""
+    sizes = row.round_sizes[:rounds]
+    return (row.samples if rounds is None else row.samples[: sum(sizes)]), sizes
 
 
 def _draws(samples: Sequence[float], round_sizes: Sequence[int], seed: int) -> _Draws | None:

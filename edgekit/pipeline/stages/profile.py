@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,7 @@ def _least(run: Run) -> float:
 def build(run: Run, section: ProfileSection | None, work: Path) -> None:
     """Write ``profile.json``, and ``accuracy.json`` of the devices other than this machine."""
     from edgekit.profile.run import profile
+    from edgekit.verdict.rule import uncertain
 
     for name in (RAW, ACCURACY, OPERATORS):
         before = run.directory.folder("profile") / name
@@ -90,6 +92,7 @@ def build(run: Run, section: ProfileSection | None, work: Path) -> None:
         work / RAW,
         run.bundle,
         reference=_reference(run, work) if _compared(run) else None,
+        doubts=partial(uncertain, run.artifacts),
     )
     rows: list[Accuracy] = []
     if _wanted(run):

@@ -55,6 +55,7 @@ def build(run: Run, section: Recipe, work: Path) -> None:
             profile.timings if profile else (),
             device.limits,
             quantize.max_drop if quantize else None,
+            machine=profile.machines.get(name) if profile else None,
         )
         for name, device in run.job.devices.items()
     ]

@@ -16,10 +16,11 @@ COLUMNS = (
     "p99_high_ms", "min_ms", "mean_ms", "first_ms", "load_ms", "end_to_end_ms", "energy_mj", "energy", "rss_bytes",
     "model_bytes", "file_bytes", "instructions", "top1", "agreement", "images", "samples", "rounds",
     "outliers", "stable", "ships", "cpu", "governor", "edgekit", "golden", "sampling", "reference",
+    "load_average", "cpu_pressure", "cpu_steal", "undecided",
 )  # fmt: skip
 """In this order; a value that was not measured is an empty field. Times in ms, shares 0..1. "golden" says whether the
 golden vectors match there, "sampling" what a sample is if not a single inference, "reference" whether a row is PyTorch,
-for comparison only."""
+for comparison only, "undecided" whether times on its device are too uncertain to tell which file is the fastest."""
 
 
 def render(report: Report) -> str:
@@ -44,7 +45,7 @@ def _row(report: Report, t: Timing) -> dict[str, Any]:
         ends = getattr(t, f"{name}_ci") or (None, None)
         row[f"{name}_low_ms"], row[f"{name}_high_ms"] = ends
     if not t.samples:  # an estimate has a p50 and its error bar
-        empty = ("p90_ms", "p99_ms", "min_ms", "mean_ms", "first_ms", "load_ms", "rss_bytes", "rounds")
+        empty = ("p90_ms", "p99_ms", "min_ms", "mean_ms", "first_ms", "load_ms", "rss_bytes", "rounds", "load_average")
         row |= dict.fromkeys(empty)
     row |= {
         "precision": file.precision if file else None,
@@ -58,6 +59,7 @@ def _row(report: Report, t: Timing) -> dict[str, Any]:
         "cpu": machine.cpu if machine else None,
         "governor": machine.governor if machine else None,
         "edgekit": report.edgekit_version,
+        "undecided": any(verdict.undecided for verdict in report.verdict if verdict.device == t.device),
         "golden": next((g.held for g in report.golden if _key(g) == _key(t) and (g.vectors or g.problem)), None),
     }
     return row
