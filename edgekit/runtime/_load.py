@@ -15,7 +15,7 @@ from edgekit.runtime.errors import RuntimeFault, first_line
 if TYPE_CHECKING:
     from edgekit.runtime.port import Engine, Session
 
-_PREFERENCE = ("litert", "onnxruntime", "tflite_runtime", "tensorflow")
+_PREFERENCE = ("litert", "onnxruntime", "tflite_runtime", "tensorflow", "executorch")
 
 
 def load(
@@ -31,7 +31,7 @@ def load(
     """Open a bundle (or a hand-written manifest, ``*.json``, beside a model file) and check it.
 
     ``engine="auto"`` goes through the artifacts in the manifest's order and takes the first installed engine that runs
-    one: litert, onnxruntime, tflite_runtime, tensorflow. If that engine then fails, no other is tried.
+    one: litert, onnxruntime, tflite_runtime, tensorflow, executorch. If that engine then fails, no other is tried.
 
     Args:
         path: the file.

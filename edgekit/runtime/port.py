@@ -55,7 +55,7 @@ class Engine(Protocol):
     """A module of ``edgekit/runtime/engines``."""
 
     FORMAT: str
-    """Format of the files it runs: onnx or tflite."""
+    """Format of the files it runs: onnx, tflite or executorch."""
     PACKAGE: str
     """Its name for pip."""
     MODULE: str

@@ -154,6 +154,8 @@ def _preprocessing(spec: InputSpec) -> dict[str, Any]:
 
 def _version(manifest: dict[str, Any]) -> str:
     """The oldest that describes this manifest, for the sake of older runtimes."""
+    if any(artifact["format"] == "executorch" for artifact in manifest["artifacts"]):
+        return "1.2"
     pixels = manifest["preprocessing"]
     binary = manifest["postprocessing"]["activation"] == "sigmoid"
     return "1.1" if binary or pixels["resize"] == "letterbox" or pixels["color"] in ("grey_alpha", "rgba") else "1.0"

@@ -12,7 +12,7 @@ from edgekit.disk.atomic import write_text
 from edgekit.disk.run_directory import UNVERIFIED
 from edgekit.errors import InputError, Shortfall
 from edgekit.pipeline.port import Skip
-from edgekit.pipeline.provenance import versions
+from edgekit.pipeline.provenance import of_formats, versions
 from edgekit.pipeline.state import Run
 from edgekit.types import FLOAT_VARIANTS, TORCH_FP32, TORCH_INT8, Size, Split
 
@@ -34,7 +34,9 @@ def inputs(run: Run, section: VerifySection) -> dict[str, Any]:
         "network": run.network.digest,
         "quantize": run.digest("quantize"),
         "export": run.digest("export"),
-        "versions": versions("onnxruntime", "ai-edge-litert", "torch", "torchao", "numpy", "pillow"),
+        "versions": versions(
+            "onnxruntime", "ai-edge-litert", "torch", "torchao", "numpy", "pillow", *of_formats(run.formats)
+        ),
     }
 
 
