@@ -55,7 +55,7 @@ from edgekit.reach.port import Reach, Target
 from edgekit.reach.ways import adb, local, qemu, ssh
 from edgekit.report.formats import csv, html, json, markdown
 from edgekit.report.port import Format
-from edgekit.runtime.engines import litert, onnxruntime, tensorflow, tflite_runtime, torch_cuda
+from edgekit.runtime.engines import litert, onnxruntime, openvino, tensorflow, tflite_runtime, torch_cuda
 from edgekit.runtime.port import Engine
 
 SOURCES: dict[str, Source] = {
@@ -92,6 +92,7 @@ FORMATS: dict[str, Format] = {"csv": csv, "html": html, "json": json, "markdown"
 ENGINES: dict[str, Engine] = {
     "litert": litert,
     "onnxruntime": onnxruntime,
+    "openvino": openvino,
     "tensorflow": tensorflow,
     "tflite_runtime": tflite_runtime,
     "torch_cuda": torch_cuda,

@@ -87,13 +87,19 @@ Threads = Annotated[
 ]
 
 
+_Engine = Literal["onnxruntime", "litert", "openvino", "tflite_runtime", "benchmark_model", "torch_cuda"]
+USUAL = "usual"
+_EngineSchema = {"anyOf": [TypeAdapter(list[_Engine]).json_schema(), {"const": USUAL}]}
+
+
 class RunSection(Section):
     """What to measure on the device, and for how long."""
 
-    engines: list[Literal["onnxruntime", "litert", "tflite_runtime", "benchmark_model", "torch_cuda"]] = Field(
+    engines: Annotated[list[_Engine], WithJsonSchema(_EngineSchema)] = Field(
         ["litert", "onnxruntime"],
         min_length=1,
-        description="what runs the files; torch_cuda also runs the float network in PyTorch, as a reference",
+        description="what runs the files; torch_cuda also runs the float network in PyTorch, as a reference; "
+        '"usual", for this machine only: litert, onnxruntime, and openvino where it is installed',
     )
     providers: dict[str, str] = Field(
         {}, description='what an engine runs on, e.g. onnxruntime = "cuda"; default: cpu; for torch_cuda: cuda'
@@ -216,6 +222,17 @@ class Device(Section):
     run: RunSection = Field(default_factory=RunSection)
     limits: LimitsSection = Field(default_factory=LimitsSection)
     estimate: EstimateSection | None = Field(None, description="emulated devices only")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_engines(cls, given: Any) -> Any:
+        run, reach = (given.get("run"), given.get("reach")) if isinstance(given, dict) else (None, None)
+        if not isinstance(run, dict) or run.get("engines") != USUAL:
+            return given
+        if isinstance(reach, dict) and reach.get("by", "local") != "local":
+            raise ValueError(f'run.engines = "{USUAL}" is for this machine; name the engines of another')
+        more = ["openvino"] if engine_menu.installed(engine_menu.engine("openvino")) else []
+        return {**given, "run": {**run, "engines": ["litert", "onnxruntime", *more]}}
 
     @model_validator(mode="after")
     def _has_what_measures(self) -> Self:
