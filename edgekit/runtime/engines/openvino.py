@@ -1,8 +1,8 @@
 """OpenVINO, pip package openvino: .onnx files on the CPU, or on an Intel GPU or NPU.
 
-Floats are float32 unless half precision is asked for: left alone, OpenVINO takes bfloat16 where the CPU has it, which is
-slower for one image. Its int8 kernels are not exact: scales are folded and applied at other places than the file says, so
-that results may be rounded to the next step. `BOUND` is what that may add up to.
+Floats are float32 unless half precision is asked for: left alone, OpenVINO takes bfloat16 where the CPU has it, which
+is slower for one image. Its int8 kernels are not exact: scales are folded and applied at other places than the file
+says, so that results may be rounded to the next step. `BOUND` is what that may add up to.
 """
 
 from __future__ import annotations
@@ -92,11 +92,11 @@ class OpenVinoSession:
             for node in nodes
         }
 
-    def spent(self) -> dict[str, float]:
-        """Milliseconds of each kernel that ran, by its name: means over all inferences, if the session counts them."""
+    def spent(self) -> dict[str, tuple[str, float]]:
+        """Type and milliseconds of each kernel that ran, by its name: means over all inferences, if counted."""
         rows = self._requests[self._own].get_profiling_info()
         ran = (row for row in rows if str(row.status).endswith("EXECUTED"))
-        return {row.node_name: row.real_time.total_seconds() * 1000 for row in ran}
+        return {row.node_name: (row.node_type, row.real_time.total_seconds() * 1000) for row in ran}
 
     def close(self) -> None:
         """Free the model."""
