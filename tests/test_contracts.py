@@ -57,7 +57,7 @@ from edgekit.reach.port import Reach, Target
 from edgekit.reach.ways import adb, local, qemu, ssh
 from edgekit.report.formats import csv, html, json, markdown
 from edgekit.report.port import Format
-from edgekit.runtime.engines import executorch, litert, onnxruntime, tensorflow, tflite_runtime, torch_cuda
+from edgekit.runtime.engines import executorch, litert, onnxruntime, openvino, tensorflow, tflite_runtime, torch_cuda
 from edgekit.runtime.port import Engine
 
 SOURCES: dict[str, Source] = {
@@ -95,6 +95,7 @@ ENGINES: dict[str, Engine] = {
     "executorch": executorch,
     "litert": litert,
     "onnxruntime": onnxruntime,
+    "openvino": openvino,
     "tensorflow": tensorflow,
     "tflite_runtime": tflite_runtime,
     "torch_cuda": torch_cuda,

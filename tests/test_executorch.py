@@ -112,9 +112,7 @@ def test_int8_file_computes_the_integers_of_the_graph(made: Made) -> None:
     session.close()
 
 
-def test_float_file_computes_what_the_network_does(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_float_file_computes_what_the_network_does(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executorch_graph, "lower", lambda *_: made.lowered["fp32"])
     artifact = exporter.export(made.module, nets.SIZE, "fp32", tmp_path)
     assert artifact.float_op_names == ()
@@ -133,7 +131,9 @@ def test_export_refuses_precisions_that_xnnpack_does_not_have(made: Made, tmp_pa
 
 def test_threads_are_those_asked_for_and_one_number_for_the_process(made: Made) -> None:
     session = engine.load(str(made.path), threads=2)
-    with pytest.raises(RuntimeFault, match="threads = 1 was asked for, but ExecuTorch's one pool of this process has 2"):
+    with pytest.raises(
+        RuntimeFault, match="threads = 1 was asked for, but ExecuTorch's one pool of this process has 2"
+    ):
         engine.load(str(made.path), threads=1)
     session.close()
     engine.load(str(made.path), threads=1).close()

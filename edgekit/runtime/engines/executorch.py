@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FORMAT = "executorch"
 PACKAGE = "executorch"
+BOUND = None  # XNNPACK computes the very integers
 MODULE = "executorch.extension.pybindings._C"
 """`executorch` alone has no file: any folder of that name would pass for it. `executorch.runtime` imports the whole
 exporter, which takes seconds."""
