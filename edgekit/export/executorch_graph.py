@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 
 from edgekit.graph.exported_program import fold_weights
 from edgekit.graph.float_operators import layer
-from edgekit.graph.ops import CLAMPS, aten, bounds
+from edgekit.graph.ops import CLAMPS, QUANTIZE, aten, bounds
 from edgekit.types import Size, shape_of
 
 _MOVING = {
@@ -58,6 +58,7 @@ def lower(graph: torch.nn.Module, size: Size) -> Any:
     if isinstance(graph, GraphModule):
         source = fold_weights(graph)
         _name_clamps(source)
+        _keep_dimensions(source)
     return to_edge_transform_and_lower(
         torch.export.export(source, (torch.zeros(1, *shape_of(size)),), strict=False),
         partitioner=[XnnpackPartitioner(configs=_configs())],
@@ -105,6 +106,36 @@ def _name_clamps(graph: GraphModule) -> None:
             continue
         node.kwargs = {}
     graph.recompile()
+
+
+def _keep_dimensions(graph: GraphModule) -> None:
+    """Write a global mean that drops its dimensions as one that keeps them and a reshape: only that one is taken."""
+    for node in list(graph.graph.nodes):
+        if node.target is not aten.mean.dim or node.kwargs or (len(node.args) > 2 and node.args[2]):
+            continue
+        shape = node.all_input_nodes[0].meta["val"].shape
+        if len(shape) != 4 or sorted(dim % 4 for dim in node.args[1]) != [2, 3]:
+            continue
+        node.args = (*node.args[:2], True)
+        sinks = list(node.users)
+        if len(sinks) == 1 and sinks[0].target is QUANTIZE:  # a reshape needs Q/DQ pairs on both sides
+            for last in list(sinks[0].users):
+                _insert(graph, last, (aten.view.default, list(shape[:2])), (QUANTIZE, *sinks[0].args[1:]), last)
+        else:
+            _insert(graph, node, (aten.view.default, list(shape[:2])))
+    graph.recompile()
+
+
+def _insert(graph: GraphModule, last: Node, *chain: Any) -> None:
+    """Put operators behind a node, each a target and its arguments; of a node, its own again."""
+    users, end = list(last.users), last
+    for each in chain:
+        target, *arguments = (each.target, *each.args[1:]) if isinstance(each, Node) else each
+        with graph.graph.inserting_after(end):
+            made = graph.graph.call_function(target, (end, *arguments))
+        made.meta, end = dict(last.meta), made
+    for user in users:
+        user.replace_input_with(last, end)
 
 
 def floats(lowered: Any) -> list[Operator]:
