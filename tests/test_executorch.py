@@ -33,17 +33,17 @@ pytest.importorskip(engine.MODULE.partition(".")[0] + ".exir", reason="executorc
 
 
 class Net(nn.Module):
-    """What XNNPACK's rules leave in float by themselves (sigmoid, a clamped sum), and a pool it has no kernel for."""
+    """What ExecuTorch's rules leave in float (sigmoid, a clamped sum, a mean without dimensions), and one foreign operator."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nets.conv(3, 8, 3, nn.Hardswish, stride=2)
         self.gate = nets.Gate(8, nn.Sigmoid)
-        self.pool = nn.AvgPool2d(2)
+        self.up = nn.Upsample(scale_factor=2)
         self.head = nn.Linear(8, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.head(self.pool(self.gate(self.stem(x))).mean((2, 3)))
+        result: Tensor = self.head(self.up(self.gate(self.stem(x))).mean((2, 3)))
         return result
 
 
@@ -84,18 +84,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(module, graph, lowered, folder, int8, str(refused.value))
 
 
-def test_export_names_operator_and_layer_that_xnnpack_has_no_integer_kernel_for(made: Made) -> None:
-    assert made.refusal.startswith(
-        "executorch-int8: 1 operator would compute in float in an integer file: avg_pool2d in pool; set "
-    )
+def test_export_names_operator_and_layer_that_xnnpack_does_not_take(made: Made) -> None:
+    assert made.refusal.startswith("executorch-int8: ")
+    assert "would compute in float in an integer file: " in made.refusal
+    assert " in up (outside of XNNPACK's delegate)" in made.refusal
+    assert 'set quantize.float_operators = "allow", add up to quantize.keep_float' in made.refusal
 
 
-def test_export_writes_one_delegate_that_computes_the_rest_in_integers(made: Made) -> None:
+def test_delegate_computes_all_else_in_integers(made: Made) -> None:
     found = pte.contents(made.path.read_bytes(), "x")
-    assert (found.delegates, found.operators) == (("XnnpackBackend",), ())
-    floats = [kind for kind, real in found.kernels if real]
-    assert sorted(floats) == ["AvgPooling2d", "Convert", "Convert"]  # into the pool, and at the output
-    assert (made.int8.float_ops, made.int8.float_op_names) == (1, ("avg_pool2d pool",))
+    assert found.delegates == ("XnnpackBackend", "XnnpackBackend")  # before and after
+    assert found.operators
+    assert all(name.startswith("aten::") for name in found.operators)
+    assert {kind for kind, real in found.kernels if real} == {"Convert"}  # on the way out of each
+    assert "Sigmoid" in {kind for kind, _ in found.kernels}
+    assert made.int8.float_ops == len(made.int8.float_op_names) > 0
+    assert {name.split()[1] for name in made.int8.float_op_names} == {"up"}
     assert (made.int8.id, made.int8.format, made.int8.path) == ("executorch-int8", "executorch", "model-int8.pte")
     assert made.int8.output.shape == (1, 10)
 
@@ -190,7 +194,7 @@ def test_damage_never_ends_in_anything_but_a_fault(made: Made) -> None:
 def test_operators_are_timed_by_executorch_itself(made: Made) -> None:
     answer = trace.trace(str(made.path), "executorch", seconds=0.1)
     kinds = {row["op"].partition(" (")[0] for row in answer["rows"]}
-    assert {"Convolution", "Average Pooling", "Multiply", "Convert"} <= kinds
+    assert {"Convolution", "Multiply", "Convert"} <= kinds
     assert (answer["provider"], answer["method"]) == ("XNNPACK", "engine profiler")
     assert sum(row["ms"] for row in answer["rows"]) <= answer["total_ms"] * 1.001
     assert family("Convert (NC)") == "conversions"
@@ -198,10 +202,13 @@ def test_operators_are_timed_by_executorch_itself(made: Made) -> None:
 
 def test_inspect_counts_what_is_inside_of_the_delegate(made: Made, tmp_path: Path) -> None:
     report = dispatch.model(made.path)
-    assert (report.format, report.quantized, report.float_ops) == ("executorch", True, ("AvgPooling2d",))
+    assert (report.format, report.quantized) == ("executorch", True)
+    assert report.float_ops == tuple(
+        f"{name} (outside)" for name in pte.contents(made.path.read_bytes(), "x").operators
+    )
     assert (report.inputs[0].shape, report.outputs[0].shape) == ((1, 3, nets.SIZE, nets.SIZE), (1, 10))
-    assert report.notes[0] == "1 call of a delegate (XnnpackBackend), 0 operators outside"
-    assert [(use.engine, use.provider, use.partitions) for use in report.engines] == [("executorch", "XNNPACK", 1)]
+    assert report.notes[0].startswith("2 calls of a delegate (XnnpackBackend), ")
+    assert [(use.engine, use.provider, use.partitions) for use in report.engines] == [("executorch", "XNNPACK", 2)]
     (tmp_path / "cut.pte").write_bytes(made.path.read_bytes()[:-10])
     with pytest.raises(InputError, match=r"cut\.pte: not an intact \.pte file"):
         dispatch.model(tmp_path / "cut.pte")

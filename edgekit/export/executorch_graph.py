@@ -130,9 +130,9 @@ def _insert(graph: GraphModule, last: Node, *chain: Any) -> None:
     """Put operators behind a node, each a target and its arguments; of a node, its own again."""
     users, end = list(last.users), last
     for each in chain:
-        target, *arguments = (each.target, *each.args[1:]) if isinstance(each, Node) else each
+        parts: tuple[Any, ...] = (each.target, *each.args[1:]) if isinstance(each, Node) else each
         with graph.graph.inserting_after(end):
-            made = graph.graph.call_function(target, (end, *arguments))
+            made = graph.graph.call_function(parts[0], (end, *parts[1:]))
         made.meta, end = dict(last.meta), made
     for user in users:
         user.replace_input_with(last, end)
@@ -143,7 +143,8 @@ def floats(lowered: Any) -> list[Operator]:
     top = lowered.exported_program().graph_module
     found: list[Operator] = []
     for node in top.graph.nodes:
-        if node.op == "get_attr" and hasattr(inner := getattr(top, str(node.target), None), "original_module"):
+        inner: Any = getattr(top, str(node.target), None) if node.op == "get_attr" else None
+        if hasattr(inner, "original_module"):
             nodes: Sequence[Node] = inner.original_module.graph.nodes
             found += [Operator(each, outside=False) for each in nodes if _computes(each) and not _is_integer(each)]
         elif node.op == "call_function" and not _passes(node):

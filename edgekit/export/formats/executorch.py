@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from edgekit.errors import Shortfall
 from edgekit.export import chatter, executorch_graph, float_operators, model_file
 from edgekit.export.port import Rewrites
+from edgekit.graph.float_operators import layer
 from edgekit.types import Artifact, Size, TensorSpec, shape_of
 
 LOG = "export.log"
@@ -67,8 +68,8 @@ def export(
         TensorSpec("input", (1, *shape_of(size)), "float32", "NCHW"),
         TensorSpec("output", (1, classes), "float32", "NC"),
     )
-    names = tuple(f"{each.kind} {float_operators.layer(each.node)}".strip() for each in floats)
-    return model_file.write(folder, _bytes(lowered, precision, folder), "executorch", precision, names, ports, ())
+    found = tuple(f"{each.kind} {layer(each.node)}".strip() for each in floats)
+    return model_file.write(folder, _bytes(lowered, precision, folder), "executorch", precision, found, ports, ())
 
 
 def convert(graph: torch.nn.Module, size: Size, precision: str, folder: Path) -> bytes:

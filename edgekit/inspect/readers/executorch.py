@@ -34,10 +34,10 @@ def inspect(data: bytes, file: str) -> FileReport:
     counts = Counter([*found.operators, *(kind for kind, _ in found.kernels)])
     quantized = any(not real for _, real in found.kernels)
     inside = [kind for kind, real in found.kernels if real and kind not in _CONVERTING]
-    calls = len(found.delegates)
+    calls, outside = len(found.delegates), len(found.operators)
     delegates = ", ".join(dict.fromkeys(found.delegates)) or "none"
     notes = (
-        f"{calls} call{'s' * (calls != 1)} of a delegate ({delegates}), {len(found.operators)} operators outside",
+        f"{calls} call{'s' * (calls != 1)} of a delegate ({delegates}), {outside} operator{'s' * (outside != 1)} outside",
         "multiply-adds, parameters and memory are not counted in this format",
     )
     return FileReport(

@@ -19,9 +19,11 @@ from edgekit.runtime.silence import silent_stderr
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from edgekit.runtime.port import Bound
+
 FORMAT = "executorch"
 PACKAGE = "executorch"
-BOUND = None  # XNNPACK computes the very integers
+BOUND: Bound | None = None
 MODULE = "executorch.extension.pybindings._C"
 """`executorch` alone has no file: any folder of that name would pass for it. `executorch.runtime` imports the whole
 exporter, which takes seconds."""
