@@ -33,7 +33,7 @@ pytest.importorskip(engine.MODULE.partition(".")[0] + ".exir", reason="executorc
 
 
 class Net(nn.Module):
-    """What ExecuTorch's rules leave in float (sigmoid, a clamped sum, a mean without dimensions), and one foreign operator."""
+    """What ExecuTorch's rules leave in float (a sigmoid, a clamped sum, a mean), and a foreign operator."""
 
     def __init__(self) -> None:
         super().__init__()

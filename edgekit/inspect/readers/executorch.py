@@ -36,8 +36,9 @@ def inspect(data: bytes, file: str) -> FileReport:
     inside = [kind for kind, real in found.kernels if real and kind not in _CONVERTING]
     calls, outside = len(found.delegates), len(found.operators)
     delegates = ", ".join(dict.fromkeys(found.delegates)) or "none"
+    other = f"{outside} operator{'s' * (outside != 1)} outside"
     notes = (
-        f"{calls} call{'s' * (calls != 1)} of a delegate ({delegates}), {outside} operator{'s' * (outside != 1)} outside",
+        f"{calls} call{'s' * (calls != 1)} of a delegate ({delegates}), {other}",
         "multiply-adds, parameters and memory are not counted in this format",
     )
     return FileReport(
