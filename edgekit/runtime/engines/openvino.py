@@ -16,6 +16,7 @@ from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from edgekit.runtime.engines._openvino_graph import unrounded
 from edgekit.runtime.errors import RuntimeFault, first_line
 from edgekit.runtime.placement import asked
 from edgekit.runtime.port import Bound, Port
@@ -150,6 +151,7 @@ def _open(
         wanted |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False, "ENABLE_HYPER_THREADING": True}
     try:
         graph = _read(model)
+        unrounded(graph)
         source, sink = _only(graph.inputs, f"{name}: inputs"), _only(graph.outputs, f"{name}: outputs")
         stated = graph.inputs[0].partial_shape
         open_batch = len(source.shape) > 0 and stated[0].is_dynamic
