@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
+_LAST = 255
+"""The largest byte: activations of .onnx files are uint8."""
+
 
 def unrounded(model: Any) -> int:
     """Rewrite a graph in place; returns how many activation functions now read the value before its rounding.
@@ -74,8 +77,9 @@ def _hard_swished(product: Any) -> Any:
         limits = _clamp(clamped, whole)
         if limits is None or scale != same:
             continue
-        ends = [(zero - low) * scale, (limits[0] - low) * scale, (limits[1] - low) * scale]
-        if all(abs(end - wanted) <= scale / 2 for end, wanted in zip(ends, (3, 0, 6))):  # noqa: B905 - Python 3.9
+        shift, first, last = ((each - low) * scale for each in (zero, *limits))
+        ends = limits[1] == _LAST or abs(last - 6) <= scale / 2  # x may end below 3
+        if ends and last < 6 + scale and abs(shift - 3) <= scale / 2 and abs(first) <= scale / 2:
             return exact
     return None
 
