@@ -23,8 +23,13 @@ def images(count: int, size: int, seed: int = 0) -> Tensor:
     return LEVELS[((0.3 * fine + 0.7 * coarse) * 255).round().long()]
 
 
-def network(name: str, size: int, classes: int = 1000, options: dict[str, Any] | None = None) -> nn.Module:
-    """A net of timm or torchvision in eval mode: with random weights and batch-norm statistics of random images."""
+def network(
+    name: str, size: int, classes: int = 1000, options: dict[str, Any] | None = None, seen: Tensor | None = None
+) -> nn.Module:
+    """A net of timm or torchvision in eval mode: with random weights and batch-norm statistics of images.
+
+    The images are `seen`, else random ones. Far from them a deep net amplifies the noise of float sums.
+    """
     torch.manual_seed(0)
     module = models.build(ModelSpec(name, classes, options or {}), Path())
     for part in module.modules():
@@ -33,5 +38,5 @@ def network(name: str, size: int, classes: int = 1000, options: dict[str, Any] |
             nn.init.uniform_(part.bias, -0.5, 0.5)
             part.momentum = None  # the mean over all batches so far
     with torch.no_grad():
-        module.train()(images(8, size, seed=99))
+        module.train()(images(8, size, seed=99) if seen is None else seen)
     return module.eval()

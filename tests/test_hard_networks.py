@@ -331,6 +331,29 @@ def test_a_network_whose_answers_cannot_be_repeated_is_refused_at_once(tmp_path:
         models.create(recipe(tmp_path, name).model, 3, 16, tmp_path)
 
 
+class Amplifier(nn.Module):
+    """Makes the noise of float32 sums as large as its outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 64, 3)
+        self.linear = nn.Linear(64 * 14 * 14, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(1e7 * self.linear(self.conv(x).flatten(1)))
+
+
+def test_noise_that_a_deep_network_amplifies_is_not_taken_for_the_images_beside_it() -> None:
+    eager.check_repeatable(Amplifier().eval(), (3, 16, 16))
+
+    class Centred(Amplifier):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x - x.mean(0, keepdim=True) / 2)
+
+    with pytest.raises(InputError, match="depends on the images beside it: a layer"):
+        eager.check_repeatable(Centred().eval(), (3, 16, 16))
+
+
 def test_hooks_that_compute_weights_do_not_keep_a_network_from_being_copied() -> None:
     with pytest.warns(FutureWarning):
         module = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)))
