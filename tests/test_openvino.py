@@ -267,6 +267,9 @@ def test_the_usual_engines_are_those_of_this_machine(monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match=r'run\.engines = "usual" is for this machine; name the engines of another'):
         Device.model_validate({**given, "reach": {"by": "ssh", "host": "pi"}})
     assert Device(name="x").run.engines == ["litert", "onnxruntime"]
+    emulated = {"name": "pi", "reach": {"by": "qemu", "cpu": "cortex-a76"}, "run": {"engines": ["openvino"]}}
+    with pytest.raises(ValueError, match="openvino is not part of an emulated device"):
+        Device.model_validate(emulated)
 
 
 def test_the_exact_engine_is_preferred_unless_the_verdict_says_otherwise() -> None:
