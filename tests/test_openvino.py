@@ -267,6 +267,9 @@ def test_the_usual_engines_are_those_of_this_machine(monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match=r'run\.engines = "usual" is for this machine; name the engines of another'):
         Device.model_validate({**given, "reach": {"by": "ssh", "host": "pi"}})
     assert Device(name="x").run.engines == ["litert", "onnxruntime"]
+    emulated = {"name": "pi", "reach": {"by": "qemu", "cpu": "cortex-a76"}, "run": {"engines": ["openvino"]}}
+    with pytest.raises(ValueError, match="openvino is not part of an emulated device"):
+        Device.model_validate(emulated)
 
 
 def test_the_exact_engine_is_preferred_unless_the_verdict_says_otherwise() -> None:
@@ -278,3 +281,35 @@ def test_the_exact_engine_is_preferred_unless_the_verdict_says_otherwise() -> No
     assert _load.choose(opened)[1] == "openvino"
     manifest["ship"] = [row, {**row, "device": "pi", "engine": "onnxruntime"}]
     assert _load.choose(opened)[1] == "onnxruntime"
+
+
+# --- activation functions
+
+
+def test_activations_are_part_of_int8_convolutions(every: nets.Compressed, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(every.folder / every.artifacts["onnx-int8"].path)
+    exact, rewritten = onnxruntime.load(path), openvino.load(path)
+    monkeypatch.setattr(openvino, "unrounded", lambda graph: 0)
+    plain = openvino.load(path)
+    alone = [
+        [about["originalLayersNames"] for about in session.kernels().values() if about["layerType"] == "Subgraph"]
+        for session in (plain, rewritten)
+    ]
+    assert sum("act/" in names for names in alone[0]) >= 5  # stem, and two in each of two blocks
+    assert not any("act/" in names for names in alone[1])
+    step, images = references(every)[1].step, nets.images(16, 7)
+    assert step is not None
+    wanted = nets.run(every.module, images).numpy()
+    noise = {
+        name: float(np.square(np.concatenate([session.run(x[None]) for x in images.numpy()]) - wanted).sum())
+        for name, session in (("exact", exact), ("plain", plain), ("rewritten", rewritten))
+    }
+    assert noise["rewritten"] < 1.5 * noise["plain"]  # no formula went wrong: that would be far more
+    assert noise["rewritten"] < 2.5 * noise["exact"]
+
+
+def test_a_float_graph_stays_as_it_is(every: nets.Compressed) -> None:
+    graph = openvino._read(str(every.folder / every.artifacts["onnx-fp32"].path))
+    kinds = [node.get_type_name() for node in graph.get_ordered_ops()]
+    assert openvino.unrounded(graph) == 0
+    assert [node.get_type_name() for node in graph.get_ordered_ops()] == kinds

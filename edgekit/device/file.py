@@ -245,6 +245,10 @@ class Device(Section):
             raise ValueError(f'run.engines: {name} needs reach.by = "adb" and reach.benchmark, the program\'s path')
         if TORCH in self.run.engines and self.reach.by != "local":
             raise ValueError(f'run.engines: {TORCH} runs on this machine only, and reach.by is "{self.reach.by}"')
+        if self.reach.by == "qemu" and "openvino" in self.run.engines:
+            raise ValueError(
+                "run.engines: openvino is not part of an emulated device (it would compute in float there)"
+            )
         if set(self.run.engines) == {TORCH}:
             raise ValueError(f"run.engines: {TORCH} is only a reference; name an engine that runs exported files, too")
         return self

@@ -118,7 +118,7 @@ def verify(
     count = min(section.images or len(images), len(images))
     by_precision = {"int8": quantized_model, **(others or {})}
     references = [float_model, *(reference for reference in by_precision.values() if reference)]
-    cases = [_open(artifact, HOST_ENGINES[artifact.format], folder) for artifact in artifacts]
+    cases = [_Case(each, HOST_ENGINES[each.format], _open(each, folder)) for each in artifacts]
     cases += _more(artifacts, engines, folder, console)
     columns: list[list[Array]] = [[] for _ in (*references, *cases)]
     truth = []
@@ -183,14 +183,14 @@ def check(rows: Sequence[Accuracy]) -> None:
         raise Shortfall("verify: " + "\n  ".join(failed))
 
 
-def _open(artifact: Artifact, name: str, folder: Path) -> _Case:
-    engine = engine_menu.engine(name)
+def _open(artifact: Artifact, folder: Path, name: str | None = None) -> Session:
+    engine = engine_menu.engine(name or HOST_ENGINES[artifact.format])
     try:
         engine.version()
     except RuntimeFault as fault:
         raise MissingPackage(f"verify: {artifact.id}: {fault}") from fault
     try:
-        return _Case(artifact, name, engine.load(str(folder / artifact.path), threads=machine.cores()))
+        return engine.load(str(folder / artifact.path), threads=machine.cores())
     except RuntimeFault as fault:
         raise Shortfall(f"verify: {artifact.id}: {fault}") from fault
 
@@ -201,7 +201,7 @@ def _more(artifacts: Sequence[Artifact], engines: Sequence[str], folder: Path, c
     for name in engines:
         for artifact in (each for each in artifacts if each.format == engine_menu.engine(name).FORMAT):
             try:
-                cases.append(_open(artifact, name, folder))
+                cases.append(_Case(artifact, name, _open(artifact, folder, name)))
             except Shortfall as trouble:
                 console.say(f"  not in {name}: {str(trouble).removeprefix('verify: ')}")
     return cases

@@ -16,6 +16,7 @@ from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from edgekit.runtime.engines._openvino_graph import unrounded
 from edgekit.runtime.errors import RuntimeFault, first_line
 from edgekit.runtime.placement import asked
 from edgekit.runtime.port import Bound, Port
@@ -143,13 +144,10 @@ def _open(
     name = name or (model if isinstance(model, str) else "model")
     used = _known(provider)
     device, _, half = used.partition("-")
-    wanted: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-    if device != _NPU:
-        wanted |= {"NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": _PRECISIONS[half]}
-    if device == _CPU:
-        wanted |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False, "ENABLE_HYPER_THREADING": True}
+    wanted = hints(_PRECISIONS[half], threads, device)
     try:
         graph = _read(model)
+        unrounded(graph)
         source, sink = _only(graph.inputs, f"{name}: inputs"), _only(graph.outputs, f"{name}: outputs")
         stated = graph.inputs[0].partial_shape
         open_batch = len(source.shape) > 0 and stated[0].is_dynamic
@@ -169,6 +167,17 @@ def _open(
         raise
     except Exception as error:  # its classes are private
         raise RuntimeFault(f"{name}: cannot be loaded: {_why(error)}") from error
+
+
+def hints(precision: str, threads: int, device: str = _CPU) -> dict[str, Any]:
+    """Properties for the latency of one image."""
+    wanted: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if device != _NPU:
+        wanted = {**wanted, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
+    if device == _CPU:
+        scheduling = {"ENABLE_CPU_PINNING": False, "ENABLE_HYPER_THREADING": True}
+        wanted = {**wanted, "INFERENCE_NUM_THREADS": threads, **scheduling}
+    return wanted
 
 
 def _known(provider: str | None) -> str:
