@@ -1,10 +1,12 @@
-"""int8 against fp32 of the same net on both engines, one thread, 224 px, beside int8 files of the usual tools.
+"""int8 against fp32 of the same net on each engine, one thread, 224 px, beside int8 files of the usual tools.
 
 The peers are ONNX Runtime's `quantize_static` (per channel, uint8 activations, int8 weights, after
-`quant_pre_process`) and ai-edge-quantizer (`static_wi8_ai8`), each on our fp32 file. Weights and calibration images
-are random: speed does not depend on them, accuracy is not measured here. All files of an engine are timed in one
-process, in short interleaved rounds; a ratio is the median over the rounds of fp32 over int8 within a round, so
-that a busy machine slows both.
+`quant_pre_process`), ai-edge-quantizer (`static_wi8_ai8`) and, in OpenVINO, NNCF (its mixed preset), each on our fp32
+file. OpenVINO and its peer are left out where they are not installed: ``pip install openvino nncf``. Weights and
+calibration images are random: speed does not depend on them, accuracy is not measured here. All files are timed in one
+process, in short interleaved rounds; a ratio is the median over the rounds of one over the other within a round, so
+that a busy machine slows both. Behind each net: the best of our int8 over the best of all peers', and over the best
+float of any engine.
 
 Usage::
 
@@ -16,6 +18,7 @@ Usage::
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -23,6 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +42,15 @@ NETS = (
     "mobilenetv4_conv_small",
 )
 SIZE = 224
+BARS = {
+    "mobilenetv2_100": 2.1,
+    "mobilenetv3_small_100": 1.4,
+    "mobilenetv3_large_100": 1.6,
+    "efficientnet_b0": 1.7,
+    "efficientnet_lite0": 2.3,
+    "mobilenetv4_conv_small": 2.3,
+}
+"""Least ratio of the best float of any engine to our best int8."""
 WARMUP, RUNS, ROUNDS = 5, 10, 40
 Array = npt.NDArray[Any]
 
@@ -48,43 +61,68 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the files; existing ones are reused")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--profile", action="store_true", help="time the operators of our int8 file")
-    parser.add_argument("--time", nargs=2, help=argparse.SUPPRESS)  # for the processes started below
+    parser.add_argument("--size", type=int, default=SIZE, help="side of the image")
+    parser.add_argument("--time", help=argparse.SUPPRESS)  # for the processes started below
     arguments = parser.parse_args()
     if arguments.time:
-        engine, folder = arguments.time
-        _time(engine, Path(folder), arguments.rounds, arguments.profile)
+        print(json.dumps(_time(Path(arguments.time), arguments.rounds, arguments.profile)))
         return
+    ratios: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for name in arguments.nets:
             folder = (arguments.keep or Path(temporary)) / name
             folder.mkdir(parents=True, exist_ok=True)
-            make(name, folder)
-            for engine in ("onnxruntime", "litert"):
-                command = [sys.executable, __file__, "--time", engine, str(folder), "--rounds", str(arguments.rounds)]
-                subprocess.run([*command, *(["--profile"] if arguments.profile else [])], check=True)
+            make(name, folder, arguments.size)
+            command = [sys.executable, __file__, "--time", str(folder), "--rounds", str(arguments.rounds)]
+            command += ["--profile"] if arguments.profile else []
+            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            *lines, last = said.splitlines()
+            print("\n".join(lines), flush=True)
+            ratios[name] = json.loads(last)
+    print(f"\n{'net':<24} {'over the best peer':>20} {'over the best float':>21}")
+    for name, (peer, float_) in ratios.items():
+        print(f"{name:<24} {peer:>19.2f}x {float_:>20.2f}x   (bar {BARS.get(name, 0)})")
+    peers = [peer for peer, _ in ratios.values()]
+    print(f"over the best peer: least {min(peers):.2f}, at least 1.25 on {sum(peer >= 1.25 for peer in peers)}")
 
 
 # --- timing
 
 
-def _time(engine: str, folder: Path, rounds: int, profile: bool) -> None:
-    suffix, run = {"onnxruntime": ("onnx", _ort), "litert": ("tflite", _litert)}[engine]
-    calls = {kind: run(folder / f"{kind}.{suffix}") for kind in ("fp32", "int8", "peer")}
+def _time(folder: Path, rounds: int, profile: bool) -> tuple[float, float]:
+    """Print a line for each engine; the best of ours over the best peer, and over the best float."""
+    runners = {"onnxruntime": ("onnx", _ort), "litert": ("tflite", _litert)}
+    if find_spec("openvino"):
+        runners["openvino"] = ("onnx", _openvino)
+    calls = {}
+    for engine, (suffix, run) in runners.items():
+        for kind in ("fp32", "int8", "peer"):
+            file = folder / ("peer.xml" if (engine, kind) == ("openvino", "peer") else f"{kind}.{suffix}")
+            if file.exists():
+                calls[engine, kind] = run(file)
     for call in calls.values():
         _repeat(call, WARMUP)
-    taken: dict[str, list[float]] = {kind: [] for kind in calls}
+    taken: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     for _ in range(rounds):
-        for kind, call in calls.items():
-            taken[kind].append(statistics.median(_repeat(call, RUNS)))
-    p50 = {kind: statistics.median(values) for kind, values in taken.items()}
-    ratio = {kind: statistics.median(a / b for a, b in zip(taken["fp32"], taken[kind], strict=True)) for kind in taken}
-    print(
-        f"{folder.name:<24} {engine:<12} fp32 {p50['fp32']:6.2f} ms   ours {p50['int8']:6.2f} ms {ratio['int8']:5.2f}x"
-        f"   peer {p50['peer']:6.2f} ms {ratio['peer']:5.2f}x",
-        flush=True,
-    )
-    if profile:
-        _profile(folder / f"int8.{suffix}", engine)
+        for key, call in calls.items():
+            taken[key].append(statistics.median(_repeat(call, RUNS)))
+
+    def ratio(one: list[tuple[str, str]], other: list[tuple[str, str]]) -> float:
+        """Of the best of one list to the best of the other, within a round: the median over the rounds."""
+        best = [min(keys, key=lambda key: statistics.median(taken[key])) for keys in (one, other)]
+        return statistics.median(a / b for a, b in zip(*(taken[key] for key in best), strict=True))
+
+    for engine in runners:
+        words = [f"{folder.name:<24} {engine:<12}"]
+        for kind, title in (("fp32", "fp32"), ("int8", "ours"), ("peer", "peer")):
+            if (engine, kind) in taken:
+                words.append(f"{title} {statistics.median(taken[engine, kind]):6.2f} ms")
+                words += [f"{ratio([(engine, 'fp32')], [(engine, kind)]):5.2f}x"] if kind != "fp32" else []
+        print("  ".join(words))
+        if profile:
+            _profile(folder / f"int8.{runners[engine][0]}", engine)
+    kinds = {kind: [key for key in taken if key[1] == kind] for kind in ("fp32", "int8", "peer")}
+    return ratio(kinds["peer"], kinds["int8"]), ratio(kinds["fp32"], kinds["int8"])
 
 
 def _repeat(call: Callable[[], object], count: int) -> list[float]:
@@ -119,6 +157,20 @@ def _litert(path: Path) -> Callable[[], object]:
     return lambda: model.invoke()
 
 
+def _openvino(path: Path) -> Callable[[], object]:
+    from edgekit.runtime.engines import openvino
+
+    if path.suffix == ".onnx":
+        session: Any = openvino.load(str(path))
+        shape, run = session.input.shape, session.run
+    else:  # NNCF's, as it is
+        compiled = openvino._core().compile_model(str(path), "CPU", openvino.hints("f32", 1))
+        request = compiled.create_infer_request()
+        shape, run = tuple(compiled.inputs[0].shape), lambda x: request.infer([x], share_inputs=True)
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return lambda: run(x)
+
+
 def _profile(path: Path, engine: str) -> None:
     from edgekit.profile import operators
 
@@ -136,9 +188,10 @@ def _profile(path: Path, engine: str) -> None:
 # --- files
 
 
-def make(name: str, folder: Path) -> None:
-    """Write the six files of a net, except existing ones."""
+def make(name: str, folder: Path, size: int = SIZE) -> None:
+    """Write the files of a net, except existing ones."""
     wanted = [f"{kind}.{suffix}" for kind in ("fp32", "int8", "peer") for suffix in ("onnx", "tflite")]
+    wanted += ["peer.xml"] if find_spec("nncf") and find_spec("openvino") else []
     if all((folder / each).exists() for each in wanted):
         return
     import torch
@@ -152,22 +205,24 @@ def make(name: str, folder: Path) -> None:
 
     torch.set_num_threads(1)
     saved = folder / "quantized.pt2"
-    module = network(name, SIZE)
+    module = network(name, size)
     if not saved.exists():
-        result = ptq.quantize(module, SIZE, images(8, SIZE, seed=1), LEVELS, QuantizeSection())
+        result = ptq.quantize(module, size, images(8, size, seed=1), LEVELS, QuantizeSection())
         exported_program.save(result.program, saved)
     for exporter in (to_onnx, to_tflite):
         suffix = exporter.__name__.rpartition(".")[2]
         for precision in ("fp32", "int8"):
             if not (folder / f"{precision}.{suffix}").exists():
                 source = module if precision == "fp32" else exported_program.load(saved)
-                made = exporter.export(source, SIZE, precision, folder)
+                made = exporter.export(source, size, precision, folder)
                 (folder / made.path).rename(folder / f"{precision}.{suffix}")
-    batch = images(8, SIZE, seed=1).numpy()
+    batch = images(8, size, seed=1).numpy()
     if not (folder / "peer.onnx").exists():
         _peer_onnx(folder, batch)
     if not (folder / "peer.tflite").exists():
         _peer_tflite(folder, batch.transpose(0, 2, 3, 1))
+    if "peer.xml" in wanted and not (folder / "peer.xml").exists():
+        _peer_openvino(folder, batch)
 
 
 def _peer_onnx(folder: Path, batch: Array) -> None:
@@ -194,6 +249,18 @@ def _peer_onnx(folder: Path, batch: Array) -> None:
         weight_type=QuantType.QInt8,
     )
     prepared.unlink()
+
+
+def _peer_openvino(folder: Path, batch: Array) -> None:
+    from edgekit.runtime.engines import openvino
+
+    package = openvino._package()  # without its telemetry
+    import nncf
+
+    graph = openvino._core().read_model(str(folder / "fp32.onnx"))
+    data = nncf.Dataset([image[None] for image in batch])
+    made = nncf.quantize(graph, data, preset=nncf.QuantizationPreset.MIXED, subset_size=len(batch))
+    package.save_model(made, str(folder / "peer.xml"), compress_to_fp16=False)
 
 
 def _peer_tflite(folder: Path, batch: Array) -> None:

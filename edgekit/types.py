@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Split = Literal["train", "val", "test"]
-HOST_ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
+HOST_ENGINES = {"onnx": "onnxruntime", "tflite": "litert", "executorch": "executorch"}
 """What verifies a file on this machine, by its format; everything else is compared with that."""
+SUFFIXES = {"onnx": ".onnx", "tflite": ".tflite", "executorch": ".pte"}
+"""Of a file's name, by its format."""
 TORCH_FP32 = "torch-fp32"
 """Stands for the float network where an `Artifact.id` is expected."""
 TORCH_INT8 = "torch-int8"
@@ -357,7 +359,7 @@ class Artifact:
 
     id: str
     """``<format>-<precision>``, e.g. ``tflite-int8``; unique in a run."""
-    format: Literal["onnx", "tflite"]
+    format: Literal["onnx", "tflite", "executorch"]
     precision: str
     path: str
     """File name beside ``artifacts.json``."""

@@ -232,7 +232,7 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
     "no inputs": ("golden", ..., "artifacts[0].golden: has outputs, but the manifest has no golden.inputs"),
     "unlisted": ("labels", "other.txt", "labels: other.txt is not listed in members"),
     "format": ("format", "zip", 'not a bundle manifest ("format": "edgekit-bundle" is missing)'),
-    "no version": ("version", ..., 'version null is not valid ("MAJOR.MINOR", here "1.1")'),
+    "no version": ("version", ..., 'version null is not valid ("MAJOR.MINOR", here "1.2")'),
     "odd version": ("version", "1", 'version "1" is not valid'),
     "number": ("version", 1.5, "version 1.5 is not valid"),
     "old": ("version", "0.9", "version 0.9, written by edgekit 0.1.0; this runtime reads 1.x: pack it again"),
@@ -264,7 +264,7 @@ def test_a_newer_major_version_is_refused_before_anything_else() -> None:
 
 
 def test_a_newer_minor_version_may_hold_unknown_keys() -> None:
-    newer = {**change("preprocessing.gamma", 2.2), "version": "1.2", "more": []}
+    newer = {**change("preprocessing.gamma", 2.2), "version": "1.3", "more": []}
     assert manifest_file.read(json.dumps(newer).encode(), "x") == newer
     newer["preprocessing"]["height"] = "8"
     with pytest.raises(RuntimeFault, match="it must be of type integer"):

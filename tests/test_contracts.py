@@ -21,10 +21,12 @@ from edgekit.config.recipe import (
 from edgekit.data.port import Source
 from edgekit.data.sources import csv_labels, digits, image_folder, torchvision
 from edgekit.device import file as device_file
+from edgekit.export.formats import executorch as executorch_exporter
 from edgekit.export.formats import onnx as onnx_exporter
 from edgekit.export.formats import tflite as tflite_exporter
 from edgekit.export.port import Exporter
 from edgekit.inspect.port import Reader
+from edgekit.inspect.readers import executorch as executorch_reader
 from edgekit.inspect.readers import onnx as onnx_reader
 from edgekit.inspect.readers import tflite as tflite_reader
 from edgekit.lower.port import GraphRewrite, OnnxRewrite, TfliteRewrite
@@ -55,7 +57,7 @@ from edgekit.reach.port import Reach, Target
 from edgekit.reach.ways import adb, local, qemu, ssh
 from edgekit.report.formats import csv, html, json, markdown
 from edgekit.report.port import Format
-from edgekit.runtime.engines import litert, onnxruntime, tensorflow, tflite_runtime, torch_cuda
+from edgekit.runtime.engines import executorch, litert, onnxruntime, openvino, tensorflow, tflite_runtime, torch_cuda
 from edgekit.runtime.port import Engine
 
 SOURCES: dict[str, Source] = {
@@ -64,8 +66,8 @@ SOURCES: dict[str, Source] = {
     "image_folder": image_folder,
     "torchvision": torchvision,
 }
-EXPORTERS: dict[str, Exporter] = {"onnx": onnx_exporter, "tflite": tflite_exporter}
-READERS: dict[str, Reader] = {"onnx": onnx_reader, "tflite": tflite_reader}
+EXPORTERS: dict[str, Exporter] = {"executorch": executorch_exporter, "onnx": onnx_exporter, "tflite": tflite_exporter}
+READERS: dict[str, Reader] = {"executorch": executorch_reader, "onnx": onnx_reader, "tflite": tflite_reader}
 GRAPH: dict[str, GraphRewrite] = {
     "average_pool": average_pool,
     "batch_norm": batch_norm,
@@ -90,8 +92,10 @@ RULES: dict[str, Rule] = {"auto": auto, "entropy": entropy, "minmax": minmax, "m
 WAYS: dict[str, Reach] = {"adb": adb, "local": local, "qemu": qemu, "ssh": ssh}
 FORMATS: dict[str, Format] = {"csv": csv, "html": html, "json": json, "markdown": markdown}
 ENGINES: dict[str, Engine] = {
+    "executorch": executorch,
     "litert": litert,
     "onnxruntime": onnxruntime,
+    "openvino": openvino,
     "tensorflow": tensorflow,
     "tflite_runtime": tflite_runtime,
     "torch_cuda": torch_cuda,

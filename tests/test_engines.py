@@ -47,12 +47,13 @@ def model(request: pytest.FixtureRequest) -> tuple[Any, str]:
 
 
 def test_engines_lists_the_menu() -> None:
-    assert engine_menu.engines() == ("litert", "onnxruntime", "tensorflow", "tflite_runtime", "torch_cuda")
+    names = ("executorch", "litert", "onnxruntime", "openvino", "tensorflow", "tflite_runtime", "torch_cuda")
+    assert engine_menu.engines() == names
 
 
 def test_engine_names_the_choices_when_unknown() -> None:
     with pytest.raises(
-        RuntimeFault, match=r'"tensorrt": no such engine \(choices: litert, onnxruntime, tensorflow, tflite_'
+        RuntimeFault, match=r'"tensorrt": no such engine \(choices: executorch, litert, onnxruntime, openvino, tens'
     ):
         engine_menu.engine("tensorrt")
 

@@ -72,7 +72,7 @@ def test_load_takes_any_text_as_a_quoted_override(tmp_path_factory: pytest.TempP
         ("train.lr=nan", "--set: train.lr = nan: input should be a finite number"),
         ("data.seed=true", "--set: data.seed = True: input should be a valid integer"),
         ('train.augment=["flap"]', '--set: train.augment[0] = "flap": no such choice; did you mean "flip"?'),
-        ('export.formats=["tflit"]', 'did you mean "tflite"? (choices: onnx, tflite)'),
+        ('export.formats=["tflit"]', 'did you mean "tflite"? (choices: executorch, onnx, tflite)'),
         ("export.formats=[]", "--set: export.formats = []: list should have at least 1 item, not 0"),
         ("data.source=digitss", 'did you mean "digits"? (choices: csv_labels, digits, image_folder, torchvision)'),
         ("quantize.range=minmaxx", '--set: quantize.range = "minmaxx": no such choice; did you mean "minmax"?'),

@@ -142,7 +142,8 @@ def probe(host: str | None, name: str | None, out: Path | None, force: bool, as_
         except Shortfall as trouble:
             raise Shortfall(f"{host or 'this machine'}: cannot be reached by {reach['by']}: {trouble}") from None
         called = name or re.sub(r"[^\w.-]+", "-", str(facts["hostname"])).strip("-.") or "device"
-        engines = [engine for engine in ("litert", "onnxruntime", "tflite_runtime") if facts["engines"].get(engine)]
+        known = ("litert", "onnxruntime", "openvino", "executorch", "tflite_runtime")
+        engines = [engine for engine in known if facts["engines"].get(engine)]
         run = {"threads": sorted({1, facts["cores"]}), **({"engines": engines} if engines else {})}
         path = _write(out or Path(f"{called}.toml"), probing.toml(called, reach, facts, run), force)
         if as_json:

@@ -15,7 +15,7 @@ from edgekit.cli._common import as_json, debugged, guarded
 @debugged
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(file: Path, as_json: bool, debug: bool) -> None:
-    """Show what is in a bundle, an .onnx or a .tflite file.
+    """Show what is in a bundle, an .onnx, a .tflite or a .pte file.
 
     Ports, operators, float operators, multiply-adds, parameters, memory, and where each installed engine runs what.
 

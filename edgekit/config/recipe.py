@@ -314,11 +314,18 @@ class QuantizeSection(Section):
 class ExportSection(Section):
     """Which files to write."""
 
-    formats: list[Literal["onnx", "tflite"]] = Field(["onnx", "tflite"], min_length=1)
+    formats: list[Literal["onnx", "tflite", "executorch"]] = Field(
+        ["onnx", "tflite"], min_length=1, description="executorch: .pte files, fp32 and int8; needs edgekit[executorch]"
+    )
     precisions: list[Literal["fp32", "fp16", "int8", "dynamic", "weight_only", "int16x8"]] = Field(
         ["fp32", "int8"], min_length=1, description="int8 needs [quantize]; int16x8 is for TFLite only"
     )
     on_failure: Literal["stop", "skip"] = Field("stop", description="skip: leave out files a converter cannot write")
+
+    @property
+    def trial_formats(self) -> list[str]:
+        """Formats in which choices are timed: a .pte takes a minute to write, and runs the kernels of a .tflite."""
+        return [name for name in self.formats if name != "executorch"] or list(self.formats)
 
     @model_validator(mode="after")
     def _has_a_format_for_int16(self) -> Self:

@@ -20,7 +20,10 @@ _PURPOSE = {
     "onnx": "running ONNX files",
     "litert": "running TFLite files",
     "tflite": "running TFLite files where LiteRT does not install (Python 3.11, in its own environment)",
+    "executorch": "writing and running ExecuTorch files",
+    "openvino": "running ONNX files with OpenVINO, on x86 often the fastest",
 }
+_OPTIONAL = {"openvino", "executorch"}  # nothing lacks without them
 _STAND_IN = {"litert": "tflite"}  # either runs TFLite files; only the first is recommended
 _SECTION = re.compile(r"""extra\s*==\s*["']([\w-]+)["']""")
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*([^;]*)")
@@ -94,8 +97,8 @@ def _extras() -> dict[str, dict[str, Any]]:
         if section and parts and section[1] in extras:
             extras[section[1]]["packages"].append(_package(parts[1], parts[2].strip()))
     for extra in extras.values():
-        extra["complete"] = bool(extra["packages"]) and all(package["fits"] for package in extra["packages"])
-    return extras
+        extra["complete"] = all(package["fits"] for package in extra["packages"])
+    return {name: extra for name, extra in extras.items() if extra["packages"]}
 
 
 def _missing(extras: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
@@ -107,6 +110,7 @@ def _missing(extras: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
         {"what": extra["purpose"], "install": f"pip install 'edgekit[{name}]'"}
         for name, extra in extras.items()
         if name not in _STAND_IN.values()
+        and not (name in _OPTIONAL and not extra["packages"][0]["installed"])
         and not extra["complete"]
         and not extras.get(_STAND_IN.get(name, ""), extra)["complete"]
     ]

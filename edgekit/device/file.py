@@ -87,13 +87,21 @@ Threads = Annotated[
 ]
 
 
+_Engine = Literal["onnxruntime", "litert", "openvino", "executorch", "tflite_runtime", "benchmark_model", "torch_cuda"]
+USUAL = "usual"
+_EXTRA = ("openvino", "executorch")
+"""Engines of this machine where they are installed."""
+_EngineSchema = {"anyOf": [TypeAdapter(list[_Engine]).json_schema(), {"const": USUAL}]}
+
+
 class RunSection(Section):
     """What to measure on the device, and for how long."""
 
-    engines: list[Literal["onnxruntime", "litert", "tflite_runtime", "benchmark_model", "torch_cuda"]] = Field(
+    engines: Annotated[list[_Engine], WithJsonSchema(_EngineSchema)] = Field(
         ["litert", "onnxruntime"],
         min_length=1,
-        description="what runs the files; torch_cuda also runs the float network in PyTorch, as a reference",
+        description="what runs the files; torch_cuda also runs the float network in PyTorch, as a reference; "
+        '"usual", for this machine only: litert, onnxruntime, and openvino and executorch where they are installed',
     )
     providers: dict[str, str] = Field(
         {}, description='what an engine runs on, e.g. onnxruntime = "cuda"; default: cpu; for torch_cuda: cuda'
@@ -217,6 +225,17 @@ class Device(Section):
     limits: LimitsSection = Field(default_factory=LimitsSection)
     estimate: EstimateSection | None = Field(None, description="emulated devices only")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_engines(cls, given: Any) -> Any:
+        run, reach = (given.get("run"), given.get("reach")) if isinstance(given, dict) else (None, None)
+        if not isinstance(run, dict) or run.get("engines") != USUAL:
+            return given
+        if isinstance(reach, dict) and reach.get("by", "local") != "local":
+            raise ValueError(f'run.engines = "{USUAL}" is for this machine; name the engines of another')
+        more = [name for name in _EXTRA if engine_menu.installed(engine_menu.engine(name))]
+        return {**given, "run": {**run, "engines": ["litert", "onnxruntime", *more]}}
+
     @model_validator(mode="after")
     def _has_what_measures(self) -> Self:
         name = benchmark_model.NAME
@@ -226,6 +245,10 @@ class Device(Section):
             raise ValueError(f'run.engines: {name} needs reach.by = "adb" and reach.benchmark, the program\'s path')
         if TORCH in self.run.engines and self.reach.by != "local":
             raise ValueError(f'run.engines: {TORCH} runs on this machine only, and reach.by is "{self.reach.by}"')
+        if self.reach.by == "qemu" and "openvino" in self.run.engines:
+            raise ValueError(
+                "run.engines: openvino is not part of an emulated device (it would compute in float there)"
+            )
         if set(self.run.engines) == {TORCH}:
             raise ValueError(f"run.engines: {TORCH} is only a reference; name an engine that runs exported files, too")
         return self
@@ -248,7 +271,7 @@ def load(path: Path) -> Device:
 
 
 def format_of(engine: str) -> str:
-    """The files that one of `RunSection.engines` runs: ``onnx``, ``tflite``, or ``pt2``, which is never exported."""
+    """The files that one of `RunSection.engines` runs: a format, or ``pt2``, which is never exported."""
     return "tflite" if engine == benchmark_model.NAME else engine_menu.engine(engine).FORMAT
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch.fx import GraphModule, Node
@@ -30,14 +31,24 @@ def check(file: str, graph: GraphModule, operators: Sequence[str], keep_float: S
     if keep_float is None:
         return
     floats = float_nodes(graph)
-    kept = {*keep_float, *(layer(node) for node in floats if node.target in WEIGHTED)}
-    unasked = [node for node in floats if not kept & {*scopes(node), layer(node)}]
+    unasked = unasked_for(floats, graph, keep_float)
     if unasked or (operators and not floats):
-        names = [named(node) for node in unasked] or list(operators)
-        raise Shortfall(
-            f"{file}: {len(names)} operator{'s' * (len(names) > 1)} would compute in float in an integer file: "
-            f"{', '.join(names)}; {advice(unasked)}"
-        )
+        refuse(file, [named(node) for node in unasked] or list(operators), unasked)
+
+
+def unasked_for(nodes: Sequence[Node], graph: GraphModule, keep_float: Sequence[str]) -> list[Node]:
+    """Those of some nodes that are in no module that the recipe keeps in float; arguments as in `check`."""
+    weighted = (node for node in float_nodes(graph) if node.target in WEIGHTED)
+    kept = {*keep_float, *(layer(node) for node in weighted)}
+    return [node for node in nodes if not kept & {*scopes(node), layer(node)}]
+
+
+def refuse(file: str, names: Sequence[str], nodes: Sequence[Node]) -> NoReturn:
+    """Raise Shortfall for the operators of a file that would be float, whose nodes give the advice."""
+    raise Shortfall(
+        f"{file}: {len(names)} operator{'s' * (len(names) > 1)} would compute in float in an integer file: "
+        f"{', '.join(names)}; {advice(nodes)}"
+    )
 
 
 def float_nodes(graph: GraphModule) -> list[Node]:

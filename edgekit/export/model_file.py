@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from edgekit.export.port import Rewrites
 from edgekit.lower.port import OnnxRewrite, TfliteRewrite
-from edgekit.types import INTEGERS, Artifact, TensorSpec, artifact_id
+from edgekit.types import INTEGERS, SUFFIXES, Artifact, TensorSpec, artifact_id
 
 
 def chosen(rewrites: Rewrites, converted: bytes) -> Sequence[str] | None:
@@ -35,14 +35,17 @@ def rewrite(menu: Iterable[OnnxRewrite | TfliteRewrite], names: Sequence[str] | 
 def write(
     folder: Path,
     data: bytes,
-    form: Literal["onnx", "tflite"],
+    form: Literal["onnx", "tflite", "executorch"],
     precision: str,
     floats: tuple[str, ...],
     ports: tuple[TensorSpec, TensorSpec],
     lowered: tuple[str, ...],
 ) -> Artifact:
-    """Write ``model-<precision>.<format>``; the arguments are what `Artifact` says of it, `ports` input and output."""
-    name = f"model-{precision}.{form}"
+    """Write ``model-<precision>.<suffix of the format>``.
+
+    The arguments are what `Artifact` says of it, `ports` input and output.
+    """
+    name = f"model-{precision}{SUFFIXES[form]}"
     (folder / name).write_bytes(data)
     return Artifact(
         id=artifact_id(form, precision),
@@ -62,3 +65,10 @@ def write(
 def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def root_line(error: BaseException) -> str:
+    """First line of the innermost cause that an error names."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)

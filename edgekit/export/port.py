@@ -30,7 +30,7 @@ class Exporter(Protocol):
         rewrites: Rewrites = None,
         keep_float: Sequence[str] | None = (),
     ) -> Artifact:
-        """Write ``model-<precision>.<format>``.
+        """Write ``model-<precision>`` with the suffix of the format (`edgekit.types.SUFFIXES`).
 
         Args:
             graph: "fp32": a float network in eval mode; "int8" and "int16x8": a quantized graph whose weights are

@@ -29,10 +29,10 @@ def uses(name: str, path: str) -> list[Use]:
         return [Use(name, None, trouble=str(fault))]
     package: Any = engine._package()  # type: ignore[attr-defined]
     entries = []
-    for provider in engine.providers():
+    for provider in ("cpu",) if engine.FORMAT == "executorch" else engine.providers():
         if provider in SKIPPED:
             continue
-        look = _ort if engine.FORMAT == "onnx" else _tflite
+        look: Any = {"onnx": _ort, "executorch": _executorch}.get(engine.FORMAT, _tflite)
         try:
             entries.append(look(package, name, version, provider, path))
         except Exception as error:  # engines raise their own exception classes
@@ -93,6 +93,18 @@ def _tflite(package: Any, name: str, version: str, provider: str, path: str) -> 
         for who in dict.fromkeys((provider, "builtin"))
     }
     return Use(name, version, provider, {who: ops for who, ops in runs.items() if ops}, partitions=len(delegates))
+
+
+def _executorch(package: Any, name: str, version: str, provider: str, path: str) -> Use:
+    """The file itself says what the delegate takes; loading shows that this build takes it."""
+    from edgekit.runtime import pte
+
+    session = engine_menu.engine(name).load(path, 1, provider)
+    session.close()
+    found = pte.contents(Path(path).read_bytes(), path)
+    runs = {"XNNPACK": Counter(kind for kind, _ in found.kernels), "builtin": Counter(found.operators)}
+    taken = {who: _most_first(ops) for who, ops in runs.items() if ops}
+    return Use(name, version, session.provider, taken, partitions=len(found.delegates))
 
 
 def _delegate(op: Any) -> bool:

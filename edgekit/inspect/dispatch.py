@@ -11,11 +11,11 @@ from edgekit.inspect import file_report
 from edgekit.inspect._worker import InspectionFault, ask
 from edgekit.inspect.file_report import FileReport, Use
 from edgekit.inspect.port import Reader
-from edgekit.inspect.readers import onnx, tflite
+from edgekit.inspect.readers import executorch, onnx, tflite
 from edgekit.runtime import engine_menu, model_file
 from edgekit.runtime.errors import RuntimeFault
 
-FORMATS: dict[str, Reader] = {"tflite": tflite, "onnx": onnx}
+FORMATS: dict[str, Reader] = {"tflite": tflite, "executorch": executorch, "onnx": onnx}
 
 
 def content(path: Path) -> bytes:
@@ -29,7 +29,7 @@ def content(path: Path) -> bytes:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if not data:
-        raise InputError(f"{path}: is empty; give an .edgekit, .onnx or .tflite file")
+        raise InputError(f"{path}: is empty; give an .edgekit, .onnx, .tflite or .pte file")
     return data
 
 
@@ -42,14 +42,14 @@ def model(path: Path, name: str | None = None, engines: bool = True) -> FileRepo
         engines: also load it with each installed engine of its format.
 
     Raises:
-        InputError: not an ONNX or TFLite file, damaged, or with weights in another file.
+        InputError: not an ONNX, TFLite or ExecuTorch file, damaged, or with weights in another file.
         MissingPackage: the package that reads it is not installed.
     """
     name = str(path) if name is None else name
     data = content(path)
     kind = next((kind for kind, module in FORMATS.items() if module.matches(data)), None)
     if kind is None:
-        raise InputError(f"{name}: its content is neither an edgekit bundle nor an .onnx or .tflite model")
+        raise InputError(f"{name}: its content is neither an edgekit bundle nor an .onnx, .tflite or .pte model")
     try:
         model_file.check(data, kind, name, operators=False)
         report = file_report.from_dict(ask("read", kind=kind, path=str(path), file=name))

@@ -111,18 +111,23 @@ def lines(report: FileReport) -> list[str]:
     else:
         rows.append(f"float ops   {len(report.float_ops)} in a quantized file")
         rows += [f"            {_short(name)}" for name in report.float_ops]
+    if report.peak_bytes:
+        rows += _amounts(report)
+    rows += [f"metadata    {key}: {_short(value)}" for key, value in report.metadata.items()]
+    for use in report.engines:
+        rows += _use(use)
+    return rows + [f"note        {note}" for note in report.notes]
+
+
+def _amounts(report: FileReport) -> list[str]:
     left = f" (excluding {_counts(report.not_counted)})" if report.not_counted else ""
-    rows += [
+    return [
         f"MACs        {_millions(report.macs)}{left}",
         f"parameters  {_millions(report.parameters)}",
         "stored      " + ", ".join(f"{dtype} {size(count)}" for dtype, count in report.bytes_by_type.items()),
         f"activations {size(report.peak_bytes)} peak, estimated (file order, nothing in place)"
         + (f", at {_short(report.peak_at)}" if report.peak_at else ""),
     ]
-    rows += [f"metadata    {key}: {_short(value)}" for key, value in report.metadata.items()]
-    for use in report.engines:
-        rows += _use(use)
-    return rows + [f"note        {note}" for note in report.notes]
 
 
 def size(count: int) -> str:

@@ -33,7 +33,7 @@ from edgekit.report import files
 from edgekit.report.contents import Provenance, Report, Source, StageRow, gather
 from edgekit.runtime.bundle import Bundle, open_bundle
 from edgekit.runtime.errors import RuntimeFault
-from edgekit.types import TORCH_FP32, Accuracy, Artifact, Split, TensorSpec
+from edgekit.types import SUFFIXES, TORCH_FP32, Accuracy, Artifact, Split, TensorSpec
 from edgekit.verdict import rule as verdict
 from edgekit.verdict import trust
 
@@ -44,7 +44,7 @@ OWN = "measured"
 def matches(target: str) -> bool:
     """Whether a word of the command line means a bundle or a manifest (or a bare model, which is refused)."""
     path = Path(target)
-    if path.suffix in (bundle.SUFFIX, ".json", ".onnx", ".tflite"):
+    if path.suffix in (bundle.SUFFIX, ".json", *SUFFIXES.values()):
         return True
     try:
         with path.open("rb") as file:
@@ -113,7 +113,7 @@ def profile(
 
 
 def _opened(path: Path) -> Bundle:
-    if path.suffix in (".onnx", ".tflite"):
+    if path.suffix in SUFFIXES.values():
         raise InputError(f"{path}: a bare model; give a bundle, or a manifest (.json) in its folder that names it")
     try:
         opened = open_bundle(path, verify="hash")

@@ -22,7 +22,7 @@ from edgekit.errors import InputError, MissingPackage, Unreached, missing
 from edgekit.pipeline.stages import lower, quantize
 from edgekit.pipeline.state import Run
 from edgekit.runtime import engine_menu
-from edgekit.types import PrunePlan, Size
+from edgekit.types import HOST_ENGINES, PrunePlan, Size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 STAND_IN = 1000
 """Classes of a network that is built before the data says how many there are."""
 _PACKAGES = {"prune": ("torch_pruning",), "lower": ("torchao",), "quantize": ("torchao",)}
-_EXPORTERS = {"onnx": ("onnx", "onnxscript"), "tflite": ("litert_torch",)}
-_ENGINES = {"onnx": ("onnxruntime", "onnxruntime"), "tflite": ("litert", "ai_edge_litert")}
-"""What verifies the files of a format: the engine, and its module."""
+_EXPORTERS = {"onnx": ("onnx", "onnxscript"), "tflite": ("litert_torch",), "executorch": ("executorch.exir",)}
+_EXTRAS = {"executorch.exir": "executorch"}
+"""Extras of packages that "compress" does not bring."""
 
 
 def check(run: Run, first: str, last: str) -> None:
@@ -94,13 +94,22 @@ def _check_packages(run: Run, coming: Sequence[str]) -> None:
         if stage == "export":
             modules += [module for name in formats for module in _EXPORTERS[name]]
         for module in modules:
-            if find_spec(module) is None:
-                raise missing(ModuleNotFoundError(name=module), extra="compress", purpose=f"the {stage} stage")
+            if not _installed(module):
+                extra = _EXTRAS.get(module, "compress")
+                raise missing(ModuleNotFoundError(name=module), extra=extra, purpose=f"the {stage} stage")
     for name in formats if "verify" in coming else ():
-        engine, module = _ENGINES[name]
-        if find_spec(module) is None:
-            package = engine_menu.engine(engine).PACKAGE
+        engine = engine_menu.engine(HOST_ENGINES[name])
+        if not _installed(engine.MODULE):
+            module, package = engine.MODULE.split(".")[0], engine.PACKAGE
             raise MissingPackage(f"the verify stage needs {module}, which is not installed: pip install {package}")
+
+
+def _installed(module: str) -> bool:
+    """Whether there is a module; none but the packages around it are imported."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
 
 
 def _check_files(run: Run, coming: Sequence[str]) -> None:

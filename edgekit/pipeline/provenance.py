@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,11 @@ PACKAGES = (
     "pillow",
 )
 """Packages whose versions a report lists."""
+
+
+def of_formats(formats: Iterable[str]) -> tuple[str, ...]:
+    """Packages that write and run formats which few runs have: in others, nothing depends on them."""
+    return tuple(package for package in ("executorch",) if package in formats)
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,9 @@ from edgekit.console import Console
 from edgekit.device.file import Device
 from edgekit.disk import json_file
 from edgekit.disk.run_directory import Done, RunDirectory
-from edgekit.pipeline.provenance import PACKAGES, versions
+from edgekit.pipeline.provenance import PACKAGES, of_formats, versions
 from edgekit.report.contents import StageRow
-from edgekit.runtime import machine
+from edgekit.runtime import engine_menu, machine
 from edgekit.types import Artifact, Checkpoint
 
 if TYPE_CHECKING:
@@ -94,8 +94,25 @@ class Run:
 
     @property
     def packages(self) -> dict[str, str]:
-        """Versions of the packages that made the files, and of python."""
-        return {"python": str(machine.facts()["python"]), **versions(*PACKAGES)}
+        """Versions of the packages that made and judged the files, and of python."""
+        judges = (engine_menu.engine(name).PACKAGE for name in self.inexact)
+        return {"python": str(machine.facts()["python"]), **versions(*PACKAGES, *of_formats(self.formats), *judges)}
+
+    @property
+    def inexact(self) -> list[str]:
+        """Engines of the run's devices that are held to a bound of their own, where they are installed here."""
+        used = dict.fromkeys(engine for device in self.job.devices.values() for engine in device.run.engines)
+        return [name for name in used if engine_menu.bound(name) and engine_menu.installed(engine_menu.engine(name))]
+
+    @property
+    def formats(self) -> Sequence[str]:
+        """Formats that the recipe exports to."""
+        return self.recipe.export.formats if self.recipe.export else ()
+
+    @property
+    def trial_formats(self) -> Sequence[str]:
+        """Those in which choices are timed."""
+        return self.recipe.export.trial_formats if self.recipe.export else ()
 
     @property
     def seeds(self) -> dict[str, int]:

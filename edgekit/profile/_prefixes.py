@@ -70,6 +70,8 @@ def first(artifact: Artifact, folder: Path, there: Runner, here: Runner) -> str:
     Returns:
         ``<layer> (max <n> steps, <share> of its outputs)``, or ``none ...``, and what else is known.
     """
+    if artifact.format not in READERS:
+        return f"none: {artifact.format} files cannot be cut into parts"
     prefixes = list(READERS[artifact.format]((folder / artifact.path).read_bytes(), artifact.precision == "int8"))
     with tempfile.TemporaryDirectory() as scratch:
 

@@ -25,6 +25,7 @@ from edgekit.profile._result_cache import Keep
 from edgekit.reach.port import Reach, way
 from edgekit.reach.ways import local
 from edgekit.reach.worker import WorkerFault
+from edgekit.runtime import engine_menu
 from edgekit.types import HOST_ENGINES, ONE_STEP, Accuracy, Artifact, InputSpec, Split
 
 TIMEOUT = 600.0
@@ -127,7 +128,8 @@ def score(
             if row is None:
                 there = _ask(fleet, _reach(name, device), device, artifact, engine, folder, file, images)
                 row = _compare(artifact, engine, name, there, here[artifact.id], images, agreement)
-                if not row.passed or (artifact.precision == "int8" and row.max_difference):
+                exact = engine_menu.bound(engine) is None
+                if not row.passed or (exact and artifact.precision == "int8" and row.max_difference):
                     worst = _worst(there, here[artifact.id], images)
                     row = replace(row, diverges=_diverges(fleet, name, device, artifact, engine, folder, worst))
                 kept.add(key, row)
@@ -141,7 +143,8 @@ def score(
 
 def _tasks(name: str, artifacts: Sequence[Artifact], device: Device) -> list[_Task]:
     """Files and engines to run on a device, without those that verification ran: this machine's usual engines."""
-    usual = set(HOST_ENGINES.values()) - set(device.run.providers) if device.reach.by == "local" else set()
+    verified = {*HOST_ENGINES.values(), *(name for name in engine_menu.engines() if engine_menu.bound(name))}
+    usual = verified - set(device.run.providers) if device.reach.by == "local" else set()
     return [
         _Task(artifact, engine, name)
         for artifact in artifacts
@@ -251,8 +254,11 @@ def _compare(
     same = float((predicted == wanted).mean())
     steps = difference / step if step else None
     problem = ""
+    bound = engine_menu.bound(engine)
     if not np.isfinite(real[0]).all():
         problem = "NaN or infinite outputs"
+    elif bound is not None and artifact.precision == "int8":
+        problem = bound.missed(engine, same, None if steps is None else float(steps.max()), len(wanted))
     elif (predicted != wanted).sum() > max(SLACK, (1 - least) * len(wanted)):
         problem = f"{same:.2%} top-1 agreement with the same file on the host; {least:.2%} is required"
     return Accuracy(

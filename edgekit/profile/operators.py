@@ -140,6 +140,8 @@ def rough(profile: OperatorProfile) -> str:
 def family(op: str) -> str:
     """A key of `FAMILIES`, or `OTHER`."""
     word = op.lower().replace("_", "")
+    if word.startswith("convert"):  # XNNPACK's name for quantizing
+        return "conversions"
     return next((name for name, words in FAMILIES.items() if any(each in word for each in words)), OTHER)
 
 

@@ -20,7 +20,13 @@ MOVES = sorted(
     key=lambda move: (abs(move[1]) + 2.5 * abs(move[0]), move),
 )
 """Where a mark may go that would cover another: the nearest first, and rather up or down than aside."""
-MARKS = {"litert": "circle", "tflite_runtime": "circle", "onnxruntime": "square"}
+MARKS = {
+    "litert": "circle",
+    "tflite_runtime": "circle",
+    "onnxruntime": "square",
+    "openvino": "diamond",
+    "executorch": "diamond",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Point:
     tone: str
     """CSS class of the precision."""
     mark: str
-    """``circle`` or ``square``, by engine."""
+    """``circle``, ``square`` or ``diamond``, by engine."""
     ship: bool = False
     radius: float = 6.0
     """Grows with the file."""
@@ -127,10 +133,13 @@ def apart(
 
 def _mark(point: Point, x: float, y: float) -> str:
     title = tag("title", f"{point.label}: {svg.ms(point.ms)} ms, top-1 {100 * point.top1:.2f} %")
-    r = 0.9 * point.radius if point.mark == "square" else point.radius
+    angular = point.mark in ("square", "diamond")
+    r = 0.9 * point.radius if angular else point.radius
     ring = tag("circle", cx=x, cy=y, r=point.radius + 5, class_="ring") if point.ship else ""
-    if point.mark == "square":
-        dot = tag("rect", title, x=x - r, y=y - r, width=2 * r, height=2 * r, rx=1.5, class_=f"dot {point.tone}")
+    if angular:
+        turn = f"rotate(45 {svg.number(x)} {svg.number(y)})" if point.mark == "diamond" else None
+        box = {"x": x - r, "y": y - r, "width": 2 * r, "height": 2 * r, "rx": 1.5, "transform": turn}
+        dot = tag("rect", title, **box, class_=f"dot {point.tone}")
     else:
         dot = tag("circle", title, cx=x, cy=y, r=r, class_=f"dot {point.tone}")
     return join((ring, dot))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from edgekit.measurements import Machine, Timing
 from edgekit.profile.protocol import STEPS
@@ -14,7 +14,8 @@ from edgekit.report.contents import Report
 from edgekit.report.markup import Markup, badge, breakable, details, figure, fold, join, prose, table, tag
 from edgekit.report.placement import ran
 from edgekit.report.svg import megabytes, ms, number, percent, threads
-from edgekit.types import Artifact
+from edgekit.runtime import engine_menu
+from edgekit.types import Accuracy, Artifact
 from edgekit.verdict.rule import KINDS
 
 NOT = "not measured"
@@ -204,6 +205,7 @@ def verification(report: Report) -> Markup:
     cells = []
     for row in report.accuracy:
         file = report.artifact(row.artifact)
+        bound = engine_menu.bound(row.engine) if file and file.precision == "int8" else None
         state = badge("passed" if row.passed else "failed")
         if row.engine == "torch":
             state = badge("reference")
@@ -215,9 +217,9 @@ def verification(report: Report) -> Markup:
                 f"{row.images:,}",
                 percent(row.top1),
                 percent(row.agreement),
-                percent(row.agreement_reference),
+                join((percent(row.agreement_reference), _at(bound and f"bound {percent(bound.agreement)}"))),
                 join((number(row.max_difference, 2), tag("small", row.diverges or ""))),
-                number(row.max_steps),
+                join((number(row.max_steps), _at(bound and f"bound {bound.steps}"))),
                 percent(row.within_one_step, 3),
                 number(row.sqnr_db),
                 _float_ops(file) if file else "—",
@@ -230,7 +232,25 @@ def verification(report: Report) -> Markup:
     )
     files = [row for row in report.accuracy if row.engine != "torch"]
     held = sum(row.passed for row in files)
-    steps = max((row.max_steps for row in files if row.passed and row.max_steps is not None), default=None)
+    inexact = [name for name in dict.fromkeys(row.engine for row in files) if engine_menu.bound(name)]
+    if inexact:
+        lead += (
+            f" {' and '.join(inexact)} does not compute exactly: there, int8 files are held to the bound shown and to "
+            "the accuracy measured, and a file that misses it is not shipped with that engine."
+        )
+    steps = _steps(row for row in files if row.engine not in inexact)
     digest = f"{held} of {len(files)} files and engines agree with torch" if files else "only torch was scored"
     digest += f", at most {number(steps)} step{'' if steps == 1 else 's'} apart" if steps is not None else ""
+    for name in inexact:
+        steps = _steps(row for row in files if row.engine == name)
+        digest += f", {number(steps)} in {name}" if steps is not None else ""
     return fold("verify", "Verification", digest, tag("p", lead, class_="lead"), listed)
+
+
+def _at(words: str | None) -> Markup:
+    return tag("small", words) if words else EMPTY
+
+
+def _steps(rows: Iterable[Accuracy]) -> float | None:
+    """The largest difference of those that passed."""
+    return max((row.max_steps for row in rows if row.passed and row.max_steps is not None), default=None)

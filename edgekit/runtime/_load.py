@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime import engine_menu
 from edgekit.runtime._model import Model, replay
 from edgekit.runtime.bundle import Bundle, begin
+from edgekit.runtime.engine_menu import installed as installed
 from edgekit.runtime.errors import RuntimeFault, first_line
 
 if TYPE_CHECKING:
     from edgekit.runtime.port import Engine, Session
 
-_PREFERENCE = ("litert", "onnxruntime", "tflite_runtime", "tensorflow")
+_PREFERENCE = ("litert", "onnxruntime", "tflite_runtime", "tensorflow", "openvino", "executorch")
+"""The exact ones of a format first, which give the outputs that were verified."""
 
 
 def load(
@@ -31,7 +32,8 @@ def load(
     """Open a bundle (or a hand-written manifest, ``*.json``, beside a model file) and check it.
 
     ``engine="auto"`` goes through the artifacts in the manifest's order and takes the first installed engine that runs
-    one: litert, onnxruntime, tflite_runtime, tensorflow. If that engine then fails, no other is tried.
+    one: that of the verdict, then litert, onnxruntime, tflite_runtime, tensorflow, openvino, executorch. If that engine
+    then fails, no other is tried.
 
     Args:
         path: the file.
@@ -108,20 +110,19 @@ def choose(bundle: Bundle, engine: str = "auto", artifact: str | None = None) ->
     modules = {name: engine_menu.engine(name) for name in names}
     artifacts = bundle.manifest["artifacts"] if artifact is None else [bundle.artifact(artifact)]
     for entry in artifacts:
-        for name, module in modules.items():
-            if entry["format"] == module.FORMAT and installed(module):
+        shipped = _shipped(bundle.manifest, entry["id"])
+        for name in sorted(modules, key=lambda name: name != shipped):
+            if entry["format"] == modules[name].FORMAT and installed(modules[name]):
                 return entry, name
     formats = {entry["format"] for entry in artifacts}
     commands = [f"pip install {module.PACKAGE}" for module in modules.values() if module.FORMAT in formats]
     raise RuntimeFault(f"{bundle.path}: no engine that runs it is installed: {' or '.join(commands)}")
 
 
-def installed(engine: Engine) -> bool:
-    """Whether the engine's package is installed; it is not imported."""
-    try:
-        return find_spec(engine.MODULE) is not None
-    except (ImportError, ValueError):
-        return False
+def _shipped(manifest: dict[str, Any], artifact: str) -> str | None:
+    """The engine that `ship` states for an artifact; None if it states none, or several."""
+    names = {row.get("engine") for row in manifest.get("ship", ()) if row["artifact"] == artifact}
+    return names.pop() if len(names) == 1 else None
 
 
 def shipped_threads(manifest: dict[str, Any], artifact: str, engine: str) -> int:

@@ -258,14 +258,15 @@ def replay(model: Model, bundle: Bundle, artifact: dict[str, Any]) -> float | No
     Raises:
         RuntimeFault: something is further away than its tolerance.
     """
-    from edgekit.runtime import _golden
+    from edgekit.runtime import _golden, engine_menu
 
+    own = engine_menu.bound(model.info["engine"])
     where = f"{model.info['engine']} {model.info['version']}"
     spec = model._spec
     if spec and find_spec("PIL"):
         _golden.check_images(bundle, lambda file: preprocess.pixels(file, spec))
     return _golden.replay(
-        bundle, artifact, lambda x: model._session.run(model._tensor(x)), model._session.provider, where
+        bundle, artifact, lambda x: model._session.run(model._tensor(x)), model._session.provider, where, own
     )
 
 

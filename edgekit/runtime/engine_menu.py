@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, cast
 
 from edgekit.runtime.errors import RuntimeFault
 
 if TYPE_CHECKING:
-    from edgekit.runtime.port import Engine
+    from edgekit.runtime.port import Bound, Engine
 
 
 def engines() -> tuple[str, ...]:
@@ -27,3 +28,16 @@ def engine(name: str) -> Engine:
     if name not in engines():
         raise RuntimeFault(f'"{name}": no such engine (choices: {", ".join(engines())})')
     return cast("Engine", importlib.import_module(f"edgekit.runtime.engines.{name}"))
+
+
+def installed(engine: Engine) -> bool:
+    """Whether the engine's package is installed; it is not imported."""
+    try:
+        return find_spec(engine.MODULE) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def bound(name: str) -> Bound | None:
+    """`Engine.BOUND`; None also for what runs files but is no engine of the menu (torch, benchmark_model)."""
+    return engine(name).BOUND if name in engines() else None

@@ -16,7 +16,7 @@ from edgekit.runtime.image_file import COLORS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = (1, 1)
+VERSION = (1, 2)
 """Version of the manifests that this runtime knows: major, minor."""
 
 _RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}

@@ -10,7 +10,7 @@ def check(content: bytes, format: str, where: str, operators: bool = True) -> No
 
     Args:
         content: the file.
-        format: onnx or tflite.
+        format: onnx, tflite or executorch.
         where: its name in error messages.
         operators: also refuse operators that come neither with the file nor with an engine.
 
@@ -21,6 +21,10 @@ def check(content: bytes, format: str, where: str, operators: bool = True) -> No
         from edgekit.runtime import _protobuf
 
         _protobuf.check(content, where, operators)
+    elif format == "executorch":
+        from edgekit.runtime import pte
+
+        pte.check(content, where, operators)
     else:
         from edgekit.runtime import _flatbuffer
 

@@ -22,6 +22,24 @@ class Port(NamedTuple):
     zero_point: int | None = None
 
 
+class Bound(NamedTuple):
+    """How far the int8 outputs of an engine whose arithmetic is not exact may be from those of one whose is."""
+
+    steps: int
+    """Most steps of any output."""
+    agreement: float
+    """Least share of images with the same top-1 class, 0..1; one may always differ, however few there are."""
+
+    def missed(self, engine: str, agreement: float, steps: float | None, images: int) -> str:
+        """Why outputs are further away than that, in words; empty if they are not, `steps` being None if not known."""
+        problems = []
+        if steps is not None and not steps <= self.steps + 0.5:  # half a step of float noise
+            problems.append(f"outputs up to {steps:.0f} steps away, the bound of {engine} is {self.steps}")
+        if (1 - agreement) * images > max(1, (1 - self.agreement) * images) + 1e-6:
+            problems.append(f"{agreement:.2%} top-1 agreement, the bound of {engine} is {self.agreement:.0%}")
+        return "; ".join(problems)
+
+
 class Session(Protocol):
     """A loaded model with one input and one output. Several threads may run it."""
 
@@ -55,13 +73,16 @@ class Engine(Protocol):
     """A module of ``edgekit/runtime/engines``."""
 
     FORMAT: str
-    """Format of the files it runs: onnx or tflite."""
+    """Format of the files it runs: onnx, tflite or executorch."""
     PACKAGE: str
     """Its name for pip."""
     MODULE: str
     """Its name for import."""
     WORDS: dict[str, str]
     """What a device file may give `load` as `provider`, and what `providers` calls that (often the same)."""
+    BOUND: Bound | None
+    """None: its int8 outputs are exact, and held to what verification asks of every file. Else they are held to this,
+    and a file that misses it is not shipped with this engine, which says nothing about other engines."""
 
     def version(self) -> str:
         """Version of the engine. Imports it.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime.errors import RuntimeFault, first_line
 from edgekit.runtime.port import Port
+from edgekit.runtime.silence import silent_stderr
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -82,7 +80,7 @@ def interpreter(package: Any, model: str | bytes, threads: int, provider: str | 
     kinds = package.OpResolverType
     resolver = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES if provider == BUILTIN else kinds.AUTO
     try:
-        with _silent_stderr():  # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU."
+        with silent_stderr():  # "INFO: Created TensorFlow Lite XNNPACK delegate for CPU."
             source_file = {"model_path": model} if isinstance(model, str) else {"model_content": model}
             made = package.Interpreter(**source_file, num_threads=threads, experimental_op_resolver_type=resolver)
             made.allocate_tensors()
@@ -112,16 +110,3 @@ def only_port(details: list[dict[str, Any]], what: str) -> Port:
         scale=float(scale) or None,  # 0.0 says: not quantized
         zero_point=int(zero_point) if scale else None,
     )
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Drop what native code prints to file descriptor 2; errors come back as exceptions."""
-    saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(sink)

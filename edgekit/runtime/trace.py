@@ -8,10 +8,17 @@
 
 or {"error": "one line"} and exit status 1. `total_ms` is the time of whole inferences without profiling, interleaved
 with the others; all times are means of the fastest quarter. Rows are in order of execution. `name` is the engine's name
-for the operator (ONNX Runtime) or the file's for its result (TFLite), `dtype` that of its result.
+for the operator (ONNX Runtime, OpenVINO) or the file's for its result (TFLite), `dtype` that of its result.
 
 ONNX Runtime has a profiler of its own (method ``engine profiler``). It slows every operator down by about the same
 time, so the excess of their sum over `total_ms` is subtracted from them in equal parts.
+
+ExecuTorch records events (an ETDump), among them those of XNNPACK's operators, in whole microseconds: so means of the
+faster three quarters, scaled down if they add up to more than `total_ms`. XNNPACK names them, not the file:
+``Fully Connected (NC, QS8, QC8W) GEMM #2`` is the second of that kind.
+
+OpenVINO counts, too: its kernels' times are means over all inferences, in whole microseconds, and if their sum exceeds
+`total_ms`, all are scaled down to it. What is fused into a kernel has no row of its own.
 
 The TFLite packages offer no profiler, so parts of the file are timed (method ``prefix differences``): all operators up
 to the end of each window, interleaved, give the windows' times, with caches as in a whole inference.
@@ -43,6 +50,7 @@ from edgekit.runtime.cut import Graph
 from edgekit.runtime.engines import onnxruntime
 from edgekit.runtime.errors import RuntimeFault, first_line
 from edgekit.runtime.port import Port
+from edgekit.runtime.tables import Schema, decode
 from edgekit.runtime.tflite import PROVIDERS
 
 PROFILER, DIFFERENCES = "engine profiler", "prefix differences"
@@ -54,6 +62,9 @@ MIN_TURNS, MAX_TURNS = 3, 60
 WINDOWS, WINDOW = 12, 8
 """Most windows, as each holds a model in memory, and fewest operators in one."""
 _TYPES = {"float": "float32", "double": "float64"}
+_PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "uint8", "i8": "int8", "i32": "int32"}
+_OWN = re.compile(r"(/WithoutBiases|/Dequantization\w+|/fq_\w+)+$")
+"""What OpenVINO appends to a name when it splits an operator."""
 
 
 def trace(
@@ -76,7 +87,12 @@ def trace(
     version = module.version()
     session = module.load(model, threads, provider)
     used = session.provider
-    if module.FORMAT == "onnx":
+    if module.FORMAT == "executorch":
+        session.close()
+        answer = _executorch(module, model, threads, seconds, seed)
+    elif engine == "openvino":
+        answer = _openvino(module.counting(model, threads, provider), session, seconds, seed)
+    elif module.FORMAT == "onnx":
         answer = _onnxruntime(module._package(), model, threads, session, seconds, seed)
     else:
         session.close()
@@ -138,6 +154,75 @@ def _surplus(times: Sequence[float], total: float) -> float:
         else:
             high = middle
     return high
+
+
+# --- ExecuTorch
+
+_ETDUMP: Schema = {
+    "dump": (("version", 4), ("runs", ("run",))),
+    "run": (("name", -1), ("input", 4), ("allocators", ("any",)), ("events", ("event",))),
+    "any": (),
+    "event": (("profile", "profile"),),
+    "profile": (
+        ("name", -1), ("chain", 4), ("instruction", 4), ("delegate_number", 4), ("delegate_name", -1), ("metadata", -1),
+        ("start", 8), ("end", 8),
+    ),
+}  # fmt: skip
+"""Source: ExecuTorch 1.5, ``devtools/etdump/etdump_schema_flatcc.fbs``; times in nanoseconds."""
+_WHOLE = ("DELEGATE_CALL", "Method::execute", "OPERATOR_CALL")
+
+
+def _executorch(module: Any, model: str, threads: int, seconds: float, seed: int) -> dict[str, Any]:
+    plain = module.load(model, threads)
+    recorded = module.load(model, threads, events=True)
+    x = random_input(plain.input, seed)
+    total, _ = _turns([lambda: plain.run(x), lambda: recorded.run(x)], seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "events.etdp"
+        recorded.write_events(str(file))
+        dump = decode(file.read_bytes()[4:], _ETDUMP, "dump")  # its size comes first
+    taken: dict[str, list[float]] = {}
+    for run in dump["runs"]:
+        events = [event["profile"] for event in run.get("events", []) if "profile" in event]
+        if bytes(run.get("name", b"")) == b"Execute":
+            for event in events:
+                name = bytes(event.get("delegate_name") or event.get("name", b"")).decode(errors="replace")
+                if name not in _WHOLE:
+                    taken.setdefault(name, []).append((event.get("end", 0) - event.get("start", 0)) / 1e6)
+    spent = [mean(sorted(times)[: -(-3 * len(times) // 4)]) for times in taken.values()]
+    share = min(1.0, total / (sum(spent) or 1.0))
+    rows = [
+        {"op": re.sub(r" #\d+$", "", name), "name": name, "ms": ms * share, "where": plain.provider, "dtype": ""}
+        for name, ms in _pairs(taken, spent)
+    ]
+    return {"method": PROFILER, "total_ms": total, "raw_ms": sum(spent), "rows": rows}
+
+
+# --- OpenVINO
+
+
+def _openvino(counting: Any, session: Any, seconds: float, seed: int) -> dict[str, Any]:
+    x = random_input(session.input, seed)
+    total, _ = _turns([lambda: session.run(x), lambda: counting.run(x)], seconds)
+    kernels, spent = counting.kernels(), counting.spent()
+    known = {name for about in kernels.values() for name in about["originalLayersNames"].split(",") if "/" in name}
+    raw = sum(ms for _, ms in spent.values())
+    rows = []
+    for name, (kind, ms) in spent.items():
+        about = kernels.get(name, {})
+        made_of = [each for each in about.get("originalLayersNames", "").split(",") if "/" in each]
+        if not made_of:  # a change of layout, named after what is on both sides of it
+            made_of = sorted((each for each in known if name.endswith(f"_{each}")), key=len)[-1:]
+        rows.append(
+            {
+                "op": kind,
+                "name": _OWN.sub("", made_of[0]) if made_of else name,
+                "ms": ms * min(1.0, total / raw) if raw else 0.0,
+                "where": f"{session.provider} {about.get('primitiveType', '')}".rstrip(),
+                "dtype": _PRECISIONS.get(about.get("outputPrecisions", ""), about.get("outputPrecisions", "")),
+            }
+        )
+    return {"method": PROFILER, "total_ms": total, "raw_ms": raw, "rows": rows}
 
 
 # --- TFLite

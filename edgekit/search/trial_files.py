@@ -18,7 +18,7 @@ from edgekit.measurements import Machine, Timing
 from edgekit.profile.run import profile
 from edgekit.quantize import ptq
 from edgekit.reach.port import way
-from edgekit.types import Artifact, Size
+from edgekit.types import SUFFIXES, Artifact, Size
 
 SECONDS = 0.6
 """Measured seconds per file and engine."""
@@ -74,7 +74,7 @@ def time_files(
     """Measure files in turns (`edgekit.profile.run`), one thread, with every engine of each device that runs them.
 
     Args:
-        files: ``.onnx`` and ``.tflite`` files, by any name.
+        files: ``.onnx``, ``.tflite`` and ``.pte`` files, by any name.
         devices: where to measure; those that run none of the formats, are emulated or not reached are left out.
         console: progress.
         seconds: measured time of each file in each engine.
@@ -83,11 +83,12 @@ def time_files(
         InputError: a device file states a different architecture than the machine has.
         Shortfall: nothing at all could be measured on a device that was reached and has an engine for the files.
     """
-    trials = [_TrialFile(name, path.suffix[1:], str(path.resolve())) for name, path in files.items()]
+    formats = {suffix: form for form, suffix in SUFFIXES.items()}
+    trials = [_TrialFile(name, formats[path.suffix], str(path.resolve())) for name, path in files.items()]
     rows: list[Trial] = []
     emulated, lost = [], {}
     for name, device in devices.items():
-        engines = engines_for((path.suffix[1:] for path in files.values()), device)
+        engines = engines_for((trial.format for trial in trials), device)
         if not engines:
             continue
         if not is_timed(device):
@@ -144,7 +145,7 @@ def quick_int8(
         pixels: every value that the input can take, as `edgekit.data.transforms.levels` gives them.
         section: the recipe's choices; only `keep_float` and `float_operators` are used.
         formats: which files to write.
-        folder: where to write ``model-int8.<format>``.
+        folder: where to write ``model-int8`` in each format.
         rewrites: rewrites of the graph to apply where they match; None is all of them.
 
     Returns:

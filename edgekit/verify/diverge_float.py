@@ -51,6 +51,8 @@ def first(kind: str, path: Path, module: nn.Module, pixels: torch.Tensor, fed: A
     Returns:
         ``<layer> (max <x> of the largest)``, or ``none: <reason>``.
     """
+    if kind not in _READERS:
+        return f"none: {kind} does not show the inner tensors of a file"
     try:
         theirs = _READERS[kind](path, fed)
     except Exception as error:  # engines raise anything, and the file is known to be bad

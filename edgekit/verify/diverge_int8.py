@@ -94,6 +94,8 @@ def first(kind: str, path: Path, graph: GraphModule, pixels: torch.Tensor, fed: 
     Returns:
         ``<layer> (max <n> steps, <share> of its outputs)``, or ``none: <reason>`` if no layer does.
     """
+    if kind not in READERS:
+        return f"none: {kind} does not show the inner tensors of a file"
     try:
         tensors = list(READERS[kind](path, fed))
     except Exception as error:  # engines raise anything, and the file is known to be bad

@@ -165,11 +165,4 @@ def _bytes(model: onnx.ModelProto) -> bytes:
 
 
 def _refused(precision: str, error: Exception) -> Shortfall:
-    return Shortfall(f"onnx-{precision}: torch cannot export this network: {_first(error)}")
-
-
-def _first(error: BaseException) -> str:
-    """First line of the innermost cause that has a message."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return model_file.first_line(error)
+    return Shortfall(f"onnx-{precision}: torch cannot export this network: {model_file.root_line(error)}")

@@ -15,6 +15,7 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import git_commit
 from edgekit.pipeline.state import Run
+from edgekit.runtime import engine_menu
 from edgekit.types import TORCH_FP32, Accuracy, Artifact, Checkpoint, InputSpec, Quantization
 
 RESUMABLE = False
@@ -85,7 +86,8 @@ def _contents(run: Run, section: VerifySection, name: str) -> tuple[dict[str, An
     index, root = index_file.load_rooted(run.done["data"].path)
     scores: list[Accuracy] = run.read("verify", "accuracy.json", list[Accuracy])
     rows = {artifact.id: [row for row in scores if row.artifact == artifact.id] for artifact in run.artifacts}
-    artifacts = [each for each in run.artifacts if rows[each.id] and all(row.passed for row in rows[each.id])]
+    exact = {name: [row for row in each if engine_menu.bound(row.engine) is None] for name, each in rows.items()}
+    artifacts = [each for each in run.artifacts if exact[each.id] and all(row.passed for row in exact[each.id])]
     samples = golden_vectors.choose(index.split(scores[0].split), run.recipe.data.seed)
     golden = golden_vectors.inputs(samples, root, checkpoint.input)
     members = {"labels.txt": _labels(checkpoint.labels), "golden/inputs.npy": golden_vectors.npy(golden.pixels)}
@@ -102,7 +104,9 @@ def _contents(run: Run, section: VerifySection, name: str) -> tuple[dict[str, An
         vectors: dict[str, Any] = {
             "outputs": f"golden/{artifact.id}.npy",
             "engine": engine,
-            "tolerance": golden_vectors.tolerance(artifact, rows[artifact.id], outputs, *_grid(run, section, artifact)),
+            "tolerance": golden_vectors.tolerance(
+                artifact, exact[artifact.id], outputs, *_grid(run, section, artifact)
+            ),
         }
         if artifact.format == "tflite" and artifact.precision == "int8":
             vectors["tolerance_builtin"] = max(golden_vectors.BUILTIN, vectors["tolerance"])
@@ -154,6 +158,8 @@ def _preprocessing(spec: InputSpec) -> dict[str, Any]:
 
 def _version(manifest: dict[str, Any]) -> str:
     """The oldest that describes this manifest, for the sake of older runtimes."""
+    if any(artifact["format"] == "executorch" for artifact in manifest["artifacts"]):
+        return "1.2"
     pixels = manifest["preprocessing"]
     binary = manifest["postprocessing"]["activation"] == "sigmoid"
     return "1.1" if binary or pixels["resize"] == "letterbox" or pixels["color"] in ("grey_alpha", "rgba") else "1.0"

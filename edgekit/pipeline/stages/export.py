@@ -12,7 +12,7 @@ from edgekit.config.recipe import ExportSection, QuantizeSection
 from edgekit.disk import json_file
 from edgekit.errors import Shortfall
 from edgekit.pipeline.port import Skip
-from edgekit.pipeline.provenance import versions
+from edgekit.pipeline.provenance import of_formats, versions
 from edgekit.pipeline.stages import lower
 from edgekit.pipeline.state import Run
 from edgekit.types import INTEGERS, Artifact, InputSpec, Quantization, Rewrite, Sample, Size, Skipped, artifact_id
@@ -38,7 +38,9 @@ def inputs(run: Run, section: ExportSection) -> dict[str, Any]:
         "calibration": [run.digest("data"), versions("numpy", "pillow")] if "int16x8" in section.precisions else None,
         "rewrites": run.recipe.lower.rewrites,
         "where": lower.where(run, "export"),
-        "versions": versions("torch", "torchao", "onnx", "onnxscript", "litert-torch", "ai-edge-quantizer"),
+        "versions": versions(
+            "torch", "torchao", "onnx", "onnxscript", "litert-torch", "ai-edge-quantizer", *of_formats(section.formats)
+        ),
     }
 
 

@@ -13,7 +13,7 @@ from edgekit.data import index_file
 from edgekit.disk import json_file
 from edgekit.errors import Shortfall
 from edgekit.pipeline.port import Skip
-from edgekit.pipeline.provenance import versions
+from edgekit.pipeline.provenance import of_formats, versions
 from edgekit.pipeline.state import Run
 from edgekit.runtime import machine
 from edgekit.types import FLOAT_VARIANTS, Rewrite, artifact_id
@@ -48,9 +48,17 @@ def inputs(run: Run, section: Sections) -> dict[str, Any]:
     return {
         "network": run.network.digest,
         "keep_float": quantize.may_be_float,
-        "formats": export.formats,
+        "formats": export.trial_formats,
         "where": where(run, "lower"),
-        "versions": versions("torch", "torchao", "onnx", "onnxscript", "litert-torch", "ai-edge-quantizer"),
+        "versions": versions(
+            "torch",
+            "torchao",
+            "onnx",
+            "onnxscript",
+            "litert-torch",
+            "ai-edge-quantizer",
+            *of_formats(export.trial_formats),
+        ),
     }
 
 
@@ -74,7 +82,7 @@ def build(run: Run, section: Sections, work: Path) -> None:
             Images(root, samples, checkpoint.input),
             torch.from_numpy(levels(checkpoint.input)),
             quantize,
-            export.formats,
+            export.trial_formats,
             run.job.devices,
             Path(scratch),
             run.console,
@@ -118,7 +126,7 @@ def where(run: Run, stage: str = "lower") -> dict[str, Any]:
             [name, device.arch, device.reach.model_dump(), device.run.file_engines] for name, device in devices
         ],
         "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
-        "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime"),
+        "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime", *of_formats(run.trial_formats)),
         "lost": before.inputs.get("where", {}).get("lost", 0) + any(row.lost for row in rows) if before else 0,
     }
 

@@ -20,7 +20,7 @@ from edgekit.disk import json_file
 from edgekit.errors import InputError, Shortfall
 from edgekit.measurements import Failure, Profile
 from edgekit.pipeline.port import Skip
-from edgekit.pipeline.provenance import versions
+from edgekit.pipeline.provenance import of_formats, versions
 from edgekit.pipeline.state import Run
 from edgekit.runtime import machine
 from edgekit.types import Accuracy, Split
@@ -53,7 +53,7 @@ def inputs(run: Run, section: ProfileSection | None) -> dict[str, Any]:
         "devices": {name: device.model_dump(exclude={"facts", "limits"}) for name, device in run.job.devices.items()},
         "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
         "export": run.digest("export"),
-        "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime"),
+        "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime", *of_formats(run.formats)),
         "reference": [run.network.digest, versions("torch", "torchao")] if _compared(run) else None,
         "operators": _explained(section),
         "accuracy": _compared_with(run) if _wanted(run) else None,

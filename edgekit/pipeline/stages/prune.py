@@ -12,7 +12,7 @@ from edgekit.data.listing import expand
 from edgekit.disk import json_file
 from edgekit.errors import Shortfall
 from edgekit.pipeline.port import Skip
-from edgekit.pipeline.provenance import versions
+from edgekit.pipeline.provenance import of_formats, versions
 from edgekit.pipeline.state import Run
 from edgekit.runtime import machine
 from edgekit.types import Epoch, PrunePlan, Pruning
@@ -48,8 +48,10 @@ def _where(run: Run) -> dict[str, Any]:
         ],
         "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
         "int8": run.recipe.quantize and run.recipe.quantize.may_be_float,
-        "formats": run.recipe.export.formats if run.recipe.export else [],
-        "versions": versions("onnxruntime", "ai-edge-litert", "tflite-runtime", "onnx", "litert-torch"),
+        "formats": list(run.trial_formats),
+        "versions": versions(
+            "onnxruntime", "ai-edge-litert", "tflite-runtime", "onnx", "litert-torch", *of_formats(run.trial_formats)
+        ),
     }
 
 
@@ -69,7 +71,7 @@ def build(run: Run, section: PruneSection, work: Path) -> None:
     made = work / "pruning.json"
     if not made.is_file():  # otherwise a killed run has already decided
         plan = json_file.load(expand(section.plan, run.job.base), PrunePlan) if section.plan is not None else None
-        formats = (run.recipe.export or ExportSection()).formats
+        formats = (run.recipe.export or ExportSection()).trial_formats
         given = pruning_choice.Given(
             section, before.input, index, root, plan, run.job.devices, formats, run.recipe.quantize, work, run.console
         )

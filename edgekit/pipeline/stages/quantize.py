@@ -13,7 +13,7 @@ from edgekit.data.split import USUAL
 from edgekit.disk import json_file
 from edgekit.errors import InputError, Shortfall
 from edgekit.pipeline.port import Skip
-from edgekit.pipeline.provenance import versions
+from edgekit.pipeline.provenance import of_formats, versions
 from edgekit.pipeline.stages import lower
 from edgekit.pipeline.state import Run
 from edgekit.types import Index, Quantization, Sample
@@ -51,9 +51,15 @@ def inputs(run: Run, section: QuantizeSection) -> dict[str, Any]:
 def _files(run: Run) -> dict[str, Any]:
     """What decides whether a rung's files hold: their formats, and what writes and runs them."""
     return {
-        "formats": run.recipe.export.formats if run.recipe.export else [],
+        "formats": list(run.trial_formats),
         "versions": versions(
-            "onnx", "onnxscript", "litert-torch", "ai-edge-quantizer", "onnxruntime", "ai-edge-litert"
+            "onnx",
+            "onnxscript",
+            "litert-torch",
+            "ai-edge-quantizer",
+            "onnxruntime",
+            "ai-edge-litert",
+            *of_formats(run.trial_formats),
         ),
     }
 
@@ -144,7 +150,7 @@ def material(run: Run, section: QuantizeSection, scratch: Path) -> Material:
         train=ImageSet(index, root, "train", spec, recipe.train.augment if recipe.train else [], section.seed),
         val=ImageSet(index, root, "val", spec) if index.split("val") else None,
         rewrites=lower.allowed(run),
-        formats=recipe.export.formats if recipe.export else [],
+        formats=run.trial_formats,
         folder=scratch,
         console=run.console,
         held_out=Images(root, held_out, spec),

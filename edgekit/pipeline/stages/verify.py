@@ -12,8 +12,9 @@ from edgekit.disk.atomic import write_text
 from edgekit.disk.run_directory import UNVERIFIED
 from edgekit.errors import InputError, Shortfall
 from edgekit.pipeline.port import Skip
-from edgekit.pipeline.provenance import versions
+from edgekit.pipeline.provenance import of_formats, versions
 from edgekit.pipeline.state import Run
+from edgekit.runtime import engine_menu
 from edgekit.types import FLOAT_VARIANTS, TORCH_FP32, TORCH_INT8, Size, Split
 
 RESUMABLE = False
@@ -34,7 +35,10 @@ def inputs(run: Run, section: VerifySection) -> dict[str, Any]:
         "network": run.network.digest,
         "quantize": run.digest("quantize"),
         "export": run.digest("export"),
-        "versions": versions("onnxruntime", "ai-edge-litert", "torch", "torchao", "numpy", "pillow"),
+        "versions": versions(
+            "onnxruntime", "ai-edge-litert", "torch", "torchao", "numpy", "pillow", *of_formats(run.formats)
+        ),
+        **({"inexact": versions(*(engine_menu.engine(name).PACKAGE for name in run.inexact))} if run.inexact else {}),
     }
 
 
@@ -44,8 +48,13 @@ def build(run: Run, section: VerifySection, work: Path) -> None:
 
 
 def remark(run: Run) -> str:
-    """Nothing to say."""
-    return ""
+    """In which engines of the devices nothing could be verified, as they are not installed here."""
+    names = dict.fromkeys(engine for device in run.job.devices.values() for engine in device.run.engines)
+    absent = [name for name in names if engine_menu.bound(name) and name not in run.inexact]
+    return "; ".join(
+        f"not verified in {name}, which is not installed here: pip install {engine_menu.engine(name).PACKAGE}"
+        for name in absent
+    )
 
 
 def failed(run: Run, trouble: Shortfall) -> None:
@@ -86,6 +95,7 @@ def _score(run: Run, section: VerifySection, work: Path) -> None:
         section,
         run.console,
         _others(run, module, checkpoint.input.shape),
+        run.inexact,
     )
     json_file.save(work / "accuracy.json", rows)
     verify.check(rows)

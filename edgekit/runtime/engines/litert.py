@@ -9,7 +9,7 @@ from edgekit.runtime.errors import RuntimeFault
 from edgekit.runtime.placement import asked
 
 if TYPE_CHECKING:
-    from edgekit.runtime.port import Session
+    from edgekit.runtime.port import Bound, Session
 
 FORMAT = "tflite"
 PACKAGE = "ai-edge-litert"
@@ -17,6 +17,7 @@ MODULE = "ai_edge_litert"
 CPU = "cpu"
 WORDS = {word: word for word in (CPU, *tflite.PROVIDERS, *litert_gpu.PROVIDERS)}
 """What `load` takes as provider; the first one leaves the choice to LiteRT."""
+BOUND: Bound | None = None
 
 
 def version() -> str:

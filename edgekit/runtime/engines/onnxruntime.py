@@ -17,7 +17,7 @@ from edgekit.runtime.port import Port
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edgekit.runtime.port import Session
+    from edgekit.runtime.port import Bound, Session
 
 FORMAT = "onnx"
 PACKAGE = MODULE = "onnxruntime"
@@ -36,6 +36,7 @@ WORDS = {
     "qnn": "QNNExecutionProvider",
 }
 """Short words for providers; `load` also takes ONNX Runtime's own names."""
+BOUND: Bound | None = None
 _MEMORY = {WORDS["cuda"]: "cuda", WORDS["tensorrt"]: "cuda"}
 """Memory in which Python can place tensors itself; WebGPU, for one, has none."""
 _CODE = re.compile(r"^/\S+\.cc:\d+ .*?( was false\. |\) )(?=[A-Z])")

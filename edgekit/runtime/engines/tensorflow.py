@@ -8,11 +8,12 @@ from edgekit.runtime import tflite
 from edgekit.runtime.errors import RuntimeFault
 
 if TYPE_CHECKING:
-    from edgekit.runtime.port import Session
+    from edgekit.runtime.port import Bound, Session
 
 FORMAT = "tflite"
 PACKAGE = MODULE = "tensorflow"
 WORDS = {"cpu": "cpu"}
+BOUND: Bound | None = None
 
 
 def version() -> str:

@@ -11,12 +11,13 @@ from edgekit.runtime import tflite
 from edgekit.runtime.errors import RuntimeFault
 
 if TYPE_CHECKING:
-    from edgekit.runtime.port import Session
+    from edgekit.runtime.port import Bound, Session
 
 FORMAT = "tflite"
 PACKAGE = "tflite-runtime"
 MODULE = "tflite_runtime"
 WORDS = {"cpu": "cpu"}
+BOUND: Bound | None = None
 
 
 def version() -> str:

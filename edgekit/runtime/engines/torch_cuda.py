@@ -21,13 +21,14 @@ from edgekit.runtime.port import Port
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edgekit.runtime.port import Session
+    from edgekit.runtime.port import Bound, Session
 
 FORMAT = "pt2"
 PACKAGE = MODULE = "torch"
 CUDA, HALF, CPU = "cuda", "cuda-fp16", "cpu"
 WORDS = {word: word for word in (CUDA, HALF, CPU)}
 """What `load` takes as provider: the GPU, the GPU in half precision, and the same program without one."""
+BOUND: Bound | None = None
 _WARMUP = 3
 
 
