@@ -110,7 +110,8 @@ def _time(folder: Path, rounds: int, profile: bool) -> tuple[float, float]:
     def ratio(one: list[tuple[str, str]], other: list[tuple[str, str]]) -> float:
         """Of the best of one list to the best of the other, within a round: the median over the rounds."""
         best = [min(keys, key=lambda key: statistics.median(taken[key])) for keys in (one, other)]
-        return statistics.median(a / b for a, b in zip(*(taken[key] for key in best), strict=True))
+        above, below = (taken[key] for key in best)
+        return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
     for engine in runners:
         words = [f"{folder.name:<24} {engine:<12}"]

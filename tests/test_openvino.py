@@ -268,7 +268,7 @@ def test_the_usual_engines_are_those_of_this_machine(monkeypatch: pytest.MonkeyP
         Device.model_validate({**given, "reach": {"by": "ssh", "host": "pi"}})
     assert Device(name="x").run.engines == ["litert", "onnxruntime"]
     emulated = {"name": "pi", "reach": {"by": "qemu", "cpu": "cortex-a76"}, "run": {"engines": ["openvino"]}}
-    with pytest.raises(ValueError, match="openvino is not part of an emulated device"):
+    with pytest.raises(ValueError, match="openvino is not part of emulated devices"):
         Device.model_validate(emulated)
 
 

@@ -246,9 +246,7 @@ class Device(Section):
         if TORCH in self.run.engines and self.reach.by != "local":
             raise ValueError(f'run.engines: {TORCH} runs on this machine only, and reach.by is "{self.reach.by}"')
         if self.reach.by == "qemu" and "openvino" in self.run.engines:
-            raise ValueError(
-                "run.engines: openvino is not part of an emulated device (it would compute in float there)"
-            )
+            raise ValueError("run.engines: openvino is not part of emulated devices, where it would compute in float")
         if set(self.run.engines) == {TORCH}:
             raise ValueError(f"run.engines: {TORCH} is only a reference; name an engine that runs exported files, too")
         return self

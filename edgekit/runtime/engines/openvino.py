@@ -16,7 +16,7 @@ from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from edgekit.runtime.engines._openvino_graph import unrounded
+from edgekit.runtime.engines._openvino_graph import unrounded as unrounded
 from edgekit.runtime.errors import RuntimeFault, first_line
 from edgekit.runtime.placement import asked
 from edgekit.runtime.port import Bound, Port
