@@ -110,13 +110,14 @@ def _litert(
         return len(graph.tensors) - 1
 
     first = tensor(shape, 0.05, 3)
-    others = {
+    makers: dict[str, Callable[[], list[int]]] = {
         "": list,
         "tensor": lambda: [tensor(shape, 0.03, 5)],
         "channels": lambda: [tensor((1, 1, 1, shape[-1]), 0.03, 5)],
         "constant": lambda: [tensor((1,), 0.03, 0, 1)],
         "itself": lambda: [first],
-    }[second]()
+    }
+    others = makers[second]()
     operator.inputs, operator.outputs = [first, *others], [tensor(shape, *grid)]
     if options is not None:
         operator.builtinOptions = options
