@@ -255,7 +255,8 @@ def _peer_onnx(folder: Path, batch: Array) -> None:
 def _peer_openvino(folder: Path, batch: Array) -> None:
     from edgekit.runtime.engines import openvino
 
-    package = openvino._package()  # without its telemetry
+    package = openvino._package()
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # NNCF, too, does without it
     import nncf
 
     graph = openvino._core().read_model(str(folder / "fp32.onnx"))

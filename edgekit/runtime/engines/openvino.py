@@ -36,7 +36,8 @@ WORDS = {
 }
 """Devices; with a second word, one may compute floats in half precision. An NPU always does."""
 BOUND: Bound | None = Bound(steps=16, agreement=0.95)
-"""MobileNetV2 on 400 images was up to 8 steps away, with 98.5 % of the classes; twice as far is no longer rounding."""
+"""MobileNetV2 on 400 images was up to 8 steps away, with 98.5 % of the classes; twice as far is no longer rounding, but
+for instance the saturation of products on x86 without VNNI (docs/openvino.md)."""
 
 _CPU, _NPU = "CPU", "NPU"
 _PRECISIONS = {"": "f32", "bf16": "bf16", "fp16": "f16"}
