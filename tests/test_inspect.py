@@ -357,7 +357,7 @@ def test_without_torch(tmp_path: Path, kind: str, missing: list[str], said: str)
     ("data", "said"),
     [
         (b"", "is empty"),
-        (b"hello\n", "its content is neither an edgekit bundle nor an .onnx or .tflite model"),
+        (b"hello\n", "its content is neither an edgekit bundle nor an .onnx, .tflite or .pte model"),
         (b"\x08\x0a", "damaged, or not a .onnx file: graph, outputs or opset are missing"),
         (b"\0\0\0\0TFL3", "not an intact .tflite file"),
         (b"PK\x03\x04" + bytes(40), "not a sound bundle"),

@@ -139,7 +139,8 @@ def open_session(
     module = engine_menu.engine(engine)
     content: str | bytes = model
     version = module.version()
-    import_module(module.MODULE)  # in case `version` has not: only loading is timed
+    # In case `version` has not: only loading is timed. Some modules need another one before them.
+    getattr(module, "_package", lambda: import_module(module.MODULE))()
     cached = _measure.cached(model)
     if artifact is not None:
         bundle = open_bundle(model, verify="hash")

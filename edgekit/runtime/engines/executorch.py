@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import weakref
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,14 +87,14 @@ _OPEN: weakref.WeakSet[ExecutorchSession] = weakref.WeakSet()
 
 
 def version() -> str:
-    """Version of the installed ExecuTorch; RuntimeFault with the pip command when there is none."""
-    _package()
+    """Version of the installed ExecuTorch, which is not imported; RuntimeFault with the pip command if none is."""
+    _need()
     return metadata.version(PACKAGE)
 
 
 def providers() -> tuple[str, ...]:
-    """XNNPACK, and ExecuTorch's own portable kernels: the file says which."""
-    _package()
+    """XNNPACK, and ExecuTorch's own portable kernels: the file says which. Nothing is imported: torch takes seconds."""
+    _need()
     return PROVIDERS
 
 
@@ -186,7 +187,18 @@ def _only_port(what: str, count: int, about: Any, name: str) -> Port:
     return Port(what, tuple(tensor.sizes()), _DTYPES[tensor.dtype()])
 
 
+def _need() -> None:
+    """Raise RuntimeFault where the package is not installed; only folders are looked at."""
+    try:
+        found = find_spec(MODULE) is not None
+    except ImportError:  # not even the package around it
+        found = False
+    if not found:
+        raise RuntimeFault(f"executorch is not installed: pip install {PACKAGE}")
+
+
 def _package() -> Any:
+    _need()
     try:
         import torch  # noqa: F401 - loads the libraries that ExecuTorch's module is linked to
     except ImportError as error:
