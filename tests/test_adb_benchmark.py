@@ -32,37 +32,15 @@ from edgekit.profile import accuracy
 from edgekit.profile.run import profile
 from edgekit.reach import adb_phone, adb_shell
 from edgekit.reach import benchmark_model as benchmark_model_module
-from edgekit.reach.benchmark_model import Fault, read
+from edgekit.reach.benchmark_model import WHERE, read
+from edgekit.reach.program import Fault
 from edgekit.reach.ways import adb
 from edgekit.report.formats import csv, html, markdown
 from edgekit.types import Artifact, InputSpec, TensorSpec
 from edgekit.verdict import rule as verdict
-from tests import benchmark_model, model_files, report_sample
+from tests import benchmark_model, fake_phone, model_files, report_sample
 from tests.support import ROOT, complaint, edgekit
 from tests.test_profile import QUIET
-
-# What Android's own tools are; coreutils and /bin/sh, where they are not installed.
-SHELL = shutil.which("mksh") or "/bin/sh"
-TOOLS = ("cat", "chmod", "df", "ls", "mkdir", "mv", "nproc", "rm", "sha256sum", "tail", "touch", "uname", "wc")
-FAKE_ADB = """#!/bin/sh
-[ -z "$ADB_SAYS" ] || { echo "$ADB_SAYS" >&2; exit 1; }
-if [ "$1" = -s ]; then
-    [ "$2" = phone ] || { echo "error: device '$2' not found" >&2; exit 1; }
-    shift 2
-fi
-there() { printf %s "$1" | sed "s#/data/local/tmp#$PHONE#g"; }
-case "$1 $2" in
-"shell -T")
-    shift 2
-    exec env -i PATH="$PHONE/bin" STYLE="$STYLE" SLEEP="$SLEEP" $PHONE_SHELL -c "$(there "$*")" ;;
-"push "*)
-    [ -z "$FULL" ] || { echo "adb: error: failed to copy '$2' to '$3': remote write failed: No space left on device" >&2
-        exit 1; }
-    exec cp "$2" "$(there "$3")" ;;
-esac
-echo "adb: unknown command $1" >&2
-exit 1
-"""
 
 
 @pytest.fixture
@@ -76,20 +54,7 @@ def program(tmp_path: Path) -> Path:
 @pytest.fixture
 def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that is ``/data/local/tmp`` there."""
-    folder = tmp_path / "phone"
-    (folder / "bin").mkdir(parents=True)
-    for name in TOOLS:
-        (folder / "bin" / name).symlink_to(shutil.which("toybox") or str(shutil.which(name)))
-    here = tmp_path / "here"
-    here.mkdir()
-    (here / "adb").write_text(FAKE_ADB)
-    (here / "adb").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{here}{os.pathsep}{os.environ['PATH']}")
-    for name, value in {"PHONE": str(folder), "PHONE_SHELL": SHELL}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(adb, "_programs", {})
-    monkeypatch.setattr(adb, "_models", {})
-    return folder
+    return fake_phone.connect(tmp_path, monkeypatch)
 
 
 def device(benchmark: Path | str, flags: list[str] | None = None, **run: Any) -> Device:
@@ -431,6 +396,8 @@ def test_accuracy_there_is_not_possible_and_is_no_lost_device(phone: Path, progr
 
 # Device files.
 
+PHONE = 'run.engines = ["benchmark_model"]\n[reach]\nby = "adb"\nbenchmark = "b"\n'
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -439,11 +406,8 @@ def test_accuracy_there_is_not_possible_and_is_no_lost_device(phone: Path, progr
         ('[run]\nengines = ["benchmark_model"]', 'benchmark_model needs reach.by = "adb" and reach.benchmark'),
         ('[reach]\nby = "ssh"\nhost = "b"\nbenchmark = "b"', 'by = "ssh" does not use benchmark'),
         ('[reach]\nby = "adb"\nflags = ["--use_gpu=true"]', "flags are for benchmark, which is not set"),
-        ('[reach]\nby = "adb"\nbenchmark = "b"\nflags = ["--num_runs=9"]', "--num_runs: edgekit sets this itself"),
-        (
-            '[reach]\nby = "adb"\nbenchmark = "b"\nflags = ["use_gpu"]',
-            'write flags of benchmark_model as "--name=value"',
-        ),
+        (f'{PHONE}flags = ["--num_runs=9"]', "--num_runs: edgekit sets this itself"),
+        (f'{PHONE}flags = ["use_gpu"]', 'write flags of benchmark_model as "--name=value"'),
         ('[run]\nengines = ["benchmark_model"]\nproviders = {benchmark_model = "cpu"}', "takes reach.flags"),
     ],
 )
@@ -528,4 +492,4 @@ def test_facts_of_a_phone(phone: Path, tmp_path: Path) -> None:
     assert facts["disk_free_bytes"] > 0
     (tmp_path / "other").write_bytes(elf(62))
     with pytest.raises(Shortfall, match=r"is built for x86-64, but the phone runs arm64-v8a, armeabi-v7a"):
-        adb_phone.program(str(tmp_path / "other"), "phone")
+        adb_phone.program(str(tmp_path / "other"), "phone", WHERE)

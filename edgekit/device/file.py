@@ -19,7 +19,8 @@ from edgekit.config.recipe import menu
 from edgekit.config.toml import WEEK, Duration, Section, parse, validate
 from edgekit.device import providers as providers_module
 from edgekit.measurements import Objective
-from edgekit.reach import benchmark_model
+from edgekit.reach.program import THERE
+from edgekit.reach.programs import PROGRAMS
 from edgekit.runtime import engine_menu
 from edgekit.runtime.engines import torch_cuda
 
@@ -50,11 +51,11 @@ class ReachSection(Section):
     benchmark: str | None = Field(
         None,
         min_length=1,
-        description="adb: TFLite's program benchmark_model instead of Python: a file here, which is sent (relative "
-        'to this file), or one on the phone, e.g. "phone:/data/local/tmp/benchmark_model"; '
-        'needs run.engines = ["benchmark_model"]',
+        description="adb: TFLite's program benchmark_model, or ExecuTorch's executor_runner, instead of Python: a file "
+        'here, which is sent (relative to this file), or one there, e.g. "phone:/data/local/tmp/benchmark_model"; '
+        'needs run.engines = ["benchmark_model"] or ["executor_runner"]',
     )
-    flags: list[str] = Field([], description='adb: additional flags for benchmark_model, e.g. ["--use_gpu=true"]')
+    flags: list[str] = Field([], description='adb: additional flags for that program, e.g. ["--use_gpu=true"]')
 
     @field_validator("host")
     @classmethod
@@ -75,7 +76,6 @@ class ReachSection(Section):
             raise ValueError('by = "qemu" needs cpu = "cortex-a72" or "cortex-a76"')
         if self.flags and self.benchmark is None:
             raise ValueError("flags are for benchmark, which is not set")
-        benchmark_model.checked(self.flags)
         return self
 
 
@@ -87,7 +87,10 @@ Threads = Annotated[
 ]
 
 
-_Engine = Literal["onnxruntime", "litert", "openvino", "executorch", "tflite_runtime", "benchmark_model", "torch_cuda"]
+_Engine = Literal[
+    "onnxruntime", "litert", "openvino", "executorch", "tflite_runtime", "benchmark_model", "executor_runner",
+    "torch_cuda",
+]  # fmt: skip
 USUAL = "usual"
 _EXTRA = ("openvino", "executorch")
 """Engines of this machine where they are installed."""
@@ -138,8 +141,8 @@ class RunSection(Section):
 
     @model_validator(mode="after")
     def _has_such_providers(self) -> Self:
-        if benchmark_model.NAME in self.providers:
-            raise ValueError(f'providers: {benchmark_model.NAME} takes reach.flags, e.g. ["--use_gpu=true"]')
+        for name in PROGRAMS.keys() & self.providers.keys():
+            raise ValueError(f'providers: {name} takes reach.flags, e.g. ["--use_gpu=true"]')
         providers_module.checked(self.providers, list(self.engines))
         return self
 
@@ -238,11 +241,18 @@ class Device(Section):
 
     @model_validator(mode="after")
     def _has_what_measures(self) -> Self:
-        name = benchmark_model.NAME
-        if self.reach.benchmark is not None and self.run.engines != [name]:
-            raise ValueError(f'reach.benchmark needs run.engines = ["{name}"], and nothing else')
-        if self.reach.benchmark is None and name in self.run.engines:
-            raise ValueError(f'run.engines: {name} needs reach.by = "adb" and reach.benchmark, the program\'s path')
+        given, names = self.reach.benchmark, [name for name in self.run.engines if name in PROGRAMS]
+        if given is not None and (len(names) != 1 or self.run.engines != names):
+            choices = " or ".join(f'["{name}"]' for name in PROGRAMS)
+            raise ValueError(f"reach.benchmark needs run.engines = {choices}, and nothing else")
+        if given is None and names:
+            raise ValueError(f'run.engines: {names[0]} needs reach.by = "adb" and reach.benchmark, the program\'s path')
+        if given is not None:
+            file = given.rpartition("/")[2]
+            other = next((name for name in PROGRAMS if name in file and names[0] not in file), None)
+            if other is not None:
+                raise ValueError(f'reach.benchmark: {file} needs run.engines = ["{other}"], not ["{names[0]}"]')
+            PROGRAMS[names[0]].checked(self.reach.flags)
         if TORCH in self.run.engines and self.reach.by != "local":
             raise ValueError(f'run.engines: {TORCH} runs on this machine only, and reach.by is "{self.reach.by}"')
         if self.reach.by == "qemu" and "openvino" in self.run.engines:
@@ -263,14 +273,14 @@ def load(path: Path) -> Device:
     known = {
         key: str(folder / Path(value).expanduser())
         for key, value in given.items()
-        if value is not None and not value.startswith(benchmark_model.THERE)
+        if value is not None and not value.startswith(THERE)
     }
     return loaded.model_copy(update={"reach": loaded.reach.model_copy(update=known)}) if known else loaded
 
 
 def format_of(engine: str) -> str:
     """The files that one of `RunSection.engines` runs: a format, or ``pt2``, which is never exported."""
-    return "tflite" if engine == benchmark_model.NAME else engine_menu.engine(engine).FORMAT
+    return PROGRAMS[engine].FORMAT if engine in PROGRAMS else engine_menu.engine(engine).FORMAT
 
 
 def schema() -> dict[str, Any]:

@@ -58,6 +58,13 @@ STEPS: tuple[tuple[str, str], ...] = (
         "unknown.",
     ),
     (
+        "By executor_runner",
+        "In the same way ExecuTorch's executor_runner times .pte files there, on ones: the sample is the median of a "
+        "run's inferences after the warm-up, or, by versions that do not print each of them, the mean of all, warm-up "
+        "included. It has no clock: how many fill the seconds is worked out from earlier runs. Its memory is unknown, "
+        "and the provider is what the file was exported for.",
+    ),
+    (
         "End to end",
         "The golden images of the bundle, encoded, are decoded, preprocessed, inferred and postprocessed by the "
         "runtime that ships. Whole predictions are timed; each step is timed in separate predictions.",

@@ -14,7 +14,7 @@ from typing import Any
 from edgekit.errors import InputError, Shortfall
 from edgekit.reach import adb_shell
 from edgekit.reach.adb_shell import Hung, Lost
-from edgekit.reach.benchmark_model import NAME, THERE, WHERE, printable
+from edgekit.reach.program import THERE, printable
 from edgekit.reach.remote import SUFFIX, Refused
 from edgekit.runtime import machine
 
@@ -94,12 +94,13 @@ def clean(serial: str | None) -> None:
         raise Shortfall(str(lost)) from None
 
 
-def program(given: str, serial: str | None) -> tuple[str, str]:
+def program(given: str, serial: str | None, where: str) -> tuple[str, str]:
     """Make sure that `reach.benchmark` is on the phone.
 
     Args:
         given: a path on this machine, or `THERE` and a path on the phone.
         serial: serial number of the phone.
+        where: where to get it, for messages.
 
     Returns:
         Its path there, and the start of its SHA-256 as its version, since it prints none.
@@ -116,21 +117,21 @@ def program(given: str, serial: str | None) -> tuple[str, str]:
             raise Shortfall(str(lost)) from None
         if status or not re.match(r"[0-9a-f]{64}\b", said):
             last = printable(" ".join(said.split()))
-            raise Shortfall(f"there is no {path} on the phone that can be read ({last}). {WHERE}")
+            raise Shortfall(f"there is no {path} on the phone that can be read ({last}). {where}")
         return path, f"sha256 {said[:12]}"
     file = Path(given)
     try:
         head = file.read_bytes()
     except OSError as error:
-        raise InputError(f"reach.benchmark: {file}: cannot be read: {error.strerror}. {WHERE}") from None
+        raise InputError(f"reach.benchmark: {file}: cannot be read: {error.strerror}. {where}") from None
     if not head.startswith((b"\x7fELF", b"#!")):
-        raise InputError(f"reach.benchmark: {file}: is not a program for Android (not an ELF file). {WHERE}")
+        raise InputError(f"reach.benchmark: {file}: is not a program for Android (not an ELF file). {where}")
     if head.startswith(b"\x7fELF") and len(head) > 20:
-        _suits(struct.unpack_from("<H", head, 18)[0], file, serial)
+        _suits(struct.unpack_from("<H", head, 18)[0], file, serial, where)
     return send(file, serial, "755"), f"sha256 {hashlib.sha256(head).hexdigest()[:12]}"
 
 
-def _suits(machine_number: int, file: Path, serial: str | None) -> None:
+def _suits(machine_number: int, file: Path, serial: str | None, where: str) -> None:
     name, abi = _ELF.get(machine_number, (f"processor {machine_number}", ""))
     try:
         _, said = adb_shell.script(serial, "getprop ro.product.cpu.abilist 2>/dev/null; uname -m")
@@ -139,7 +140,7 @@ def _suits(machine_number: int, file: Path, serial: str | None) -> None:
     *listed, arch = said.split() or [""]
     known = listed[0].split(",") if listed else [_ABIS.get(arch, abi)]
     if abi not in known:
-        raise Shortfall(f"{file} is built for {name}, but the phone runs {', '.join(known)}. {WHERE}")
+        raise Shortfall(f"{file} is built for {name}, but the phone runs {', '.join(known)}. {where}")
 
 
 def facts(serial: str | None) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def facts(serial: str | None) -> dict[str, Any]:
         "packages": {},
         "numpy": "not needed",
         "managed": False,
-        "executable": f"{NAME} needs none",
+        "executable": "not used",
         "disk_free_bytes": 1024 * _whole(free[3]) if len(free) > 3 else 0,
     }
 

@@ -1,11 +1,11 @@
-"""A process on this machine that measures on a phone with ``benchmark_model``; speaks as `edgekit.runtime.bench`.
+"""A process on this machine that measures on a phone with a program; speaks as `edgekit.runtime.bench`.
 
 ``python -m edgekit.reach.adb_worker SETTINGS -m MODULE ...``: SETTINGS is JSON with the keys of `Settings`; MODULE is
 what would run on a device with Python; its requests are answered as far as possible.
 
 One round is `RUNS` runs of the program, each of which loads the model, warms up, and measures for its share of the
 round's time. Each run gives one sample: the median of its inferences if it prints one (and that is not too short for
-whole microseconds), else their mean. Answers to "run" have the keys of `edgekit.runtime.bench` and
+the digits that it prints), else their mean. Answers to "run" have the keys of `edgekit.runtime.bench` and
 "runs": [{"count", "of", "mean_ms", "min_ms", "max_ms", "p95_ms"}].
 
 Exit status 3 and a line on stderr: the phone was lost.
@@ -18,16 +18,17 @@ import os
 import re
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from time import monotonic
 from typing import Any
 
-from edgekit.reach import adb_phone, adb_shell, benchmark_model
+from edgekit.reach import adb_phone, adb_shell
 from edgekit.reach.adb_shell import Hung, Lost
-from edgekit.reach.benchmark_model import NAME, Fault, Said, Spread
+from edgekit.reach.program import Ask, Fault, Program, Said, Spread
+from edgekit.reach.programs import PROGRAMS
 from edgekit.runtime import machine
-from edgekit.runtime.cut import Graph
 
 RUNS = 3
 """Runs of the program in each round."""
@@ -39,10 +40,6 @@ OPEN = 80.0
 """Seconds for each of the two runs that first load the model; `edgekit.profile` waits for both together."""
 PATIENCE = 45.0
 """Seconds to wait for an answer beyond the expected time; less than `edgekit.profile` waits."""
-CHECK = 5
-"""Milliseconds between two looks at the memory."""
-IMPOSSIBLE = f"not possible: {NAME} only times random tensors; this needs Python on the phone (Termux)"
-"""Answer to all else that edgekit does on devices: accuracy, golden vectors, operators, end to end."""
 LOST = 3
 
 
@@ -50,6 +47,8 @@ LOST = 3
 class Settings:
     """The settings of the process."""
 
+    program: str
+    """A key of `edgekit.reach.programs.PROGRAMS`."""
     serial: str | None
     binary: str
     """Path on the phone."""
@@ -65,8 +64,8 @@ class Bench:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._model = ""
-        self._threads = 1
+        self._program = PROGRAMS[settings.program]
+        self._ask = Ask("", 1)
         self._first_ms = 0.0
         self._rss = 0
         self._of = ""
@@ -83,27 +82,32 @@ class Bench:
         if "warm_up" in request:
             least, seconds = request["warm_up"]["least"], request["warm_up"]["seconds"]
             limit = self._limit(least, seconds)
-            said, _ = self._run(limit, warmup=least, warmup_seconds=min(seconds, SETTLE))
+            said, _ = self._run(limit, replace(self._ask, warmup=least, warmup_seconds=min(seconds, SETTLE)))
             return {"used": said.warmup, "stable": None}
         if "run" in request:
             return self._round(**request["run"])
         if "minute" in request:
             return self._minute(request["minute"]["seconds"])
         if "energy" in request:
-            return {"mj": None, "of": f"not measured: {NAME} has no counter"}
+            return {"mj": None, "of": f"not measured: {self._program.NAME} has no counter"}
         if "steps" in request:
             return {"steps": None}
         if "end_to_end" in request:
-            return {"end_to_end": None, "of": f"not measured: {IMPOSSIBLE}"}
+            return {"end_to_end": None, "of": f"not measured: {impossible(self._program)}"}
         return {"rss_bytes": self._rss}
 
     def _open(self, model: str, threads: int, batch: int | None) -> dict[str, Any]:
-        self._model, self._threads = model, threads
-        own = self._batch()
+        self._ask = Ask(model, threads)
+        here = self._settings.files.get(model, model)
+        try:
+            data = Path(here).read_bytes()
+        except OSError as error:
+            raise Fault(f"{here}: cannot be read: {error.strerror}") from None
+        own = self._program.batch(data, here)
         if batch not in (None, own):
             raise Fault(f"{model}: a batch of {batch} was asked for, the file's is fixed at {own}")
-        said, text = self._run(OPEN)
-        provider = benchmark_model.provider(text, self._settings.flags, self._settings.allow_fallback)
+        said, text = self._run(OPEN, self._ask)
+        provider = self._program.provider(text, self._settings.flags, self._settings.allow_fallback, data)
         peak = self._peak()
         self._rss = 0 if peak is None else round(peak * 2**20)
         self._first_ms = said.first_us / 1000
@@ -121,20 +125,12 @@ class Bench:
             "temperature_c": None,
         }
 
-    def _batch(self) -> int:
-        here = self._settings.files.get(self._model, self._model)
-        try:
-            graph = Graph(Path(here).read_bytes())
-            shape = graph.shape(graph.inputs[0])
-        except (OSError, ValueError, IndexError) as error:
-            raise Fault(f"{here}: cannot be read as a .tflite file: {error}") from None
-        return shape[0] if shape else 1
-
     def _peak(self) -> float | None:
-        """Peak in MiB, from a separate run, as looking takes time; None if this version cannot tell."""
-        look = ("--report_peak_memory_footprint=true", f"--memory_footprint_check_interval_ms={CHECK}")
+        """Peak in MiB, from a separate run; None if this program or version cannot tell."""
+        if not self._program.PEAK:
+            return None
         try:
-            return self._run(OPEN, extra=look)[0].peak_mb
+            return self._run(OPEN, self._ask, self._program.PEAK)[0].peak_mb
         except Fault:
             return None
 
@@ -142,7 +138,8 @@ class Bench:
         end = monotonic() + self._limit(warmup + LEAST + min_samples, seconds)
         runs = []
         for _ in range(RUNS):
-            said, _ = self._run(max(1.0, end - monotonic()), warmup=warmup, runs=LEAST, seconds=seconds / RUNS)
+            ask = replace(self._ask, warmup=warmup, runs=LEAST, seconds=seconds / RUNS)
+            said, _ = self._run(max(1.0, end - monotonic()), ask)
             runs.append(said.times)
         samples = [self._sample(times) for times in runs]
         load = adb_phone.load_average(self._settings.serial)
@@ -154,18 +151,22 @@ class Bench:
         }
 
     def _minute(self, seconds: float) -> dict[str, Any]:
-        said, _ = self._run(self._limit(LEAST, seconds), warmup=0, runs=LEAST, seconds=seconds)
-        ms, _ = self._sample(said.times)
+        end, samples = monotonic() + seconds, list[float]()
+        while not samples or monotonic() < end:  # a run without a clock of its own may be too short
+            left = max(end - monotonic(), 0.0)
+            said, _ = self._run(self._limit(LEAST, left), replace(self._ask, warmup=0, runs=LEAST, seconds=left))
+            samples.append(self._sample(said.times)[0])
         unknown = dict.fromkeys(("p90_ms", "temperature_c", "clock_mhz", "throttled"))
-        return {"p50_ms": ms, **unknown}
+        return {"p50_ms": median(samples), **unknown}
 
     def _sample(self, times: Spread) -> tuple[float, dict[str, Any]]:
         if not self._of:
-            fine = times.median is not None and times.median >= benchmark_model.FINE
-            self._of = "median" if fine else "mean"
+            fine = times.median is not None and times.median >= self._program.FINE
+            self._of = "median" if fine else "mean" if times.warmed else "mean (warm-up included)"
         value = times.median if self._of == "median" and times.median else times.mean
         if not (times.count and value > 0):
-            raise Fault(f"{NAME} reports {times.count} inferences of {value:g} microseconds: too short for its clock")
+            name = self._program.NAME
+            raise Fault(f"{name} reports {times.count} inferences of {value:g} microseconds: too short for its clock")
         return value / 1000, {
             "count": times.count,
             "of": self._of,
@@ -178,48 +179,37 @@ class Bench:
     def _limit(self, count: int, seconds: float) -> float:
         return PATIENCE + 2 * seconds + 8 * count * self._first_ms / 1000
 
-    def _run(
-        self,
-        limit: float,
-        *,
-        warmup: int = 1,
-        warmup_seconds: float = 0.0,
-        runs: int = 1,
-        seconds: float = 0.0,
-        extra: tuple[str, ...] = (),
-    ) -> tuple[Said, str]:
-        asked = self._settings
-        argv = [
-            asked.binary,
-            f"--graph={self._model}",
-            f"--num_threads={self._threads}",
-            f"--warmup_runs={warmup}",
-            f"--warmup_min_secs={warmup_seconds:.3f}",
-            f"--num_runs={runs}",
-            f"--min_secs={seconds:.3f}",
-            *asked.flags,
-            *extra,
-        ]
+    def _run(self, limit: float, ask: Ask, extra: tuple[str, ...] = ()) -> tuple[Said, str]:
+        asked, program = self._settings, self._program
         try:
+            argv = [asked.binary, *program.arguments(ask), *asked.flags, *extra]
             status, text = adb_shell.run(asked.serial, argv, limit)
         except Hung as hung:
-            raise Fault(f"{NAME}: {hung}") from None
+            raise Fault(f"{program.NAME}: {hung}") from None
         if status:
-            raise Fault(benchmark_model.failure(status, text, asked.binary))
-        return benchmark_model.read(text), text
+            raise Fault(program.failure(status, text, asked.binary))
+        said = program.read(text, ask)
+        self._ask = replace(self._ask, each_ms=said.times.mean / 1000)
+        return said, text
+
+
+def impossible(program: Program) -> str:
+    """Answer to all else that edgekit does on devices: accuracy, golden vectors, operators, end to end."""
+    return f"not possible: {program.NAME} only times {program.INPUT}; this needs Python on the phone (Termux)"
 
 
 def check(settings: Settings) -> str:
     """What is wrong with the program on the phone; empty if it answers."""
+    program = PROGRAMS[settings.program]
     try:
         status, text = adb_shell.run(settings.serial, [settings.binary, "--help"], adb_shell.SHORT)
     except Hung as hung:
         return f"{settings.binary} --help: {hung}"
-    if "--graph" in text:  # its status is 1 even if all is well
+    if program.HELP in text:  # its status is 1 even if all is well
         return ""
     if status:
-        return benchmark_model.failure(status, text, settings.binary)
-    return f"{settings.binary} is not {NAME}: its --help does not list --graph"
+        return program.failure(status, text, settings.binary)
+    return f"{settings.binary} is not {program.NAME}: its --help does not list {program.HELP}"
 
 
 def _facts(settings: Settings, ask: str) -> None:
@@ -230,7 +220,7 @@ def _facts(settings: Settings, ask: str) -> None:
         lock = machine.hold()
     facts = adb_phone.facts(settings.serial)
     trouble = check(settings) if ask == "--probe" else ""
-    _say({**facts, "engines": {NAME: None if trouble else settings.version}, "trouble": trouble})
+    _say({**facts, "engines": {settings.program: None if trouble else settings.version}, "trouble": trouble})
     if ask == "--hold":
         sys.stdin.read()
         if lock is not None:
@@ -248,7 +238,7 @@ def _main(settings: Settings, kind: str, module: str, ask: str = "") -> int:
             return 0
         if kind != "-m" or module != "edgekit.runtime.bench":
             sys.stdin.readline()  # the request: the caller is still writing it
-            raise Fault(IMPOSSIBLE)
+            raise Fault(impossible(PROGRAMS[settings.program]))
         bench = Bench(settings)
         for line in sys.stdin:
             _say(bench.answer(json.loads(line)))

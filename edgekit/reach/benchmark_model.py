@@ -8,14 +8,27 @@ unknown flag with a warning; here that is a fault.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from edgekit.reach.program import (
+    Ask,
+    Fault,
+    Said,
+    Spread,
+    check_flags,
+    ended,
+    last_line,
+    not_started,
+    number,
+    printable,
+)
+from edgekit.runtime.cut import Graph
 
 NAME = "benchmark_model"
-THERE = "phone:"
-"""Prefix of a path on the phone, in a device file."""
+FORMAT, SUFFIX = "tflite", ".tflite"
+INPUT = "random tensors"
+HELP = "--graph"
 OURS = {
     "graph", "num_threads", "num_runs", "min_secs", "max_secs", "run_delay", "run_frequency", "warmup_runs",
     "warmup_min_secs", "dry_run", "help", "report_peak_memory_footprint", "memory_footprint_check_interval_ms",
@@ -29,8 +42,11 @@ WHERE = (
 )
 FINE = 100.0
 """Microseconds: the median is printed as a whole number, so below this the mean is more precise."""
+CHECK = 5
+"""Milliseconds between two looks at the memory."""
+PEAK: tuple[str, ...] = ("--report_peak_memory_footprint=true", f"--memory_footprint_check_interval_ms={CHECK}")
+"""For a run of its own, as looking takes time."""
 
-_FLAG = re.compile(r"--(\w+)=(.*)", re.DOTALL)
 _PREFIX = r"^(?:(?:INFO|WARN|WARNING|ERROR|FATAL|VERBOSE): ?)?"
 _COUNT = re.compile(_PREFIX + r"count=\d.*$", re.MULTILINE)
 _FIELD = re.compile(r"(\w+)=([-+.\deE]+)")
@@ -47,53 +63,25 @@ _DEFAULT = re.compile(r"Created TensorFlow Lite XNNPACK delegate for CPU")
 _ELSEWHERE = re.compile(r"--(?:use_(?!xnnpack|cpu|caching|profiler)(\w+)=(?:true|1)|(external_delegate)_path=.+)")
 
 
-class Fault(Exception):
-    """It did not measure, or its output is not understood; one line says which."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """One line ``count=``: statistics over the inferences of one run, in microseconds."""
-
-    count: int
-    mean: float
-    min: float
-    max: float
-    median: float | None
-    """None if this version prints none; so is `p95`."""
-    p95: float | None
-
-
-@dataclass(frozen=True)
-class Said:
-    """What one run printed."""
-
-    init_us: float
-    first_us: float
-    warmup: int
-    """Number of warm-up inferences."""
-    times: Spread
-    footprint_mb: float | None
-    """Growth of the tool's peak resident set in MiB; None if not printed; so is `peak_mb`."""
-    peak_mb: float | None
-
-
 def checked(flags: Sequence[str]) -> None:
-    """Check that a device file's flags are ``--name=value``, and none of `OURS`.
-
-    Raises:
-        ValueError: they are not; the caller adds where.
-    """
-    for flag in flags:
-        match = _FLAG.fullmatch(flag)
-        if match is None or not flag.isprintable():
-            raise ValueError(f'"{flag}": write flags of {NAME} as "--name=value"')
-        if match[1] in OURS:
-            raise ValueError(f"--{match[1]}: edgekit sets this itself; [run] controls how to measure")
+    """Check a device file's flags; see `edgekit.reach.program.Program`, as for all below."""
+    check_flags(flags, NAME, OURS)
 
 
-def read(text: str) -> Said:
-    """Parse the figures that a run printed.
+def arguments(ask: Ask) -> list[str]:
+    """What to pass for one run; it keeps the seconds itself."""
+    return [
+        f"--graph={ask.model}",
+        f"--num_threads={ask.threads}",
+        f"--warmup_runs={ask.warmup}",
+        f"--warmup_min_secs={ask.warmup_seconds:.3f}",
+        f"--num_runs={ask.runs}",
+        f"--min_secs={ask.seconds:.3f}",
+    ]
+
+
+def read(text: str, _: Ask | None = None) -> Said:
+    """Parse the figures that a run printed, whatever was asked for.
 
     Raises:
         Fault: a flag was ignored, or figures are missing or not plausible.
@@ -103,12 +91,12 @@ def read(text: str) -> Said:
         raise Fault(f"this {NAME} does not know {printable(unknown[1].strip())}")
     timings, counts = _TIMINGS.search(text), _COUNT.findall(text)
     if timings is None or len(counts) < 2:
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        raise Fault(f"it printed no times of {NAME}; its last line: {printable(lines[-1]) if lines else 'none at all'}")
+        last = last_line(text) if text.strip() else "none at all"
+        raise Fault(f"it printed no times of {NAME}; its last line: {last}")
     warmup, times = (_spread(line) for line in counts[:2])
     return Said(
-        init_us=_number(timings[1], "Init"),
-        first_us=_number(timings[2], "First inference"),
+        init_us=number(timings[1], "Init"),
+        first_us=number(timings[2], "First inference"),
         warmup=warmup.count,
         times=times,
         footprint_mb=_found(_FOOTPRINT, text),
@@ -116,7 +104,17 @@ def read(text: str) -> Said:
     )
 
 
-def provider(text: str, flags: Sequence[str], allow_fallback: bool) -> str:
+def batch(data: bytes, where: str) -> int:
+    """The first dimension of the file's first input."""
+    try:
+        graph = Graph(data)
+        shape = graph.shape(graph.inputs[0])
+    except (ValueError, IndexError) as error:
+        raise Fault(f"{where}: cannot be read as a .tflite file: {error}") from None
+    return shape[0] if shape else 1
+
+
+def provider(text: str, flags: Sequence[str], allow_fallback: bool, _: bytes = b"") -> str:
     """What computed the graph, according to the output of a run.
 
     Raises:
@@ -164,54 +162,28 @@ def failure(status: int, text: str, binary: str) -> str:
         text: everything that was printed.
         binary: the program's path.
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    last = printable(lines[-1]) if lines else "it printed nothing"
-    if any(word in text for word in ("not executable:", "Exec format error", "cannot execute binary file")):
-        return f"{binary} is built for a different processor than the phone's ({last}). {WHERE}"
-    if status == 127:
-        return f"there is no {binary} on the phone ({last}). {WHERE}"
-    if status == 126:
-        return f"the phone cannot execute {binary} ({last}): chmod 755 it, in a folder such as /data/local/tmp"
-    if "CANNOT LINK EXECUTABLE" in text:
-        words = next(line for line in lines if "CANNOT LINK EXECUTABLE" in line)
-        return f"{binary} needs a library that is not on the phone: {printable(words)}"
+    problem = not_started(status, text, binary, WHERE)
+    if problem:
+        return problem
     if status > 128:
-        return f"{NAME} was killed by signal {status - 128}{_SIGNALS.get(status - 128, '')}: {last}"
-    told = [printable(line) for line in lines if re.search(r"ERROR|FATAL|rror:", line)]
+        return f"{ended(NAME, status)}: {last_line(text)}"
+    told = [printable(line.strip()) for line in text.splitlines() if re.search(r"ERROR|FATAL|rror:", line)]
     wrong = [line for line in told if not line.endswith("Benchmarking failed.")]
-    return f"{NAME} ended with status {status}: {(wrong or told or [last])[-1]}"
-
-
-_SIGNALS = {4: " (illegal instruction)", 6: " (it aborted)", 9: " (out of memory?)", 11: " (it crashed)"}
-
-
-def printable(text: str) -> str:
-    """At most 200 characters of `text`, with those that are not printable replaced."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:200]
+    return f"{ended(NAME, status)}: {(wrong or told or [last_line(text)])[-1]}"
 
 
 def _spread(line: str) -> Spread:
     fields = dict(_FIELD.findall(line))
-    count = _number(fields.get("count", ""), "count")
-    same = _number(fields.get("curr", ""), "curr")  # count=1, or all equal: nothing else is printed
-    mean = _number(fields["avg"], "avg") if "avg" in fields else same
-    low, high = (_number(fields[key], key) if key in fields else same for key in ("min", "max"))
-    median, p95 = (_number(fields[key], key) if key in fields else None for key in ("median", "p95"))
+    count = number(fields.get("count", ""), "count")
+    same = number(fields.get("curr", ""), "curr")  # count=1, or all equal: nothing else is printed
+    mean = number(fields["avg"], "avg") if "avg" in fields else same
+    low, high = (number(fields[key], key) if key in fields else same for key in ("min", "max"))
+    median, p95 = (number(fields[key], key) if key in fields else None for key in ("median", "p95"))
     if count and not low * (1 - 1e-5) <= mean <= high * (1 + 1e-5):  # avg= has six digits
         raise Fault(f"its figures make no sense: {printable(line)}")
     return Spread(int(count), mean, low, high, median, p95)
 
 
-def _number(word: str, name: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise Fault(f'its figures make no sense: {name} is "{printable(word)}"')
-    return value
-
-
 def _found(pattern: re.Pattern[str], text: str) -> float | None:
     match = pattern.search(text)
-    return None if match is None else _number(match[1], "memory")
+    return None if match is None else number(match[1], "memory")

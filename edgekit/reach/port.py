@@ -44,7 +44,7 @@ class Settings(Protocol):
 
     @property
     def benchmark(self) -> str | None:
-        """adb: TFLite's program benchmark_model, here or on the phone, instead of Python."""
+        """adb: the program benchmark_model or executor_runner, here or on the phone, instead of Python."""
 
     @property
     def flags(self) -> Sequence[str]:

@@ -6,7 +6,7 @@ from edgekit.measurements import Kind
 from edgekit.verdict._candidate import Candidate, Limits, quickest
 from edgekit.verdict._criteria import P50, SIZE, Choice, ms, times
 
-STAND_INS = {"benchmark_model": "litert"}
+STAND_INS = {"benchmark_model": "litert", "executor_runner": "executorch"}
 """For an engine that does not return its outputs, the engine whose accuracy counts: same kernels, in Python."""
 
 

@@ -8,9 +8,10 @@ reached with ``by = "ssh"`` instead::
 
 Transfers use the same agent as over ssh. ``adb`` opens a new connection for each call.
 
-With `reach.benchmark` none of this is needed: TFLite's program ``benchmark_model`` times .tflite files in Android's
-own shell (`edgekit.reach.adb_worker`), and what needs Python there (accuracy, golden vectors, operators, end to end)
-is not possible. It is built from source, or downloaded (https://www.tensorflow.org/lite/performance/measurement).
+With `reach.benchmark` none of this is needed: TFLite's program ``benchmark_model`` times .tflite files, or ExecuTorch's
+``executor_runner`` .pte files, in Android's own shell (`edgekit.reach.adb_worker`), and what needs Python there
+(accuracy, golden vectors, operators, end to end) is not possible. `WHERE` of `edgekit.reach.benchmark_model` and
+`edgekit.reach.executor_runner` says where to get them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 
 from edgekit.errors import Shortfall
 from edgekit.measurements import Kind
-from edgekit.reach import adb_phone, adb_shell, adb_worker, remote
+from edgekit.reach import adb_phone, adb_shell, adb_worker, programs, remote
 from edgekit.reach.port import Target
 from edgekit.reach.remote import Broken, Call
 
@@ -78,7 +79,9 @@ def start(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
 def send(file: Path, device: Target) -> str:
     """Send a file to the device; see `edgekit.reach.ways.ssh.send`."""
     if device.reach.benchmark is not None:
-        if file.suffix != ".tflite":  # nothing there can read it, and the worker will say so
+        if (
+            file.suffix != programs.named(device.run.engines).SUFFIX
+        ):  # nothing there can read it, and the worker will say so
             return str(file)
         path = adb_phone.send(file, device.reach.host)
         _models[path] = str(file.resolve())
@@ -144,11 +147,13 @@ def _command(device: Target, *words: str) -> list[str]:
 def _worker(argv: Sequence[str], device: Target) -> subprocess.Popen[str]:
     """A process on this machine that answers as Python on the phone would."""
     serial, given = device.reach.host, str(device.reach.benchmark)
+    program = programs.named(device.run.engines)
     with _lock:
         if (serial, given) not in _programs:
-            _programs[serial, given] = adb_phone.program(given, serial)
+            _programs[serial, given] = adb_phone.program(given, serial, program.WHERE)
         binary, version = _programs[serial, given]
     settings = {
+        "program": program.NAME,
         "serial": serial,
         "binary": binary,
         "version": version,
