@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,29 @@ def int8_onnx(left_float: bool = False) -> onnx.ModelProto:
     source = helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 3, 8, 8])
     sink = helper.make_tensor_value_info(last, TensorProto.UINT8, [1, 4, 8, 8])
     return _model(nodes, [source], [sink], constants)
+
+
+def float_pte() -> bytes:
+    """Conv2d(3, 2, 3) and ReLU6 on float (1, 3, 16, 16) in one call of XNNPACK's delegate.
+
+    Written by ExecuTorch 1.5.1: `edgekit.export.executorch_graph.lower` takes a dozen seconds.
+    """
+    return zlib.decompress(base64.b85decode("".join(_PTE)))
+
+
+_PTE = (
+    "c-pO2PiqrV5TD&_(lrK&F-Q+ZLMT$C$ZoRvvqee~g&xF{he9oy?7pSN5JOE-QK3f<p2eeh^5`cB9zFKpp@)6|4<0;t=s~;A?9OJVF$JqWn7lXd&H"
+    "QHGyqVct1Av=%?3&uNtO~C842VZIo?h}?hB^G5#kmLtFmY|*nsxv_A?+irXesH)-;JaI4u6DUhSw`dzHN1F-?3YPr#fxN@_oDQI8D{IJ>|KoS@#="
+    "u+qG&z(Cxa)tF?X4b!txF)?M50SPuDf>t`710#kX8^1D{oYcy(|dfjO`orZ7MRlOT@0@bWFthU#10%hAx&uMmBZP#vER;y<DZqTt?iZI_Cg(2Z-k"
+    "PhN~vWK+5{Fg8cO+Mevrm`kRqks}7$0Is7<asedp!55Nv|)f?Bl~mF>LS{lhYE6O<PF>f+y!VO4Vd<jKC|7o2=G;p-yj+HOULoa-U#nez_}2;Z#+"
+    "KW9^YR(hd*om{-EPMxQ?XyeyU%LR{60{dB#~`(wH~#_blHz)&bq*{4v=NUHBz^)WjaiY_j}&^l>)I(GvQ7A+lt0Bui{(b{s><JwbVLCb>6gdM0^i"
+    "!ac`i;w{dwUkQE*&i{sAmiW0`bpISo$Iq}oMUI8Z_(V65T%>h-vGS}sd^%9orAmLN*ITSqy@&mwdNLFnn_E49TlMcf8YmC9*Ee2lpzhJ6ezm)^)f"
+    ";a0A6*^p40@`14690D)oEz|P5(6hznJQ`zvT@l%&u=#PlCW8%wP<Hhue=k+dllwSX;HMOF-Rk#W-G>5bdtrwrr}!O7wOGe9Lm2AD97Di)GX}z(gu"
+    "@-!pJN<XoWlKj0cA{vGBb<xj{X=_CKAFXquN>N0UXN;~_)&cFA{{J0+SNzRM9&5F9Ex_FMvycT~aUQs-g?*jH)5{+Y7!f58A_yR|`#E1shPg1X0)"
+    "}O53?~F%huc_uyBI#8+$3p7OhpBv@<qhszB%2X-5*s@A$Z38Txid`joA7ke?=pf+M4kbYW18a5ig?g#O5DUpP57AfnGE+DiCN~TCWyop1)eGT*JR"
+    "(K^*8Zum*e|q<NP9D%Hzr?uuOsVvLZh+BKD*+BXn@gtRDMr<j3C#fRC8AS71qeG1EGn!@8W0b{Aj~EO1aVjjc988MdzpUy?eFzh|*mdHxra-m%Eu"
+    "6vlUyF$3|g3AXiT?Pr(g5z;dABc@&68;NsyHmL_fXL$-gnxJK&D`n&i6Fwzpw0)9qrx}snFIQV!fB"
+)
 
 
 def _constant(name: str, value: Any) -> onnx.TensorProto:
