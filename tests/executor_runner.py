@@ -23,7 +23,7 @@ from edgekit.runtime.errors import RuntimeFault
 
 OLD = {"model_path", "num_executions", "cpu_threads"}
 NEW = OLD | {"print_output"}
-"""Flags of ExecuTorch 0.7 and 1.5 that matter here."""
+"""Flags of older and newer versions that matter here."""
 CLIENT = """#!/bin/sh
 exec {python} -I -c '
 import json, os, socket, sys

@@ -1,6 +1,6 @@
 """What to pass to ExecuTorch's command-line program ``executor_runner`` and what it prints; nothing is run here.
 
-Source: ExecuTorch's ``examples/portable/executor_runner/executor_runner.cpp``, from 0.7 to 1.5, and for the form of a
+Source: ExecuTorch's ``examples/portable/executor_runner/executor_runner.cpp`` and its history, and for the form of a
 line ``runtime/platform/default/posix.cpp``. Only newer versions print "Iteration 1 of 9: 0.5 ms" and "Model loaded in
 40 ms.", and know --print_output. None prints its memory, its own version, or which backend ran. All inputs are ones.
 It has no flag for seconds: the number of inferences is worked out from the time that one took before.
@@ -123,12 +123,12 @@ def read(text: str, ask: Ask) -> Said:
     loaded = next((number(m[1], "the time of loading") for line in told if (m := _LOADED.match(line))), None)
     if loaded is None:
         loaded = max(0.0, 1000 * (lines[end][1] - _start(lines)) - total)
-    mean = total / count
+    mean = 1000 * total / count
     return Said(
         init_us=1000 * loaded,
-        first_us=1000 * (each[0] if each else mean),
+        first_us=1000 * each[0] if each else mean,
         warmup=warmup,
-        times=_spread(each[warmup:]) if each else Spread(count, *(3 * [1000 * mean]), None, None, warmed=not warmup),
+        times=_spread(each[warmup:]) if each else Spread(count, mean, mean, mean, None, None, warmed=not warmup),
     )
 
 
