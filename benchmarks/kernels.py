@@ -1,8 +1,9 @@
 """What one int8 operator costs in each engine, in nanoseconds per element: which activations run as a table, and where.
 
-Files of a single operator on a tensor of 28 x 28 x 128, one thread. A call of the engine itself (reading the clock,
-crossing into C++) is measured with a copy of eight elements and subtracted. For LiteRT the row says whether XNNPACK
-took the operator: one that it leaves to the interpreter also splits the network into more parts.
+Files of one operator, or of two for SiLU and hard-swish, on a tensor of 28 x 28 x 128, one thread. A call of the
+engine itself (reading the clock, crossing into C++) is measured with a copy of eight elements and subtracted. For
+LiteRT the row says whether XNNPACK took the operators: one that it leaves to the interpreter also splits the network
+into more parts.
 
 Usage::
 
@@ -73,6 +74,8 @@ def litert() -> Iterator[tuple[str, str, Call]]:
         ("multiply by a tensor", "MUL", "tensor", 2, schema.MulOptionsT, None),
         ("multiply by itself", "MUL", "itself", 2, schema.MulOptionsT, None),
         ("multiply by channel", "MUL", "channels", 2, schema.MulOptionsT, None),
+        ("x * sigmoid(x)", "MUL", "LOGISTIC", 2, schema.MulOptionsT, None),
+        ("x * relu6(x + 3)", "MUL", "ADD", 2, schema.MulOptionsT, None),
         ("sigmoid", "LOGISTIC", "", 2, None, sigmoid),
         ("tanh", "TANH", "", 2, None, tanh),
         ("elu", "ELU", "", 1, None, None),
@@ -99,7 +102,7 @@ def _litert(
     code.version = version
     model.version, model.operatorCodes, model.buffers = 3, [code], [schema.BufferT(), schema.BufferT()]
     model.buffers[1].data = [100]
-    graph.tensors = []
+    graph.tensors, graph.operators = [], []
 
     def tensor(extents: tuple[int, ...], scale: float, zero_point: int, buffer: int = 0) -> int:
         made, quantization = schema.TensorT(), schema.QuantizationParametersT()
@@ -110,12 +113,28 @@ def _litert(
         return len(graph.tensors) - 1
 
     first = tensor(shape, 0.05, 3)
+
+    def gate() -> list[int]:
+        """What x is multiplied by in SiLU and in hard-swish."""
+        before, kind_before = schema.OperatorT(), schema.OperatorCodeT()
+        kind_before.builtinCode = kind_before.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, second)
+        kind_before.version, before.opcodeIndex, before.inputs = 2, 1, [first]
+        if second == "ADD":
+            before.inputs.append(tensor((1,), 0.03, 0, 1))
+            before.builtinOptionsType, before.builtinOptions = schema.BuiltinOptions.AddOptions, schema.AddOptionsT()
+        before.outputs = [tensor(shape, *((1 / 256, -128) if second == "LOGISTIC" else (6 / 255, -128)))]
+        model.operatorCodes.append(kind_before)
+        graph.operators.append(before)
+        return list(before.outputs)
+
     makers: dict[str, Callable[[], list[int]]] = {
         "": list,
         "tensor": lambda: [tensor(shape, 0.03, 5)],
         "channels": lambda: [tensor((1, 1, 1, shape[-1]), 0.03, 5)],
         "constant": lambda: [tensor((1,), 0.03, 0, 1)],
         "itself": lambda: [first],
+        "LOGISTIC": gate,
+        "ADD": gate,
     }
     others = makers[second]()
     operator.inputs, operator.outputs = [first, *others], [tensor(shape, *grid)]
@@ -123,7 +142,8 @@ def _litert(
         operator.builtinOptions = options
         operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
     graph.inputs = [first, *(other for other in others if second in ("tensor", "channels"))]
-    graph.operators, graph.outputs, model.subgraphs = [operator], operator.outputs, [graph]
+    graph.operators.append(operator)
+    graph.outputs, model.subgraphs = operator.outputs, [graph]
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     interpreter = Interpreter(model_content=bytes(builder.Output()), num_threads=1)
@@ -145,11 +165,13 @@ def onnxruntime() -> Iterator[tuple[str, str, Call]]:
         ("add a tensor", "QLinearAdd", "tensor", {}),
         ("multiply by a tensor", "QLinearMul", "tensor", {}),
         ("multiply by channel", "QLinearMul", "channels", {}),
+        ("x * sigmoid(x)", "QLinearSigmoid", "product", {}),
+        ("x * relu6(x + 3)", "Clip", "product", {}),
         ("sigmoid", "QLinearSigmoid", "", {}),
         ("leaky relu", "QLinearLeakyRelu", "", {"alpha": 0.1}),
         ("any table, by Gather", "Gather", "table", {}),
-        ("hard-swish, in float", "HardSwish", "", {}),
-        ("sigmoid, in float", "Sigmoid", "", {}),
+        ("hard-swish, as Q/DQ pairs", "HardSwish", "", {}),
+        ("sigmoid, as Q/DQ pairs", "Sigmoid", "", {}),
     ):
         yield name, kind, _onnx(kind, second, attributes, TINY if name == "copy of 8" else SHAPE)
 
@@ -182,7 +204,11 @@ def _onnx(kind: str, second: str, attributes: dict[str, Any], shape: tuple[int, 
         inputs = {"Identity": ["a"], "Clip": ["a", "low", "high"]}.get(kind, ["a", "a_scale", "zero"])
         inputs += ["b", "b_scale", "zero"] if "b" in feeds else []
         inputs += ["y_scale", "zero"] if domain else []
-        nodes.append(helper.make_node(kind, inputs, ["y"], domain=domain, **attributes))
+        name = "gate" if second == "product" else "y"
+        nodes.append(helper.make_node(kind, inputs, [name], domain=domain, **attributes))
+        if second == "product":
+            both = ["a", "a_scale", "zero", "gate", "b_scale", "zero", "y_scale", "zero"]
+            nodes.append(helper.make_node("QLinearMul", both, ["y"], domain="com.microsoft"))
     used = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
         nodes,
