@@ -485,7 +485,7 @@ def test_facts_of_a_phone(phone: Path, tmp_path: Path) -> None:
         "ro.build.version.release) echo 14;; ro.product.cpu.abilist) echo arm64-v8a,armeabi-v7a;; esac\n"
     )
     (phone / "bin" / "getprop").chmod(0o755)
-    facts = adb_phone.facts("phone")
+    facts = adb_phone.facts("phone", "benchmark_model")
     assert (facts["hostname"], facts["os"], facts["board"]) == ("Pixel 6", "Android 14", "Pixel 6")
     assert facts["cpu"].startswith("Tensor")
     assert facts["memory_bytes"] > 1e8

@@ -143,8 +143,12 @@ def _suits(machine_number: int, file: Path, serial: str | None, where: str) -> N
         raise Shortfall(f"{file} is built for {name}, but the phone runs {', '.join(known)}. {where}")
 
 
-def facts(serial: str | None) -> dict[str, Any]:
+def facts(serial: str | None, program: str) -> dict[str, Any]:
     """What `edgekit.runtime.machine.probe` reports of a device with Python, as far as Android's shell can tell.
+
+    Args:
+        serial: serial number of the phone.
+        program: name of the one that measures there.
 
     Raises:
         Lost, Hung: the phone cannot be reached.
@@ -181,7 +185,7 @@ def facts(serial: str | None) -> dict[str, Any]:
         "packages": {},
         "numpy": "not needed",
         "managed": False,
-        "executable": "not used",
+        "executable": f"{program} needs none",
         "disk_free_bytes": 1024 * _whole(free[3]) if len(free) > 3 else 0,
     }
 

@@ -218,7 +218,7 @@ def _facts(settings: Settings, ask: str) -> None:
         base = os.environ.get("EDGEKIT_LOCK") or os.path.join(tempfile.gettempdir(), "edgekit.lock")
         os.environ["EDGEKIT_LOCK"] = f"{base}-{re.sub(r'[^A-Za-z0-9]', '-', settings.serial or 'adb')}"
         lock = machine.hold()
-    facts = adb_phone.facts(settings.serial)
+    facts = adb_phone.facts(settings.serial, settings.program)
     trouble = check(settings) if ask == "--probe" else ""
     _say({**facts, "engines": {settings.program: None if trouble else settings.version}, "trouble": trouble})
     if ask == "--hold":
