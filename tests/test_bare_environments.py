@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 from edgekit.reach import runtime_zip
+from edgekit.runtime import machine
 from edgekit.runtime.preprocess import Preprocessing
 from tests import bundles, interpreters, on_device
 from tests.conftest import TinyRun
@@ -235,6 +237,9 @@ def test_the_suite_passes_on_the_device(
     device: tuple[Path, str, bool], material: Path, wheel: Path, tmp_path: Path
 ) -> None:
     python, engine, pillow = device
+    features = machine.facts()["features"]
+    if engine == "openvino" and platform.machine() == "x86_64" and not {"avx_vnni", "avx512_vnni"} & set(features):
+        pytest.skip("OpenVINO's int8 products saturate on x86 without VNNI, so that golden vectors refuse it there")
     installed = interpreters.pip(python, "--no-deps", "--no-compile", "--target", tmp_path / "installed", wheel)
     assert installed.returncode == 0, installed.stderr
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}

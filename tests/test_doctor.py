@@ -15,7 +15,7 @@ def test_report_survives_json_and_renders() -> None:
     text = doctor.render(found)
     for word in ("Machine", "SIMD", "onnxruntime", "edgekit[compress]", found["python"], found["machine"]["cpu"]):
         assert word in text
-    assert set(found["extras"]) == {"compress", "onnx", "litert", "tflite"}
+    assert set(found["extras"]) == {"compress", "onnx", "litert", "tflite", "openvino", "executorch", "ethos_u"}
 
 
 def test_report_states_installed_versions() -> None:
@@ -33,7 +33,9 @@ def test_report_covers_every_requirement_of_an_extra() -> None:
     packaging = pytest.importorskip("packaging.requirements")
     wanted = [packaging.Requirement(line) for line in metadata.requires("edgekit") or []]
     for name, extra in doctor.report()["extras"].items():
-        own = {r.name: r.specifier for r in wanted if r.marker and f'extra == "{name}"' in str(r.marker)}
+        own = {
+            r.name: r.specifier for r in wanted if r.marker and f'extra == "{name.replace("_", "-")}"' in str(r.marker)
+        }
         assert {package["name"] for package in extra["packages"]} == set(own)
         for package in extra["packages"]:
             fits = bool(package["installed"]) and own[package["name"]].contains(package["installed"], prereleases=True)

@@ -70,7 +70,8 @@ def test_export_describes_the_file_it_wrote(every: nets.Compressed, id_: str) ->
 
 def test_export_leaves_nothing_but_files_and_log(every: nets.Compressed) -> None:
     expected = {made.path for made in every.artifacts.values()} | {"export.log"}
-    assert {path.name for path in every.folder.iterdir()} == expected
+    besides = {".done", ".lock", "artifacts.json", "quantized.pt2"}  # by the tests that share the folder
+    assert {path.name for path in every.folder.iterdir()} - besides == expected
 
 
 def test_export_gives_float32_ports_in_onnx(every: nets.Compressed) -> None:

@@ -261,7 +261,7 @@ def test_a_file_that_missed_the_bound_does_not_ship_in_that_engine() -> None:
 
 def test_the_usual_engines_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"name": "host", "run": {"engines": "usual"}}
-    assert Device.model_validate(given).run.engines == ["litert", "onnxruntime", "openvino"]
+    assert Device.model_validate(given).run.engines == ["litert", "onnxruntime", "openvino", "executorch"]
     monkeypatch.setattr(engine_menu, "installed", lambda engine: False)
     assert Device.model_validate(given).run.engines == ["litert", "onnxruntime"]
     with pytest.raises(ValueError, match=r'run\.engines = "usual" is for this machine; name the engines of another'):

@@ -189,7 +189,11 @@ def test_bench_prints_what_the_profiler_reads(folder: Path) -> None:
     first, samples, last = map(json.loads, said.stdout.splitlines())
     also = {"warmup_used", "stable", "end_to_end", "end_to_end_of", "energy_mj", "energy"}
     also |= {"file_bytes", "resident_bytes", "p50_ms", "p90_ms", "min_ms", "artifact", "engine", "threads"}
-    assert first.keys() | samples.keys() | last.keys() | also == answer.keys() | {"model_bytes"}
+    assert first.keys() | samples.keys() | last.keys() | also == answer.keys() | {
+        "model_bytes",
+        "cpu_pressure",
+        "cpu_steal",
+    }
     assert answer["file_bytes"] == len(bundles.model(int8=True))
     assert answer["min_ms"] == min(answer["ms"])
     assert answer["min_ms"] <= answer["p50_ms"] <= answer["p90_ms"] <= max(answer["ms"])
@@ -215,7 +219,7 @@ def test_bench_says_it_in_words(folder: Path) -> None:
 
 
 def test_selftest_checks_everything(folder: Path) -> None:
-    lines, errors = run("selftest", folder / "signed.edgekit", "--key", bundles.public())
+    lines, errors = run("selftest", folder / "signed.edgekit", "--key", bundles.public(), "--engine", "onnxruntime")
     assert errors == []
     assert lines[0].startswith("file: ok: 10 members match the manifest")
     assert lines[1] == f"signature: ok: by {bundles.public()}, trusted"
@@ -234,10 +238,15 @@ def test_selftest_fails_with_the_reason(folder: Path, tmp_path: Path) -> None:
     manifest, members = bundles.contents()
     members["golden/fp32-onnx.npy"] = bundles.npy(bundles.expected(bundles.pixels()) + np.float32(1))
     path = bundles.write(tmp_path / "x.edgekit", bundles.seal(manifest, members))
-    lines = here("selftest", path, code=1)
+    lines = here("selftest", path, "--engine", "onnxruntime", code=1)
     assert [line.split(": ")[1] for line in lines] == ["ok", "not checked", "ok", "failed"]
     assert "golden vector" in lines[3]
-    assert [json.loads(line)["ok"] for line in here("selftest", path, "--json", code=1)] == [True, None, True, False]
+    assert [json.loads(line)["ok"] for line in here("selftest", path, "--engine", "onnxruntime", "--json", code=1)] == [
+        True,
+        None,
+        True,
+        False,
+    ]
     damaged = bytearray((folder / "waste.edgekit").read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(damaged)

@@ -76,7 +76,10 @@ def test_a_device_that_was_lost_is_asked_another_time(tmp_path: Path) -> None:
         found = SimpleNamespace(path=tmp_path, inputs={"where": {"lost": 4}})
         recipe = SimpleNamespace(lower=SimpleNamespace(rewrites=None, measure=True))
         state: Any = SimpleNamespace(
-            recipe=recipe, job=SimpleNamespace(devices=HOST), directory=SimpleNamespace(find=lambda _: found)
+            recipe=recipe,
+            trial_formats=(),
+            job=SimpleNamespace(devices=HOST),
+            directory=SimpleNamespace(find=lambda _: found),
         )
         return int(lower.where(state, "lower")["lost"])
 

@@ -15,7 +15,9 @@ from edgekit.cli._common import as_json, debugged, guarded
 @debugged
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(file: Path, as_json: bool, debug: bool) -> None:
-    """Show what is in a bundle, an .onnx, a .tflite or a .pte file.
+    """Show what is in a bundle or a model file.
+
+    FILE is an .edgekit, .onnx, .tflite or .pte file.
 
     Ports, operators, float operators, multiply-adds, parameters, memory, and where each installed engine runs what.
 

@@ -22,8 +22,9 @@ _PURPOSE = {
     "tflite": "running TFLite files where LiteRT does not install (Python 3.11, in its own environment)",
     "executorch": "writing and running ExecuTorch files",
     "openvino": "running ONNX files with OpenVINO, on x86 often the fastest",
+    "ethos_u": "compiling for Ethos-U NPUs (export-c --npu)",
 }
-_OPTIONAL = {"openvino", "executorch"}  # nothing lacks without them
+_OPTIONAL = {"openvino", "executorch", "ethos_u"}  # nothing lacks without them
 _STAND_IN = {"litert": "tflite"}  # either runs TFLite files; only the first is recommended
 _SECTION = re.compile(r"""extra\s*==\s*["']([\w-]+)["']""")
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*([^;]*)")
@@ -94,8 +95,9 @@ def _extras() -> dict[str, dict[str, Any]]:
         return {}
     for requirement in requirements:
         section, parts = _SECTION.search(requirement), _REQUIREMENT.match(requirement)
-        if section and parts and section[1] in extras:
-            extras[section[1]]["packages"].append(_package(parts[1], parts[2].strip()))
+        name = section[1].replace("-", "_") if section else ""  # metadata says ethos-u
+        if parts and name in extras:
+            extras[name]["packages"].append(_package(parts[1], parts[2].strip()))
     for extra in extras.values():
         extra["complete"] = all(package["fits"] for package in extra["packages"])
     return {name: extra for name, extra in extras.items() if extra["packages"]}
