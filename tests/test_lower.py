@@ -225,6 +225,16 @@ def test_average_pool_becomes_a_convolution_for_each_kind_of_window(case: str) -
     assert targets(graph).count(aten.conv2d.default) == 1 + count
 
 
+def test_average_pool_whose_window_is_the_image_becomes_a_mean() -> None:
+    graph = float_graph(lambda net, x: functional.avg_pool2d(net.a(x), x.shape[-2:]), a=nets.conv(3, 8))
+    images = nets.images(4, seed=3)
+    before = nets.run(graph, images)
+    assert average_pool.matches(graph) == average_pool.apply(graph) == 1
+    assert aten.adaptive_avg_pool2d.default in targets(graph)
+    assert aten.avg_pool2d.default not in targets(graph)
+    torch.testing.assert_close(nets.run(graph, images), before, rtol=1e-5, atol=1e-5)
+
+
 # --- one spelling
 
 

@@ -1,4 +1,4 @@
-"""An average pool over windows becomes depthwise convolutions whose weights are all equal.
+"""An average pool over windows becomes depthwise convolutions whose weights are all equal; one over all is a mean.
 
 Helps both engines compute the same result: TFLite's average pool keeps the scale of its input and rounds halves away
 from zero, ONNX Runtime rescales in float and miscounts rounded-up windows. The integer convolution is exact and fast in
@@ -34,6 +34,9 @@ def apply(graph: GraphModule) -> int:
 
 def convert(graph: GraphModule, node: Node, name: str) -> bool:
     """Rewrite one pool, with constants of that name; False if it is a global mean, or has too many kinds of windows."""
+    if _is_global(node):  # a mean to both engines, with scales to suit (`edgekit.quantize.exact_scales.MEANS`)
+        node.target, node.args, node.kwargs = aten.adaptive_avg_pool2d.default, (node.args[0], [1, 1]), {}
+        return True
     window, runs = _window(node), _runs(node)
     if window is not None:
         _one(graph, node, name, *window)
@@ -43,8 +46,9 @@ def convert(graph: GraphModule, node: Node, name: str) -> bool:
 
 
 def matches(graph: GraphModule) -> int:
-    """How many pools of a float graph have windows of a few kinds."""
-    return sum(node.target in TARGETS and (_window(node) or _runs(node)) is not None for node in graph.graph.nodes)
+    """How many pools of a float graph have windows of a few kinds, or one that is the whole image."""
+    pools = [node for node in graph.graph.nodes if node.target in TARGETS]
+    return sum(_is_global(node) or (_window(node) or _runs(node)) is not None for node in pools)
 
 
 def matters(graph: GraphModule) -> bool:
@@ -88,6 +92,15 @@ def _several(graph: GraphModule, node: Node, name: str, rows: list[Run], columns
         return windows.call(graph, node, shape, aten.conv2d.default, part, holder, bias, *geometry)
 
     windows.pool(graph, node, node.args[0], rows, columns, one)  # type: ignore[arg-type]
+
+
+def _is_global(node: Node) -> bool:
+    """Whether it is an ``avg_pool2d`` with one window, the whole image."""
+    if node.target is not aten.avg_pool2d.default:
+        return False
+    source: Any = node.args[0]
+    kernel, _, padding, _, _, override = _given(node)
+    return tuple(kernel) == tuple(source.meta["val"].shape[2:]) and not any(padding) and not override
 
 
 def _window(node: Node) -> tuple[list[int], list[int], list[int], int] | None:
