@@ -385,3 +385,9 @@ def test_flipped_bits_never_get_past_the_reader(tmp_path: Path) -> None:
         file.write_bytes(data)
         with contextlib.suppress(InputError):
             weights_file.read(file)
+
+
+def test_a_pickle_that_claims_a_string_of_terabytes_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"\x80\x04\x8d" + (1 << 45).to_bytes(8, "little") + b"abc.")
+    with pytest.raises(InputError, match="damaged"):
+        weights_file.read(tmp_path / "w.pth")

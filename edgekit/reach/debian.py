@@ -137,9 +137,22 @@ def unpack(path: Path, into: Path) -> None:
         raise InputError(f"{path}: not a Debian package")
     try:
         with tarfile.open(fileobj=BytesIO(data)) as tar:
-            tar.extractall(into, filter="tar")
+            if hasattr(tarfile, "tar_filter"):
+                tar.extractall(into, filter="tar")
+            else:  # Python before 3.11.4, such as Debian 12's
+                _check_inside(tar, into)
+                tar.extractall(into)  # noqa: S202
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise InputError(f"{path}: cannot be unpacked: {error}") from error
+
+
+def _check_inside(tar: tarfile.TarFile, into: Path) -> None:
+    """Raise TarError if a name leads out of the folder, as the filter "tar" does."""
+    root = into.resolve()
+    for member in tar:
+        if not (root / member.name.lstrip("/")).resolve().is_relative_to(root):
+            raise tarfile.TarError(f"{member.name!r} would be extracted outside of the folder")
+        member.name = member.name.lstrip("/")
 
 
 def _data(content: bytes) -> bytes | None:

@@ -80,7 +80,8 @@ def load(path: Path) -> object:
     for stream in _pickles(path):
         try:
             kinds |= _kinds(stream)
-        except (ValueError, IndexError, KeyError, AttributeError) as error:  # no pickle, or half of one
+        except (ValueError, IndexError, KeyError, AttributeError, MemoryError) as error:
+            # no pickle, half of one, or one that claims a string of terabytes
             raise Refused(_UNKNOWN) from error
     for name in sorted(kinds):
         if _PROGRAM.fullmatch(name):
