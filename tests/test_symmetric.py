@@ -27,7 +27,7 @@ from edgekit.quantize import ptq
 from edgekit.quantize.histogram import Histogram, grid
 from edgekit.quantize.ranges import entropy, minmax, mse, percentile
 from edgekit.report.compression import symmetry
-from edgekit.search import ladder
+from edgekit.search import ladder, trial_files
 from edgekit.train import qat
 from edgekit.types import Quantization, Symmetry
 from edgekit.verify import files as verify
@@ -129,6 +129,17 @@ def test_the_onnx_file_has_zero_points_of_0_and_int8_everywhere(compressed: nets
     for node in model.graph.node:  # nothing computes on the bytes: TensorRT has them between Q and DQ only
         sources = [producer[name].op_type for name in node.input if name in producer]
         assert node.op_type == "DequantizeLinear" or "QuantizeLinear" not in sources
+
+
+def test_files_for_timing_run_the_kernels_of_symmetric_files(tmp_path: Path) -> None:
+    net = nets.settled(nn.Sequential(nets.conv(3, 8, 3, nn.ReLU), nets.head(8)))
+    section = QuantizeSection(activations="symmetric")
+    files = trial_files.quick_int8(net, nets.SIZE, list(nets.images(2)), nets.LEVELS, section, ["onnx"], tmp_path)
+    model = onnx.load(tmp_path / files["onnx"].path)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    zeros = [constants[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert zeros
+    assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
 
 
 def test_the_tflite_file_has_the_same_scales(compressed: nets.Compressed) -> None:

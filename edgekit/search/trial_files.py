@@ -143,7 +143,7 @@ def quick_int8(
         size: shape of an image.
         images: float32 tensors of that shape, preprocessed as the network expects; two are enough.
         pixels: every value that the input can take, as `edgekit.data.transforms.levels` gives them.
-        section: the recipe's choices; only `keep_float` and `float_operators` are used.
+        section: the recipe's choices; those that decide which kernels run are used.
         formats: which files to write.
         folder: where to write ``model-int8`` in each format.
         rewrites: rewrites of the graph to apply where they match; None is all of them.
@@ -155,6 +155,7 @@ def quick_int8(
         Shortfall: a converter refuses the network.
     """
     plain = QuantizeSection(
+        activations=section.activations,
         keep_float=section.keep_float,
         float_operators=section.float_operators,
         bias_correction=False,

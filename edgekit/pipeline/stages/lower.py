@@ -48,6 +48,7 @@ def inputs(run: Run, section: Sections) -> dict[str, Any]:
     return {
         "network": run.network.digest,
         "keep_float": quantize.may_be_float,
+        **({"activations": quantize.activations} if quantize.symmetric else {}),
         "formats": export.trial_formats,
         "where": where(run, "lower"),
         "versions": versions(

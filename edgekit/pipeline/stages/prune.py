@@ -41,13 +41,14 @@ def inputs(run: Run, section: PruneSection) -> dict[str, Any]:
 
 def _where(run: Run) -> dict[str, Any]:
     """What a latency target depends on, besides the network."""
-    facts = machine.facts()
+    facts, quantize = machine.facts(), run.recipe.quantize
     return {
         "devices": [  # the first that is timed decides
             [name, device.reach.model_dump(), device.run.file_engines] for name, device in run.job.devices.items()
         ],
         "machine": {key: facts[key] for key in ("hostname", "arch", "cpu", "cores")},
-        "int8": run.recipe.quantize and run.recipe.quantize.may_be_float,
+        "int8": quantize and quantize.may_be_float,
+        **({"activations": quantize.activations} if quantize and quantize.symmetric else {}),
         "formats": list(run.trial_formats),
         "versions": versions(
             "onnxruntime", "ai-edge-litert", "tflite-runtime", "onnx", "litert-torch", *of_formats(run.trial_formats)
