@@ -142,6 +142,14 @@ def int8_tflite(last: int = schema.BuiltinOperator.LOGISTIC) -> bytes:
     return build.bytes([x], [y])
 
 
+def sine_tflite() -> bytes:
+    """SIN of int8 (1, 8), which no NPU computes."""
+    build = _Tflite()
+    x, y = build.tensor("x", (1, 8), scale=0.5), build.tensor("y", (1, 8), scale=1 / 128)
+    build.operator(schema.BuiltinOperator.SIN, [x], [y])
+    return build.bytes([x], [y])
+
+
 class _Tflite:
     """Puts a .tflite file together, with LiteRT's schema."""
 

@@ -19,7 +19,7 @@ from edgekit.deploy.ethos_u import Target
 from edgekit.errors import InputError, MissingPackage, Shortfall
 from edgekit.export.formats import tflite
 from edgekit.graph.tflite_table import Table
-from tests import nets
+from tests import model_files, nets
 from tests.support import complaint, edgekit
 
 pytest.importorskip("ethosu.vela")
@@ -144,6 +144,13 @@ def test_bad_input_is_one_clear_line(shared: Path, tmp_path: Path) -> None:
         c_arrays.export_npu([models / "vww_96_float.tflite"], tmp_path / "c", U55)
     said = complaint("export-c", models / "vww_96_int8.tflite", "--sram-kb", "9", *words, code=2)
     assert said == "--sram-kb: only with --npu CONFIG, e.g. --npu ethos-u55-128"
+    assert not (tmp_path / "c").exists()
+
+
+def test_an_int8_file_with_nothing_for_the_npu_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sine.tflite").write_bytes(model_files.sine_tflite())
+    said = complaint("export-c", tmp_path / "sine.tflite", "--npu", "ethos-u55-128", "--out", tmp_path / "c", code=1)
+    assert said.endswith("nothing of it can run on ethos-u55-128 (it has SIN); use export-c without --npu")
     assert not (tmp_path / "c").exists()
 
 
