@@ -2,7 +2,8 @@
 
 The peers are ONNX Runtime's `quantize_static` (per channel, uint8 activations, int8 weights, after
 `quant_pre_process`), ai-edge-quantizer (`static_wi8_ai8`) and, in OpenVINO, NNCF (its mixed preset), each on our fp32
-file. OpenVINO and its peer are left out where they are not installed: ``pip install openvino nncf``. Weights and
+file. OpenVINO and its peer are left out where they are not installed: ``pip install openvino nncf``; "as filed" is our
+int8 file in it without what edgekit's engine changes. ONNX Runtime is told to be exact, as edgekit does. Weights and
 calibration images are random: speed does not depend on them, accuracy is not measured here. All files are timed in one
 process, in short interleaved rounds; a ratio is the median over the rounds of one over the other within a round, so
 that a busy machine slows both. Behind each net: the best of our int8 over the best of all peers', and over the best
@@ -100,6 +101,8 @@ def _time(folder: Path, rounds: int, profile: bool) -> tuple[float, float]:
             file = folder / ("peer.xml" if (engine, kind) == ("openvino", "peer") else f"{kind}.{suffix}")
             if file.exists():
                 calls[engine, kind] = run(file)
+    if "openvino" in runners:
+        calls["openvino", "plain"] = _plain_openvino(folder / "int8.onnx")
     for call in calls.values():
         _repeat(call, WARMUP)
     taken: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
@@ -115,7 +118,7 @@ def _time(folder: Path, rounds: int, profile: bool) -> tuple[float, float]:
 
     for engine in runners:
         words = [f"{folder.name:<24} {engine:<12}"]
-        for kind, title in (("fp32", "fp32"), ("int8", "ours"), ("peer", "peer")):
+        for kind, title in (("fp32", "fp32"), ("int8", "ours"), ("plain", "as filed"), ("peer", "peer")):
             if (engine, kind) in taken:
                 words.append(f"{title} {statistics.median(taken[engine, kind]):6.2f} ms")
                 words += [f"{ratio([(engine, 'fp32')], [(engine, kind)]):5.2f}x"] if kind != "fp32" else []
@@ -137,11 +140,9 @@ def _repeat(call: Callable[[], object], count: int) -> list[float]:
 
 
 def _ort(path: Path) -> Callable[[], object]:
-    import onnxruntime
+    from edgekit.runtime.engines import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.cpu_session(str(path))
     source = session.get_inputs()[0]
     feed = {source.name: np.random.default_rng(0).normal(size=source.shape).astype(np.float32)}
     return lambda: session.run(None, feed)
@@ -161,15 +162,21 @@ def _litert(path: Path) -> Callable[[], object]:
 def _openvino(path: Path) -> Callable[[], object]:
     from edgekit.runtime.engines import openvino
 
-    if path.suffix == ".onnx":
-        session: Any = openvino.load(str(path))
-        shape, run = session.input.shape, session.run
-    else:  # NNCF's, as it is
-        compiled = openvino._core().compile_model(str(path), "CPU", openvino.hints("f32", 1))
-        request = compiled.create_infer_request()
-        shape, run = tuple(compiled.inputs[0].shape), lambda x: request.infer([x], share_inputs=True)
-    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    return lambda: run(x)
+    if path.suffix != ".onnx":  # NNCF's
+        return _plain_openvino(path)
+    session = openvino.load(str(path))
+    x = np.random.default_rng(0).normal(size=session.input.shape).astype(np.float32)
+    return lambda: session.run(x)
+
+
+def _plain_openvino(path: Path) -> Callable[[], object]:
+    """A file as it is, with the properties that edgekit sets."""
+    from edgekit.runtime.engines import openvino
+
+    compiled = openvino._core().compile_model(str(path), "CPU", openvino.hints("f32", 1))
+    request = compiled.create_infer_request()
+    x = np.random.default_rng(0).normal(size=tuple(compiled.inputs[0].shape)).astype(np.float32)
+    return lambda: request.infer([x], share_inputs=True)
 
 
 def _profile(path: Path, engine: str) -> None:
