@@ -14,8 +14,8 @@ from edgekit import choices
 from edgekit.config.recipe import PruneSection
 from edgekit.errors import InputError, Shortfall
 from edgekit.graph.logits import per_class
-from edgekit.prune._cost import Cost
 from edgekit.prune.apply import apply, check
+from edgekit.prune.cost import Cost
 from edgekit.prune.groups import ChannelGraph, Group, followed_by, parts, unusual_layers
 from edgekit.prune.port import score
 from edgekit.types import PrunePlan, Size
