@@ -86,26 +86,29 @@ def operators(device: Device_) -> OperatorProfile:
     return OperatorProfile("whole", "litert", "2.3.0", "board", 1, "engine profiler", total, total, rows)
 
 
-def learnt(device: Device_, profiled: bool, count: int = 12) -> LatencyModel:
-    noise = random.Random(1)
+def learnt(device: Device_, profiled: bool, count: int = 12, seed: int = 1) -> LatencyModel:
+    noise = random.Random(seed)
     whole = measured(PrunePlan({}, {}), device, noise)
-    networks = [measured(plan, device, noise) for plan in random_plans(net()[1], count, seed=1)]
+    networks = [measured(plan, device, noise) for plan in random_plans(net()[1], count, seed=seed)]
     return fit(SUBJECT, whole, networks, operators(device) if profiled else None)
 
 
 @pytest.mark.parametrize("profiled", [True, False])
-@pytest.mark.parametrize("tile", [1, 8, 16, 32])
-def test_a_devices_costs_are_learnt_and_the_error_bars_cover(tile: int, profiled: bool) -> None:
-    device, noise = board(tile, seed=tile), random.Random(2)
-    model = learnt(device, profiled)
-    others = [measured(plan, device, noise) for plan in random_plans(net()[1], 60, seed=2)]
-    found = [model.predict(other.shapes) for other in others]
-    errors = np.abs([each.ms / other.value - 1 for each, other in zip(found, others, strict=True)])
-    assert np.median(errors) < 0.02
-    assert np.percentile(errors, 90) < 0.05
-    covered = [each.low <= other.value <= each.high for each, other in zip(found, others, strict=True)]
-    assert np.mean(covered) >= 0.85
-    assert np.median([(each.high - each.low) / each.ms for each in found]) < 0.15  # not by being wide
+def test_devices_costs_are_learnt_and_the_error_bars_cover(profiled: bool) -> None:
+    errors, covered, wide = [], [], []
+    for seed, tile in enumerate((1, 8, 16, 32, 1, 8, 16, 32)):
+        device, noise = board(tile, seed), random.Random(100 + seed)
+        model = learnt(device, profiled, seed=seed)
+        for plan in random_plans(net()[1], 25, seed=50 + seed):
+            other = measured(plan, device, noise)
+            found = model.predict(other.shapes)
+            errors.append(abs(found.ms / other.value - 1))
+            covered.append(found.low <= other.value <= found.high)
+            wide.append((found.high - found.low) / found.ms)
+    assert np.median(errors) < 0.015  # times are uncertain by 0.01
+    assert np.percentile(errors, 90) < 0.03
+    assert 0.9 <= np.mean(covered) < 1
+    assert np.median(wide) < 0.08  # not by saying nothing
 
 
 @pytest.mark.parametrize("tile", [16, 32])
@@ -187,16 +190,8 @@ def test_the_store_keeps_one_model_a_key(tmp_path: Path, monkeypatch: pytest.Mon
     path = store.save(model)
     assert path.is_relative_to(tmp_path / "edgekit" / "latency")
     assert store.find(SUBJECT) == store.Found(model)
-    others: dict[str, Any] = {
-        "device": "x",
-        "cpu": "x",
-        "engine": "x",
-        "format": "x",
-        "precision": "x",
-        "threads": 2,
-        "family": "x",
-    }
-    for key, value in {**others, "size": (3, 96, 96), "unit": "instructions"}.items():
+    others: dict[str, Any] = dict.fromkeys(("device", "cpu", "engine", "format", "precision", "family"), "x")
+    for key, value in {**others, "threads": 2, "size": (3, 96, 96), "unit": "instructions"}.items():
         assert store.find(replace(SUBJECT, **{key: value})).model is None, key
 
 

@@ -20,7 +20,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from itertools import product
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -181,26 +182,14 @@ def fit(
     if not all(0 < each.value < np.inf for each in (whole, *networks)):
         raise Shortfall(f"a latency model needs times above 0 ({subject.engine} on {subject.device})")
     ratios = np.array([each.value / whole.value for each in (whole, *networks)])
-    best: tuple[float, Any] = -np.inf, None
-    for tile in TILES:
-        features = _Features(whole.shapes, _prior.prior(whole.shapes, tile, operators), tile)
-        made = [features.row(each.shapes) for each in (whole, *networks)]
-        rows = np.array([row for row, _ in made]) / ratios[:, None]
-        rest = 1 - np.array([base for _, base in made]) / ratios  # relative errors: every target is 1
-        shared, own = (np.square(features.variances(*on)) for on in ((1, 0), (0, 1)))
-        grams = (rows * shared) @ rows.T, (rows * own) @ rows.T
-        for a in SHARED:
-            for b in OWN:
-                for noise in NOISE:
-                    gram = a * a * grams[0] + b * b * grams[1] + noise * noise * np.eye(len(rows))
-                    evidence = _evidence(gram, rest)
-                    if evidence > best[0]:
-                        best = evidence, (features, rows, rest, gram, (a, b, noise))
-    features, rows, rest, gram, spread = best[1]
+    tries = [_Regression(whole.shapes, tile, operators, [whole, *networks], ratios) for tile in TILES]
+    best = max(tries, key=lambda each: each.evidence)
+    features, rows, rest, gram, spread = best.features, best.rows, best.rest, best.gram, best.spread
     inverse = np.linalg.inv(gram)
     variances = features.variances(*spread[:2])
     away, sigma = inverse @ rest / np.diag(inverse), 1 / np.sqrt(np.diag(inverse))
-    stretch = _student(len(networks)) * max(1.0, float(np.sqrt(np.square(away / sigma)[1:].mean())))
+    wrong = np.abs(away / sigma)[1:]
+    stretch = max(float(wrong.max()), _student(len(networks)) * max(1.0, float(np.sqrt(np.square(wrong).mean()))))
     learnt = np.linalg.solve(np.linalg.cholesky(gram), rows * variances)
     model = LatencyModel(
         subject=subject,
@@ -252,6 +241,35 @@ class _Features:
         """Of the corrections, a priori."""
         count = len(self._kinds) * len(TERMS)
         return np.repeat([shared**2, own**2], [count, len(self._names) * len(TERMS)])
+
+
+class _Regression:
+    """The corrections for one width of tile; their spread is the mean of those on the grid, by their evidence."""
+
+    def __init__(
+        self,
+        whole: Sequence[LayerShape],
+        tile: int,
+        operators: OperatorProfile | None,
+        networks: Sequence[Measured],
+        ratios: Array,
+    ) -> None:
+        self.features = _Features(whole, _prior.prior(whole, tile, operators), tile)
+        made = [self.features.row(each.shapes) for each in networks]
+        self.rows = np.array([row for row, _ in made]) / ratios[:, None]
+        self.rest = 1 - np.array([base for _, base in made]) / ratios  # relative errors: every target is 1
+        shared, own = ((self.rows * self.features.variances(*on)) @ self.rows.T for on in ((1, 0), (0, 1)))
+        self._parts = np.stack([shared, own, np.eye(len(ratios))])
+        grid = np.array(list(product(SHARED, OWN, NOISE)))
+        logs = np.array([_evidence(self._gram(spread), self.rest) for spread in grid])
+        weights = np.exp(logs - logs.max())
+        self.evidence = float(logs.max() + np.log(weights.sum()))
+        self.spread: tuple[float, float, float] = tuple(np.exp(weights @ np.log(grid) / weights.sum()).tolist())
+        self.gram = self._gram(self.spread)
+
+    def _gram(self, spread: Sequence[float] | Array) -> Array:
+        gram: Array = np.tensordot(np.square(spread), self._parts, 1)
+        return gram
 
 
 def _evidence(gram: Array, rest: Array) -> float:

@@ -24,7 +24,7 @@ from edgekit.reach.port import way
 from edgekit.search import trial_files
 from edgekit.search.narrow_files import Template
 from edgekit.search.prune_latency import Setting
-from edgekit.types import PrunePlan, shape_of
+from edgekit.types import SUFFIXES, PrunePlan, shape_of
 
 COUNT = 12
 """Networks to learn from, besides the whole one."""
@@ -32,7 +32,7 @@ SECONDS = 2.0
 """Measured seconds per file and engine."""
 LEAST, JITTER, NARROWEST = 0.2, 0.25, 0.1
 """The smallest share of channels of a plan, by how much its groups differ from that, and the smallest of a group."""
-WHOLE = "whole"
+WHOLE, TEMPLATE = "whole", "template"
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,11 @@ def learn(
     shapes = {label: cost.shapes(gone(plan)) for label, plan in plans.items()}
     files = make_files(whole, plans, setting, formats)
     readings = measure(files, setting, seconds)
-    engines = {each.engine: files[WHOLE, each.form] for each in readings}
-    operators = {engine: operators_of(path, engine, setting, seconds) for engine, path in engines.items()}
+    engines = {each.engine: each.form for each in readings}
+    operators = {
+        engine: operators_of(_named(files[WHOLE, form], form, setting), engine, setting, seconds)
+        for engine, form in engines.items()
+    }
     return models(readings, shapes, name, setting, operators)
 
 
@@ -154,7 +157,7 @@ def make_files(
     whole: nn.Module, plans: Mapping[str, PrunePlan], setting: Setting, formats: Sequence[str]
 ) -> dict[tuple[str, str], Path]:
     """The file of each plan by the plan's name and the format."""
-    where = setting.folder / "template"
+    where = setting.folder / TEMPLATE
     template = Template(whole, setting.size, setting.images, setting.pixels, setting.quantize, formats, where)
     files: dict[tuple[str, str], Path] = {}
     with setting.console.bar("cutting networks", len(plans)) as advance:
@@ -165,6 +168,12 @@ def make_files(
             files |= {(label, form): path for form, path in made.items()}
             advance(1, label)
     return files
+
+
+def _named(whole: Path, form: str, setting: Setting) -> Path:
+    """The whole network's file as it was exported, if it was: files that are cut do not name the layers."""
+    exported = setting.folder / TEMPLATE / f"model-int8{SUFFIXES[form]}"
+    return exported if exported.is_file() else whole
 
 
 def measure(files: Mapping[tuple[str, str], Path], setting: Setting, seconds: float = SECONDS) -> list[Reading]:
