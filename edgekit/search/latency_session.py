@@ -134,11 +134,7 @@ def learn(
     shapes = {label: cost.shapes(gone(plan)) for label, plan in plans.items()}
     files = make_files(whole, plans, setting, formats)
     readings = measure(files, setting, seconds)
-    engines = {each.engine: each.form for each in readings}
-    operators = {
-        engine: operators_of(_named(files[WHOLE, form], form, setting), engine, setting, seconds)
-        for engine, form in engines.items()
-    }
+    operators = profiles(files, readings, setting, seconds)
     return models(readings, shapes, name, setting, operators)
 
 
@@ -168,12 +164,6 @@ def make_files(
             files |= {(label, form): path for form, path in made.items()}
             advance(1, label)
     return files
-
-
-def _named(whole: Path, form: str, setting: Setting) -> Path:
-    """The whole network's file as it was exported, if it was: files that are cut do not name the layers."""
-    exported = setting.folder / TEMPLATE / f"model-int8{SUFFIXES[form]}"
-    return exported if exported.is_file() else whole
 
 
 def measure(files: Mapping[tuple[str, str], Path], setting: Setting, seconds: float = SECONDS) -> list[Reading]:
@@ -225,23 +215,36 @@ def _estimates(files: Mapping[tuple[str, str], Path], setting: Setting) -> list[
     return readings
 
 
-def operators_of(path: Path, engine: str, setting: Setting, seconds: float = SECONDS) -> OperatorProfile | None:
-    """Where the time of a file goes on the device; None, with a line to the console, where that cannot be had."""
+def profiles(
+    files: Mapping[tuple[str, str], Path], readings: Sequence[Reading], setting: Setting, seconds: float = SECONDS
+) -> dict[str, OperatorProfile]:
+    """Where the whole network's time goes, by engine; without engines where that cannot be had (a line says so).
+
+    Args:
+        files: as `make_files` returns them.
+        readings: whose engines count.
+        setting: the device.
+        seconds: measured time of each engine.
+    """
     if not trial_files.is_timed(setting.on):
-        return None
+        return {}
     reach = way(setting.on.reach.by, f"{setting.device}: reach.by")
-    try:
-        return profile_operators(
-            reach.send(path, setting.on),
-            WHOLE,
-            engine,
-            seconds=seconds,
-            device=setting.device,
-            start=lambda argv: reach.start(argv, setting.on),
-        )
-    except (Shortfall, InputError) as trouble:
-        setting.console.say(f"  {trouble}: the latency model starts from usual costs")
-        return None
+    found = {}
+    for engine, form in dict.fromkeys((each.engine, each.form) for each in readings):
+        exported = setting.folder / TEMPLATE / f"model-int8{SUFFIXES[form]}"  # files that are cut name no layers
+        path = exported if exported.is_file() else files[WHOLE, form]
+        try:
+            found[engine] = profile_operators(
+                reach.send(path, setting.on),
+                WHOLE,
+                engine,
+                seconds=seconds,
+                device=setting.device,
+                start=lambda argv: reach.start(argv, setting.on),
+            )
+        except (Shortfall, InputError) as trouble:
+            setting.console.say(f"  {trouble}: its latency model starts from usual costs")
+    return found
 
 
 def models(
@@ -249,7 +252,7 @@ def models(
     shapes: Mapping[str, tuple[LayerShape, ...]],
     name: str,
     setting: Setting,
-    operators: Mapping[str, OperatorProfile | None],
+    operators: Mapping[str, OperatorProfile],
 ) -> tuple[LatencyModel, ...]:
     """A model for each unit, format and engine that was measured.
 
