@@ -13,15 +13,15 @@ from edgekit.latency.shapes import KINDS, LayerShape
 from edgekit.measurements import OperatorProfile
 
 Array = npt.NDArray[np.float64]
-TERMS = ("call", "input", "output", "tiles", "weights", "after")
-"""What the time of a layer grows with: nothing (starting the operator), elements of the input, elements of the output,
+TERMS = ("call", "pixels", "input", "output", "tiles", "weights", "after")
+"""What the time of a layer grows with: nothing (starting the operator), positions of its output, elements of the input, elements of the output,
 multiply-adds in whole tiles, weights in whole tiles, and elements of the output again, for the operators that follow
 and are no weighted layer (additions, pools, conversions)."""
 _USUAL = {
-    "dense": (80e3, 8.0, 16.0, 1.0, 4.0, 6.0),
-    "pointwise": (80e3, 4.0, 16.0, 1.0, 4.0, 6.0),
-    "depthwise": (80e3, 4.0, 16.0, 3.0, 4.0, 6.0),
-    "linear": (80e3, 4.0, 16.0, 1.0, 4.0, 6.0),
+    "dense": (120e3, 400.0, 8.0, 24.0, 1.0, 4.0, 8.0),
+    "pointwise": (120e3, 400.0, 8.0, 24.0, 1.0, 4.0, 8.0),
+    "depthwise": (120e3, 400.0, 8.0, 24.0, 4.0, 4.0, 8.0),
+    "linear": (120e3, 400.0, 8.0, 24.0, 1.0, 4.0, 8.0),
 }
 """Usual cost of each term of int8 kernels, in multiply-adds of a 1x1 convolution."""
 _LOOSE = 1.0
@@ -67,7 +67,8 @@ class Fixed:
         reads = _up(inputs / self._groups, tile.inputs) * _up(outputs / self._groups, tile.outputs) * self._groups
         weights = self._kernel * np.where(self._deep, _up(outputs, tile.depthwise), reads)
         written = outputs * after
-        return np.stack([np.ones(len(sizes)), inputs * before, written, weights * after, weights, written], 1)
+        columns = np.ones(len(sizes)), after, inputs * before, written, weights * after, weights, written
+        return np.stack(columns, 1)
 
 
 def _up(channels: Array, tile: int) -> Array:
