@@ -28,6 +28,7 @@ from edgekit.graph import integer_arithmetic
 from edgekit.pipeline import run as pipeline
 from edgekit.prune import apply, planning
 from edgekit.prune._cost import Cost
+from edgekit.prune.aim import counted
 from edgekit.prune.groups import ChannelGraph, followed_by, parts
 from edgekit.search import prune_latency
 from edgekit.types import Checkpoint, InputSpec, ModelSpec, PrunePlan, Pruning
@@ -69,7 +70,7 @@ def none() -> Iterable[tuple[Tensor, Tensor]]:
 
 def decide(module: nn.Module, size: int = 32, share: float = 0.5, kind: str = "macs", **keys: Any) -> PrunePlan:
     section = PruneSection.model_validate({"score": "l2", "steps": 1, kind: share, **keys})
-    return planning.decide(module, size, section, keys.pop("batches", none), kind, share)
+    return planning.decide(module, size, section, keys.pop("batches", none), counted(kind, share))
 
 
 def pruned(module: nn.Module, plan: PrunePlan, size: int = 32) -> nn.Module:
@@ -308,7 +309,7 @@ def test_taylor_goes_through_the_training_images_at_every_step(scope: str) -> No
 
     section = PruneSection(score="taylor", macs=0.6, steps=3, round_to=2, scope=scope)  # type: ignore[arg-type]
     before = models.state(net)
-    plan = planning.decide(net, 32, section, batches, "macs", 0.6)
+    plan = planning.decide(net, 32, section, batches, counted("macs", 0.6))
     assert calls == 3
     assert all(torch.equal(tensor, models.state(net)[key]) for key, tensor in before.items())
     apply.check(net, pruned(net, plan), plan, 32)

@@ -23,7 +23,7 @@ from edgekit.data.transforms import evaluate, levels, open_image
 from edgekit.device.file import Device
 from edgekit.disk import json_file
 from edgekit.errors import InputError, Shortfall, Unreached
-from edgekit.prune import apply, planning
+from edgekit.prune import aim, apply, planning
 from edgekit.search import prune_latency, trial_files
 from edgekit.search.prune_latency import Setting, Stopwatch
 from edgekit.types import Index, InputSpec, PrunePlan, Pruning, Size
@@ -113,7 +113,7 @@ def _at(whole: nn.Module, given: Given, kind: str, share: float) -> tuple[PruneP
     def examples() -> Iterable[Any]:
         return islice(batches(images, BATCH, epoch=0), BATCHES) if len(images) else ()
 
-    plan = planning.decide(whole, given.spec.shape, given.section, examples, kind, share)
+    plan = planning.decide(whole, given.spec.shape, given.section, examples, aim.counted(kind, share))
     return plan, _pruned(whole, plan, given.spec.shape)
 
 
