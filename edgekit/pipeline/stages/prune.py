@@ -90,7 +90,7 @@ def build(run: Run, section: PruneSection, work: Path) -> None:
         run.console.say("  the data has no training split: the pruned network is not trained")
     else:
         history = distill.recover(
-            pruned, copy.deepcopy(whole), run.recipe, index, root, before.input, work, run.console
+            pruned, copy.deepcopy(whole), run.recipe, index, root, before.input, work, run.console, run.job.pause
         )
     parameters, macs = models.count(pruned, size)
     metrics = tuple(
