@@ -44,12 +44,12 @@ class Planner:
 
     def __init__(self, module: nn.Module, size: Size, section: PruneSection, batches: Batches) -> None:
         self._module, self._size, self._section, self._batches = module, size, section, batches
-        self._groups = _free(module, size, section)
-        self._near = _greedy.neighbours(self._groups)
+        self.groups = tuple(_free(module, size, section))
+        self._near = _greedy.neighbours(self.groups)
         self._whole: dict[str, dict[str, Tensor]] = {}
         """Scores of the unpruned network, by criterion."""
-        self.cost = Cost(module, self._groups, size)
-        self.width = {group.head: group.channels for group in self._groups}
+        self.cost = Cost(module, self.groups, size)
+        self.width = {group.head: group.channels for group in self.groups}
         """Channels of each group, by its head."""
 
     @property
@@ -73,7 +73,7 @@ class Planner:
             Shortfall: the loss has no finite gradient.
         """
         section = section or self._section
-        groups, cost = self._groups, aim.of(self.cost)
+        groups, cost = self.groups, aim.of(self.cost)
         whole = cost({})
         least = cost({head: width - min(width, section.round_to) for head, width in self.width.items()})
         if least > aim.share * whole:
@@ -114,8 +114,8 @@ class Planner:
         whole = all(len(kept[head]) == width for head, width in self.width.items())
         if whole and section.score in self._whole:
             return self._whole[section.score]
-        narrow = _narrow(self._module, self._size, PrunePlan(_lists(kept, self._groups), self.width))
-        scores = _scores(narrow, self._size, self._groups, section.score, self._batches, generator)
+        narrow = _narrow(self._module, self._size, PrunePlan(_lists(kept, self.groups), self.width))
+        scores = _scores(narrow, self._size, self.groups, section.score, self._batches, generator)
         if not scores:
             raise InputError(f'prune.score = "{section.score}": it applies to no group of channels of this network')
         if whole:

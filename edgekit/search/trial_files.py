@@ -27,7 +27,7 @@ WARMUP = 3
 
 
 @dataclass(frozen=True)
-class _TrialFile:
+class TrialFile:
     """An `edgekit.profile.job.ModelFile`."""
 
     id: str
@@ -84,7 +84,7 @@ def time_files(
         Shortfall: nothing at all could be measured on a device that was reached and has an engine for the files.
     """
     formats = {suffix: form for form, suffix in SUFFIXES.items()}
-    trials = [_TrialFile(name, formats[path.suffix], str(path.resolve())) for name, path in files.items()]
+    trials = [TrialFile(name, formats[path.suffix], str(path.resolve())) for name, path in files.items()]
     rows: list[Trial] = []
     emulated, lost = [], {}
     for name, device in devices.items():

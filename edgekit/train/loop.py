@@ -188,6 +188,19 @@ def _fit_head(state: State, section: TrainSection, images: Images) -> None:
     state.history.append(Epoch(0, "head", 0.0, loss, hits, val_loss, val_accuracy, seconds))
 
 
+def fit_head(module: nn.Module, images: ImageSet, iterations: int, smoothing: float) -> None:
+    """Fit the classifier alone, in place, on features of a frozen network.
+
+    Args:
+        module: the network.
+        images: not augmented.
+        iterations: of L-BFGS.
+        smoothing: of the labels.
+    """
+    inputs, labels = _head.features(module, images)
+    _head.fit(models.head(module), inputs, labels, iterations, smoothing)
+
+
 def _cross_entropy(section: TrainSection) -> Criterion:
     return lambda _, logits, labels: functional.cross_entropy(logits, labels, label_smoothing=section.label_smoothing)
 
