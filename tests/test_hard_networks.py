@@ -33,7 +33,7 @@ from edgekit.lower import portable, weights
 from edgekit.lower.rewrites import average_pool
 from edgekit.profile import torch_reference
 from edgekit.prune import apply, planning
-from edgekit.prune._cost import Cost
+from edgekit.prune.cost import Cost
 from edgekit.prune.aim import counted
 from edgekit.prune.groups import ChannelGraph
 from edgekit.quantize import ptq

@@ -10,7 +10,7 @@ from edgekit.fit.networks import Whole
 from edgekit.fit.records import Candidate, Net
 from edgekit.fit.widths import AIM
 from edgekit.latency.model import LatencyModel
-from edgekit.prune._cost import Cost
+from edgekit.prune.cost import Cost
 from edgekit.prune.groups import ChannelGraph
 from edgekit.types import Size
 

@@ -17,7 +17,7 @@ from edgekit.fit.records import Candidate, Measurement, Prediction
 from edgekit.fit.timing import Clock
 from edgekit.latency.model import LatencyModel
 from edgekit.prune import apply
-from edgekit.prune._cost import Cost
+from edgekit.prune.cost import Cost
 from edgekit.prune.aim import Aim, CostOf, Gone
 from edgekit.types import PrunePlan
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from edgekit.prune._cost import Cost
+from edgekit.prune.cost import Cost
 
 Gone = Mapping[str, int]
 """How many channels were removed, by the head of their group."""

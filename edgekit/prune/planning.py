@@ -14,7 +14,7 @@ from edgekit.config.recipe import PruneSection
 from edgekit.errors import InputError, Shortfall
 from edgekit.graph.logits import per_class
 from edgekit.prune import _greedy
-from edgekit.prune._cost import Cost
+from edgekit.prune.cost import Cost
 from edgekit.prune._greedy import Block
 from edgekit.prune.aim import Aim
 from edgekit.prune.apply import apply, check

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.fx import GraphModule
 
 from edgekit.config.recipe import QuantizeSection
 from edgekit.console import Console
@@ -124,6 +125,26 @@ def _trial(timing: Timing, machine: Machine) -> Trial:
     return Trial(timing.artifact, timing.device, machine, timing.engine, timing.engine_version, quietest)
 
 
+def quick_graph(
+    module: torch.nn.Module,
+    size: Size,
+    images: Iterable[torch.Tensor],
+    pixels: torch.Tensor,
+    section: QuantizeSection,
+    rewrites: Sequence[str] | None = None,
+) -> GraphModule:
+    """The quantized graph that `quick_int8` makes its files from; arguments as there."""
+    plain = QuantizeSection(
+        activations=section.activations,
+        keep_float=section.keep_float,
+        float_operators=section.float_operators,
+        bias_correction=False,
+        sensitivity=False,
+    )
+    graph: GraphModule = ptq.quantize(module, size, images, pixels, plain, rewrites).program.module()
+    return graph
+
+
 def quick_int8(
     module: torch.nn.Module,
     size: Size,
@@ -154,14 +175,7 @@ def quick_int8(
     Raises:
         Shortfall: a converter refuses the network.
     """
-    plain = QuantizeSection(
-        activations=section.activations,
-        keep_float=section.keep_float,
-        float_operators=section.float_operators,
-        bias_correction=False,
-        sensitivity=False,
-    )
-    graph = ptq.quantize(module, size, images, pixels, plain, rewrites).program.module()
+    graph = quick_graph(module, size, images, pixels, section, rewrites)
     folder.mkdir(parents=True, exist_ok=True)
     return {
         name: exporter(name).export(graph, size, "int8", folder, keep_float=section.may_be_float) for name in formats
