@@ -33,8 +33,8 @@ from edgekit.lower import portable, weights
 from edgekit.lower.rewrites import average_pool
 from edgekit.profile import torch_reference
 from edgekit.prune import apply, planning
-from edgekit.prune.cost import Cost
 from edgekit.prune.aim import counted
+from edgekit.prune.cost import Cost
 from edgekit.prune.groups import ChannelGraph
 from edgekit.quantize import ptq
 from edgekit.runtime import engine_menu

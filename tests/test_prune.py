@@ -27,8 +27,8 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.graph import integer_arithmetic
 from edgekit.pipeline import run as pipeline
 from edgekit.prune import apply, planning
-from edgekit.prune.cost import Cost
 from edgekit.prune.aim import counted
+from edgekit.prune.cost import Cost
 from edgekit.prune.groups import ChannelGraph, followed_by, parts
 from edgekit.search import prune_latency
 from edgekit.types import Checkpoint, InputSpec, ModelSpec, PrunePlan, Pruning

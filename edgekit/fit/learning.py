@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgekit.device.file import Device
 from edgekit.fit.networks import Whole
 from edgekit.fit.timing import Clock
-from edgekit.fit.widths import gone, narrowed
+from edgekit.fit.widths import narrowed
 from edgekit.latency import store
 from edgekit.latency.model import LatencyModel, Subject
 from edgekit.search import latency_session
@@ -35,7 +35,7 @@ def model(whole: Whole, device: Device, clock: Clock) -> LatencyModel:
     clock.console.say(f"fit: {found.why}: {COUNT} random networks are timed")
     form, engine = clock.engines[device.name]
     plans = {f"random {n + 1}": p for n, p in enumerate(latency_session.random_plans(whole.planner.groups, COUNT))}
-    shapes = {name: whole.planner.cost.shapes(gone(plan)) for name, plan in plans.items()}
+    shapes = {name: whole.planner.cost.shapes(latency_session.gone(plan)) for name, plan in plans.items()}
     files = {(WHOLE, form): whole.template.files(whole.module, whole.folder / WHOLE)[form]}
     for number, (name, plan) in enumerate(plans.items()):
         made = whole.template.files(narrowed(whole, plan), whole.folder / f"random-{number}")
@@ -44,8 +44,8 @@ def model(whole: Whole, device: Device, clock: Clock) -> LatencyModel:
     setting = whole.setting(device, form, engine, clock.console)
     with clock.counted(len(files) - 1):
         readings = latency_session.measure(files, setting)
-        operators = latency_session.operators_of(files[WHOLE, form], engine, setting)
-    made_models = latency_session.models(readings, shapes, whole.net.name, setting, {engine: operators})
+        operators = latency_session.profiles(files, readings, setting)
+    made_models = latency_session.models(readings, shapes, whole.net.name, setting, operators)
     learnt = next(each for each in made_models if each.subject.unit == "ms")
     store.save(learnt)
     return learnt

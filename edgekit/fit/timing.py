@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,8 @@ from edgekit.search.trial_files import TrialFile, engines_for
 
 SECONDS, ROUNDS, WARMUP = 1.5, 8, 3
 """Of each file."""
+WIDE = 1.08
+"""Upper over lower bound of a median from which a file is measured on, up to three times as long."""
 MB = 1e6
 
 
@@ -103,7 +105,7 @@ class Clock:
             update={"engines": engines, "batch": [1], "warmup": WARMUP, "seconds": SECONDS}
             | {"rounds": ROUNDS, "sustained": 0.0}
         )
-        found = profile(trials, Path(), {name: device.model_copy(update={"run": run})}, self.console)
+        found = profile(trials, Path(), {name: device.model_copy(update={"run": run})}, self.console, doubts=_wide)
         lost = [failure for failure in found.failures if failure.lost]
         if lost:
             raise Unreached(f"{name}: {lost[0].reason}; run the same command again to go on from here")
@@ -127,6 +129,10 @@ class Clock:
 
     def _measurement(self, row: Timing, cpu: str, form: str, path: Path) -> Measurement:
         return measurement(row, self.percentile, cpu, form, path.stat().st_size)
+
+
+def _wide(rows: Sequence[Timing]) -> list[Timing]:
+    return [row for row in rows if row.p50_ci is not None and row.p50_ci[1] > WIDE * row.p50_ci[0]]
 
 
 def measurement(row: Timing, percentile: int, cpu: str, form: str, size: int) -> Measurement:

@@ -17,8 +17,9 @@ from edgekit.fit.records import Candidate, Measurement, Prediction
 from edgekit.fit.timing import Clock
 from edgekit.latency.model import LatencyModel
 from edgekit.prune import apply
-from edgekit.prune.cost import Cost
 from edgekit.prune.aim import Aim, CostOf, Gone
+from edgekit.prune.cost import Cost
+from edgekit.search import latency_session
 from edgekit.types import PrunePlan
 
 AIM = 0.97
@@ -96,17 +97,13 @@ class Budget:
 
     def load(self, rows: Sequence[Measurement], bound: Literal["ms", "low", "high"] = "high") -> float:
         """The largest share that a measured network takes of any limit."""
-        section, found = self.section, []
+        section = self.section
+        found: list[float] = []
         for row in rows:
             found.append(getattr(row, bound) / section.max_ms)
             found += [row.file_mb / section.max_mb] if section.max_mb is not None else []
             found += [row.rss_mb / section.max_rss] if section.max_rss is not None else []
-        return max(found)
-
-
-def gone(plan: PrunePlan | None) -> dict[str, int]:
-    """How many channels each group of a plan loses."""
-    return {head: plan.of[head] - len(kept) for head, kept in plan.kept.items()} if plan else {}
+        return float(max(found))
 
 
 def narrowed(whole: Whole, plan: PrunePlan | None) -> nn.Module:
@@ -121,7 +118,7 @@ def narrowed(whole: Whole, plan: PrunePlan | None) -> nn.Module:
 def candidate(whole: Whole, name: str, how: str, plan: PrunePlan | None, budget: Budget | None) -> Candidate:
     """A plan as a candidate, not measured yet."""
     parameters, macs = models.count(narrowed(whole, plan), whole.size)
-    predicted = budget.predictions(whole.planner.cost, gone(plan)) if budget else ()
+    predicted = budget.predictions(whole.planner.cost, latency_session.gone(plan) if plan else {}) if budget else ()
     return Candidate(name, whole.net, how, plan, macs, parameters, predicted)
 
 

@@ -14,10 +14,10 @@ from edgekit.config.recipe import PruneSection
 from edgekit.errors import InputError, Shortfall
 from edgekit.graph.logits import per_class
 from edgekit.prune import _greedy
-from edgekit.prune.cost import Cost
 from edgekit.prune._greedy import Block
 from edgekit.prune.aim import Aim
 from edgekit.prune.apply import apply, check
+from edgekit.prune.cost import Cost
 from edgekit.prune.groups import ChannelGraph, Group, followed_by, parts, unusual_layers
 from edgekit.prune.port import score
 from edgekit.types import PrunePlan, Size
