@@ -47,6 +47,20 @@ class Unreached(Shortfall):
     """Nothing was measured because no device could be reached; a retry may succeed."""
 
 
+class Paused(Exception):
+    """Not an error: training stopped after the epoch that it was told to stop after; the next run goes on from there.
+
+    Args:
+        score: validation top-1 of the best epoch so far, 0..1; None without a validation split.
+        epochs: how many were trained.
+        seconds: of the last of them.
+    """
+
+    def __init__(self, score: float | None, epochs: int, seconds: float) -> None:
+        super().__init__(f"paused after epoch {epochs}")
+        self.score, self.epochs, self.seconds = score, epochs, seconds
+
+
 class DiskFull(EdgekitError):
     """No room for a result; what was finished before is kept."""
 

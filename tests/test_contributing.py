@@ -33,6 +33,7 @@ from edgekit.pipeline import port as pipeline_port
 from edgekit.pipeline import run as pipeline
 from edgekit.pipeline.state import Job, Run
 from edgekit.prune import planning
+from edgekit.prune.aim import counted
 from edgekit.prune.port import Score
 from edgekit.quantize import ptq
 from edgekit.quantize.port import Rule
@@ -116,7 +117,9 @@ def test_the_range_rule_decides_ranges() -> None:
 
 
 def test_the_score_prunes() -> None:
-    plan = planning.decide(small(), nets.SIZE, PruneSection(score="largest", macs=0.6), lambda: (), "macs", 0.6)
+    plan = planning.decide(
+        small(), nets.SIZE, PruneSection(score="largest", macs=0.6), lambda: (), counted("macs", 0.6)
+    )
     assert plan.kept
 
 

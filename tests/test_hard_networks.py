@@ -33,6 +33,7 @@ from edgekit.lower import portable, weights
 from edgekit.lower.rewrites import average_pool
 from edgekit.profile import torch_reference
 from edgekit.prune import apply, planning
+from edgekit.prune.aim import counted
 from edgekit.prune.cost import Cost
 from edgekit.prune.groups import ChannelGraph
 from edgekit.quantize import ptq
@@ -386,7 +387,7 @@ def test_pruning_counts_and_cuts_a_layer_that_is_used_twice(name: str) -> None:
     groups = ChannelGraph(module, nets.SIZE).groups()
     assert Cost(module, groups, nets.SIZE)("macs", {}) == models.count(module, nets.SIZE)[1]
     section = PruneSection(macs=0.6, round_to=4, score="l1")
-    plan = planning.decide(module, nets.SIZE, section, list, "macs", 0.6)
+    plan = planning.decide(module, nets.SIZE, section, list, counted("macs", 0.6))
     pruned = copy.deepcopy(module)
     apply.apply(pruned, plan, nets.SIZE)
     apply.check(module, pruned, plan, nets.SIZE)
@@ -397,7 +398,7 @@ def test_pruning_leaves_tied_and_computed_layers_alone() -> None:
     section = PruneSection(macs=0.6, round_to=4, score="l1")
     for name in ("tied linear layers", "weight norm"):
         with pytest.raises(InputError, match="no group of channels can be pruned"):
-            planning.decide(nets.settled(NETS[name]()), nets.SIZE, section, list, "macs", 0.6)
+            planning.decide(nets.settled(NETS[name]()), nets.SIZE, section, list, counted("macs", 0.6))
 
 
 # Pools, sums and files -----------------------------------------------------------------------------

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _options(command: F, target: str = "RECIPE|RUN", out: str = "Run directory. [runs/<recipe>]") -> F:
+def options(command: F, target: str = "RECIPE|RUN", out: str = "Run directory. [runs/<recipe>]") -> F:
     """The options and argument of every command that works on a recipe or a run directory."""
     for option in (
         click.option("--debug", is_flag=True, help="Show tracebacks."),
@@ -61,7 +61,7 @@ _strict = click.option(
 
 
 @click.command(no_args_is_help=True)
-@_options
+@options
 @_strict
 def run(**flags: Any) -> None:
     """Run every stage in RECIPE.
@@ -79,7 +79,7 @@ def run(**flags: Any) -> None:
 
 
 @click.command(no_args_is_help=True)
-@_options
+@options
 def train(**flags: Any) -> None:
     """Run the stages data and train.
 
@@ -91,7 +91,7 @@ def train(**flags: Any) -> None:
 
 
 @click.command(no_args_is_help=True)
-@_options
+@options
 def prune(**flags: Any) -> None:
     """Run the stages data, train and prune.
 
@@ -104,7 +104,7 @@ def prune(**flags: Any) -> None:
 
 
 @click.command(no_args_is_help=True)
-@_options
+@options
 def compress(**flags: Any) -> None:
     """Run the stages up to the bundle, without measuring.
 
@@ -116,7 +116,7 @@ def compress(**flags: Any) -> None:
 
 
 @click.command(no_args_is_help=True)
-@partial(_options, target="RECIPE|RUN|BUNDLE", out="Where to write. [runs/<recipe>, profiles/<bundle>]")
+@partial(options, target="RECIPE|RUN|BUNDLE", out="Where to write. [runs/<recipe>, profiles/<bundle>]")
 @click.option("--sustained", metavar="TIME", help="Then run each file continuously for this long, e.g. 10m.")
 @click.option("--again", is_flag=True, help="Measure again, even what was measured before.")
 @_strict
@@ -138,7 +138,7 @@ def profile(sustained: str | None, again: bool, overrides: tuple[str, ...], **fl
 
 
 @click.command(no_args_is_help=True)
-@_options
+@options
 @_strict
 def report(**flags: Any) -> None:
     """Write the reports: HTML, Markdown, JSON and CSV.
@@ -174,7 +174,7 @@ def _go(
             if last == "profile" and bundled.matches(target):
                 outcome = _profiled(target, overrides, out, devices, Console(quiet), again)
             else:
-                job = replace(_job(target, overrides, out, devices), again=again)
+                job = replace(job_of(target, overrides, out, devices), again=again)
                 outcome = pipeline.run(job, Console(quiet), last)
         click.echo(json.dumps(_as_dict(outcome), indent=2) if as_json else terminal.lines(_summary(outcome, last)))
         if outcome.lost:
@@ -195,7 +195,8 @@ def _certain(outcome: Outcome, again: str) -> None:
         raise Shortfall("\n  ".join(words))
 
 
-def _job(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...]) -> Job:
+def job_of(target: str, overrides: tuple[str, ...], out: Path | None, names: tuple[str, ...]) -> Job:
+    """What a recipe or a run directory, --set, --out and --device ask for."""
     from edgekit.config import recipe, recipe_file, shipped
     from edgekit.pipeline import run as pipeline
 

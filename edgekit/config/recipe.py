@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from edgekit import choices
+from edgekit.config.fit_section import FitSection
 from edgekit.config.toml import LARGEST, Duration, Section, Sides
 from edgekit.measurements import Objective
 
@@ -388,6 +389,7 @@ class Recipe(Section):
     export: ExportSection | None = None
     verify: VerifySection | None = None
     profile: ProfileSection | None = None
+    fit: FitSection | None = None
 
     @model_validator(mode="after")
     def _fits_the_images(self) -> Self:

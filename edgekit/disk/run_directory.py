@@ -93,6 +93,21 @@ class RunDirectory:
         record = _read(self.folder(name))
         return None if record is None else _done(name, self.folder(name), record, cached=True)
 
+    def adopt(self, other: RunDirectory, name: str) -> None:
+        """Take over a finished stage of another run, unless there is one here.
+
+        Whether it fits is decided when this run comes to that stage, by its inputs, as always. Files are linked where
+        the file system can, as stages never change what they wrote.
+        """
+        final = self.folder(name)
+        if final.exists() or other.find(name) is None:
+            return
+        partial = final.with_name(f".{final.name}.adopted")
+        _remove(partial)
+        self.path.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(other.folder(name), partial, copy_function=_link)
+        partial.rename(final)
+
     def stage(
         self,
         name: str,
@@ -202,6 +217,13 @@ def _hashes(folder: Path) -> dict[str, str]:
         for path in sorted(files)
         if path.name not in (RECORD, KEY, UNVERIFIED) and path.suffix != ".log" and not path.name.startswith(".")
     }
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _remove(folder: Path) -> None:

@@ -15,7 +15,7 @@ from edgekit.console import Console
 from edgekit.disk import code_digest, json_file
 from edgekit.disk.atomic import write_bytes
 from edgekit.disk.run_directory import ORDER, Done, RunDirectory
-from edgekit.errors import DiskFull, Shortfall, missing
+from edgekit.errors import DiskFull, Paused, Shortfall, missing
 from edgekit.measurements import Failure, Profile, Verdict
 from edgekit.pipeline import early, port, warnings
 from edgekit.pipeline.port import S, Skip
@@ -52,6 +52,7 @@ def run(job: Job, console: Console, last: str = "report") -> Outcome:
     Raises:
         InputError: something in the recipe, the data or the environment cannot be used.
         Shortfall: the model or a device fell short; finished stages are kept for inspection.
+        Paused: training stopped where the job says.
     """
     directory = RunDirectory(job.out)
     with directory.locked():
@@ -61,7 +62,7 @@ def run(job: Job, console: Console, last: str = "report") -> Outcome:
             for name in ORDER[: ORDER.index(last) + 1]:
                 _do(name, port.stage(name), state, start)
             start.accept()
-        except (Shortfall, DiskFull):  # the input was accepted
+        except (Shortfall, DiskFull, Paused):  # the input was accepted
             raise
         except Exception:  # a crash, too: what new settings broke must not break the next run
             start.take_back()

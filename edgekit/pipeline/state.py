@@ -35,6 +35,8 @@ class Job:
     """Devices by name; without any, nothing is profiled."""
     again: bool = False
     """Measure on the devices even what was measured before."""
+    pause: int | None = None
+    """Stop the recovery of a pruned network after this epoch, to be gone on with."""
 
 
 @dataclass

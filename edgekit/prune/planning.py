@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,9 @@ from edgekit import choices
 from edgekit.config.recipe import PruneSection
 from edgekit.errors import InputError, Shortfall
 from edgekit.graph.logits import per_class
+from edgekit.prune import _greedy
+from edgekit.prune._greedy import Block
+from edgekit.prune.aim import Aim
 from edgekit.prune.apply import apply, check
 from edgekit.prune.cost import Cost
 from edgekit.prune.groups import ChannelGraph, Group, followed_by, parts, unusual_layers
@@ -27,75 +29,103 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Training images and labels, the same each time it is called."""
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Channels of a group that are removed at once, so that a multiple of ``round_to`` stays."""
-
-    order: tuple[float, ...]
-    """Sort key: the smallest is removed first."""
-    group: str
-    channels: tuple[int, ...]
-
-
-def decide(
-    module: nn.Module, size: Size, section: PruneSection, batches: Batches, kind: str, share: float
-) -> PrunePlan:
-    """Remove the least important channels until the network costs at most `share` of the original.
-
-    The scores of a group are divided by their mean, so that no layer is pruned because its weights are small. Either
-    the least important channels of all groups are removed first ("global"), or each group loses the same share
-    ("local"). Scores are computed again `PruneSection.steps` times, on the network pruned so far.
+class Planner:
+    """Plans for one network, for any number of budgets.
 
     Args:
         module: the unpruned network; it is not changed.
         size: shape of an image.
         section: the recipe's choices.
         batches: images and labels for scores that need gradients.
-        kind: what is counted, "macs" or "parameters".
-        share: the share to keep, 0..1.
 
     Raises:
-        InputError: `keep` names no layer; nothing can be pruned; the share is out of reach.
-        Shortfall: the loss has no finite gradient.
+        InputError: `keep` names no layer; nothing can be pruned.
     """
-    groups = _free(module, size, section)
-    cost = Cost(module, groups, size)
-    whole = cost(kind, {})
-    least = cost(kind, {group.head: group.channels - _least(group.channels, section.round_to) for group in groups})
-    if least > share * whole:
-        raise InputError(
-            f"prune.{kind} = {share:g}: out of reach without emptying a group of channels; the least is "
-            f"{least / whole:.3f} (at least round_to = {section.round_to} channels stay in each group"
-            + (f", {len(section.keep)} layers are kept)" if section.keep else ")")
-        )
-    generator = torch.Generator().manual_seed(section.seed)
-    kept = {group.head: torch.arange(group.channels) for group in groups}
-    for step in range(1, section.steps + 1):
-        narrow = _narrow(module, size, PrunePlan(_lists(kept, groups), {g.head: g.channels for g in groups}))
-        aim = whole * (1 - (1 - share) * step / section.steps)
-        scores = _scores(narrow, size, groups, section.score, batches, generator)
+
+    def __init__(self, module: nn.Module, size: Size, section: PruneSection, batches: Batches) -> None:
+        self._module, self._size, self._section, self._batches = module, size, section, batches
+        self.groups = tuple(_free(module, size, section))
+        self._near = _greedy.neighbours(self.groups)
+        self._whole: dict[str, dict[str, Tensor]] = {}
+        """Scores of the unpruned network, by criterion."""
+        self.cost = Cost(module, self.groups, size)
+        self.width = {group.head: group.channels for group in self.groups}
+        """Channels of each group, by its head."""
+
+    @property
+    def least(self) -> PrunePlan:
+        """The narrowest network that is allowed: ``round_to`` channels stay in each group."""
+        step = self._section.round_to
+        return PrunePlan({head: tuple(range(min(width, step))) for head, width in self.width.items()}, self.width)
+
+    def plan(self, aim: Aim, section: PruneSection | None = None) -> PrunePlan:
+        """Remove the least important channels until the network costs at most a share of the original.
+
+        Either the least important channels of all groups are removed first ("global"), or each group loses the same
+        share ("local"). Scores are computed again `PruneSection.steps` times, on the network pruned so far.
+
+        Args:
+            aim: the share to keep, and of what.
+            section: other choices than the planner's; `keep` and `round_to` have to be the same.
+
+        Raises:
+            InputError: the share is out of reach.
+            Shortfall: the loss has no finite gradient.
+        """
+        section = section or self._section
+        groups, cost = self.groups, aim.of(self.cost)
+        whole = cost({})
+        least = cost({head: width - min(width, section.round_to) for head, width in self.width.items()})
+        if least > aim.share * whole:
+            raise InputError(
+                f"{aim.said} = {aim.share:g}: out of reach without emptying a group of channels; the least is "
+                f"{least / whole:.3f} (at least round_to = {section.round_to} channels stay in each group"
+                + (f", {len(section.keep)} layers are kept)" if section.keep else ")")
+            )
+        generator = torch.Generator().manual_seed(section.seed)
+        kept = {head: torch.arange(width) for head, width in self.width.items()}
+        for step in range(1, section.steps + 1):
+            target = whole * (1 - (1 - aim.share) * step / section.steps)
+            scores = self._scores(kept, section, generator)
+            blocks = {
+                group.head: _blocks(group, scores[group.head], section, aim.scores)
+                for group in groups
+                if group.head in scores
+            }
+            gone = {head: width - len(kept[head]) for head, width in self.width.items()}
+            if aim.per_cost and section.scope == "global":
+                drop = _greedy.by_value(blocks, gone, cost, target, self._near)
+            else:
+                drop = _greedy.by_order(blocks, gone, cost, target)
+            for head, places in drop.items():
+                stays = [place for place in range(len(kept[head])) if place not in places]
+                kept[head] = kept[head][stays]
+                gone[head] = self.width[head] - len(stays)
+        if cost(gone) > aim.share * whole:  # groups without a score
+            raise InputError(
+                f"{aim.said} = {aim.share:g}: out of reach; the least is {cost(gone) / whole:.3f}, as "
+                f'"{section.score}" applies to {len(scores)} of {len(groups)} groups of channels'
+            )
+        changed = [group for group in groups if gone[group.head]]
+        return PrunePlan(_lists(kept, changed), {group.head: group.channels for group in changed})
+
+    def _scores(self, kept: dict[str, Tensor], section: PruneSection, generator: torch.Generator) -> dict[str, Tensor]:
+        """Scores of the network as it is now; those of the whole one are computed once."""
+        whole = all(len(kept[head]) == width for head, width in self.width.items())
+        if whole and section.score in self._whole:
+            return self._whole[section.score]
+        narrow = _narrow(self._module, self._size, PrunePlan(_lists(kept, self.groups), self.width))
+        scores = _scores(narrow, self._size, self.groups, section.score, self._batches, generator)
         if not scores:
             raise InputError(f'prune.score = "{section.score}": it applies to no group of channels of this network')
-        blocks = [
-            block for group in groups if group.head in scores for block in _blocks(group, scores[group.head], section)
-        ]
-        gone = {group.head: group.channels - len(kept[group.head]) for group in groups}
-        drop: dict[str, set[int]] = {}
-        for block in sorted(blocks, key=lambda block: block.order):
-            if cost(kind, gone) <= aim:
-                break
-            gone[block.group] += len(block.channels)
-            drop.setdefault(block.group, set()).update(block.channels)
-        for head, places in drop.items():
-            stays = [place for place in range(len(kept[head])) if place not in places]
-            kept[head] = kept[head][stays]
-    if cost(kind, gone) > share * whole:  # groups without a score
-        raise InputError(
-            f"prune.{kind} = {share:g}: out of reach; the least is {cost(kind, gone) / whole:.3f}, as "
-            f'"{section.score}" applies to {len(scores)} of {len(groups)} groups of channels'
-        )
-    changed = [group for group in groups if gone[group.head]]
-    return PrunePlan(_lists(kept, changed), {group.head: group.channels for group in changed})
+        if whole:
+            self._whole[section.score] = scores
+        return scores
+
+
+def decide(module: nn.Module, size: Size, section: PruneSection, batches: Batches, aim: Aim) -> PrunePlan:
+    """One plan; arguments and errors are those of `Planner`."""
+    return Planner(module, size, section, batches).plan(aim)
 
 
 def _free(module: nn.Module, size: Size, section: PruneSection) -> list[Group]:
@@ -139,10 +169,6 @@ def _holds(module: nn.Module, group: Group, size: Size) -> bool:
     ):  # computed weights cannot be cut
         return False
     return True
-
-
-def _least(channels: int, round_to: int) -> int:
-    return min(channels, round_to)
 
 
 def _narrow(module: nn.Module, size: Size, plan: PrunePlan) -> nn.Module:
@@ -193,10 +219,11 @@ def _scores(
     return sums
 
 
-def _blocks(group: Group, scores: Tensor, section: PruneSection) -> list[_Block]:
+def _blocks(group: Group, scores: Tensor, section: PruneSection, scale: str) -> list[Block]:
     """The channels that a group can lose, least important first; at least ``round_to`` channels stay."""
     order = torch.argsort(scores, stable=True).tolist()
     width, step = len(order), section.round_to
+    unit = scores.mean().clamp_min(1e-30) if scale == "relative" else torch.ones(())
     made = []
     start, stop = 0, width % step or step
     while width - stop >= step:
@@ -206,8 +233,7 @@ def _blocks(group: Group, scores: Tensor, section: PruneSection) -> list[_Block]
         if section.scope == "local":
             rank: tuple[float, ...] = (-left / group.channels,)
         else:
-            mean = float(scores[list(chosen)].mean() / scores.mean().clamp_min(1e-30))
-            rank = (beyond, mean)
-        made.append(_Block((*rank, start), group.head, chosen))
+            rank = (beyond, float(scores[list(chosen)].mean() / unit))
+        made.append(Block((*rank, start), group.head, chosen, bool(beyond), float(scores[list(chosen)].sum() / unit)))
         start, stop = stop, stop + step
     return made

@@ -76,6 +76,7 @@ def recover(
     spec: InputSpec,
     work: Path,
     console: Console,
+    pause: int | None = None,
 ) -> tuple[Epoch, ...]:
     """Train a pruned network in place to recover the accuracy of the unpruned one; keeps the best epoch's weights.
 
@@ -92,11 +93,13 @@ def recover(
         spec: how images become tensors.
         work: existing folder.
         console: progress.
+        pause: stop after this epoch, if more were to come.
 
     Returns:
         What happened in each epoch.
 
     Raises:
+        Paused: it stopped there; called again, it goes on.
         Shortfall: the loss is not a number.
     """
     prune = recipe.prune
@@ -116,7 +119,7 @@ def recover(
             console.say(f"  resuming after epoch {state.history[-1].epoch}")
         against = criterion(teacher, prune.distill, prune.temperature)
         try:
-            loop.fit(state, section, images, lambda: state.save(work, mark), console, against)
+            loop.fit(state, section, images, lambda: state.save(work, mark), console, against, pause)
         except loop.NotANumber as trouble:
             raise Shortfall(f"prune: {trouble}: lower prune.lr = {prune.lr:g}") from None
     student.load_state_dict(state.best)

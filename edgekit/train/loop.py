@@ -21,7 +21,7 @@ from edgekit import ends, models
 from edgekit.config.recipe import Recipe, TrainSection
 from edgekit.console import Console
 from edgekit.data.dataset import ImageSet, batches
-from edgekit.errors import InputError, Shortfall
+from edgekit.errors import InputError, Paused, Shortfall
 from edgekit.graph import eager
 from edgekit.graph.logits import classes, per_class
 from edgekit.train import _head, class_order
@@ -137,6 +137,7 @@ def fit(
     save: Callable[[], None],
     console: Console,
     criterion: Criterion | None = None,
+    pause: int | None = None,
 ) -> None:
     """Train the remaining epochs, each followed by `save`.
 
@@ -147,8 +148,10 @@ def fit(
         save: called after each epoch.
         console: progress.
         criterion: the loss of the epochs over all layers; cross-entropy with the section's smoothing by default.
+        pause: stop after this epoch, if more were to come.
 
     Raises:
+        Paused: it did.
         NotANumber: the loss or a weight is not a number.
     """
     if section.frozen and not state.history:
@@ -157,6 +160,8 @@ def fit(
         save()
     done = sum(epoch.phase == "all" for epoch in state.history)
     for epoch in range(done + 1, section.epochs + 1):
+        if pause is not None and epoch > pause:
+            raise Paused(state.history[state.best_epoch].val_accuracy, epoch - 1, state.history[-1].seconds)
         if _patience_is_over(state.history, section.patience):
             console.say(f"  no better validation loss for {section.patience} epochs: stopping early")
             break
@@ -181,6 +186,19 @@ def _fit_head(state: State, section: TrainSection, images: Images) -> None:
     val_loss, val_accuracy = validate(state.scored, images.val)
     seconds = time.perf_counter() - began
     state.history.append(Epoch(0, "head", 0.0, loss, hits, val_loss, val_accuracy, seconds))
+
+
+def fit_head(module: nn.Module, images: ImageSet, iterations: int, smoothing: float) -> None:
+    """Fit the classifier alone, in place, on features of a frozen network.
+
+    Args:
+        module: the network.
+        images: not augmented.
+        iterations: of L-BFGS.
+        smoothing: of the labels.
+    """
+    inputs, labels = _head.features(module, images)
+    _head.fit(models.head(module), inputs, labels, iterations, smoothing)
 
 
 def _cross_entropy(section: TrainSection) -> Criterion:

@@ -1,0 +1,247 @@
+"""The search, step by step: feasible, model, allocate, close, halve, prove.
+
+Each step leaves JSON beside the runs, so that the same command goes on where a killed one stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+
+from edgekit import __version__
+from edgekit.config.fit_section import FitSection
+from edgekit.console import Console
+from edgekit.disk import code_digest, json_file
+from edgekit.errors import EdgekitError, InputError, Shortfall, Unreached
+from edgekit.fit import frozen, learning, proof, rivals, rungs, widths
+from edgekit.fit.networks import WHOLE, Whole, Workshop
+from edgekit.fit.records import Candidate, Measurement, Net, Result, Spent
+from edgekit.fit.timing import Clock, one_count
+from edgekit.fit.widths import STYLES, Budget
+from edgekit.latency.model import LatencyModel
+from edgekit.pipeline.run import Job
+
+T = TypeVar("T")
+RESULT = "fit.json"
+FRONT = (0.9, 0.75, 0.6, 0.45, 0.35, 0.25)
+"""Budgets of a dry run's front, as shares of the whole network's time."""
+
+
+@dataclass
+class Search:
+    """One search in one folder.
+
+    Args:
+        job: recipe with [fit], devices, and the folder of all runs.
+        console: progress.
+        dry: stop before anything is trained.
+    """
+
+    job: Job
+    console: Console
+    dry: bool = False
+    section: FitSection = field(init=False)
+    workshop: Workshop = field(init=False)
+    clock: Clock = field(init=False)
+
+    def __post_init__(self) -> None:
+        assert self.job.recipe.fit is not None
+        self.section = self.job.recipe.fit
+        devices = {name: one_count(device) for name, device in self.job.devices.items()}
+        self.job = replace(self.job, devices=devices)
+        self.workshop = Workshop(self.job, self.console)
+        self.clock = Clock(devices, self.section.percentile, self.console)
+        self._began = time.monotonic()
+
+    def run(self) -> Result:
+        """Search.
+
+        Returns:
+            What was found; also written as ``fit.json``.
+
+        Raises:
+            InputError: something in the recipe, the data or the environment cannot be used.
+            Shortfall: the budget is out of reach.
+            Unreached: a device cannot be reached.
+        """
+        self._check()
+        whole = self.workshop.untrained(self.workshop.own)
+        result = self._feasible(whole)
+        if self._within(result.whole) and not self.dry:
+            self.console.say("fit: the whole network is within the budget; nothing has to be pruned")
+            return self._prove(replace(result, candidates=(result.whole,)), result.whole)
+        models = {}
+        for name, device in self.job.devices.items():
+            models[name] = learning.model(whole, device, self.clock)
+            self.console.say(f"fit: {name}: {learning.said(models[name])}")
+        budget = self._budget(models, result.whole)
+        result = replace(result, models={name: learning.said(model) for name, model in models.items()})
+        if self.dry:
+            self.workshop.with_head(whole)
+            return self._keep(replace(result, front=tuple(self._front(whole, budget, result.whole))))
+        trained = self.workshop.trained(self.workshop.own, whole)
+        result = self._keep(replace(result, candidates=self._candidates(trained, budget, result.whole)))
+        result = self._trained(result, budget)
+        alive = [one for one in result.candidates if not one.dropped and one.trained]
+        if not alive:
+            why = "; ".join(f"{one.id}: {one.dropped}" for one in result.candidates)
+            raise Shortfall(f"fit: no network is within the limits: {why}")
+        return self._prove(result, max(alive, key=lambda one: (one.accuracy or 0.0, -one.macs)))
+
+    def _check(self) -> None:
+        if not self.job.devices:
+            raise InputError("fit: needs a device to measure on: --device NAME, or a [profile] section")
+        if self.job.recipe.train is None and not self.dry:
+            raise InputError(
+                "fit: pruned networks have to be trained, but the recipe has no [train] section: add one, or look at "
+                "what is predicted with --dry-run"
+            )
+
+    def _feasible(self, whole: Whole) -> Result:
+        """Time the whole and the narrowest network, before anything is trained."""
+        least = whole.planner.least
+        own = widths.candidate(whole, WHOLE, "unpruned", None, None)
+        narrowest = widths.candidate(whole, "narrowest", "the fewest channels that are allowed", least, None)
+
+        def measure() -> dict[str, tuple[Measurement, ...]]:
+            made = {WHOLE: whole.module, "narrowest": widths.narrowed(whole, least)}
+            return self.clock({name: whole.files(net, name) for name, net in made.items()})
+
+        rows = self._once("feasible", {}, dict[str, tuple[Measurement, ...]], measure)
+        for row in rows[WHOLE]:
+            self.clock.note(row)
+        own, narrowest = replace(own, measured=rows[WHOLE]), replace(narrowest, measured=rows["narrowest"])
+        section = self.section
+        for was, now in zip(own.measured, narrowest.measured, strict=True):
+            self.console.say(
+                f"fit: {was.device}: the whole network takes {was.ms:.3g} ms, the narrowest {now.ms:.3g} ms "
+                f"({was.format} in {was.engine} {was.engine_version}, {was.kind}); the budget is {section.max_ms:g} ms"
+            )
+        result = Result(section.max_ms, section.percentile, section.max_drop, own, narrowest)
+        if Budget(section, {}, 0.0).load(narrowest.measured, "low") > 1:
+            raise Shortfall(rivals.out_of_reach(narrowest, section.max_ms, self.workshop.own))
+        return result
+
+    def _budget(self, models: dict[str, LatencyModel], whole: Candidate) -> Budget:
+        first = whole.measured[0]
+        median = {name: model.whole.value for name, model in models.items()}
+        over = max(row.ms / median[row.device] for row in whole.measured) if self.section.percentile > 50 else 1.0
+        return Budget(self.section, models, first.file_mb, over)
+
+    def _within(self, one: Candidate) -> bool:
+        return Budget(self.section, {}, 0.0).load(one.measured) <= 1
+
+    def _front(self, whole: Whole, budget: Budget, own: Candidate) -> list[Candidate]:
+        """The best network for each of several budgets, as predicted: the front without its accuracies."""
+        style = next(style for style in STYLES if style.id == "one-shot")
+        longest = max(row.ms for row in own.measured)
+        found = []
+        for ms in sorted({self.section.max_ms, *(share * longest for share in FRONT)}, reverse=True):
+            if ms >= longest:
+                continue
+            at = replace(budget, section=self.section.model_copy(update={"max_ms": ms}))
+            try:
+                plan = widths.plan(whole, style, at, widths.AIM)
+            except InputError:
+                continue
+            found.append(widths.candidate(whole, f"{ms:.3g}-ms", style.how, plan, budget))
+        return found
+
+    def _candidates(self, whole: Whole, budget: Budget, own: Candidate) -> tuple[Candidate, ...]:
+        """Pruned networks that are within the budget as measured, and what else the user could have."""
+        styles = STYLES[: self.section.candidates]
+        inputs = {"fit": self.section.model_dump(), "styles": [style.id for style in styles]}
+        made = self._once(
+            "candidates",
+            inputs,
+            tuple[Candidate, ...],
+            lambda: tuple(widths.close(whole, styles, budget, self.clock, own.measured)),
+        )
+        others = rivals.nets(whole, self.section, budget.models)
+        return (*made, *(self._rival(net, budget) for net in others))
+
+    def _rival(self, net: Net, budget: Budget) -> Candidate:
+        """A whole network of another size, which is trained only if it is within the budget."""
+        name = self.workshop.folder(net).name
+        one = Candidate(name, net, "unpruned, trained straight", None, 0, 0)
+        try:
+            other = self.workshop.untrained(net)
+            one = widths.candidate(other, name, one.how, None, None)
+            rows = self._once(
+                f"{name}.timed",
+                {},
+                tuple[Measurement, ...],
+                lambda: self.clock({name: other.files(other.module, "unpruned")})[name],
+            )
+        except Unreached:
+            raise
+        except EdgekitError as trouble:
+            return replace(one, dropped=str(trouble).splitlines()[0])
+        one = replace(one, measured=rows)
+        over = Budget(self.section, {}, 0.0).load(rows)
+        return one if over <= 1 else replace(one, dropped=f"takes {over:.0%} of the budget")
+
+    def _trained(self, result: Result, budget: Budget) -> Result:
+        """Train what is within the budget; what was trained by an earlier call of the same search counts."""
+        inputs = {"fit": self.section.model_dump(), "plans": [repr(one.plan) for one in result.candidates]}
+        file, key = self.job.out / "rungs.json", self._key(inputs)
+        known = _read(file, key, tuple[Candidate, ...])
+        candidates = known if known is not None else result.candidates
+
+        def keep(now: Sequence[Candidate]) -> None:
+            json_file.save(file, {"key": key, "value": list(now)})
+
+        limit = self.section.time_budget
+        until = None if limit is None else self._began + limit
+        done = rungs.halve(self.workshop, candidates, until, keep)
+        keep(done)
+        return self._keep(replace(result, candidates=tuple(done)))
+
+    def _prove(self, result: Result, chosen: Candidate) -> Result:
+        result = proof.prove(self.workshop, chosen, replace(result, chosen=chosen.id))
+        recipe = self.workshop.pruned(chosen)
+        asked = self.section.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+        path = frozen.write(self.job.out, recipe, self.job.base, chosen, asked, result.said)
+        self.console.say(f"fit: {path} replays this network without a device")
+        return self._keep(result)
+
+    def _keep(self, result: Result) -> Result:
+        """Write ``fit.json``, with what was spent so far."""
+        training = sum(one.trained[-1].seconds for one in result.candidates if one.trained)
+        spent = Spent(
+            self.clock.files, round(self.clock.seconds, 1), round(training, 1), round(time.monotonic() - self._began, 1)
+        )
+        result = replace(result, spent=spent)
+        json_file.save(self.job.out / RESULT, result)
+        return result
+
+    def _once(self, name: str, inputs: dict[str, Any], kind: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returns, kept in a file for the next call with the same inputs."""
+        file, key = self.job.out / f"{name}.json", self._key(inputs)
+        value = _read(file, key, kind)
+        if value is None:
+            value = make()
+            json_file.save(file, {"key": key, "value": value})
+        return value
+
+    def _key(self, inputs: dict[str, Any]) -> str:
+        recipe = self.job.recipe.model_dump(mode="json", exclude={"fit", "profile", "name", "description"})
+        devices = {name: device.model_dump(mode="json") for name, device in self.job.devices.items()}
+        code = code_digest.digest("edgekit.fit.flow")
+        text = json.dumps([__version__, code, recipe, devices, inputs], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(file: Any, key: str, kind: Any) -> Any:
+    """A value that `_once` kept; None if there is none for this key."""
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        return TypeAdapter(kind).validate_python(raw["value"]) if raw["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
