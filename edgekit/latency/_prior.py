@@ -14,9 +14,9 @@ from edgekit.measurements import OperatorProfile
 
 Array = npt.NDArray[np.float64]
 TERMS = ("call", "pixels", "input", "output", "tiles", "weights", "after")
-"""What the time of a layer grows with: nothing (starting the operator), positions of its output, elements of the input, elements of the output,
-multiply-adds in whole tiles, weights in whole tiles, and elements of the output again, for the operators that follow
-and are no weighted layer (additions, pools, conversions)."""
+"""What the time of a layer grows with: nothing (starting the operator), positions of the output, elements of the
+input, elements of the output, multiply-adds in whole tiles, weights in whole tiles, and elements of the output again,
+for the operators that follow and are no weighted layer (additions, pools, conversions)."""
 _USUAL = {
     "dense": (120e3, 400.0, 8.0, 24.0, 1.0, 4.0, 8.0),
     "pointwise": (120e3, 400.0, 8.0, 24.0, 1.0, 4.0, 8.0),

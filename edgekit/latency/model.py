@@ -169,7 +169,8 @@ def fit(
         subject: what is measured.
         whole: the unpruned network.
         networks: narrower ones, of widths as random as possible; ten or more.
-        operators: where the whole net's time goes; None assumes usual costs of arithmetic and memory.
+        operators: where the whole net's time goes; None, or one that makes the measurements less probable than usual
+            costs of arithmetic and memory do, assumes those.
         kind: of the times.
         bar: see `LatencyModel.bar`.
 
@@ -182,7 +183,10 @@ def fit(
     if not all(0 < each.value < np.inf for each in (whole, *networks)):
         raise Shortfall(f"a latency model needs times above 0 ({subject.engine} on {subject.device})")
     ratios = np.array([each.value / whole.value for each in (whole, *networks)])
-    tries = [_Regression(whole.shapes, tile, operators, [whole, *networks], ratios) for tile in TILES]
+    sources = (operators, None) if operators else (None,)  # a disturbed profile is worse than none
+    tries = [
+        _Regression(whole.shapes, tile, source, [whole, *networks], ratios) for source in sources for tile in TILES
+    ]
     best = max(tries, key=lambda each: each.evidence)
     features, rows, rest, gram, spread = best.features, best.rows, best.rest, best.gram, best.spread
     inverse = np.linalg.inv(gram)
