@@ -116,7 +116,7 @@ class Template:
     def _cuts(self, pruned: nn.Module, size: Size | None) -> Mapping[str, Cut]:
         if self._section is None:
             raise CannotCut("a file in fp32")
-        if size not in (None, self._size):
+        if size is not None and shape_of(size) != shape_of(self._size):
             raise CannotCut(f"an image of another shape: {size}")
         return narrow_layers.cuts(self._layers, pruned, self._size) if self._converted else {}
 
