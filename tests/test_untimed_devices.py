@@ -133,7 +133,7 @@ def stopwatch(devices: Mapping[str, Device], folder: Path, latency: bool) -> tup
         Image.new("RGB", (40, 40), {"a": "red", "b": "blue"}[name]).save(folder / f"{name}.png")
     samples = tuple(Sample(f"{name}.png", label, "train", "") for label, name in enumerate("ab"))
     index: Any = SimpleNamespace(split=lambda _: samples, labels=("a", "b"))
-    given = pruning_choice.Given(section, spec, index, folder, None, devices, ["onnx"], None, folder, QUIET)
+    given = pruning_choice.Given("net", section, spec, index, folder, None, devices, ["onnx"], None, folder, QUIET)
     return pruning_choice.stopwatch(net, given, folder)
 
 

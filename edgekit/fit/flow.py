@@ -86,7 +86,7 @@ class Search:
             self.workshop.with_head(whole)
             return self._keep(replace(result, front=tuple(self._front(whole, budget, result.whole))))
         trained = self.workshop.trained(self.workshop.own, whole)
-        result = self._keep(replace(result, candidates=self._candidates(trained, budget)))
+        result = self._keep(replace(result, candidates=self._candidates(trained, budget, result.whole)))
         result = self._trained(result, budget)
         alive = [one for one in result.candidates if not one.dropped and one.trained]
         if not alive:
@@ -111,7 +111,7 @@ class Search:
 
         def measure() -> dict[str, tuple[Measurement, ...]]:
             made = {WHOLE: whole.module, "narrowest": widths.narrowed(whole, least)}
-            return self.clock({name: whole.template.files(net, whole.folder / name) for name, net in made.items()})
+            return self.clock({name: whole.files(net, name) for name, net in made.items()})
 
         rows = self._once("feasible", {}, dict[str, tuple[Measurement, ...]], measure)
         for row in rows[WHOLE]:
@@ -153,12 +153,15 @@ class Search:
             found.append(widths.candidate(whole, f"{ms:.3g}-ms", style.how, plan, budget))
         return found
 
-    def _candidates(self, whole: Whole, budget: Budget) -> tuple[Candidate, ...]:
+    def _candidates(self, whole: Whole, budget: Budget, own: Candidate) -> tuple[Candidate, ...]:
         """Pruned networks that are within the budget as measured, and what else the user could have."""
         styles = STYLES[: self.section.candidates]
         inputs = {"fit": self.section.model_dump(), "styles": [style.id for style in styles]}
         made = self._once(
-            "candidates", inputs, tuple[Candidate, ...], lambda: tuple(widths.close(whole, styles, budget, self.clock))
+            "candidates",
+            inputs,
+            tuple[Candidate, ...],
+            lambda: tuple(widths.close(whole, styles, budget, self.clock, own.measured)),
         )
         others = rivals.nets(whole, self.section, budget.models)
         return (*made, *(self._rival(net, budget) for net in others))
@@ -170,8 +173,12 @@ class Search:
         try:
             other = self.workshop.untrained(net)
             one = widths.candidate(other, name, one.how, None, None)
-            files = {name: other.template.files(other.module, other.folder / "unpruned")}
-            rows = self._once(name, {}, tuple[Measurement, ...], lambda: self.clock(files)[name])
+            rows = self._once(
+                f"{name}.timed",
+                {},
+                tuple[Measurement, ...],
+                lambda: self.clock({name: other.files(other.module, "unpruned")})[name],
+            )
         except Unreached:
             raise
         except EdgekitError as trouble:

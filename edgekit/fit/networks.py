@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -44,7 +45,63 @@ FEW = 512
 """Most training images that a head is fitted on where nothing is trained."""
 
 
-@dataclass
+class Files:
+    """Makes the files of a network and of narrower ones, for timing; the first call quantizes and converts the whole.
+
+    Args:
+        whole: the unpruned network; weights do not matter.
+        spec: how images become tensors.
+        images: preprocessed, float32 (channels, height, width).
+        quantize: the recipe's section; None makes fp32.
+        formats: which files.
+        folder: gets a folder for each network.
+    """
+
+    def __init__(
+        self,
+        whole: nn.Module,
+        spec: InputSpec,
+        images: Sequence[Tensor],
+        quantize: QuantizeSection | None,
+        formats: Sequence[str],
+        folder: Path,
+    ) -> None:
+        self.images, self.quantize, self.folder = images, quantize, folder
+        self.pixels = torch.from_numpy(levels(spec))
+        self._whole, self._size, self._formats = copy.deepcopy(whole), spec.shape, formats
+        self._template: Template | None = None
+
+    def __call__(self, module: nn.Module, name: str) -> dict[str, Path]:
+        """By format.
+
+        Args:
+            module: the whole network, or a narrower one.
+            name: of its folder.
+
+        Raises:
+            Shortfall: a converter refuses the network.
+        """
+        if self._template is None:
+            self._template = Template(
+                self._whole,
+                self._size,
+                self.images,
+                self.pixels,
+                self.quantize,
+                self._formats,
+                self.folder / "template",
+            )
+        return self._template.files(module, self.folder / name)
+
+    def setting(self, device: Device, form: str, engine: str, console: Console) -> Setting:
+        """For timing on a device, in one engine."""
+        on = device.model_copy(update={"run": device.run.model_copy(update={"engines": [engine]})})
+        return Setting(
+            device.name, on, [form], self.quantize, self._size, self.images, self.pixels, self.folder, console
+        )
+
+
+@dataclass(frozen=True)
 class Whole:
     """One whole network."""
 
@@ -55,19 +112,7 @@ class Whole:
     root: Path
     section: PruneSection
     planner: Planner
-    template: Template
-    folder: Path
-    """For files that are timed."""
-
-    few: Sequence[Tensor]
-    """Preprocessed images, float32 (channels, height, width)."""
-    pixels: Tensor
-    quantize: QuantizeSection | None
-
-    def setting(self, device: Device, form: str, engine: str, console: Console) -> Setting:
-        """For timing on a device, in one engine."""
-        on = device.model_copy(update={"run": device.run.model_copy(update={"engines": [engine]})})
-        return Setting(device.name, on, [form], self.quantize, self.size, self.few, self.pixels, self.folder, console)
+    files: Files
 
     @property
     def size(self) -> Size:
@@ -196,11 +241,8 @@ class Workshop:
         if quantize is not None and not few:
             raise InputError("fit: the data has no training images to calibrate int8 files with")
         folder = self.job.out / FILES / self.folder(net).name
-        folder.mkdir(parents=True, exist_ok=True)
-        planner = self._planner(module, spec, index, root)
-        pixels = torch.from_numpy(levels(spec))
-        template = Template(module, spec.shape, few, pixels, quantize, self.formats, folder)
-        return Whole(net, module, spec, index, root, self.prune, planner, template, folder, few, pixels, quantize)
+        files = Files(module, spec, few, quantize, self.formats, folder)
+        return Whole(net, module, spec, index, root, self.prune, self._planner(module, spec, index, root), files)
 
     def _planner(self, module: nn.Module, spec: InputSpec, index: Index, root: Path) -> Planner:
         images = ImageSet(index, root, "train", spec, seed=self.prune.seed)

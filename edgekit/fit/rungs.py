@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from edgekit import checkpoint_file
 from edgekit.disk import json_file
-from edgekit.errors import Paused
+from edgekit.disk.run_directory import RunDirectory
+from edgekit.errors import Paused, Shortfall
 from edgekit.fit.networks import Workshop
 from edgekit.fit.records import Candidate, Trained
 from edgekit.types import Pruning
@@ -26,7 +28,7 @@ Keep = Callable[[Sequence[Candidate]], None]
 
 
 def halve(workshop: Workshop, candidates: Sequence[Candidate], until: float | None, keep: Keep) -> list[Candidate]:
-    """Train pruned candidates, each a run of its own, and drop the weaker half after each rung.
+    """Train pruned candidates, each a run of its own, and drop the weaker half after each rung; then whole networks.
 
     Args:
         workshop: trains them.
@@ -39,7 +41,7 @@ def halve(workshop: Workshop, candidates: Sequence[Candidate], until: float | No
     """
     last = workshop.prune.recover
     table = {one.id: one for one in candidates}
-    left = list(table)
+    left = [one.id for one in candidates if one.plan is not None]
     for number, share in enumerate(RUNGS, 1):
         epochs = last if share == 1.0 else min(last, max(number, math.ceil(share * last)))
         for place, name in enumerate(left):
@@ -62,6 +64,14 @@ def halve(workshop: Workshop, candidates: Sequence[Candidate], until: float | No
             table[name] = replace(table[name], dropped=why)
         left = alive[:stay]
         keep(list(table.values()))
+    for name, one in table.items():
+        if one.plan is None and not one.dropped and not one.trained:
+            if until is not None and time.monotonic() > until:
+                table[name] = replace(one, dropped="the time budget was spent")
+            else:
+                workshop.console.say(f"fit: {name}, the recipe's [train]")
+                table[name] = _train_whole(workshop, one)
+            keep(list(table.values()))
     return list(table.values())
 
 
@@ -80,6 +90,18 @@ def _wait(table: dict[str, Candidate], before: Sequence[str], epochs: int) -> fl
     return max((each[-1].seconds * epochs / max(each[-1].epochs, 1) for each in spans), default=0.0)
 
 
+def _train_whole(workshop: Workshop, one: Candidate) -> Candidate:
+    """Train an unpruned network; one that falls short is dropped."""
+    began = time.monotonic()
+    try:
+        workshop.run(workshop.folder(one.net), workshop.recipe(one.net), "train", one.net)
+    except Shortfall as trouble:
+        return replace(one, dropped=str(trouble).splitlines()[0])
+    checkpoint = checkpoint_file.load(RunDirectory(workshop.folder(one.net)).folder("train"))
+    accuracy = next((score.accuracy for score in checkpoint.metrics if score.split == "val"), 0.0)
+    return replace(one, trained=(Trained(len(checkpoint.history), accuracy, round(time.monotonic() - began, 1)),))
+
+
 def _train(workshop: Workshop, one: Candidate, epochs: int) -> Candidate:
     """Train one candidate up to an epoch."""
     folder = workshop.job.out / one.id
@@ -89,8 +111,10 @@ def _train(workshop: Workshop, one: Candidate, epochs: int) -> Candidate:
         workshop.run(folder, workshop.pruned(one), "prune", one.net, pause=epochs)
     except Paused as paused:
         accuracy = paused.score or 0.0
+    except Shortfall as trouble:
+        return replace(one, dropped=str(trouble).splitlines()[0])
     else:
-        pruning = json_file.load(folder / "3-prune" / "pruning.json", Pruning)
+        pruning = json_file.load(RunDirectory(folder).folder("prune") / "pruning.json", Pruning)
         accuracy = pruning.accuracy[2] or pruning.accuracy[1] or 0.0
     spent = round(before + time.monotonic() - began, 1)
     return replace(one, trained=(*one.trained, Trained(epochs, accuracy, spent)))

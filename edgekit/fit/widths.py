@@ -20,6 +20,7 @@ from edgekit.prune import apply
 from edgekit.prune.aim import Aim, CostOf, Gone
 from edgekit.prune.cost import Cost
 from edgekit.search import latency_session
+from edgekit.search.latency_target import corrected
 from edgekit.types import PrunePlan
 
 AIM = 0.97
@@ -136,15 +137,25 @@ def plan(whole: Whole, style: Style, budget: Budget, share: float) -> PrunePlan:
     return whole.planner.plan(aim, section)
 
 
-def close(whole: Whole, styles: Sequence[Style], budget: Budget, clock: Clock) -> list[Candidate]:
+def close(
+    whole: Whole, styles: Sequence[Style], budget: Budget, clock: Clock, unpruned: Sequence[Measurement]
+) -> list[Candidate]:
     """For each style, the widest network whose measured upper bound is within every limit.
 
     Each try corrects the share of the budget that is planned for by what was measured; all styles' files of one try
     are timed in one session.
 
+    Args:
+        whole: the trained network.
+        styles: how widths are chosen.
+        budget: the limits.
+        clock: measures.
+        unpruned: the whole network, measured.
+
     Returns:
         A candidate for each style; `Candidate.dropped` says why one cannot be had.
     """
+    at = budget.of(whole.planner.cost)({}), budget.load(unpruned)
     shares = dict.fromkeys((style.id for style in styles), AIM)
     best: dict[str, Candidate] = {}
     latest: dict[str, Candidate] = {}
@@ -164,7 +175,7 @@ def close(whole: Whole, styles: Sequence[Style], budget: Budget, clock: Clock) -
             if latest.get(style.id) and latest[style.id].plan == wanted:  # as close as whole blocks of channels get
                 del shares[style.id]
                 continue
-            files[style.id] = whole.template.files(narrowed(whole, wanted), whole.folder / style.id)
+            files[style.id] = whole.files(narrowed(whole, wanted), style.id)
         if not files:
             break
         rows = clock(files)
@@ -177,7 +188,7 @@ def close(whole: Whole, styles: Sequence[Style], budget: Budget, clock: Clock) -
             if USED <= load <= 1:
                 del shares[name]
             else:
-                shares[name] *= AIM / load
+                shares[name] = corrected(shares[name], load, AIM, at)
     return [best[style.id] if style.id in best else _dropped(latest[style.id]) for style in styles]
 
 

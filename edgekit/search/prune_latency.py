@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -12,16 +12,11 @@ from edgekit.config.recipe import QuantizeSection
 from edgekit.console import Console
 from edgekit.device.file import Device
 from edgekit.errors import InputError, Shortfall, Unreached
-from edgekit.export.port import exporter
+from edgekit.runtime import engine_menu
 from edgekit.search import trial_files
-from edgekit.types import PrunePlan, Size
+from edgekit.search.narrow_files import Template
+from edgekit.types import Size
 
-PROBES = 6
-"""Most networks tried for one latency target."""
-SLACK = 0.05
-"""How far below its target a latency may end."""
-STRIDE = 0.3
-"""Most by which the next network is narrower, while none was fast enough."""
 SECONDS = 2.0
 """Measured seconds per file."""
 
@@ -43,6 +38,16 @@ class Setting:
     folder: Path
     """For temporary files."""
     console: Console
+
+
+@dataclass(frozen=True)
+class Where:
+    """The engine in which networks are timed."""
+
+    format: str
+    engine: str
+    engine_version: str
+    cpu: str
 
 
 class Stopwatch:
@@ -68,34 +73,34 @@ class Stopwatch:
                 f"prune: {setting.device} has no engine for {' or '.join(setting.formats)} files "
                 f"(its engines: {', '.join(setting.on.run.engines)})"
             )
-        files = self._files(whole, "unpruned", formats)
-        trials = self._time(files, setting.on)
+        where = setting.folder / "template"
+        self._template = Template(whole, setting.size, setting.images, setting.pixels, setting.quantize, formats, where)
+        files = {f"unpruned {name}": path for name, path in self.files(whole, "unpruned").items()}
+        trials = self._time(files, _exact(setting.on))
         best = min(trials, key=lambda trial: trial.ms)
         self._format, self._whole = best.file.rpartition(" ")[2], files[best.file]
         section = setting.on.run.model_copy(update={"engines": [best.engine]})
         self._on = setting.on.model_copy(update={"run": section})
+        self.engine = Where(self._format, best.engine, best.engine_version, best.machine.cpu)
         precision = "int8" if setting.quantize else "fp32"
         self.where = f"{precision} {self._format}, {best.engine} {best.engine_version}, 1 thread, on {setting.device}"
 
     def __call__(self, pruned: nn.Module) -> tuple[float, float]:
         """Milliseconds per image of the unpruned and the pruned network: p50 of the quietest round of each."""
-        (name, path), *_ = self._files(pruned, "pruned", [self._format]).items()
-        trials = {trial.file: trial.ms for trial in self._time({"unpruned": self._whole, name: path}, self._on)}
+        files = {"unpruned": self._whole, "pruned": self.files(pruned, "pruned")[self._format]}
+        trials = {trial.file: trial.ms for trial in self._time(files, self._on)}
         if len(trials) < 2:
             raise Shortfall(f"{self.where}: the pruned network's file could not be measured")
-        return trials["unpruned"], trials[name]
+        return trials["unpruned"], trials["pruned"]
 
-    def _files(self, module: nn.Module, title: str, formats: Sequence[str]) -> dict[str, Path]:
-        given = self._setting
-        folder = given.folder / title
-        folder.mkdir(parents=True, exist_ok=True)
-        if given.quantize:
-            made = trial_files.quick_int8(
-                module, given.size, given.images, given.pixels, given.quantize, formats, folder
-            )
-        else:
-            made = {name: exporter(name).export(module, given.size, "fp32", folder) for name in formats}
-        return {f"{title} {name}": folder / artifact.path for name, artifact in made.items()}
+    @property
+    def setting(self) -> Setting:
+        """The setting, with the one engine."""
+        return replace(self._setting, on=self._on, formats=[self._format])
+
+    def files(self, module: nn.Module, title: str) -> dict[str, Path]:
+        """A network's files, by format, in a folder of that name."""
+        return self._template.files(module, self._setting.folder / title)
 
     def _time(self, files: Mapping[str, Path], on: Device) -> Sequence[trial_files.Trial]:
         trials = trial_files.time_files(files, {self._setting.device: on}, self._setting.console, SECONDS)
@@ -104,60 +109,7 @@ class Stopwatch:
         return trials.rows
 
 
-def search(
-    build: Callable[[float], tuple[PrunePlan, nn.Module]], stopwatch: Stopwatch, target: float, console: Console
-) -> tuple[PrunePlan, nn.Module, tuple[float, float]]:
-    """Find the widest network that is fast enough, by interpolating between measured latencies.
-
-    Args:
-        build: returns the plan and the network for a share of multiply-adds.
-        stopwatch: measures the network.
-        target: share of the unpruned network's latency.
-        console: progress.
-
-    Returns:
-        Plan, pruned network, and milliseconds of the unpruned network and of the pruned one.
-
-    Raises:
-        Shortfall: none of the networks tried is fast enough.
-    """
-    slow: list[tuple[float, float]] = [(1.0, 1.0)]  # share of multiply-adds, and of latency: above the target
-    fast: list[tuple[float, float]] = []  # at or below the target
-    best = None
-    reason = ""
-    share = target
-    for _ in range(PROBES):
-        try:
-            plan, module = build(share)
-        except InputError as error:
-            reason = f" ({error})"
-            break
-        before, after = stopwatch(module)
-        ratio = after / before
-        console.say(f"  {share:.0%} of the multiply-adds: {ratio:.0%} of the latency ({after:.3g} of {before:.3g} ms)")
-        (fast if ratio <= target else slow).append((share, ratio))
-        if ratio <= target and (best is None or share >= max(fast)[0]):
-            best = plan, module, (before, after)
-        if target - SLACK <= ratio <= target:
-            break
-        share = _next(slow, fast, target - SLACK / 2)
-    if best is None:
-        raise Shortfall(
-            f"prune.latency = {target:g}: not reached on {stopwatch.where}; the fastest network tried takes "
-            f"{min(ratio for _, ratio in slow):.2f} of the unpruned one's time{reason}"
-        )
-    return best
-
-
-def _next(slow: list[tuple[float, float]], fast: list[tuple[float, float]], aim: float) -> float:
-    """The next share to try: on the line between the nearest on either side, or beyond the last two that are too slow.
-
-    It keeps away from shares already tried, as noise can reverse two neighbours.
-    """
-    here = min(slow)
-    there = max(fast) if fast else sorted(slow)[1] if len(slow) > 1 else (0.0, 0.0)
-    slope = (here[0] - there[0]) / ((here[1] - there[1]) or 1e-6)
-    guess = here[0] + (aim - here[1]) * slope
-    low, high = (there[0] if fast else STRIDE * here[0]), here[0]
-    margin = 0.1 * (high - low)
-    return min(max(guess, low + margin), high - margin)
+def _exact(device: Device) -> Device:
+    """The device without engines that round in their own way, unless it has no others: a file may be refused there."""
+    engines = [name for name in device.run.engines if not engine_menu.bound(name)] or device.run.engines
+    return device.model_copy(update={"run": device.run.model_copy(update={"engines": engines})})

@@ -23,8 +23,9 @@ from edgekit.data.transforms import evaluate, levels, open_image
 from edgekit.device.file import Device
 from edgekit.disk import json_file
 from edgekit.errors import InputError, Shortfall, Unreached
-from edgekit.prune import aim, apply, planning
-from edgekit.search import prune_latency, trial_files
+from edgekit.prune import aim, apply
+from edgekit.prune.planning import Planner
+from edgekit.search import latency_models, latency_target, trial_files
 from edgekit.search.prune_latency import Setting, Stopwatch
 from edgekit.types import Index, InputSpec, PrunePlan, Pruning, Size
 
@@ -39,6 +40,8 @@ BATCH, BATCHES = 16, 16
 class Given:
     """What decides, besides the network."""
 
+    name: str
+    """Of the network."""
     section: PruneSection
     spec: InputSpec
     index: Index
@@ -75,8 +78,12 @@ def decide(whole: nn.Module, given: Given) -> Pruning:
         if section.latency is not None:
             clock, where = stopwatch(whole, given, Path(scratch))
             assert clock is not None
-            plan, pruned, latency = prune_latency.search(
-                lambda share: _at(whole, given, "macs", share), clock, section.latency, given.console
+            planner = _planner(whole, given)
+            model, _ = latency_models.find_or_learn(
+                given.name, whole, planner, clock.files, clock.setting, clock.engine
+            )
+            plan, pruned, latency = latency_target.search(
+                planner, model, lambda plan: _pruned(whole, plan, size), clock, section.latency, given.console
             )
             target = f"latency = {section.latency:g}"
         else:
@@ -86,7 +93,8 @@ def decide(whole: nn.Module, given: Given) -> Pruning:
             else:
                 kind = "macs" if section.macs is not None else "parameters"
                 share = getattr(section, kind)
-                plan, pruned = _at(whole, given, kind, share)
+                plan = _planner(whole, given).plan(aim.counted(kind, share))
+                pruned = _pruned(whole, plan, size)
                 target = f"{kind} = {share:g}"
             clock, where = stopwatch(whole, given, Path(scratch))
             latency = clock(pruned) if clock else None
@@ -106,15 +114,13 @@ def decide(whole: nn.Module, given: Given) -> Pruning:
     )
 
 
-def _at(whole: nn.Module, given: Given, kind: str, share: float) -> tuple[PrunePlan, nn.Module]:
-    """A plan that leaves a share of the multiply-adds or parameters, and what it leaves."""
+def _planner(whole: nn.Module, given: Given) -> Planner:
     images = ImageSet(given.index, given.root, "train", given.spec, seed=given.section.seed)
 
     def examples() -> Iterable[Any]:
         return islice(batches(images, BATCH, epoch=0), BATCHES) if len(images) else ()
 
-    plan = planning.decide(whole, given.spec.shape, given.section, examples, aim.counted(kind, share))
-    return plan, _pruned(whole, plan, given.spec.shape)
+    return Planner(whole, given.spec.shape, given.section, examples)
 
 
 def _pruned(whole: nn.Module, plan: PrunePlan, size: Size) -> nn.Module:

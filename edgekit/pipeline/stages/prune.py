@@ -74,7 +74,17 @@ def build(run: Run, section: PruneSection, work: Path) -> None:
         plan = json_file.load(expand(section.plan, run.job.base), PrunePlan) if section.plan is not None else None
         formats = (run.recipe.export or ExportSection()).trial_formats
         given = pruning_choice.Given(
-            section, before.input, index, root, plan, run.job.devices, formats, run.recipe.quantize, work, run.console
+            name=before.model.name,
+            section=section,
+            spec=before.input,
+            index=index,
+            root=root,
+            plan=plan,
+            devices=run.job.devices,
+            formats=formats,
+            quantize=run.recipe.quantize,
+            work=work,
+            console=run.console,
         )
         json_file.save(made, pruning_choice.decide(whole, given))
     pruning = json_file.load(made, Pruning)
