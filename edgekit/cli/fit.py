@@ -90,6 +90,7 @@ def _as_dict(result: Result) -> dict[str, Any]:
 def _summary(result: Result, out: Path) -> str:
     """The front as a table, the outcome, and where everything is."""
     from edgekit.cli._results import table
+    from edgekit.fit import report
 
     rows = []
     for one in (result.whole, *result.front, *result.candidates):
@@ -103,7 +104,7 @@ def _summary(result: Result, out: Path) -> str:
     spent = result.spent
     devices = f"{spent.files} files timed in {spent.device_seconds:.0f} s"
     lines.append(f"{devices}, {spent.training_seconds:.0f} s of training")
-    lines.append(f"folder: {out}")
+    lines.append(f"report: {out / report.PAGE}")
     return "\n".join(lines)
 
 
