@@ -109,6 +109,7 @@ def test_chart_shows_scored_networks_and_those_that_were_dropped_hollow() -> Non
     assert chart.count('class="ring"') == 1
     assert chart.count('class="limit"') == 1
     assert "budget 8 ms" in chart
+    assert "importance ↓ 58.2 %" in chart  # would squash the rest
     assert chart.count('class="whisker"') == 3 * len(scored)
 
 
@@ -139,6 +140,8 @@ def test_what_misses_a_limit_is_not_called_shipped() -> None:
     text = " ".join(Page(html(missed())).text)
     assert "Nothing is within every limit" in text
     assert "chosen, but not within every limit" in text
+    assert "What ships," not in text
+    assert "✓" not in text
     assert "8 ms costs 4.2 points, 1 are allowed" in text
 
 

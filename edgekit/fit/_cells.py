@@ -99,13 +99,13 @@ def state(one: Candidate, result: Result) -> str:
 
 def heads(result: Result) -> list[str]:
     """Titles of the columns of `cells`."""
-    return ["M multiply-adds", "k parameters", *(head for head, _, _ in _times(result)), "validation top-1"]
+    return ["M multiply-adds", "M parameters", *(head for head, _, _ in _times(result)), "validation top-1"]
 
 
 def cells(one: Candidate, result: Result) -> list[Cell]:
     """The numbers of a network, one for each of `heads`; a dash where one is unknown."""
     known = one.macs > 0
-    found = [Cell(f"{one.macs / 1e6:.3g}" if known else NONE), Cell(f"{one.parameters / 1e3:.3g}" if known else NONE)]
+    found = [Cell(f"{one.macs / 1e6:.3g}" if known else NONE), Cell(f"{one.parameters / 1e6:.3g}" if known else NONE)]
     for _, what, at in _times(result):
         row, guess = row_at(one, at), prediction(one, at.device)
         if what == "predicted":

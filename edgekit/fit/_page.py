@@ -10,7 +10,7 @@ from edgekit.report import charts
 from edgekit.report.charts import Point
 from edgekit.report.markup import Markup, badge, breakable, fold, join, table, tag, theme, tiles
 from edgekit.report.page import page
-from edgekit.report.svg import ms, percent
+from edgekit.report.svg import allowed, ms, percent
 
 TONE = "tone-series"
 SMALL, LARGE = 4.0, 6.0
@@ -55,7 +55,7 @@ def _header(result: Result, name: str, created: str) -> Markup:
     facts = [
         ("network", str(whole.net)),
         ("budget", f"{result.max_ms:g} ms, p{result.percentile}"),
-        ("may be lost", f"{result.max_drop:g} points of top-1"),
+        ("top-1", allowed(result.max_drop)),
         ("parameters", f"{whole.parameters / 1e6:.3g} M"),
         ("multiply-adds", f"{whole.macs / 1e6:.3g} M"),
     ]
@@ -106,13 +106,14 @@ def _shipped(result: Result) -> Markup:
                 join((breakable(row.device), " ", badge(row.kind))),
                 at.words,
                 _cell(Cell(ms(row.ms), interval(row.low, row.high))),
-                percent(row.high / result.max_ms, 0),
+                percent(row.high / result.max_ms, 1),
                 f"{row.file_mb:.3g}",
                 f"{row.rss_mb:.3g}" if row.rss_mb else NONE,
             )
         )
     heads = ("device", "what runs", f"p{result.percentile}, ms", "upper bound, of the budget", "file, MB", "memory, MB")
-    caption = "What ships, measured again after training, with 95 % intervals"
+    what = "What ships" if result.holds else f"The files of {result.chosen}"
+    caption = f"{what}, measured again after training, with 95 % intervals"
     return table(heads, rows, caption, words=2, stack=True)
 
 
@@ -163,10 +164,10 @@ def _devices(result: Result) -> list[Place]:
 
 
 def _point(one: Candidate, result: Result, time: float, height: float, ends: tuple[float, float], said: str) -> Point:
-    ships, hollow = one.id == result.chosen and bool(result.shipped), bool(one.dropped)
+    ships, hollow = one.id == result.chosen and result.holds, bool(one.dropped)
     radius = SMALL if hollow else LARGE
-    shape = _cells.kind(one, result)
-    return Point(_cells.label(one, result), time, height, TONE, shape, ships, radius, ends, hollow, said)
+    shape, around = _cells.kind(one, result), ends if ends[0] < ends[1] else None
+    return Point(_cells.label(one, result), time, height, TONE, shape, ships, radius, around, hollow, said)
 
 
 def _picture(points: list[Point], result: Result, summary: str, axes: tuple[str, str], kind: str) -> Markup:
@@ -174,9 +175,14 @@ def _picture(points: list[Point], result: Result, summary: str, axes: tuple[str,
     marks = dict.fromkeys(point.mark for point in points)
     items = [tag("span", tag("i", class_=f"mark {mark}"), ROLES[mark]) for mark in marks]
     lead = "Up and to the left is better. "
-    lead += "Small hollow marks were dropped on the way: their last score. " if any(p.hollow for p in points) else ""
+    lead += (
+        "Small hollow marks were dropped on the way, with their last score; ↓: below the axis. "
+        if any(p.hollow for p in points)
+        else ""
+    )
     lead += "✓ ships. " if any(p.ship for p in points) else ""
-    lead += "Lines are 95 % intervals; a mark that would cover another is moved, and a thin line leads to its place."
+    lead += "Lines through marks are 95 % intervals. " if any(p.interval for p in points) else ""
+    lead += "A mark that would cover another is moved, and a thin line leads to its place."
     drawn = tag("div", charts.scatter(points, summary, limit=limit, words=axes), class_=f"kind-{kind}")
     return join((drawn, tag("p", *items, class_="legend"), tag("p", lead, class_="note")))
 
@@ -241,7 +247,9 @@ def _model(result: Result) -> Markup:
     if not result.models:
         return Markup("")
     listed = [tag("p", tag("strong", f"{device}: "), f"{said}.") for device, said in result.models.items()]
-    return fold("model", "Latency model", "; ".join(result.models), tag("p", MODEL, class_="lead"), *listed)
+    return fold(
+        "model", "Latency model", "what predicts times, and how far off it is", tag("p", MODEL, class_="lead"), *listed
+    )
 
 
 def _how(result: Result) -> Markup:

@@ -12,7 +12,7 @@ from edgekit.fit import _cells, _page, frozen
 from edgekit.fit._cells import Cell, interval
 from edgekit.fit.records import Result
 from edgekit.report.formats.markdown import table, text
-from edgekit.report.svg import ms, percent
+from edgekit.report.svg import allowed, ms, percent
 
 PAGE, TEXT = "fit.html", "fit.md"
 
@@ -47,7 +47,7 @@ def markdown(result: Result, name: str, created: str) -> str:
         f"{spent.files} files timed on each device in {spent.device_seconds:.0f} s, {spent.training_seconds:.0f} s of "
         f"training, {spent.seconds:.0f} s in all."
     )
-    limits = f"Budget: p{result.percentile} of {result.max_ms:g} ms; {result.max_drop:g} points of top-1 may be lost."
+    limits = f"Budget: p{result.percentile} of {result.max_ms:g} ms; of top-1, {allowed(result.max_drop)}."
     models = [f"- {text(device)}: {text(words)}" for device, words in result.models.items()]
     blocks = [
         f"## edgekit fit: {text(name)}",
@@ -77,7 +77,14 @@ def _shipped(result: Result) -> str:
         )
         for row in result.shipped
     ]
-    heads = ("ships on", "what runs", "kind", f"p{result.percentile} ms", "MB", "test top-1")
+    heads = (
+        "ships on" if result.holds else "measured on",
+        "what runs",
+        "kind",
+        f"p{result.percentile} ms",
+        "MB",
+        "test top-1",
+    )
     return table(heads, rows, words=3)
 
 

@@ -80,11 +80,13 @@ def scatter(
         summary: for a screen reader.
         reference: top-1 of torch fp32.
         bound: the lowest top-1 that may be shipped.
-        limit: a latency and its name; with one, the axis starts where the points do, and all of them are named.
+        limit: a latency and its name; with one, the axis starts where the points do, and all of them are named. Hollow
+            points far below the others are at the lower edge, with an arrow and their height.
         words: titles of the x and y axes.
     """
     left, right, top, bottom, height = 50, WIDTH - 14, 16, 278, 324
-    heights = [100 * v for v in (*(p.top1 for p in points), reference, bound) if v is not None]
+    least = _least(points)
+    heights = [100 * v for v in (*(max(p.top1, least) for p in points), reference, bound) if v is not None]
     pad = max(0.18 * (max(heights) - min(heights)), 0.25)
     low, high = min(heights) - pad, min(max(heights) + pad, 100 + pad / 2)
     first, last = _reach(points, limit)
@@ -107,13 +109,14 @@ def scatter(
         boxes.append((start, bottom - 17, start + width, bottom - 4))
     front = pareto(points)
     parts += [_front([(x(p.ms), y(100 * p.top1)) for p in front], right)] if front else []
+    level_of = {point: y(100 * max(point.top1, least)) for point in points}
     for point in points:
         if point.interval is not None:
-            ends, level = [x(end) for end in point.interval], y(100 * point.top1)
+            ends, level = [x(end) for end in point.interval], level_of[point]
             parts.append(line(ends[0], level, ends[1], level, "whisker"))
             parts += [line(end, level - 3, end, level + 3, "whisker") for end in ends]
     ordered = sorted(points, key=lambda p: (not p.ship, p not in front, p.ms))
-    true = [(x(p.ms), y(100 * p.top1)) for p in ordered]
+    true = [(x(p.ms), level_of[p]) for p in ordered]
     reach = [p.radius + (6 if p.ship else 1) for p in ordered]
     places = apart(true, reach, (left + 2, top, right, bottom - 2))
     for (px, py), (tx, ty) in zip(places, true, strict=True):
@@ -124,9 +127,18 @@ def scatter(
         parts.append(_mark(point, *place))
     for point, place, r in zip(ordered, places, reach, strict=True):
         if point in front or limit is not None:
-            label = f"{point.label} ✓" if point.ship else point.label
+            below = f" ↓ {100 * point.top1:.1f} %" if point.top1 < least else ""
+            label = f"{point.label}{below}{' ✓' if point.ship else ''}"
             parts.append(_place(label, *place, r, boxes, (left, top - 4, right, bottom), point.ship))
     return chart(WIDTH, height, summary, *parts)
+
+
+def _least(points: Sequence[Point]) -> float:
+    """The lowest height to show: hollow points far below the others would squash these."""
+    solid = [p.top1 for p in points if not p.hollow]
+    if not solid:
+        return 0.0
+    return min(solid) - 1.5 * (max(solid) - min(solid)) - 0.01
 
 
 def _reach(points: Sequence[Point], limit: tuple[float, str] | None) -> tuple[float, float]:
