@@ -239,7 +239,7 @@ class _File:
         self.copies.setdefault(name, []).append(copy)
         self.made[name, shape], self.new[copy.output[0]] = copy.output[0], shape
         self.values[copy.output[0]] = self.values[name]
-        return copy.output[0]
+        return self.made[name, shape]
 
     def store(self, name: str, value: Array, shape: Shape | None = None) -> str:
         """Store a constant in place of another, and return its name."""

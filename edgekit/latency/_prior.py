@@ -13,15 +13,15 @@ from edgekit.latency.shapes import KINDS, LayerShape
 from edgekit.measurements import OperatorProfile
 
 Array = npt.NDArray[np.float64]
-TERMS = ("call", "input", "output", "tiles", "weights", "after")
-"""What the time of a layer grows with: nothing (starting the operator), elements of the input, elements of the output,
-multiply-adds in whole tiles, weights in whole tiles, and elements of the output again, for the operators that follow
-and are no weighted layer (additions, pools, conversions)."""
+TERMS = ("call", "pixels", "input", "output", "tiles", "weights", "after")
+"""What the time of a layer grows with: nothing (starting the operator), positions of the output, elements of the
+input, elements of the output, multiply-adds in whole tiles, weights in whole tiles, and elements of the output again,
+for the operators that follow and are no weighted layer (additions, pools, conversions)."""
 _USUAL = {
-    "dense": (80e3, 8.0, 16.0, 1.0, 4.0, 6.0),
-    "pointwise": (80e3, 4.0, 16.0, 1.0, 4.0, 6.0),
-    "depthwise": (80e3, 4.0, 16.0, 3.0, 4.0, 6.0),
-    "linear": (80e3, 4.0, 16.0, 1.0, 4.0, 6.0),
+    "dense": (120e3, 400.0, 8.0, 24.0, 1.0, 4.0, 8.0),
+    "pointwise": (120e3, 400.0, 8.0, 24.0, 1.0, 4.0, 8.0),
+    "depthwise": (120e3, 400.0, 8.0, 24.0, 4.0, 4.0, 8.0),
+    "linear": (120e3, 400.0, 8.0, 24.0, 1.0, 4.0, 8.0),
 }
 """Usual cost of each term of int8 kernels, in multiply-adds of a 1x1 convolution."""
 _LOOSE = 1.0
@@ -43,27 +43,39 @@ class Prior:
     """By layer and term of `TERMS`; with `before` they add up to 1."""
 
 
+@dataclass(frozen=True)
+class Tile:
+    """Channels that an engine's kernels handle at once: those beyond a multiple cost as much as a whole one."""
+
+    inputs: int
+    outputs: int
+    depthwise: int
+
+
 class Fixed:
     """What stays the same of the layers when they get narrower, so that their terms are computed fast."""
 
     def __init__(self, whole: Sequence[LayerShape]) -> None:
         self._kernel = np.array([shape.kernel for shape in whole], float)
-        self._groups = np.array([shape.groups for shape in whole], float)
         self._deep = np.array([shape.kind == "depthwise" for shape in whole])
+        self._groups = np.where(self._deep, 1, [shape.groups for shape in whole])
 
-    def terms(self, shapes: Sequence[LayerShape], tile: int) -> Array:
+    def terms(self, shapes: Sequence[LayerShape], tile: Tile) -> Array:
         """[layers, terms], float64."""
         sizes = np.array([(s.inputs, s.outputs, s.in_pixels, s.pixels) for s in shapes], float)
         inputs, outputs, before, after = sizes.T
-        reads = np.where(self._deep, tile, inputs / self._groups)  # one input channel for each output channel
-        groups = np.where(self._deep, 1.0, self._groups)
-        weights = self._kernel * np.ceil(reads / tile) * np.ceil(outputs / groups / tile) * groups
-        weights *= np.where(self._deep, tile, tile * tile)
+        reads = _up(inputs / self._groups, tile.inputs) * _up(outputs / self._groups, tile.outputs) * self._groups
+        weights = self._kernel * np.where(self._deep, _up(outputs, tile.depthwise), reads)
         written = outputs * after
-        return np.stack([np.ones(len(sizes)), inputs * before, written, weights * after, weights, written], 1)
+        columns = np.ones(len(sizes)), after, inputs * before, written, weights * after, weights, written
+        return np.stack(columns, 1)
 
 
-def prior(whole: Sequence[LayerShape], tile: int, operators: OperatorProfile | None) -> Prior:
+def _up(channels: Array, tile: int) -> Array:
+    return np.ceil(channels / tile) * tile
+
+
+def prior(whole: Sequence[LayerShape], tile: Tile, operators: OperatorProfile | None) -> Prior:
     """How the whole net's time is made up.
 
     A profile's times of single operators are uncertain; those of a layer that are within the noise of what the other
@@ -71,7 +83,7 @@ def prior(whole: Sequence[LayerShape], tile: int, operators: OperatorProfile | N
 
     Args:
         whole: the layers.
-        tile: channels that a kernel handles at once.
+        tile: of the kernels.
         operators: one profile of the whole net; None, or one whose operators are not named after the layers, assumes
             usual costs.
     """

@@ -28,14 +28,14 @@ import numpy.typing as npt
 
 from edgekit.errors import InputError, Shortfall
 from edgekit.latency import _prior
-from edgekit.latency._prior import TERMS, Prior
+from edgekit.latency._prior import TERMS, Prior, Tile
 from edgekit.latency.shapes import KINDS, LayerShape
 from edgekit.measurements import Kind, OperatorProfile
 
 Array = npt.NDArray[np.float64]
 Unit = Literal["ms", "instructions"]
-TILES = (1, 4, 8, 16, 32)
-"""Channels that a kernel may handle at once."""
+TILES = tuple(Tile(*each) for each in product((1, 4, 8, 16, 32), (1, 4, 8, 16, 32), (1, 8, 16, 32)))
+"""What the kernels may be like."""
 SHARED, OWN, NOISE = (0.1, 0.2, 0.4, 0.8), (0.02, 0.05, 0.1, 0.2), (0.001, 0.003, 0.01, 0.02, 0.04)
 """Standard deviations to choose from: of the corrections c and d, and of a measurement (relative)."""
 LEAST = 4
@@ -109,8 +109,8 @@ class LatencyModel:
     whole: Measured
     """The unpruned network."""
     prior: Prior
-    tile: int
-    """Channels that the engine's kernels handle at once."""
+    tile: Tile
+    """The most probable one."""
     spread: tuple[float, float, float]
     """The standard deviations that were chosen, of `SHARED`, `OWN` and `NOISE`."""
     corrections: tuple[float, ...]
@@ -169,7 +169,8 @@ def fit(
         subject: what is measured.
         whole: the unpruned network.
         networks: narrower ones, of widths as random as possible; ten or more.
-        operators: where the whole net's time goes; None assumes usual costs of arithmetic and memory.
+        operators: where the whole net's time goes; None, or one that makes the measurements less probable than usual
+            costs of arithmetic and memory do, assumes those.
         kind: of the times.
         bar: see `LatencyModel.bar`.
 
@@ -182,7 +183,10 @@ def fit(
     if not all(0 < each.value < np.inf for each in (whole, *networks)):
         raise Shortfall(f"a latency model needs times above 0 ({subject.engine} on {subject.device})")
     ratios = np.array([each.value / whole.value for each in (whole, *networks)])
-    tries = [_Regression(whole.shapes, tile, operators, [whole, *networks], ratios) for tile in TILES]
+    sources = (operators, None) if operators else (None,)  # a disturbed profile is worse than none
+    tries = [
+        _Regression(whole.shapes, tile, source, [whole, *networks], ratios) for source in sources for tile in TILES
+    ]
     best = max(tries, key=lambda each: each.evidence)
     features, rows, rest, gram, spread = best.features, best.rows, best.rest, best.gram, best.spread
     inverse = np.linalg.inv(gram)
@@ -221,7 +225,7 @@ def fit(
 class _Features:
     """The terms of networks, relative to those of the whole one and weighted by the prior."""
 
-    def __init__(self, whole: Sequence[LayerShape], prior: Prior, tile: int) -> None:
+    def __init__(self, whole: Sequence[LayerShape], prior: Prior, tile: Tile) -> None:
         self.prior, self.tile = prior, tile
         self._names = [shape.name for shape in whole]
         self._fixed = _prior.Fixed(whole)
@@ -249,7 +253,7 @@ class _Regression:
     def __init__(
         self,
         whole: Sequence[LayerShape],
-        tile: int,
+        tile: Tile,
         operators: OperatorProfile | None,
         networks: Sequence[Measured],
         ratios: Array,
@@ -261,7 +265,7 @@ class _Regression:
         shared, own = ((self.rows * self.features.variances(*on)) @ self.rows.T for on in ((1, 0), (0, 1)))
         self._parts = np.stack([shared, own, np.eye(len(ratios))])
         grid = np.array(list(product(SHARED, OWN, NOISE)))
-        logs = np.array([_evidence(self._gram(spread), self.rest) for spread in grid])
+        logs = _evidence(np.stack([self._gram(spread) for spread in grid]), self.rest)
         weights = np.exp(logs - logs.max())
         self.evidence = float(logs.max() + np.log(weights.sum()))
         self.spread: tuple[float, float, float] = tuple(np.exp(weights @ np.log(grid) / weights.sum()).tolist())
@@ -272,11 +276,12 @@ class _Regression:
         return gram
 
 
-def _evidence(gram: Array, rest: Array) -> float:
-    """Log probability of what was measured, up to a constant."""
-    root = np.linalg.cholesky(gram)
-    white = np.linalg.solve(root, rest)
-    return float(-0.5 * white @ white - np.log(np.diag(root)).sum())
+def _evidence(grams: Array, rest: Array) -> Array:
+    """Log probability of what was measured, up to a constant: [tries] for grams [tries, networks, networks]."""
+    roots = np.linalg.cholesky(grams)
+    white = np.linalg.solve(roots, np.broadcast_to(rest[:, None], (*grams.shape[:2], 1)))
+    logs: Array = -0.5 * np.square(white).sum((1, 2)) - np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(1)
+    return logs
 
 
 def _student(freedom: int) -> float:

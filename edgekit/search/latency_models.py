@@ -18,6 +18,8 @@ from edgekit.types import shape_of
 
 COUNT = 11
 """Networks to learn from, besides the whole one."""
+POOR = 0.1
+"""Median error of held-out networks beyond which a model is used once, but not kept."""
 Files = Callable[[nn.Module, str], Mapping[str, Path]]
 """Writes the files of a network, by format, in a folder of that name."""
 
@@ -71,5 +73,8 @@ def find_or_learn(
     operators = latency_session.profiles(made, readings, setting)
     learnt = latency_session.models(readings, shapes, name, setting, operators)
     model = next(each for each in learnt if each.subject.unit == "ms")
-    store.save(model)
+    if model.errors.median <= POOR:
+        store.save(model)
+    else:
+        setting.console.say(f"  {setting.device} was too busy for a latency model that is worth keeping")
     return model, COUNT

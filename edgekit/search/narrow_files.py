@@ -53,6 +53,9 @@ class Template:
         formats: which files to make.
         folder: for the whole network's own files, as the exporters write them.
 
+    What calibration decides about operators, the clamps that a range implies and the grids that a sum can have, is as
+    in the whole network.
+
     Raises:
         Shortfall: a converter refuses the network.
     """
@@ -95,24 +98,31 @@ class Template:
         folder.mkdir(parents=True, exist_ok=True)
         made: dict[str, Path] = {}
         reasons: dict[str, str] = {}
-        for name in self._formats:
-            try:
-                made[name] = self._cut(pruned, name, folder, size)
-            except CannotCut as trouble:
-                reasons[name] = str(trouble)
+        try:
+            cuts = self._cuts(pruned, size)
+        except CannotCut as trouble:
+            reasons = dict.fromkeys(self._formats, str(trouble))
+        else:
+            for name in self._formats:
+                try:
+                    made[name] = self._cut(name, cuts, folder)
+                except CannotCut as trouble:
+                    reasons[name] = str(trouble)
         if reasons:
             made |= self._export(pruned, list(reasons), folder, size)
         self.exported += [Exported(folder.name, name, reason) for name, reason in reasons.items()]
         return {name: made[name] for name in self._formats}
 
-    def _cut(self, pruned: nn.Module, name: str, folder: Path, size: Size | None) -> Path:
+    def _cuts(self, pruned: nn.Module, size: Size | None) -> Mapping[str, Cut]:
         if self._section is None:
             raise CannotCut("a file in fp32")
+        if size is not None and shape_of(size) != shape_of(self._size):
+            raise CannotCut(f"an image of another shape: {size}")
+        return narrow_layers.cuts(self._layers, pruned, self._size) if self._converted else {}
+
+    def _cut(self, name: str, cuts: Mapping[str, Cut], folder: Path) -> Path:
         if name not in CUTTERS:
             raise CannotCut("a format whose files are not cut")
-        if size not in (None, self._size):
-            raise CannotCut(f"an image of another shape: {size}")
-        cuts = narrow_layers.cuts(self._layers, pruned, self._size)
         data, _ = exporter(name).lowered(CUTTERS[name](self._converted[name], cuts))
         path = folder / f"model-int8{SUFFIXES[name]}"
         path.write_bytes(onnx_weights.keep_float(data) if name == "onnx" else data)
