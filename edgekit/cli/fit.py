@@ -143,7 +143,9 @@ def predict_latency(as_json: bool, quiet: bool, debug: bool, **flags: Any) -> No
             job = job_of(flags["target"], flags["overrides"], flags["out"], flags["devices"])
             from edgekit.fit import predicting
 
-            guesses = predicting.predict(job if flags["out"] else _own_folder(job), Console(quiet))
+            named = "".join(f" --device {name}" for name in flags["devices"])
+            advice = f"edgekit fit {flags['target']}{named} --max-ms MS --dry-run"
+            guesses = predicting.predict(job if flags["out"] else _own_folder(job), Console(quiet), advice)
         rows = [_guess(row) for row in guesses.rows]
         facts = {key: getattr(guesses, key) for key in ("network", "plan", "macs", "parameters")}
         answer = json.dumps({**facts, "predictions": rows}, indent=2)

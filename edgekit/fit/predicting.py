@@ -14,10 +14,9 @@ from edgekit.fit.networks import Workshop
 from edgekit.fit.widths import narrowed
 from edgekit.latency import store
 from edgekit.latency.model import LatencyModel, Prediction
-from edgekit.latency.shapes import LayerShape
 from edgekit.pipeline.run import Job
 from edgekit.prune.cost import Cost
-from edgekit.types import PrunePlan, Size, shape_of
+from edgekit.types import PrunePlan, shape_of
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,13 @@ class Guesses:
     """Devices in their order, the fastest engine of each first."""
 
 
-def predict(job: Job, console: Console) -> Guesses:
+def predict(job: Job, console: Console, advice: str) -> Guesses:
     """Predict the median latency of a recipe's network, narrowed by its ``prune.plan`` if it has one.
 
     Args:
         job: the recipe, the devices, and a folder for its data, which say how many classes there are.
         console: progress.
+        advice: what makes a model, for the message where there is none.
 
     Raises:
         InputError: no device is named, one has no model of this network, or something in the recipe cannot be used.
@@ -59,19 +59,18 @@ def predict(job: Job, console: Console) -> Guesses:
     narrow = narrowed(whole, json_file.load(expand(plan, job.base), PrunePlan) if plan is not None else None)
     shapes = Cost(narrow, (), whole.size).shapes({})
     family = store.family(whole.net.name, whole.planner.cost.shapes({}))
-    rows = [guess for name in job.devices for guess in _guesses(name, family, whole.size, shapes, job)]
+    rows: list[Guess] = []
+    for name in job.devices:
+        kept = [model for model in store.kept(name, family) if model.subject.unit == "ms"]
+        of = [Guess(each, each.predict(shapes)) for each in kept if each.subject.size == shape_of(whole.size)]
+        if not of:
+            raise InputError(f"predict-latency: {_missing(name, whole.net.name, kept)}; {advice} makes one")
+        rows += sorted(of, key=lambda row: row.prediction.ms)
     parameters, macs = models.count(narrow, whole.size)
     return Guesses(str(whole.net), plan, macs, parameters, tuple(rows))
 
 
-def _guesses(device: str, family: str, size: Size, shapes: Sequence[LayerShape], job: Job) -> list[Guess]:
-    kept = [model for model in store.kept(device, family) if model.subject.unit == "ms"]
-    rows = [Guess(model, model.predict(shapes)) for model in kept if model.subject.size == shape_of(size)]
-    if rows:
-        return sorted(rows, key=lambda row: row.prediction.ms)
-    sides = {" x ".join(map(str, model.subject.size[1:])) for model in kept}
-    others = f" at this resolution (there is one at {', '.join(sorted(sides))})" if sides else ""
-    raise InputError(
-        f"predict-latency: {device} has no latency model of {job.recipe.model.name}{others}; this makes one: "
-        f"edgekit fit RECIPE --device NAME --max-ms MS --dry-run"
-    )
+def _missing(device: str, network: str, kept: Sequence[LatencyModel]) -> str:
+    sides = sorted({" x ".join(map(str, model.subject.size[1:])) for model in kept})
+    others = f" at this resolution (there is one at {', '.join(sides)})" if sides else ""
+    return f"{device} has no latency model of {network}{others}"
