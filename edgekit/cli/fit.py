@@ -37,7 +37,7 @@ KEYS = ("max_ms", "percentile", "max_drop", "max_mb", "max_rss", "time_budget", 
 @click.option("--candidates", type=int, help="Pruned networks that training chooses from. [6]")
 @click.option("--dry-run", is_flag=True, help="Train nothing: what is feasible, and the predicted front.")
 def fit(dry_run: bool, as_json: bool, quiet: bool, debug: bool, **flags: Any) -> None:
-    """Find the most accurate network that meets a latency budget, measured on the device.
+    """Find the most accurate network within a latency budget.
 
     Random narrower networks are timed on the device to learn what channels cost there. Networks are planned for the
     budget, timed, trained in rungs, and compared with a lower resolution. The best one is quantized, verified, packed,
@@ -121,9 +121,9 @@ def _predicted(one: Candidate) -> str:
 @click.command("predict-latency", no_args_is_help=True)
 @partial(options, target="RECIPE", out="Folder in which the data are read. [runs/<recipe>-fit]")
 def predict_latency(as_json: bool, quiet: bool, debug: bool, **flags: Any) -> None:
-    """Predict how long RECIPE's network takes on a device, without the device.
+    """Predict the latency of a network without the device.
 
-    The network is narrowed by prune.plan if the recipe has one. What predicts is each latency model that edgekit fit
+    The network is RECIPE's, narrowed by prune.plan if the recipe has one. What predicts is each latency model that edgekit fit
     has learnt for the network and the device, once for each engine. The prediction is the median of an inference, with
     a 95 % interval; how far off the model was on networks it had not seen is beside it. The data are read once, as the
     last layer has an output for each class.
