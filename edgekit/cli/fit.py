@@ -119,13 +119,18 @@ def _predicted(one: Candidate) -> str:
 
 
 @click.command("predict-latency", no_args_is_help=True)
-@partial(options, target="RECIPE", out="Folder in which the data are read. [runs/<recipe>-fit]")
+@partial(
+    options,
+    target="RECIPE",
+    out="Folder in which the data are read. [runs/<recipe>-fit]",
+    device="Device to predict for (repeatable).",
+)
 def predict_latency(as_json: bool, quiet: bool, debug: bool, **flags: Any) -> None:
     """Predict the latency of a network without the device.
 
-    The network is RECIPE's, narrowed by prune.plan if the recipe has one. What predicts is each latency model that edgekit fit
-    has learnt for the network and the device, once for each engine. The prediction is the median of an inference, with
-    a 95 % interval; how far off the model was on networks it had not seen is beside it. The data are read once, as the
+    The network is RECIPE's, narrowed by prune.plan if it has one. What predicts is each latency model that edgekit fit
+    has learnt for the network and the device, one for each engine. The prediction is the median of an inference, with a
+    95 % interval; how far off the model was on networks it had not seen is beside it. The data are read once, as the
     last layer has an output for each class.
 
     \b
