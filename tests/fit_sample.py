@@ -88,13 +88,13 @@ def dry() -> Result:
 
 def unreached() -> Result:
     """Out of reach: nothing was measured but the two ends, and nothing trained."""
-    said = "fit: 2 ms is out of reach on my-pi: even the narrowest mobilenetv2_100 takes 2.31 ms; allow --max-ms 2.6"
+    said = "2 ms is out of reach on my-pi: even the narrowest mobilenetv2_100 takes 2.31 ms; allow --max-ms 2.6"
     return Result(2.0, 50, 1.0, replace(found().whole, trained=()), found().narrowest, said=said)
 
 
 def unmeasured() -> Result:
     """A search that was cut off at once."""
-    return Result(2.0, 90, 1.0, replace(found().whole, trained=(), measured=()), None, said="fit: nothing was timed")
+    return Result(2.0, 90, 1.0, replace(found().whole, trained=(), measured=()), None, said="nothing was timed")
 
 
 def missed() -> Result:

@@ -76,7 +76,7 @@ class Search:
             return self._end(self._search())
         except Shortfall as short:
             if self._kept is not None:
-                self._end(replace(self._kept, said=str(short)))
+                self._end(replace(self._kept, said=str(short).removeprefix("fit: ")))
             raise
 
     def _search(self) -> Result:
