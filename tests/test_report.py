@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from edgekit import choices
 from edgekit.device.file import LimitsSection
-from edgekit.report import _charts, _plots, background, front, markup, svg
+from edgekit.report import _plots, background, charts, front, markup, svg
 from edgekit.report._schema import schema
 from edgekit.report.contents import summarise
 from edgekit.report.formats import html, markdown
@@ -340,7 +340,7 @@ places = st.tuples(st.floats(60, 440), st.floats(30, 260))
 @given(st.lists(places, min_size=1, max_size=16), st.floats(4, 9))
 def test_marks_of_the_scatter_never_overlap(found: list[tuple[float, float]], radius: float) -> None:
     area = (50.0, 16.0, 446.0, 278.0)
-    moved = _charts.apart(found, [radius] * len(found), area)
+    moved = charts.apart(found, [radius] * len(found), area)
     assert moved[0] == found[0]
     for i, (x, y) in enumerate(moved):
         assert all(math.hypot(x - a, y - b) >= 2 * radius for a, b in moved[:i])
@@ -361,8 +361,8 @@ def test_html_leaves_out_curves_without_validation() -> None:
 
 
 def test_pareto_keeps_what_nothing_beats() -> None:
-    points = [_charts.Point(name, ms, top1, "", "") for name, ms, top1 in (("a", 1, 0.8), ("b", 2, 0.7), ("c", 3, 0.9))]
-    assert [p.label for p in _charts.pareto([*points, _charts.Point("d", 3, 0.85, "", "")])] == ["a", "c"]
+    points = [charts.Point(name, ms, top1, "", "") for name, ms, top1 in (("a", 1, 0.8), ("b", 2, 0.7), ("c", 3, 0.9))]
+    assert [p.label for p in charts.pareto([*points, charts.Point("d", 3, 0.85, "", "")])] == ["a", "c"]
 
 
 @given(st.lists(st.floats(0.5, 8.0), min_size=1, max_size=200))

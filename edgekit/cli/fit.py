@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgekit.errors import InputError, Shortfall, need
 from edgekit.runtime import terminal
 
 if TYPE_CHECKING:
+    from edgekit.fit.predicting import Guess
     from edgekit.fit.records import Candidate, Result
     from edgekit.pipeline.run import Job
 
@@ -35,7 +37,7 @@ KEYS = ("max_ms", "percentile", "max_drop", "max_mb", "max_rss", "time_budget", 
 @click.option("--candidates", type=int, help="Pruned networks that training chooses from. [6]")
 @click.option("--dry-run", is_flag=True, help="Train nothing: what is feasible, and the predicted front.")
 def fit(dry_run: bool, as_json: bool, quiet: bool, debug: bool, **flags: Any) -> None:
-    """Find the most accurate network that meets a latency budget, measured on the device.
+    """Find the most accurate network within a latency budget.
 
     Random narrower networks are timed on the device to learn what channels cost there. Networks are planned for the
     budget, timed, trained in rungs, and compared with a lower resolution. The best one is quantized, verified, packed,
@@ -77,7 +79,7 @@ def _job(flags: dict[str, Any]) -> Job:
     job = job_of(flags["target"], (*flags["overrides"], *given), flags["out"], flags["devices"])
     if job.recipe.fit is None:
         raise InputError("fit: needs a budget: --max-ms MS, or max_ms in a [fit] section of the recipe")
-    return job if flags["out"] else replace(job, out=Path("runs") / f"{job.recipe.name}-fit")
+    return job if flags["out"] else _own_folder(job)
 
 
 def _as_dict(result: Result) -> dict[str, Any]:
@@ -90,6 +92,7 @@ def _as_dict(result: Result) -> dict[str, Any]:
 def _summary(result: Result, out: Path) -> str:
     """The front as a table, the outcome, and where everything is."""
     from edgekit.cli._results import table
+    from edgekit.fit import report
 
     rows = []
     for one in (result.whole, *result.front, *result.candidates):
@@ -103,7 +106,7 @@ def _summary(result: Result, out: Path) -> str:
     spent = result.spent
     devices = f"{spent.files} files timed in {spent.device_seconds:.0f} s"
     lines.append(f"{devices}, {spent.training_seconds:.0f} s of training")
-    lines.append(f"folder: {out}")
+    lines.append(f"report: {out / report.PAGE}")
     return "\n".join(lines)
 
 
@@ -115,4 +118,94 @@ def _predicted(one: Candidate) -> str:
     return ", ".join(f"{each.ms:.3g} ({each.low:.3g}-{each.high:.3g})" for each in one.predicted)
 
 
-COMMANDS = (fit,)
+@click.command("predict-latency", no_args_is_help=True)
+@partial(
+    options,
+    target="RECIPE",
+    out="Folder in which the data are read. [runs/<recipe>-fit]",
+    device="Device to predict for (repeatable).",
+)
+def predict_latency(as_json: bool, quiet: bool, debug: bool, **flags: Any) -> None:
+    """Predict the latency of a network without the device.
+
+    The network is RECIPE's, narrowed by prune.plan if it has one. What predicts is each latency model that edgekit fit
+    has learnt for the network and the device, one for each engine. The prediction is the median of an inference, with a
+    95 % interval; how far off the model was on networks it had not seen is beside it. The data are read once, as the
+    last layer has an output for each class.
+
+    \b
+    Examples:
+      edgekit predict-latency recipes/trashnet.toml --device my-pi
+      edgekit predict-latency runs/trashnet-fit/fit.toml --device my-pi --json
+      edgekit predict-latency my.toml --device my-pi --device phone
+    """
+
+    def work() -> None:
+        need("pydantic", extra="compress", purpose="reading recipes")
+        from edgekit.console import Console
+
+        with apart():
+            job = job_of(flags["target"], flags["overrides"], flags["out"], flags["devices"])
+            from edgekit.fit import predicting
+
+            named = "".join(f" --device {name}" for name in flags["devices"])
+            advice = f"edgekit fit {flags['target']}{named} --max-ms MS --dry-run"
+            guesses = predicting.predict(job if flags["out"] else _own_folder(job), Console(quiet), advice)
+        rows = [_guess(row) for row in guesses.rows]
+        facts = {key: getattr(guesses, key) for key in ("network", "plan", "macs", "parameters")}
+        answer = json.dumps({**facts, "predictions": rows}, indent=2)
+        click.echo(answer if as_json else terminal.lines(_predictions(facts, rows)))
+
+    guarded(work, debug)
+
+
+def _own_folder(job: Job) -> Job:
+    return replace(job, out=Path("runs") / f"{job.recipe.name}-fit")
+
+
+def _guess(row: Guess) -> dict[str, Any]:
+    """One line of the answer as plain data."""
+    model, names = row.model, ("device", "cpu", "engine", "engine_version", "format", "precision", "threads")
+    return {
+        **{name: getattr(model.subject, name) for name in names},
+        "kind": model.kind,
+        **{name: round(getattr(row.prediction, name), 5) for name in ("ms", "low", "high")},
+        "held_out": {"networks": len(model.networks), "median": model.errors.median, "p90": model.errors.p90},
+    }
+
+
+def _predictions(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    from edgekit.cli._results import table
+
+    size = f"{facts['macs'] / 1e6:.3g} M multiply-adds, {facts['parameters'] / 1e6:.3g} M parameters"
+    lines = [f"{facts['network']}, {facts['plan'] or 'unpruned'}: {size}"]
+    cells = [
+        (
+            row["device"],
+            f"{row['ms']:.3g}",
+            f"{row['low']:.3g} to {row['high']:.3g}",
+            f"{row['engine']} {row['engine_version']}",
+            f"{row['format']} {row['precision']}",
+            str(row["threads"]),
+            row["cpu"],
+            row["kind"],
+            f"{row['held_out']['median']:.1%}",
+            f"{row['held_out']['p90']:.1%}",
+        )
+        for row in rows
+    ]
+    heads = (
+        "device",
+        "predicted ms",
+        "95 % interval",
+        "engine",
+        "file",
+        "threads",
+        "cpu",
+        "learnt from",
+        "median error",
+    )
+    return "\n".join((*lines, table((*heads, "90 % within"), cells)))
+
+
+COMMANDS = (fit, predict_latency)

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def options(command: F, target: str = "RECIPE|RUN", out: str = "Run directory. [runs/<recipe>]") -> F:
+def options(
+    command: F,
+    target: str = "RECIPE|RUN",
+    out: str = "Run directory. [runs/<recipe>]",
+    device: str = "Measure on this device (repeatable).",
+) -> F:
     """The options and argument of every command that works on a recipe or a run directory."""
     for option in (
         click.option("--debug", is_flag=True, help="Show tracebacks."),
@@ -38,7 +43,7 @@ def options(command: F, target: str = "RECIPE|RUN", out: str = "Run directory. [
             multiple=True,
             metavar="NAME",
             shell_complete=_complete.shipped("devices"),
-            help="Measure on this device (repeatable).",
+            help=device,
         ),
         click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help=out),
         click.option(

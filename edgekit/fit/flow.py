@@ -20,9 +20,9 @@ from edgekit.console import Console
 from edgekit.disk import code_digest, json_file
 from edgekit.disk.run_directory import RunDirectory
 from edgekit.errors import EdgekitError, InputError, Shortfall, Unreached
-from edgekit.fit import frozen, learning, proof, rivals, rungs, widths
+from edgekit.fit import frozen, learning, proof, report, rivals, rungs, widths
 from edgekit.fit.networks import WHOLE, Whole, Workshop
-from edgekit.fit.records import Candidate, Measurement, Net, Result, Spent
+from edgekit.fit.records import Candidate, Measurement, Net, Result, Spent, Trained
 from edgekit.fit.timing import Clock, one_count
 from edgekit.fit.widths import STYLES, Budget
 from edgekit.latency.model import LatencyModel
@@ -59,18 +59,27 @@ class Search:
         self.workshop = Workshop(self.job, self.console)
         self.clock = Clock(devices, self.section.percentile, self.console)
         self._began = time.monotonic()
+        self._kept: Result | None = None
 
     def run(self) -> Result:
         """Search.
 
         Returns:
-            What was found; also written as ``fit.json``.
+            What was found; also written as ``fit.json``, and for people as ``fit.html`` and ``fit.md``.
 
         Raises:
             InputError: something in the recipe, the data or the environment cannot be used.
             Shortfall: the budget is out of reach.
             Unreached: a device cannot be reached.
         """
+        try:
+            return self._end(self._search())
+        except Shortfall as short:
+            if self._kept is not None:
+                self._end(replace(self._kept, said=str(short).removeprefix("fit: ")))
+            raise
+
+    def _search(self) -> Result:
         self._check()
         whole = self.workshop.untrained(self.workshop.own)
         result = self._feasible(whole)
@@ -124,7 +133,7 @@ class Search:
                 f"fit: {was.device}: the whole network takes {was.ms:.3g} ms, the narrowest {now.ms:.3g} ms "
                 f"({was.format} in {was.engine} {was.engine_version}, {was.kind}); the budget is {section.max_ms:g} ms"
             )
-        result = Result(section.max_ms, section.percentile, section.max_drop, own, narrowest)
+        result = self._keep(Result(section.max_ms, section.percentile, section.max_drop, own, narrowest))
         if Budget(section, {}, 0.0).load(narrowest.measured, "low") > 1:
             raise Shortfall(rivals.out_of_reach(narrowest, section.max_ms, self.workshop.own))
         return result
@@ -239,8 +248,19 @@ class Search:
         spent = Spent(
             self.clock.files, round(self.clock.seconds, 1), round(training, 1), round(time.monotonic() - self._began, 1)
         )
-        result = replace(result, spent=spent)
+        self._kept = result = replace(result, spent=spent)
         json_file.save(self.job.out / RESULT, result)
+        return result
+
+    def _end(self, result: Result) -> Result:
+        """Add the score of the whole network, which pruned ones are seen against, and write the pages."""
+        if result.candidates:
+            checkpoint = checkpoint_file.load(RunDirectory(self.workshop.folder(self.workshop.own)).folder("train"))
+            seconds = round(sum(epoch.seconds for epoch in checkpoint.history), 1)
+            scores = [score.accuracy for score in checkpoint.metrics if score.split == "val"]
+            trained = tuple(Trained(len(checkpoint.history), score, seconds) for score in scores)
+            result = self._keep(replace(result, whole=replace(result.whole, trained=trained)))
+        report.write(self.job.out, self.job.recipe.name, result)
         return result
 
     def _once(self, name: str, inputs: dict[str, Any], kind: Any, make: Callable[[], Any]) -> Any:

@@ -40,6 +40,7 @@ class Measurement:
     rss_mb: float
     """Peak resident set of the measuring process; 0 if unknown."""
     file_mb: float
+    threads: int = 1
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,7 @@ def measurement(row: Timing, percentile: int, cpu: str, form: str, size: int) ->
         raise Shortfall(f"{row.device}: only the median of the times is known there; use --percentile 50")
     ci = {50: row.p50_ci, 90: row.p90_ci, 99: row.p99_ci}[percentile]
     low, high = ci if ci and row.kind == "measured" else (ms, ms)
+    rss, file = row.rss_bytes / MB, size / MB
     return Measurement(
-        row.device, cpu, row.engine, row.engine_version, form, row.kind, ms, high, low, row.rss_bytes / MB, size / MB
+        row.device, cpu, row.engine, row.engine_version, form, row.kind, ms, high, low, rss, file, row.threads
     )

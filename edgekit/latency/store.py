@@ -61,6 +61,24 @@ def find(subject: Subject) -> Found:
     return Found(model)
 
 
+def kept(device: str, family: str) -> list[LatencyModel]:
+    """All models of a network on a device: any engine, version, format, resolution and unit; unreadable ones are not.
+
+    Args:
+        device: `Subject.device`.
+        family: as `family` returns it.
+    """
+    found = []
+    for path in sorted(folder().glob("*.json")):
+        try:
+            model = json_file.load(path, LatencyModel)
+        except InputError:
+            continue
+        if (model.subject.device, model.subject.family) == (device, family):
+            found.append(model)
+    return found
+
+
 def _path(subject: Subject) -> Path:
     key = asdict(subject)
     del key["engine_version"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgekit.measurements import Kind, Timing
-from edgekit.report._charts import MARKS, tone
+from edgekit.report.charts import MARKS, tone
 from edgekit.report.contents import Report
 from edgekit.report.markup import Markup, tag
 from edgekit.report.svg import ms, threads

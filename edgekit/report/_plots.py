@@ -1,4 +1,4 @@
-"""More charts: distributions and lines, in the style of `edgekit.report._charts`."""
+"""More charts: distributions and lines, in the style of `edgekit.report.charts`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edgekit.report._charts import WIDTH, axes
+from edgekit.report.charts import WIDTH, axes
 from edgekit.report.markup import Markup, tag
 from edgekit.report.svg import chart, line, linear, ms, path, text, ticks
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from edgekit.report import _charts
+from edgekit.report import charts
 from edgekit.report.contents import SPLITS, Data, Report, StageRow
 from edgekit.report.markup import Markup, badge, details, figure, fold, join, scroll, table, tag, tiles
 from edgekit.report.svg import number, percent
@@ -52,7 +52,7 @@ def classes(report: Report) -> Markup:
     else:
         worst = f"; most often {rows[0][0]} is taken for {rows[0][1]} ({rows[0][2]} times)" if rows else ""
         summary = f"Confusion matrix of {whose}: {percent(scores.accuracy)} of {scores.images} images right{worst}"
-        picture = _charts.heatmap(scores.confusion, labels, summary)
+        picture = charts.heatmap(scores.confusion, labels, summary)
         below = details("Most confused pairs", listed) if rows else ""
         matrix = figure("Confusion matrix", scroll("Confusion matrix", picture), below)
         if len(labels) <= SIDE_BY_SIDE:
@@ -93,7 +93,7 @@ def training(report: Report) -> Markup:
     for quantity, title in (("loss", "Loss"), ("accuracy", "Accuracy, %")):
         last = getattr(history[-1], f"val_{quantity}")
         summary = f"{quantity} over {len(history)} epochs, last on validation: {number(last, 4)}"
-        figures.append(figure(title, _charts.curves(history, quantity, summary)))
+        figures.append(figure(title, charts.curves(history, quantity, summary)))
     rows = [
         (
             str(e.epoch),

@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 
 from edgekit.measurements import OperatorProfile, Timing, Verdict
-from edgekit.report import _bars, _charts, _plots, hotspots
+from edgekit.report import _bars, _plots, charts, hotspots
 from edgekit.report._bars import Bar, Stack
-from edgekit.report._charts import MARKS, Point
 from edgekit.report._panels import EMPTY, Panel, chosen, label, legend, panels, precision_tone, with_interval
 from edgekit.report._plots import Series, Spread
 from edgekit.report.cautions import cautions
+from edgekit.report.charts import MARKS, Point
 from edgekit.report.contents import Report
 from edgekit.report.front import latency_bar, limits
 from edgekit.report.markup import Markup, badge, details, figure, fold, join, table, tag
@@ -102,7 +102,7 @@ def _scatter(report: Report, panel: Panel) -> Markup:
     listed = table(heads, cells, f"Accuracy, {panel.kind} latency and size on {panel.device}", words=2)
     lead = "Up and to the left is better; larger marks are larger files, ✓ ships. Marks that would cover each other "
     lead += "are moved, and a thin line leads to their place."
-    picture = join((_charts.scatter(points, summary, reference, bound), tag("p", lead, class_="note")))
+    picture = join((charts.scatter(points, summary, reference, bound), tag("p", lead, class_="note")))
     return figure("Top-1 against p50", picture, details(NUMBERS, listed))
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from edgekit.measurements import Timing, Verdict
 from edgekit.report import _bars
 from edgekit.report._bars import Bar, Dot
-from edgekit.report._charts import tone
 from edgekit.report._panels import DASH, chosen, label, panels, precision_tone, with_interval
 from edgekit.report.cautions import cautions
+from edgekit.report.charts import tone
 from edgekit.report.contents import Report
 from edgekit.report.markup import Markup, badge, breakable, join, table, tag
 from edgekit.report.svg import TIMES, allowed, megabytes, ms, percent, points, smaller, speed, threads

@@ -8,8 +8,8 @@ from edgekit.measurements import Machine, Timing
 from edgekit.profile.protocol import STEPS
 from edgekit.report import _bars
 from edgekit.report._bars import Bar
-from edgekit.report._charts import tone
 from edgekit.report._panels import EMPTY, MEANING, chosen, with_interval
+from edgekit.report.charts import tone
 from edgekit.report.contents import Report
 from edgekit.report.markup import Markup, badge, breakable, details, figure, fold, join, prose, table, tag
 from edgekit.report.placement import ran

@@ -43,6 +43,12 @@ class Point:
     ship: bool = False
     radius: float = 6.0
     """Grows with the file."""
+    interval: tuple[float, float] | None = None
+    """Of `ms`, drawn as a line."""
+    hollow: bool = False
+    """Of no account to the front."""
+    title: str = ""
+    """What it says when it is pointed at; empty for its label and its numbers."""
 
 
 def tone(precision: str) -> str:
@@ -53,46 +59,64 @@ def tone(precision: str) -> str:
 def pareto(points: Sequence[Point]) -> list[Point]:
     """Points that no other point beats in both latency and accuracy, fastest first."""
     front: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.ms, -p.top1)):
+    for point in sorted((p for p in points if not p.hollow), key=lambda p: (p.ms, -p.top1)):
         if not front or point.top1 > front[-1].top1:
             front.append(point)
     return front
 
 
 def scatter(
-    points: Sequence[Point], summary: str, reference: float | None = None, bound: float | None = None
+    points: Sequence[Point],
+    summary: str,
+    reference: float | None = None,
+    bound: float | None = None,
+    limit: tuple[float, str] | None = None,
+    words: tuple[str, str] = ("p50 latency, ms", "top-1, %"),
 ) -> Markup:
     """Accuracy (up) against latency (right) with the Pareto front.
 
     Args:
-        points: top-1 as 0..1, latency in ms.
+        points: top-1, or another share, as 0..1; latency in ms.
         summary: for a screen reader.
         reference: top-1 of torch fp32.
         bound: the lowest top-1 that may be shipped.
+        limit: a latency and its name; with one, the axis starts where the points do, and all of them are named. Hollow
+            points far below the others are at the lower edge, with an arrow and their height.
+        words: titles of the x and y axes.
     """
     left, right, top, bottom, height = 50, WIDTH - 14, 16, 278, 324
-    heights = [100 * v for v in (*(p.top1 for p in points), reference, bound) if v is not None]
+    least = _least(points)
+    heights = [100 * v for v in (*(max(p.top1, least) for p in points), reference, bound) if v is not None]
     pad = max(0.18 * (max(heights) - min(heights)), 0.25)
     low, high = min(heights) - pad, min(max(heights) + pad, 100 + pad / 2)
-    x = linear((0, 1.15 * max(p.ms for p in points)), (left, right))
+    first, last = _reach(points, limit)
+    x = linear((first, last), (left, right))
     y = linear((low, high), (bottom, top))
-    parts = axes(x, y, ticks(0, 1.15 * max(p.ms for p in points)), ticks(low, min(high, 100)), left, right, bottom)
-    parts.append(text(right, bottom + 38, "p50 latency, ms", class_="axis", text_anchor="end"))
-    parts.append(text(left - 42, top - 4, "top-1, %", class_="axis"))
+    parts = axes(x, y, ticks(first, last), ticks(low, min(high, 100)), left, right, bottom)
+    parts.append(text(right, bottom + 38, words[0], class_="axis", text_anchor="end"))
+    parts.append(text(left - 42, top - 4, words[1], class_="axis"))
     boxes: list[tuple[float, float, float, float]] = []
-    for value, words, shift in ((reference, "torch fp32", -5), (bound, "lowest allowed", 14)):
+    for value, name, shift in ((reference, "torch fp32", -5), (bound, "lowest allowed", 14)):
         if value is not None:
             parts.append(line(left, y(100 * value), right, y(100 * value), "guide"))
-            parts.append(text(left + 4, y(100 * value) + shift, words, class_="note"))
-            width = 4 + LETTER * len(words)
+            parts.append(text(left + 4, y(100 * value) + shift, name, class_="note"))
+            width = 4 + LETTER * len(name)
             boxes.append((left, y(100 * value) + shift - 11, left + width, y(100 * value) + shift + 2))
+    if limit is not None:
+        at, width = x(limit[0]), LETTER * len(limit[1])
+        start = at + 4 if at + 4 + width <= right else at - 4 - width
+        parts += [line(at, top, at, bottom, "limit"), text(start, bottom - 6, limit[1], class_="note")]
+        boxes.append((start, bottom - 17, start + width, bottom - 4))
     front = pareto(points)
-    steps = [(x(front[0].ms), y(100 * front[0].top1))]
-    for before, after in itertools.pairwise(front):
-        steps += [(x(after.ms), y(100 * before.top1)), (x(after.ms), y(100 * after.top1))]
-    parts.append(path([*steps, (right, steps[-1][1])], "front"))
+    parts += [_front([(x(p.ms), y(100 * p.top1)) for p in front], right)] if front else []
+    level_of = {point: y(100 * max(point.top1, least)) for point in points}
+    for point in points:
+        if point.interval is not None:
+            ends, level = [x(end) for end in point.interval], level_of[point]
+            parts.append(line(ends[0], level, ends[1], level, "whisker"))
+            parts += [line(end, level - 3, end, level + 3, "whisker") for end in ends]
     ordered = sorted(points, key=lambda p: (not p.ship, p not in front, p.ms))
-    true = [(x(p.ms), y(100 * p.top1)) for p in ordered]
+    true = [(x(p.ms), level_of[p]) for p in ordered]
     reach = [p.radius + (6 if p.ship else 1) for p in ordered]
     places = apart(true, reach, (left + 2, top, right, bottom - 2))
     for (px, py), (tx, ty) in zip(places, true, strict=True):
@@ -102,10 +126,36 @@ def scatter(
     for point, place in zip(ordered, places, strict=True):
         parts.append(_mark(point, *place))
     for point, place, r in zip(ordered, places, reach, strict=True):
-        if point in front:
-            words = f"{point.label} ✓" if point.ship else point.label
-            parts.append(_place(words, *place, r, boxes, (left, top - 4, right, bottom), point.ship))
+        if point in front or limit is not None:
+            below = f" ↓ {100 * point.top1:.1f} %" if point.top1 < least else ""
+            label = f"{point.label}{below}{' ✓' if point.ship else ''}"
+            parts.append(_place(label, *place, r, boxes, (left, top - 4, right, bottom), point.ship))
     return chart(WIDTH, height, summary, *parts)
+
+
+def _least(points: Sequence[Point]) -> float:
+    """The lowest height to show: hollow points far below the others would squash these."""
+    solid = [p.top1 for p in points if not p.hollow]
+    if not solid:
+        return 0.0
+    return min(solid) - 1.5 * (max(solid) - min(solid)) - 0.01
+
+
+def _reach(points: Sequence[Point], limit: tuple[float, str] | None) -> tuple[float, float]:
+    """Ends of the axis of latencies."""
+    last = 1.15 * max(p.ms for p in points)
+    if limit is None:
+        return 0.0, last
+    ends = [end for p in points for end in (p.interval or (p.ms, p.ms))] + [limit[0]]
+    pad = 0.12 * (max(ends) - min(ends)) or 0.1 * limit[0]
+    return max(0.0, min(ends) - pad), max(ends) + pad
+
+
+def _front(places: Sequence[tuple[float, float]], right: float) -> Markup:
+    steps = [places[0]]
+    for before, after in itertools.pairwise(places):
+        steps += [(after[0], before[1]), after]
+    return path([*steps, (right, steps[-1][1])], "front")
 
 
 def apart(
@@ -132,16 +182,17 @@ def apart(
 
 
 def _mark(point: Point, x: float, y: float) -> str:
-    title = tag("title", f"{point.label}: {svg.ms(point.ms)} ms, top-1 {100 * point.top1:.2f} %")
+    title = tag("title", point.title or f"{point.label}: {svg.ms(point.ms)} ms, top-1 {100 * point.top1:.2f} %")
+    look = f"dot {point.tone}{' hollow' if point.hollow else ''}"
     angular = point.mark in ("square", "diamond")
     r = 0.9 * point.radius if angular else point.radius
     ring = tag("circle", cx=x, cy=y, r=point.radius + 5, class_="ring") if point.ship else ""
     if angular:
         turn = f"rotate(45 {svg.number(x)} {svg.number(y)})" if point.mark == "diamond" else None
         box = {"x": x - r, "y": y - r, "width": 2 * r, "height": 2 * r, "rx": 1.5, "transform": turn}
-        dot = tag("rect", title, **box, class_=f"dot {point.tone}")
+        dot = tag("rect", title, **box, class_=look)
     else:
-        dot = tag("circle", title, cx=x, cy=y, r=r, class_=f"dot {point.tone}")
+        dot = tag("circle", title, cx=x, cy=y, r=r, class_=look)
     return join((ring, dot))
 
 
@@ -180,6 +231,7 @@ def _place(
 def axes(
     x: svg.Scale, y: svg.Scale, xs: list[float], ys: list[float], left: float, right: float, bottom: float
 ) -> list[str]:
+    """Grid lines, numbers and the base line of a chart."""
     parts = []
     for value in ys:
         parts.append(line(left, y(value), right, y(value), "grid"))
