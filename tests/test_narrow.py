@@ -262,7 +262,6 @@ def test_any_widths_compute_what_the_whole_file_does_without_the_other_channels(
             path = folder / f"{number}.{form}"
             path.write_bytes(LOWERED[form](content)[0])
             answers.append(output(path))
-        assert np.ptp(answers[1]) > 0
         if form == "tflite":
             np.testing.assert_array_equal(answers[0], answers[1])
         else:  # float rounding may differ between vectors and the rest of a row
