@@ -157,7 +157,7 @@ class Search:
                 continue
             at = replace(budget, section=self.section.model_copy(update={"max_ms": ms}))
             try:
-                plan = widths.plan(whole, style, at, widths.AIM)
+                plan = widths.plan(whole, style, at, widths.AIMS[0])
             except InputError:
                 continue
             found.append(widths.candidate(whole, f"{ms:.3g}-ms", style.how, plan, budget))
@@ -203,6 +203,8 @@ class Search:
         file, key = self.job.out / "rungs.json", self._key(inputs)
         known = _read(file, key, tuple[Candidate, ...])
         candidates = known if known is not None else result.candidates
+        if known is None:
+            self._check_time()
 
         def keep(now: Sequence[Candidate]) -> None:
             json_file.save(file, {"key": key, "value": list(now)})
@@ -212,6 +214,25 @@ class Search:
         done = rungs.halve(self.workshop, candidates, until, keep)
         keep(done)
         return self._keep(replace(result, candidates=tuple(done)))
+
+    def _check_time(self) -> None:
+        """Refuse a time budget that is over before one candidate is trained.
+
+        Raises:
+            InputError: it says how long one takes.
+        """
+        limit, train = self.section.time_budget, self.job.recipe.train
+        checkpoint = checkpoint_file.load(RunDirectory(self.workshop.folder(self.workshop.own)).folder("train"))
+        epochs = [epoch.seconds for epoch in checkpoint.history if epoch.phase == "all"]
+        if limit is None or train is None or not epochs:
+            return
+        one = self.workshop.prune.recover * sum(epochs) / len(epochs)
+        left = limit - (time.monotonic() - self._began)
+        if left < one:
+            raise InputError(
+                f"fit.time_budget: {max(left, 0):.0f} s are left, but training one candidate takes about {one:.0f} s "
+                f"({self.workshop.prune.recover} epochs): allow more time, or lower prune.recover"
+            )
 
     def _prove(self, result: Result, chosen: Candidate) -> Result:
         result = proof.prove(self.workshop, chosen, replace(result, chosen=chosen.id))

@@ -8,7 +8,7 @@ from edgekit.config.fit_section import FitSection
 from edgekit.config.toml import LEAST
 from edgekit.fit.networks import Whole
 from edgekit.fit.records import Candidate, Net
-from edgekit.fit.widths import AIM
+from edgekit.fit.widths import AIMS
 from edgekit.latency.model import LatencyModel
 from edgekit.prune.cost import Cost
 from edgekit.prune.groups import ChannelGraph
@@ -39,7 +39,7 @@ def _fitting(whole: Whole, max_ms: float, models: Mapping[str, LatencyModel]) ->
     if not isinstance(side, int):
         return None
     for lower in range((side - 1) // STEP * STEP, max(LEAST, int(SMALLEST * side)) - 1, -STEP):
-        if at_side(whole, lower, models) <= AIM * max_ms:
+        if at_side(whole, lower, models) <= AIMS[0] * max_ms:
             return lower
     return None
 

@@ -23,12 +23,11 @@ from edgekit.search import latency_session
 from edgekit.search.latency_target import corrected
 from edgekit.types import PrunePlan
 
-AIM = 0.97
-"""Share of the budget that a network is planned for: what is measured has an interval."""
+AIMS = (0.97, 0.95, 0.9)
+"""Shares of the budget that the first file of a candidate is planned for, the second, and the last: what is measured
+has an interval, and the last one has to be within."""
 USED = 0.94
 """Share of the budget from which a network is wide enough."""
-TRIES = 3
-"""Most files that are timed for one candidate."""
 STEPS = 4
 """How many times scores are recomputed on the way: each pass over the images costs seconds."""
 
@@ -156,10 +155,10 @@ def close(
         A candidate for each style; `Candidate.dropped` says why one cannot be had.
     """
     at = budget.of(whole.planner.cost)({}), budget.load(unpruned)
-    shares = dict.fromkeys((style.id for style in styles), AIM)
+    shares = dict.fromkeys((style.id for style in styles), AIMS[0])
     best: dict[str, Candidate] = {}
     latest: dict[str, Candidate] = {}
-    for _ in range(TRIES):
+    for number in range(len(AIMS)):
         made: dict[str, Candidate] = {}
         files = {}
         for style in styles:
@@ -188,14 +187,14 @@ def close(
             if USED <= load <= 1:
                 del shares[name]
             else:
-                shares[name] = corrected(shares[name], load, AIM, at)
+                shares[name] = corrected(shares[name], load, AIMS[min(number + 1, len(AIMS) - 1)], at)
     return [best[style.id] if style.id in best else _dropped(latest[style.id]) for style in styles]
 
 
 def _dropped(one: Candidate) -> Candidate:
     if one.dropped:
         return one
-    return replace(one, dropped=f"not within the limits after {TRIES} files: {_times(one)}")
+    return replace(one, dropped=f"not within the limits after {len(AIMS)} files: {_times(one)}")
 
 
 def _unplanned(whole: Whole, style: Style) -> Candidate:

@@ -1,0 +1,326 @@
+"""The search for a budget: its parts against brute force and made-up trainings, and one real search from end to end."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit.config import recipe_file
+from edgekit.config.fit_section import FitSection
+from edgekit.config.recipe import PruneSection, Recipe
+from edgekit.console import Console
+from edgekit.data.listing import expand
+from edgekit.device.file import Device
+from edgekit.disk import json_file
+from edgekit.disk.run_directory import RunDirectory
+from edgekit.errors import InputError, Paused, Shortfall
+from edgekit.fit import frozen, rungs
+from edgekit.fit.flow import Search
+from edgekit.fit.records import Candidate, Measurement, Net, Result
+from edgekit.fit.widths import Budget
+from edgekit.pipeline import run as pipeline
+from edgekit.pipeline.run import Job
+from edgekit.prune import _greedy
+from edgekit.prune._greedy import Block
+from edgekit.search.latency_target import corrected
+from edgekit.types import Checkpoint, PrunePlan
+from tests import support
+
+QUIET = Console(quiet=True)
+NET = Net("net", 32)
+
+
+# Allocation ----------------------------------------------------------------------------------------
+
+
+def blocks(values: Sequence[Sequence[float]]) -> dict[str, list[Block]]:
+    return {
+        str(group): [Block((value,), str(group), (place,), False, value) for place, value in enumerate(row)]
+        for group, row in enumerate(values)
+    }
+
+
+@given(
+    st.lists(st.integers(1, 10_000), min_size=4, max_size=16, unique=True),
+    st.integers(1, 4),
+    st.floats(0.1, 0.9),
+)
+def test_what_goes_is_what_matters_least_for_what_it_costs(ratios: list[int], groups: int, share: float) -> None:
+    """Where costs add up, the blocks that go are the first ones in the order of value for each unit of cost."""
+    prices = {str(group): 1.0 + group for group in range(groups)}
+    rows = [sorted(ratios[group::groups]) for group in range(groups)]
+    table = blocks([[ratio * (1.0 + group) for ratio in row] for group, row in enumerate(rows)])
+    whole = sum(prices[head] * len(row) for head, row in table.items())
+    wanted, left = set(), whole
+    for ratio, head, place in sorted((ratio, str(g), n) for g, row in enumerate(rows) for n, ratio in enumerate(row)):
+        if left <= share * whole:
+            break
+        left -= prices[head]
+        wanted.add((head, place, ratio))
+
+    def cost(gone: Mapping[str, int]) -> float:
+        return float(whole) - sum(prices[head] * count for head, count in gone.items())
+
+    drop = _greedy.by_value(table, dict.fromkeys(table, 0), cost, share * whole, {head: {head} for head in table})
+    assert {(head, place) for head, places in drop.items() for place in places} == {(h, p) for h, p, _ in wanted}
+
+
+def test_blocks_that_save_only_together_are_weighed_together() -> None:
+    """A kernel's tile is two blocks wide: one block of "0" saves nothing, two save 4; "1" saves 1 for each."""
+    table = blocks([[1.0, 1.0], [0.9, 0.9]])
+
+    def cost(gone: Mapping[str, int]) -> float:
+        return 10.0 - 4.0 * (gone.get("0", 0) // 2) - 1.0 * gone.get("1", 0)
+
+    drop = _greedy.by_value(table, {"0": 0, "1": 0}, cost, 7.0, {"0": {"0"}, "1": {"1"}})
+    assert drop == {"0": {0, 1}}  # 2 / 4 is less than 0.9 / 1
+
+
+@given(st.floats(0.0, 0.5), st.floats(0.2, 0.9))
+def test_a_plan_is_corrected_at_once_where_time_is_linear(fixed: float, aim: float) -> None:
+    def measured(planned: float) -> float:
+        return fixed + (1 - fixed) * planned
+
+    if aim <= measured(0.3):
+        return
+    share = corrected(0.8, measured(0.8), aim)
+    assert measured(share) == pytest.approx(max(aim, measured(0.8 / 3)), rel=1e-6)
+
+
+def test_a_budget_is_the_worst_of_all_limits() -> None:
+    section = FitSection(max_ms=10, max_mb=2, max_rss=100)
+    row = Measurement("a", "cpu", "litert", "2", "tflite", "measured", 4.0, 5.0, 3.0, 50.0, 1.5)
+    assert Budget(section, {}, 0.0).load([row]) == 0.75
+    assert Budget(section, {}, 0.0).load([row, replace(row, device="b", high=9.0)]) == 0.9
+    assert Budget(section, {}, 0.0).load([replace(row, rss_mb=120.0)], "low") == 1.2
+
+
+# Rungs ---------------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """Stands for the workshop: the score after an epoch is known beforehand."""
+
+    def __init__(self, scores: dict[str, list[float]], folder: Path, recover: int = 20) -> None:
+        self.scores, self.calls = scores, list[tuple[str, int]]()
+        self.prune = PruneSection(macs=0.5, recover=recover)
+        self.console, self.job = QUIET, SimpleNamespace(out=folder)
+
+    def pruned(self, one: Candidate) -> str:
+        return one.id
+
+    def run(self, folder: Path, recipe: Any, last: str, net: Net, pause: int) -> None:
+        self.calls.append((folder.name, pause))
+        raise Paused(self.scores[folder.name][min(pause, len(self.scores[folder.name])) - 1], pause, 1.0)
+
+
+def candidates(names: str) -> list[Candidate]:
+    return [Candidate(name, NET, "", PrunePlan({}, {}), 1, 1) for name in names]
+
+
+def test_the_weaker_half_goes_after_each_rung(tmp_path: Path) -> None:
+    scores = {name: [0.5 + 0.01 * place] for place, name in enumerate("abcdef")}
+    trainer = Trainer(scores, tmp_path)
+    done = {one.id: one for one in rungs.halve(trainer, candidates("abcdef"), None, lambda now: None)}  # type: ignore[arg-type]
+    assert trainer.calls == [
+        *((name, 1) for name in "abcdef"),
+        *((name, 3) for name in "fed"),
+        *((name, 20) for name in "fe"),
+    ]
+    assert {name for name, one in done.items() if not one.dropped} == {"f", "e"}
+    assert "50.0% after 1 epochs, and 3 others at least 53.0%" in done["a"].dropped
+    assert [each.epochs for each in done["f"].trained] == [1, 3, 20]
+
+
+def test_a_search_that_goes_on_trains_nothing_twice(tmp_path: Path) -> None:
+    scores = {name: [0.5 + 0.01 * place] for place, name in enumerate("abcd")}
+    trainer, kept = Trainer(scores, tmp_path), list[Sequence[Candidate]]()
+
+    def killed(now: Sequence[Candidate]) -> None:
+        kept.append(now)
+        if len(trainer.calls) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rungs.halve(trainer, candidates("abcd"), None, killed)  # type: ignore[arg-type]
+    rungs.halve(trainer, kept[-1], None, lambda now: None)  # type: ignore[arg-type]
+    assert len(trainer.calls) == len(set(trainer.calls))
+    assert trainer.calls[-1][1] == 20
+
+
+def test_time_that_is_spent_ends_a_rung_with_fewer(tmp_path: Path) -> None:
+    trainer = Trainer({name: [0.5] for name in "abcd"}, tmp_path)
+    done = rungs.halve(trainer, candidates("abcd"), 0.0, lambda now: None)  # type: ignore[arg-type]
+    assert [one.dropped for one in done if one.id != "a"] == ["the time budget was spent"] * 3
+    assert trainer.calls == [("a", 1), ("a", 3), ("a", 20)]
+
+
+# A recipe that replays -----------------------------------------------------------------------------
+
+
+def test_the_frozen_recipe_is_the_recipe_with_the_outcome(tmp_path: Path) -> None:
+    base, out = tmp_path / "recipes", tmp_path / "runs" / "x"
+    out.mkdir(parents=True)
+    raw = {
+        "name": "x",
+        "model": {"name": "net.py:make", "weights": "${NOT_SET:-../w}/a.safetensors"},
+        "data": {"source": "image_folder", "path": "../images", "input": 64},
+        "prune": {"plan": "somewhere.json", "recover": 3},
+        "fit": {"max_ms": 2.5},
+    }
+    recipe = Recipe.model_validate(raw)
+    plan = PrunePlan({"conv": (0, 2)}, {"conv": 4})
+    one = Candidate("per-ms", NET, "", plan, 1, 1)
+    path = frozen.write(out, recipe, base, one, {"max_ms": 2.5}, "two\nlines")
+    read = recipe_file.load(path)
+    assert path.read_text().startswith("# two\n# lines\n")
+    assert read.fit == FitSection(max_ms=2.5)
+    assert read.prune is not None
+    assert read.prune.recover == 3
+    assert json_file.load(expand(str(read.prune.plan), out), PrunePlan) == plan
+    for key, was in (("path", "../images"), ("weights", "${NOT_SET:-../w}/a.safetensors")):
+        section = read.data if key == "path" else read.model
+        assert expand(getattr(section, key), out).resolve() == expand(was, base).resolve()
+    assert (out / read.model.name.partition(":")[0]).resolve() == base / "net.py"
+    assert tomllib.loads(path.read_text())["model"]["weights"].startswith("${NOT_SET:-")
+
+
+# The whole search ----------------------------------------------------------------------------------
+
+NETWORK = """
+from torch import nn
+
+from tests import nets
+
+
+def make(num_classes):
+    return nn.Sequential(
+        nets.conv(3, 32, 3, nn.ReLU, stride=2),
+        nets.conv(32, 128, 1, nn.ReLU),
+        nets.conv(128, 128, 3, nn.ReLU, stride=2, groups=128),
+        nets.conv(128, 128, 3, nn.ReLU, stride=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(128, num_classes),
+    )
+"""
+"""Wide enough for channels to cost more than what every inference costs."""
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A net of seconds on digits, for this machine and one engine."""
+    folder = tmp_path_factory.mktemp("fit")
+    (folder / "net.py").write_text(NETWORK)
+    recipe = Recipe.model_validate(
+        {
+            "name": "small",
+            "model": {"name": "net.py:make", "weights": "none"},
+            "data": {"source": "digits", "input": 32},
+            "train": {"epochs": 2, "lr": 5e-3, "batch": 64},
+            "prune": {"macs": 0.5, "recover": 2, "lr": 5e-3, "round_to": 8, "steps": 2},
+            "quantize": {"calibration": 32, "sensitivity": False, "max_drop": 100.0, "rescue": []},
+            "export": {"formats": ["tflite"]},
+            "verify": {"images": 50},
+            "fit": {"max_ms": 1000.0, "max_drop": 100.0, "candidates": 2, "resolutions": []},
+        }
+    )
+    host = {"name": "host", "run": {"engines": ["litert"], "threads": [1], "seconds": 0.2, "rounds": 4}}
+    return Job(recipe, folder, folder / "out", {"host": Device.model_validate(host)})
+
+
+def at(job: Job, **keys: Any) -> Job:
+    assert job.recipe.fit is not None
+    fit = job.recipe.fit.model_copy(update=keys)
+    return replace(job, recipe=job.recipe.model_copy(update={"fit": fit}))
+
+
+@pytest.fixture(scope="module")
+def dry(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return Search(job, QUIET, dry=True).run()
+
+
+def test_a_dry_run_predicts_a_front_and_trains_nothing(job: Job, dry: Result) -> None:
+    assert RunDirectory(job.out / "whole").find("train") is None
+    assert dry.narrowest is not None
+    whole, narrowest = dry.whole.measured[0], dry.narrowest.measured[0]
+    assert narrowest.ms < whole.ms
+    macs = [one.macs for one in dry.front]
+    assert macs == sorted(macs, reverse=True)
+    assert len(macs) >= 3
+    for one in dry.front:
+        assert one.plan is not None
+        assert one.predicted[0].low <= one.predicted[0].ms <= one.predicted[0].high
+    assert json_file.load(job.out / "fit.json", Result) == dry
+
+
+def test_a_budget_below_the_narrowest_is_refused_before_anything_is_trained(job: Job, dry: Result) -> None:
+    with pytest.raises(Shortfall, match=r"0\.001 ms is out of reach on host: even the narrowest .* --max-ms"):
+        Search(at(job, max_ms=0.001), QUIET).run()
+    assert RunDirectory(job.out / "whole").find("train") is None
+
+
+def test_a_search_ends_with_a_network_within_the_budget_that_is_replayed_without_a_device(
+    job: Job, dry: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    budget = 0.7 * dry.whole.measured[0].ms
+    wanted = at(job, max_ms=budget)
+    result = Search(wanted, QUIET).run()
+    assert result.chosen
+    chosen = next(one for one in result.candidates if one.id == result.chosen)
+    assert chosen.plan is not None
+    assert chosen.measured[0].high <= budget
+    assert chosen.accuracy is not None
+    assert chosen.accuracy > 0.5
+    assert result.shipped[0].device == "host"
+    assert result.top1[0] is not None
+    # the same command again trains and measures nothing
+    stamps = {path: path.stat().st_mtime_ns for path in job.out.rglob("stage.json") if "profile" not in str(path)}
+    again = Search(wanted, QUIET).run()
+    assert (again.chosen, again.candidates) == (result.chosen, result.candidates)
+    assert {path: path.stat().st_mtime_ns for path in stamps if "report" not in str(path)} == {
+        path: stamp for path, stamp in stamps.items() if "report" not in str(path)
+    }
+    # the frozen recipe, elsewhere and without a device
+    replay = recipe_file.load(job.out / frozen.RECIPE)
+    outcome = pipeline.run(Job(replay, job.out, tmp_path / "replay", {}), QUIET, "prune")
+    checkpoint = outcome.results.checkpoint
+    assert isinstance(checkpoint, Checkpoint)
+    assert checkpoint.plan == chosen.plan
+    assert checkpoint.macs == chosen.macs
+
+
+def test_a_search_says_what_is_missing(job: Job) -> None:
+    with pytest.raises(InputError, match="needs a device to measure on: --device NAME"):
+        Search(replace(job, devices={}), QUIET).run()
+    without = replace(job, recipe=job.recipe.model_copy(update={"train": None}))
+    with pytest.raises(InputError, match=r"the recipe has no \[train\] section"):
+        Search(without, QUIET).run()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "needs a budget: --max-ms MS"),
+        (["--max-ms", "0"], "fit.max_ms"),
+        (["--max-ms", "-3"], "fit.max_ms"),
+        (["--max-ms", "nan"], "fit.max_ms"),
+        (["--max-ms", "5", "--percentile", "75"], "fit.percentile"),
+        (["--max-ms", "5", "--time-budget", "soon"], "fit.time_budget"),
+        (["--max-ms", "5", "--resolutions", "128,big"], "fit.resolutions"),
+    ],
+)
+def test_a_bad_request_is_one_line(flags: list[str], said: str, tmp_path: Path) -> None:
+    assert said in support.complaint("fit", "digits", *flags, "--out", tmp_path / "out", code=2)
+    assert not (tmp_path / "out").exists()
