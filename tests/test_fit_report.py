@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 
+from edgekit.cli.run import job_of
+from edgekit.console import Console
+from edgekit.errors import Shortfall
 from edgekit.fit import _cells, _page, report
+from edgekit.fit.flow import Search
 from edgekit.fit.records import Candidate, Result
 from edgekit.report.charts import Point, pareto
 from edgekit.report.svg import ms
@@ -195,6 +199,20 @@ def test_a_network_is_listed_once() -> None:
     result = replace(found(), candidates=(own,), chosen="whole")  # nothing had to be pruned
     assert [one.id for one in _cells.networks(result)] == ["whole", "narrowest"]
     assert _cells.networks(result)[0].accuracy == 0.9012
+
+
+def test_pages_are_written_also_when_a_search_falls_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(search: Search) -> Result:
+        search._keep(replace(unreached(), said=""))
+        raise Shortfall("fit: out of reach & far away")
+
+    monkeypatch.setattr(Search, "_search", short)
+    job = replace(job_of("digits", ("fit.max_ms=2",), None, ("host",)), out=tmp_path)
+    with pytest.raises(Shortfall):
+        Search(job, Console(quiet=True)).run()
+    assert "out of reach & far away" in Page((tmp_path / report.PAGE).read_text()).text
+    assert "out of reach \\& far away" in (tmp_path / report.TEXT).read_text()
+    assert json.loads((tmp_path / "fit.json").read_text())["said"] == "out of reach & far away"
 
 
 @pytest.fixture(scope="module")

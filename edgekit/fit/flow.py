@@ -259,7 +259,8 @@ class Search:
             seconds = round(sum(epoch.seconds for epoch in checkpoint.history), 1)
             scores = [score.accuracy for score in checkpoint.metrics if score.split == "val"]
             trained = tuple(Trained(len(checkpoint.history), score, seconds) for score in scores)
-            result = self._keep(replace(result, whole=replace(result.whole, trained=trained)))
+            result = replace(result, whole=replace(result.whole, trained=trained))
+        result = self._keep(result)
         report.write(self.job.out, self.job.recipe.name, result)
         return result
 
