@@ -73,7 +73,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
     def annotate(self, model: GraphModule) -> GraphModule:
         """Write a `QuantizationAnnotation` on every node of an integer kernel."""
         for node in model.graph.nodes:
-            if node.op != "call_function" or self._stays_float(node):
+            if node.op != "call_function" or not _is_float(node) or self._stays_float(node):
                 continue
             if node.target in WEIGHTED and has_own_weight(node):
                 self._annotate(node, {_input(node, 0): self._arriving(_input(node, 0)), _input(node, 1): self.weight})
