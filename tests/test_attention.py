@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.nn import functional
 
 from edgekit.export.formats import onnx as to_onnx
 from edgekit.export.formats import tflite as to_tflite
@@ -79,3 +80,24 @@ def test_only_tensors_without_the_image_are_computed_once() -> None:
     created = [node for node in graph.graph.nodes if node.op == "call_function" and not node.all_input_nodes]
     assert [tuple(node.meta["val"].shape) for node in created] == [(1, 16, 16, 16)]
     torch.testing.assert_close(nets.run(graph, IMAGES), nets.run(module, IMAGES))
+
+
+class Branches(nn.Module):
+    """Attention whose result is moved, added to the image, and read without what is negative, as in EfficientViT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.conv = nets.conv(16, 48), nets.conv(32, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).flatten(2).chunk(3, 1)
+        mixed = v @ (q.transpose(1, 2) @ k * 0.01).softmax(-1).transpose(1, 2)
+        y = mixed.view(x.shape)
+        return x + y + self.conv(functional.relu(torch.cat([y, y], 1)))
+
+
+@FORMATS
+def test_a_moved_float_result_has_one_grid_for_all_its_readers(format_: str, tmp_path: Path) -> None:
+    steps, floats = most_steps(nets.quantize(network(Branches())), format_, tmp_path)
+    assert floats <= 3  # two products and a softmax
+    assert steps <= 1
