@@ -85,7 +85,6 @@ SIZE = 64
 CLASSES = 10
 OPTIONS: dict[str, dict[str, Any]] = {
     "efficientvit_m0": {"img_size": SIZE},
-    "tiny_vit_5m_224": {"img_size": SIZE},
     "torchvision/googlenet": {"aux_logits": False, "init_weights": False},
 }
 RECIPE = """\

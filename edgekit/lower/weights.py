@@ -1,6 +1,7 @@
 """Weights in the form that folding, rewrites and quantizer change in place: constants, each with one reader. Exact.
 
-- What is computed from parameters alone (weight norm, weight standardisation, a cosine head) is computed once.
+- What is computed from constants alone (weight norm, weight standardisation, a cosine head, a position encoding) is
+  computed once.
 - A parameter that is read twice (a layer used twice, tied weights) is copied, so that each use has its own: torchao
   folds a batch norm into the weight of each convolution before it, and would fold twice into a shared one.
 - A convolution whose result is read by a batch norm and by something else is computed once for each.
@@ -64,14 +65,13 @@ def _compute(graph: GraphModule) -> None:
     values: dict[Node, Any] = {node: constant(graph, node) for node in _holders(graph)}
     learned = {node for node in values if isinstance(values[node], nn.Parameter) and values[node].requires_grad}
     computed: list[Node] = []
+    written = _written(graph)
     for node in graph.graph.nodes:
         sources = node.all_input_nodes
-        if node.op != "call_function" or not sources or not all(source in values for source in sources):
-            continue
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if node in written or not all(source in values for source in sources) or not _is_computable(node):
             continue
         with torch.no_grad():
-            arguments, options = torch.fx.map_arg((node.args, node.kwargs), lambda source: _copied(values[source]))
+            arguments, options = torch.fx.map_arg((node.args, node.kwargs), lambda source: _read(source, values))
             values[node] = node.target(*arguments, **options)
         computed.append(node)
         if any(source in learned for source in sources):
@@ -87,8 +87,39 @@ def _compute(graph: GraphModule) -> None:
         graph.graph.erase_node(node)
 
 
-def _copied(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
+def _is_computable(node: Node) -> bool:
+    """Whether a node computes the same each time, apart from its inputs, and does nothing else."""
+    if node.op != "call_function" or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        return False
+    return bool(node.all_input_nodes) or isinstance(node.meta.get("val"), Tensor)  # else it may switch autograd
+
+
+def _read(source: Node, values: dict[Node, Any]) -> Any:
+    """A value to compute with: the graph's own as a copy, others as they are, so that views of them can be changed."""
+    value = values[source]
+    return value.detach().clone() if source.op == "get_attr" and isinstance(value, Tensor) else value
+
+
+def _written(graph: GraphModule) -> set[Node]:
+    """Tensors that depend on the image only because it is written into them, or into a view of them, in place."""
+    varying: set[Node] = set()
+    written: set[Node] = set()
+    for node in graph.graph.nodes:
+        if node.op == "placeholder" or any(source in varying for source in node.all_input_nodes):
+            varying.add(node)
+            changed = _aliased(node, writes=True)
+            while changed is not None and changed not in varying:
+                written.add(changed)
+                changed = _aliased(changed)
+    return written
+
+
+def _aliased(node: Node, writes: bool = False) -> Node | None:
+    """The first argument, if the result shares its memory; with `writes`, only if it is also changed."""
+    schema = getattr(node.target, "_schema", None)
+    first = node.args[0] if node.args else None
+    alias = schema.arguments[0].alias_info if schema is not None and schema.arguments else None
+    return first if isinstance(first, Node) and alias is not None and (alias.is_write or not writes) else None
 
 
 def _check(node: Node) -> None:

@@ -5,7 +5,9 @@ specification requires (https://ai.google.dev/edge/litert/models/quantization_sp
 itself carries the scales, so one decision serves both formats. Activations may be symmetric, too.
 
 A tensor gets one Q/DQ pair where an integer kernel ends. A convolution and the clamp after it are one kernel, with no
-pair in between; ops that only move data share the scale of their input, and so does a clamp on its own.
+pair in between; ops that only move data share the scale of their input, and so does a clamp on its own. What a float
+operator computes and several integer kernels read, some of them moved, has one grid, too: LiteRT's converter puts all
+moves on the grid of one reader, and the others would read wrong values.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
     def annotate(self, model: GraphModule) -> GraphModule:
         """Write a `QuantizationAnnotation` on every node of an integer kernel."""
         for node in model.graph.nodes:
-            if node.op != "call_function" or self._stays_float(node):
+            if node.op != "call_function" or not _is_float(node) or self._stays_float(node):
                 continue
             if node.target in WEIGHTED and has_own_weight(node):
                 self._annotate(node, {_input(node, 0): self._arriving(_input(node, 0)), _input(node, 1): self.weight})
@@ -81,6 +83,9 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
                 self._annotate(node, {source: self._arriving(source) for source in _tensor_inputs(node)})
             elif node.target in MOVING or (node.target in CLAMPS and not _fuses_into_producer(node)):
                 self._share(node)
+        for node in model.graph.nodes:
+            if node.op == "call_function" and _is_float(node) and node.target not in MOVING | CLAMPS:
+                self._gather(node)
         return model
 
     def validate(self, model: GraphModule) -> None:
@@ -108,6 +113,23 @@ class Int8Quantizer(Quantizer):  # type: ignore[misc]
         node.meta["quantization_annotation"] = QuantizationAnnotation(
             input_qspec_map=inputs, output_qspec=shared, _annotated=True
         )
+
+    def _gather(self, node: Node) -> None:
+        """Quantize the result of a float operator, before it is moved, if it has several ways into integer kernels."""
+        if "quantization_annotation" in node.meta:
+            return
+        moved, ways = [node], set()
+        for source in moved:
+            for user in source.users:
+                annotation = user.meta.get("quantization_annotation")
+                if annotation is not None and source in annotation.input_qspec_map:
+                    ways.add((source, user if user.target in MOVING | CLAMPS else None))
+                elif annotation is None and user.target in MOVING | CLAMPS and not self._stays_float(user):
+                    moved += [user] if user not in moved else []
+        if len(ways) > 1:
+            node.meta["quantization_annotation"] = QuantizationAnnotation(output_qspec=self.activation, _annotated=True)
+            for user in moved[1:]:
+                self._share(user)
 
     def _arriving(self, source: Node) -> QuantizationSpecBase:
         """The grid of an incoming tensor: the one prescribed for its producer, if any."""
