@@ -304,6 +304,10 @@ def test_a_search_ends_with_a_network_within_the_budget_that_is_replayed_without
 def test_a_search_says_what_is_missing(job: Job) -> None:
     with pytest.raises(InputError, match="needs a device to measure on: --device NAME"):
         Search(replace(job, devices={}), QUIET).run()
+    data = job.recipe.data.model_copy(update={"val": 0.0})
+    unjudged = replace(job, out=job.out.parent / "other", recipe=job.recipe.model_copy(update={"data": data}))
+    with pytest.raises(InputError, match=r"compared on validation images, but there are none: set data\.val"):
+        Search(unjudged, QUIET).run()
     without = replace(job, recipe=job.recipe.model_copy(update={"train": None}))
     with pytest.raises(InputError, match=r"the recipe has no \[train\] section"):
         Search(without, QUIET).run()

@@ -82,6 +82,8 @@ class Search:
     def _search(self) -> Result:
         self._check()
         whole = self.workshop.untrained(self.workshop.own)
+        if not whole.index.split("val") and not self.dry:
+            raise InputError("fit: candidates are compared on validation images, but there are none: set data.val")
         result = self._feasible(whole)
         if self._within(result.whole) and not self.dry:
             self.console.say("fit: the whole network is within the budget; nothing has to be pruned")
@@ -96,7 +98,9 @@ class Search:
             self.workshop.with_head(whole)
             return self._keep(replace(result, front=tuple(self._front(whole, budget, result.whole))))
         trained = self.workshop.trained(self.workshop.own, whole)
-        result = self._keep(replace(result, candidates=self._candidates(trained, budget, result.whole)))
+        own = replace(result.whole, trained=rungs.straight(self.workshop, self.workshop.own))
+        result = replace(result, whole=own, candidates=self._candidates(trained, budget, own))
+        result = self._keep(result)
         result = self._trained(result, budget)
         alive = [one for one in result.candidates if not one.dropped and one.trained]
         if not alive:
@@ -139,10 +143,8 @@ class Search:
         return result
 
     def _budget(self, models: dict[str, LatencyModel], whole: Candidate) -> Budget:
-        first = whole.measured[0]
-        median = {name: model.whole.value for name, model in models.items()}
-        over = max(row.ms / median[row.device] for row in whole.measured) if self.section.percentile > 50 else 1.0
-        return Budget(self.section, models, first.file_mb, over)
+        scales = {row.device: row.ms / models[row.device].whole.value for row in whole.measured}
+        return Budget(self.section, models, whole.measured[0].file_mb, scales)
 
     def _within(self, one: Candidate) -> bool:
         return Budget(self.section, {}, 0.0).load(one.measured) <= 1

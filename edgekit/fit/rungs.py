@@ -16,7 +16,7 @@ from edgekit.disk import json_file
 from edgekit.disk.run_directory import RunDirectory
 from edgekit.errors import Paused, Shortfall
 from edgekit.fit.networks import Workshop
-from edgekit.fit.records import Candidate, Trained
+from edgekit.fit.records import Candidate, Net, Trained
 from edgekit.types import Pruning
 
 RUNGS = (0.05, 0.15, 1.0)
@@ -97,9 +97,16 @@ def _train_whole(workshop: Workshop, one: Candidate) -> Candidate:
         workshop.run(workshop.folder(one.net), workshop.recipe(one.net), "train", one.net)
     except Shortfall as trouble:
         return replace(one, dropped=str(trouble).splitlines()[0])
-    checkpoint = checkpoint_file.load(RunDirectory(workshop.folder(one.net)).folder("train"))
+    (score,) = straight(workshop, one.net)
+    return replace(one, trained=(replace(score, seconds=round(time.monotonic() - began, 1)),))
+
+
+def straight(workshop: Workshop, net: Net) -> tuple[Trained, ...]:
+    """The score of a whole network after the recipe's [train], which has been done."""
+    checkpoint = checkpoint_file.load(RunDirectory(workshop.folder(net)).folder("train"))
     accuracy = next((score.accuracy for score in checkpoint.metrics if score.split == "val"), 0.0)
-    return replace(one, trained=(Trained(len(checkpoint.history), accuracy, round(time.monotonic() - began, 1)),))
+    seconds = sum(epoch.seconds for epoch in checkpoint.history)
+    return (Trained(len(checkpoint.history), accuracy, round(seconds, 1)),)
 
 
 def _train(workshop: Workshop, one: Candidate, epochs: int) -> Candidate:

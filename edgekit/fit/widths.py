@@ -66,8 +66,8 @@ class Budget:
     """By device."""
     whole_mb: float
     """Size of the whole network's file."""
-    percentile: float = 1.0
-    """The percentile that the budget is for, over the median, of the whole network."""
+    scales: Mapping[str, float] = field(default_factory=dict)
+    """By device: what the whole network takes as the budget counts (percentile, threads), over what its model says."""
 
     def of(self, cost: Cost) -> CostOf:
         """The largest share that a narrower network takes of any limit, predicted."""
@@ -75,8 +75,8 @@ class Budget:
 
         def share(gone: Gone) -> float:
             shapes = cost.shapes(gone)
-            found = max(model.predict(shapes).ms for model in self.models.values())
-            found *= self.percentile / self.section.max_ms
+            found = max(self.scales.get(name, 1.0) * model.predict(shapes).ms for name, model in self.models.items())
+            found /= self.section.max_ms
             if self.section.max_mb is not None:
                 mb = self.whole_mb * cost("parameters", gone) / parameters
                 found = max(found, mb / self.section.max_mb)
@@ -89,10 +89,8 @@ class Budget:
         shapes = cost.shapes(gone)
         found = []
         for device, model in self.models.items():
-            each = model.predict(shapes)
-            found.append(
-                Prediction(device, *(round(value * self.percentile, 4) for value in (each.ms, each.low, each.high)))
-            )
+            each, scale = model.predict(shapes), self.scales.get(device, 1.0)
+            found.append(Prediction(device, *(round(scale * ms, 4) for ms in (each.ms, each.low, each.high))))
         return tuple(found)
 
     def load(self, rows: Sequence[Measurement], bound: Literal["ms", "low", "high"] = "high") -> float:
