@@ -162,6 +162,8 @@ class Search:
                 plan = widths.plan(whole, style, at, widths.AIMS[0])
             except InputError:
                 continue
+            if not plan.kept or plan in [one.plan for one in found]:
+                continue
             found.append(widths.candidate(whole, f"{ms:.3g}-ms", style.how, plan, budget))
         return found
 
