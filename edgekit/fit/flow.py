@@ -153,7 +153,7 @@ class Search:
         """The best network for each of several budgets, as predicted: the front without its accuracies."""
         style = next(style for style in STYLES if style.id == "one-shot")
         longest = max(row.ms for row in own.measured)
-        found = []
+        found: list[Candidate] = []
         for ms in sorted({self.section.max_ms, *(share * longest for share in FRONT)}, reverse=True):
             if ms >= longest:
                 continue
