@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnx import load_from_string
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from edgekit.config.recipe import QuantizeSection
-from edgekit.export import narrow_layers, narrow_onnx, narrow_tflite, onnx_weights
+from edgekit.export import layer_names, narrow_layers, narrow_onnx, narrow_tflite, onnx_weights
 from edgekit.export.formats import onnx, tflite
 from edgekit.export.narrow_shapes import CannotCut, Cut
 from edgekit.export.port import exporter
@@ -81,7 +83,7 @@ class Template:
         graph = quick_graph(whole, size, images, pixels, section)
         for name in self._formats:
             if name in CUTTERS:
-                exporter(name).export(graph, size, "int8", folder, self._keep(name), section.may_be_float)
+                exporter(name).export(graph, size, "int8", folder, self._keep(name, graph), section.may_be_float)
         self._layers = narrow_layers.layers(graph, whole, size)
 
     def files(self, pruned: nn.Module, folder: Path, size: Size | None = None) -> dict[str, Path]:
@@ -116,7 +118,7 @@ class Template:
     def _cuts(self, pruned: nn.Module, size: Size | None) -> Mapping[str, Cut]:
         if self._section is None:
             raise CannotCut("a file in fp32")
-        if size not in (None, self._size):
+        if size is not None and shape_of(size) != shape_of(self._size):
             raise CannotCut(f"an image of another shape: {size}")
         return narrow_layers.cuts(self._layers, pruned, self._size) if self._converted else {}
 
@@ -124,8 +126,12 @@ class Template:
         if name not in CUTTERS:
             raise CannotCut("a format whose files are not cut")
         data, _ = exporter(name).lowered(CUTTERS[name](self._converted[name], cuts))
+        if name == "onnx":
+            model = load_from_string(onnx_weights.keep_float(data))
+            layer_names.name_onnx(model)
+            data = model.SerializeToString(deterministic=True)
         path = folder / f"model-int8{SUFFIXES[name]}"
-        path.write_bytes(onnx_weights.keep_float(data) if name == "onnx" else data)
+        path.write_bytes(data)
         return path
 
     def _export(self, module: nn.Module, formats: Sequence[str], folder: Path, size: Size | None) -> dict[str, Path]:
@@ -137,11 +143,13 @@ class Template:
             made = quick_int8(module, size, images, self._pixels, self._section, formats, folder)
         return {name: folder / artifact.path for name, artifact in made.items()}
 
-    def _keep(self, name: str) -> Callable[[bytes], Sequence[str]]:
+    def _keep(self, name: str, graph: GraphModule) -> Callable[[bytes], Sequence[str]]:
         """Every rewrite, as the exporters ask for it; and on the way, the file before them."""
 
         def choose(converted: bytes) -> Sequence[str]:
-            self._converted[name] = converted
+            # The layers of a .tflite file are found by the shapes of the whole network.
+            named = layer_names.name_tflite(converted, graph) if name == "tflite" else converted
+            self._converted[name] = named
             return REWRITES[name]
 
         return choose
