@@ -297,7 +297,6 @@ def test_a_session_learns_one_model_an_engine(session: tuple[tuple[LatencyModel,
         assert model.kind == "measured"
         assert (model.subject.unit, model.subject.size, model.subject.threads) == ("ms", (3, 32, 32), 1)
         assert model.subject.engine_version
-        assert model.prior.source == "operators"
         assert len(model.networks) == 5
         assert model.whole.shapes == cost.shapes({})
         assert 0 < model.predict(cost.shapes({})).ms < 100
