@@ -214,11 +214,11 @@ def _estimates(files: Mapping[tuple[str, str], Path], setting: Setting) -> list[
     for row in found.timings:
         assert row.instructions is not None
         assert row.p50_ci is not None
-        about = *names[row.artifact], row.engine, row.engine_version, found.machines[setting.device].cpu, row.threads
+        about = *names[row.artifact], row.engine, row.engine_version, found.machines[setting.device].cpu
         bar = row.p50_ci[1] / row.p50_ms - 1
         readings += [
-            Reading(*about, "ms", "estimated", row.p50_ms, bar),
-            Reading(*about, "instructions", "measured", float(row.instructions)),
+            Reading(*about, row.threads, "ms", "estimated", row.p50_ms, bar),
+            Reading(*about, 1, "instructions", "measured", float(row.instructions)),
         ]
     return readings
 
