@@ -1,13 +1,13 @@
 """How far off latency models are: 12 random networks train them, 12 others and some uniform ones are held out.
 
 Int8 networks for 6 classes with random weights, at 160 px, in both engines of this machine. All are timed in one
-session, which takes about six minutes a net on an idle machine; other work on it spoils the times.
+session, which takes about four minutes a net on an idle machine; other work on it spoils the times.
 
 Usage::
 
     python benchmarks/latency_model.py                       # the nets of `NETS` on this machine
     python benchmarks/latency_model.py mobilenetv2_100 --seconds 4
-    python benchmarks/latency_model.py --emulated            # instructions counted on rpi5-emulated: half an hour a net
+    python benchmarks/latency_model.py --emulated            # instructions counted on rpi5-emulated: about 15 minutes a net
 
 "error" is |predicted / measured - 1| of the held-out networks, "left out" the same of the 12 that trained it, each
 predicted from the others; "covered" is how many of the held-out ones lie within the 95 % interval, "width" is half of

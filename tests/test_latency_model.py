@@ -19,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from edgekit.config import shipped
 from edgekit.config.recipe import QuantizeSection
 from edgekit.console import Console
+from edgekit.device import file as device_file
 from edgekit.device.file import Device
 from edgekit.disk import json_file
 from edgekit.errors import InputError, Shortfall
@@ -31,6 +33,8 @@ from edgekit.measurements import OperatorProfile, OperatorRow
 from edgekit.prune.apply import apply
 from edgekit.prune.cost import Cost
 from edgekit.prune.groups import ChannelGraph, Group
+from edgekit.reach import sysroot
+from edgekit.reach.ways import qemu
 from edgekit.search import latency_session
 from edgekit.search.latency_session import gone, plan_of, random_plans
 from edgekit.search.prune_latency import Setting
@@ -297,10 +301,31 @@ def test_a_session_learns_one_model_an_engine(session: tuple[tuple[LatencyModel,
         assert model.kind == "measured"
         assert (model.subject.unit, model.subject.size, model.subject.threads) == ("ms", (3, 32, 32), 1)
         assert model.subject.engine_version
-        assert model.prior.source == "operators"
         assert len(model.networks) == 5
         assert model.whole.shapes == cost.shapes({})
         assert 0 < model.predict(cost.shapes({})).ms < 100
+
+
+def test_an_emulated_device_counts_instructions_and_estimates_milliseconds(tmp_path: Path) -> None:
+    pi = device_file.load(shipped.find("devices", "rpi5-emulated"))
+    lacking = sysroot.missing("cortex-a76")
+    if lacking:
+        pytest.skip(lacking)
+    module = nets.settled(nets.Every())
+    groups = [group for group in ChannelGraph(module, 32).groups() if group.channels > 4]
+    setting = Setting("pi", pi, ["tflite"], QuantizeSection(), 32, list(nets.images(2)), nets.LEVELS, tmp_path, QUIET)
+    time, counts = latency_session.learn(module, groups, "every", setting, count=4, round_to=4)
+    assert (time.subject.unit, time.kind) == ("ms", "estimated")
+    assert (counts.subject.unit, counts.kind) == ("instructions", "measured")
+    assert time.bar > 0.05  # what the device file's published times leave open
+    assert counts.bar == 0
+    assert (time.subject.threads, counts.subject.threads) == (4, 1)  # counts are always of one thread
+    whole = next(path for path in tmp_path.rglob("network-*/model-int8.tflite") if "network-4" in str(path))
+    assert counts.whole.value == qemu.count(whole, "litert", pi).instructions
+    found = time.predict(time.whole.shapes)
+    assert found.low < found.ms * (1 - time.bar)
+    assert found.high > found.ms * (1 + time.bar)
+    assert latency_session.fastest([time, counts]) is time
 
 
 def test_the_fastest_engine_is_picked(session: tuple[tuple[LatencyModel, ...], Cost]) -> None:

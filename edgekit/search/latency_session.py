@@ -24,7 +24,7 @@ from edgekit.reach.port import way
 from edgekit.search import trial_files
 from edgekit.search.narrow_files import Template
 from edgekit.search.prune_latency import Setting
-from edgekit.types import SUFFIXES, PrunePlan, shape_of
+from edgekit.types import PrunePlan, shape_of
 
 COUNT = 12
 """Networks to learn from, besides the whole one."""
@@ -32,7 +32,7 @@ SECONDS = 2.0
 """Measured seconds per file and engine."""
 LEAST, JITTER, NARROWEST = 0.2, 0.25, 0.1
 """The smallest share of channels of a plan, by how much its groups differ from that, and the smallest of a group."""
-WHOLE, TEMPLATE = "whole", "template"
+WHOLE = "whole"
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def make_files(
     whole: nn.Module, plans: Mapping[str, PrunePlan], setting: Setting, formats: Sequence[str]
 ) -> dict[tuple[str, str], Path]:
     """The file of each plan by the plan's name and the format."""
-    where = setting.folder / TEMPLATE
+    where = setting.folder / "template"
     template = Template(whole, setting.size, setting.images, setting.pixels, setting.quantize, formats, where)
     files: dict[tuple[str, str], Path] = {}
     with setting.console.bar("cutting networks", len(plans)) as advance:
@@ -214,11 +214,11 @@ def _estimates(files: Mapping[tuple[str, str], Path], setting: Setting) -> list[
     for row in found.timings:
         assert row.instructions is not None
         assert row.p50_ci is not None
-        about = *names[row.artifact], row.engine, row.engine_version, found.machines[setting.device].cpu, row.threads
+        about = *names[row.artifact], row.engine, row.engine_version, found.machines[setting.device].cpu
         bar = row.p50_ci[1] / row.p50_ms - 1
         readings += [
-            Reading(*about, "ms", "estimated", row.p50_ms, bar),
-            Reading(*about, "instructions", "measured", float(row.instructions)),
+            Reading(*about, row.threads, "ms", "estimated", row.p50_ms, bar),
+            Reading(*about, 1, "instructions", "measured", float(row.instructions)),
         ]
     return readings
 
@@ -239,11 +239,9 @@ def profiles(
     reach = way(setting.on.reach.by, f"{setting.device}: reach.by")
     found = {}
     for engine, form in dict.fromkeys((each.engine, each.form) for each in readings):
-        exported = setting.folder / TEMPLATE / f"model-int8{SUFFIXES[form]}"  # files that are cut name no layers
-        path = exported if exported.is_file() else files[WHOLE, form]
         try:
             found[engine] = profile_operators(
-                reach.send(path, setting.on),
+                reach.send(files[WHOLE, form], setting.on),
                 WHOLE,
                 engine,
                 seconds=seconds,
