@@ -7,7 +7,7 @@ Usage::
 
     python benchmarks/latency_model.py                       # the nets of `NETS` on this machine
     python benchmarks/latency_model.py mobilenetv2_100 --seconds 4
-    python benchmarks/latency_model.py --emulated            # instructions counted on rpi5-emulated: about 15 minutes a net
+    python benchmarks/latency_model.py --emulated            # instructions on rpi5-emulated: about 15 minutes a net
 
 "error" is |predicted / measured - 1| of the held-out networks, "left out" the same of the 12 that trained it, each
 predicted from the others; "covered" is how many of the held-out ones lie within the 95 % interval, "width" is half of
