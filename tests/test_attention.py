@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from timm.models._efficientnet_blocks import MobileAttention
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional
@@ -100,4 +101,14 @@ class Branches(nn.Module):
 def test_a_moved_float_result_has_one_grid_for_all_its_readers(format_: str, tmp_path: Path) -> None:
     steps, floats = most_steps(nets.quantize(network(Branches())), format_, tmp_path)
     assert floats <= 3  # two products and a softmax
+    assert steps <= 1
+
+
+@FORMATS
+def test_heads_that_share_one_key(format_: str, tmp_path: Path) -> None:
+    attention = MobileAttention(16, 16, num_heads=2, key_dim=8, value_dim=8, use_multi_query=True, kv_stride=2)
+    for part in attention.modules():
+        if type(part).__name__ == "LayerScale2d":
+            nn.init.ones_(part.gamma)
+    steps, _ = most_steps(nets.quantize(network(attention)), format_, tmp_path)
     assert steps <= 1

@@ -2,6 +2,8 @@
 
 - ``expand`` before an operator that broadcasts (``x * gate.expand_as(x)``) goes: LiteRT's converter mixes up the axes.
 - An adaptive max pool becomes max pools of fixed windows; neither format has it.
+- Attention whose heads share one key and value (multi-query, https://arxiv.org/abs/1911.02150) becomes attention of one
+  head with more rows: LiteRT's converter reshapes the key that it has to broadcast where it should transpose it.
 - An average pool with ``divisor_override`` becomes a convolution, as the ONNX exporter ignores the divisor.
 """
 
@@ -24,6 +26,7 @@ from edgekit.types import Size
 
 EXPANDS = {aten.expand.default, aten.expand_as.default}
 BROADCASTING = ADDS | MULS | {aten.sub.Tensor, aten.sub_.Tensor, aten.div.Tensor, aten.div_.Tensor}
+ATTENTION = aten.scaled_dot_product_attention.default
 MAX_POOL = aten.adaptive_max_pool2d.default
 
 
@@ -34,6 +37,9 @@ def apply(graph: GraphModule) -> int:
         if node.target in EXPANDS and _needless(node):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
+            count += 1
+        elif node.target is ATTENTION and _shares_key(node):
+            _one_head(graph, node)
             count += 1
         elif node.target is MAX_POOL:
             count += _fixed(graph, node)
@@ -70,6 +76,26 @@ def _needless(node: Node) -> bool:
         )
         for user in node.users
     )
+
+
+def _shares_key(node: Node) -> bool:
+    """Whether several heads read one key and one value, without a mask."""
+    query, key, value = (source.meta["val"].shape for source in node.all_input_nodes[:3])
+    plain = len(node.args) == 3 and not node.kwargs.get("attn_mask") and not node.kwargs.get("is_causal")
+    return plain and len(query) == 4 and query[1] > 1 == key[1] == value[1] and query[0] == key[0] == value[0]
+
+
+def _one_head(graph: GraphModule, node: Node) -> None:
+    query = node.all_input_nodes[0]
+    batch, heads, rows, width = query.meta["val"].shape
+    shape, flat = list(node.meta["val"].shape), [batch, 1, heads * rows, width]
+    with graph.graph.inserting_before(node):
+        one = windows.call(graph, query, flat, aten.reshape.default, query, flat)
+    node.replace_input_with(query, one)
+    with graph.graph.inserting_after(node):
+        back = windows.call(graph, node, shape, aten.reshape.default, node, shape)
+    node.replace_all_uses_with(back, lambda user: user is not back)
+    node.meta["val"] = node.meta["val"].reshape(batch, 1, heads * rows, -1)
 
 
 def _fixed(graph: GraphModule, node: Node) -> bool:
