@@ -136,7 +136,7 @@ def test_the_weaker_half_goes_after_each_rung(tmp_path: Path) -> None:
         *((name, 20) for name in "fe"),
     ]
     assert {name for name, one in done.items() if not one.dropped} == {"f", "e"}
-    assert "50.0% after 1 epochs, and 3 others at least 53.0%" in done["a"].dropped
+    assert "50.0% after epoch 1, where 3 had at least 53.0%" in done["a"].dropped
     assert [each.epochs for each in done["f"].trained] == [1, 3, 20]
 
 

@@ -22,7 +22,7 @@ from edgekit.disk.run_directory import RunDirectory
 from edgekit.errors import EdgekitError, InputError, Shortfall, Unreached
 from edgekit.fit import frozen, learning, proof, report, rivals, rungs, widths
 from edgekit.fit.networks import WHOLE, Whole, Workshop
-from edgekit.fit.records import Candidate, Measurement, Net, Result, Spent, Trained
+from edgekit.fit.records import Candidate, Measurement, Net, Result, Spent
 from edgekit.fit.timing import Clock, one_count
 from edgekit.fit.widths import STYLES, Budget
 from edgekit.latency.model import LatencyModel
@@ -98,9 +98,7 @@ class Search:
             self.workshop.with_head(whole)
             return self._keep(replace(result, front=tuple(self._front(whole, budget, result.whole))))
         trained = self.workshop.trained(self.workshop.own, whole)
-        own = replace(result.whole, trained=rungs.straight(self.workshop, self.workshop.own))
-        result = replace(result, whole=own, candidates=self._candidates(trained, budget, own))
-        result = self._keep(result)
+        result = self._keep(replace(result, candidates=self._candidates(trained, budget, result.whole)))
         result = self._trained(result, budget)
         alive = [one for one in result.candidates if not one.dropped and one.trained]
         if not alive:
@@ -259,10 +257,7 @@ class Search:
     def _end(self, result: Result) -> Result:
         """Add the score of the whole network, which pruned ones are seen against, and write the pages."""
         if result.candidates:
-            checkpoint = checkpoint_file.load(RunDirectory(self.workshop.folder(self.workshop.own)).folder("train"))
-            seconds = round(sum(epoch.seconds for epoch in checkpoint.history), 1)
-            scores = [score.accuracy for score in checkpoint.metrics if score.split == "val"]
-            trained = tuple(Trained(len(checkpoint.history), score, seconds) for score in scores)
+            trained = rungs.straight(self.workshop, self.workshop.own)
             result = replace(result, whole=replace(result.whole, trained=trained))
         result = self._keep(result)
         report.write(self.job.out, self.job.recipe.name, result)

@@ -60,7 +60,7 @@ def halve(workshop: Workshop, candidates: Sequence[Candidate], until: float | No
         stay = _stay(len(alive), number)
         for name in alive[stay:]:
             best = table[alive[stay - 1]].accuracy or 0.0
-            why = f"{table[name].accuracy or 0.0:.1%} after {epochs} epochs, and {stay} others at least {best:.1%}"
+            why = f"{table[name].accuracy or 0.0:.1%} after epoch {epochs}, where {stay} had at least {best:.1%}"
             table[name] = replace(table[name], dropped=why)
         left = alive[:stay]
         keep(list(table.values()))
