@@ -34,7 +34,7 @@ from edgekit.latency.model import LatencyModel
 from edgekit.prune.cost import Cost
 from edgekit.prune.groups import ChannelGraph, Group
 from edgekit.search import latency_session as session
-from edgekit.search.prune_latency import Setting
+from edgekit.search.stopwatch import Setting
 from edgekit.types import PrunePlan
 
 NETS = ("mobilenetv2_100", "mobilenetv3_small_100", "efficientnet_lite0")

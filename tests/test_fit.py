@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ from edgekit.device.file import Device
 from edgekit.disk import json_file
 from edgekit.disk.run_directory import RunDirectory
 from edgekit.errors import InputError, Paused, Shortfall
-from edgekit.fit import frozen, rungs
+from edgekit.fit import frozen, rivals, rungs
 from edgekit.fit.flow import Search
 from edgekit.fit.records import Candidate, Measurement, Net, Result
 from edgekit.fit.widths import Budget
@@ -100,7 +101,23 @@ def test_a_budget_is_the_worst_of_all_limits() -> None:
     row = Measurement("a", "cpu", "litert", "2", "tflite", "measured", 4.0, 5.0, 3.0, 50.0, 1.5)
     assert Budget(section, {}, 0.0).load([row]) == 0.75
     assert Budget(section, {}, 0.0).load([row, replace(row, device="b", high=9.0)]) == 0.9
-    assert Budget(section, {}, 0.0).load([replace(row, rss_mb=120.0)], "low") == 1.2
+    assert Budget(section, {}, 0.0).load([replace(row, rss_mb=120.0)]) == 1.2
+
+
+def test_what_is_out_of_reach_names_the_limit() -> None:
+    row = Measurement("a", "cpu", "litert", "2", "tflite", "measured", 4.0, 5.0, 3.0, 50.0, 1.5)
+    least = replace(Candidate("narrowest", NET, "", None, 1, 1), measured=(row,))
+    said = [
+        (FitSection(max_ms=2), r"2 ms is out of reach on a: even the narrowest net .* --max-ms 5\.5"),
+        (FitSection(max_ms=9, max_mb=1), r"--max-mb 1 is out of reach: .* takes 1\.5 MB; allow at least --max-mb 1\.6"),
+        (
+            FitSection(max_ms=9, max_rss=20),
+            r"--max-rss 20 is out of reach: .* takes 50 MB; allow at least --max-rss 55",
+        ),
+    ]
+    for section, pattern in said:
+        assert re.search(pattern, rivals.out_of_reach(least, section, NET))
+    assert rivals.out_of_reach(least, FitSection(max_ms=3.5), NET) == ""
 
 
 # Rungs ---------------------------------------------------------------------------------------------
@@ -161,6 +178,9 @@ def test_time_that_is_spent_ends_a_rung_with_fewer(tmp_path: Path) -> None:
     done = rungs.halve(trainer, candidates("abcd"), 0.0, lambda now: None)  # type: ignore[arg-type]
     assert [one.dropped for one in done if one.id != "a"] == ["the time budget was spent"] * 3
     assert trainer.calls == [("a", 1), ("a", 3), ("a", 20)]
+    again = rungs.halve(trainer, done, None, lambda now: None)  # type: ignore[arg-type]
+    assert not any(one.dropped == rungs.SPENT for one in again)
+    assert ("b", 1) in trainer.calls
 
 
 # A recipe that replays -----------------------------------------------------------------------------

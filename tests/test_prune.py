@@ -30,7 +30,7 @@ from edgekit.prune import apply, planning
 from edgekit.prune.aim import Aim, counted
 from edgekit.prune.cost import Cost
 from edgekit.prune.groups import ChannelGraph, followed_by, parts
-from edgekit.search import latency_target, prune_latency
+from edgekit.search import latency_target, stopwatch
 from edgekit.types import Checkpoint, InputSpec, ModelSpec, PrunePlan, Pruning
 from edgekit.verify import files as verify
 from tests import nets
@@ -382,7 +382,7 @@ def test_prune_quantize_export_compose(tmp_path: Path) -> None:
 # Latency -------------------------------------------------------------------------------------------
 
 
-class Clock(prune_latency.Stopwatch):
+class Clock(stopwatch.Stopwatch):
     """A device whose latency is a fixed part and one that follows the multiply-adds, as `Model` believes it to be."""
 
     def __init__(self, fixed: float, plans: Plans) -> None:

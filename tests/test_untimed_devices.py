@@ -22,7 +22,8 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.pipeline.stages import lower
 from edgekit.report import results
 from edgekit.report.formats import csv as csv_report
-from edgekit.search import prune_latency, pruning_choice, rewrites, trial_files
+from edgekit.search import pruning_choice, rewrites, trial_files
+from edgekit.search import stopwatch as watches
 from edgekit.types import InputSpec, Rewrite, Sample
 from edgekit.verdict import rule as verdict
 from tests import nets, report_sample
@@ -144,7 +145,7 @@ def test_pruning_to_a_latency_needs_a_clock(tmp_path: Path) -> None:
 
 
 def test_pruning_measures_on_the_first_device_with_a_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prune_latency, "SECONDS", 0.1)
+    monkeypatch.setattr(watches, "SECONDS", 0.1)
     clock, where = stopwatch({**EMULATED, **HOST}, tmp_path, latency=True)
     assert where.endswith(", 1 thread, on host")
     before, after = clock(nets.settled(nets.Net(lambda net, x: net.head(x), head=nets.head(3))))

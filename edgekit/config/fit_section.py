@@ -29,5 +29,5 @@ class FitSection(Section):
         max_length=8,
         description="other input sides to try (default: the largest at which the whole network is within max_ms)",
     )
-    candidates: int = Field(6, ge=1, le=16, description="pruned networks that training chooses from")
+    candidates: int = Field(6, ge=1, le=8, description="pruned networks that training chooses from")
     time_budget: Duration | None = Field(None, description='how long the search may take, e.g. "2h"')

@@ -126,8 +126,7 @@ class Search:
             return self.clock({name: whole.files(net, name) for name, net in made.items()})
 
         rows = self._once("feasible", {}, dict[str, tuple[Measurement, ...]], measure)
-        for row in rows[WHOLE]:
-            self.clock.note(row)
+        self.clock.seen |= {row.device: row for row in rows[WHOLE]}
         own, narrowest = replace(own, measured=rows[WHOLE]), replace(narrowest, measured=rows["narrowest"])
         section = self.section
         for was, now in zip(own.measured, narrowest.measured, strict=True):
@@ -136,8 +135,8 @@ class Search:
                 f"({was.format} in {was.engine} {was.engine_version}, {was.kind}); the budget is {section.max_ms:g} ms"
             )
         result = self._keep(Result(section.max_ms, section.percentile, section.max_drop, own, narrowest))
-        if Budget(section, {}, 0.0).load(narrowest.measured, "low") > 1:
-            raise Shortfall(rivals.out_of_reach(narrowest, section.max_ms, self.workshop.own))
+        if why := rivals.out_of_reach(narrowest, section, self.workshop.own):
+            raise Shortfall(why)
         return result
 
     def _budget(self, models: dict[str, LatencyModel], whole: Candidate) -> Budget:
@@ -168,14 +167,14 @@ class Search:
     def _candidates(self, whole: Whole, budget: Budget, own: Candidate) -> tuple[Candidate, ...]:
         """Pruned networks that are within the budget as measured, and what else the user could have."""
         styles = STYLES[: self.section.candidates]
-        inputs = {"fit": self.section.model_dump(), "styles": [style.id for style in styles]}
+        inputs = {"limits": self._limits(), "styles": [style.id for style in styles]}
         made = self._once(
             "candidates",
             inputs,
             tuple[Candidate, ...],
             lambda: tuple(widths.close(whole, styles, budget, self.clock, own.measured)),
         )
-        others = rivals.nets(whole, self.section, budget.models)
+        others = rivals.nets(whole, budget)
         return (*made, *(self._rival(net, budget) for net in others))
 
     def _rival(self, net: Net, budget: Budget) -> Candidate:
@@ -201,7 +200,7 @@ class Search:
 
     def _trained(self, result: Result, budget: Budget) -> Result:
         """Train what is within the budget; what was trained by an earlier call of the same search counts."""
-        inputs = {"fit": self.section.model_dump(), "plans": [repr(one.plan) for one in result.candidates]}
+        inputs = {"limits": self._limits(), "plans": [repr(one.plan) for one in result.candidates]}
         file, key = self.job.out / "rungs.json", self._key(inputs)
         known = _read(file, key, tuple[Candidate, ...])
         candidates = known if known is not None else result.candidates
@@ -216,6 +215,10 @@ class Search:
         done = rungs.halve(self.workshop, candidates, until, keep)
         keep(done)
         return self._keep(replace(result, candidates=tuple(done)))
+
+    def _limits(self) -> dict[str, Any]:
+        """What candidates depend on: not on how long may be searched, nor on what accuracy is enough."""
+        return self.section.model_dump(include={"max_ms", "percentile", "max_mb", "max_rss"})
 
     def _check_time(self) -> None:
         """Refuse a time budget that is over before one candidate is trained.

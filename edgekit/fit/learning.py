@@ -7,7 +7,7 @@ from edgekit.fit.networks import Whole
 from edgekit.fit.timing import Clock
 from edgekit.latency.model import LatencyModel
 from edgekit.search import latency_models
-from edgekit.search.prune_latency import Where
+from edgekit.search.stopwatch import Where
 
 
 def model(whole: Whole, device: Device, clock: Clock) -> LatencyModel:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ from edgekit import models
 from edgekit.config.recipe import ExportSection, PruneSection, QuantizeSection, Recipe
 from edgekit.console import Console
 from edgekit.data import index_file
-from edgekit.data.dataset import ImageSet, batches
-from edgekit.data.split import calibration
-from edgekit.data.transforms import evaluate, levels, open_image
+from edgekit.data.dataset import ImageSet
+from edgekit.data.transforms import levels
 from edgekit.device.file import Device
 from edgekit.disk import json_file
 from edgekit.disk.run_directory import RunDirectory
@@ -27,8 +25,9 @@ from edgekit.fit.records import Candidate, Net
 from edgekit.pipeline import run as pipeline
 from edgekit.pipeline.run import Job
 from edgekit.prune.planning import Planner
+from edgekit.search import pruning_choice
 from edgekit.search.narrow_files import Template
-from edgekit.search.prune_latency import Setting
+from edgekit.search.stopwatch import Setting
 from edgekit.train import loop
 from edgekit.types import Index, InputSpec, PrunePlan, Size
 
@@ -37,10 +36,6 @@ FILES = ".files"
 PLANS = "plans"
 WHOLE = "whole"
 """Folder of the run that trains the recipe's own network."""
-IMAGES = 2
-"""Calibrate the files that are timed: they must run, not be right."""
-BATCH, BATCHES = 16, 16
-"""Training images behind scores: the size of a batch, and how many."""
 FEW = 512
 """Most training images that a head is fitted on where nothing is trained."""
 
@@ -220,7 +215,7 @@ class Workshop:
         """
         self.run(self.folder(net), self.recipe(net), "train", net)
         module, _ = models.load(RunDirectory(self.folder(net)).folder("train"))
-        planner = self._planner(module, before.spec, before.index, before.root)
+        planner = pruning_choice.planner(module, self.prune, before.spec, before.index, before.root)
         return replace(before, module=module, planner=planner)
 
     def with_head(self, whole: Whole) -> None:
@@ -234,23 +229,13 @@ class Workshop:
 
     def _whole(self, net: Net, module: nn.Module, spec: InputSpec, index: Index, root: Path) -> Whole:
         quantize = self.job.recipe.quantize
-        few = [
-            torch.from_numpy(evaluate(open_image(root / sample.path, spec), spec))
-            for sample in calibration(index, None, self.prune.seed)[:IMAGES]
-        ]
+        few = pruning_choice.few(index, root, spec, self.prune.seed)
         if quantize is not None and not few:
             raise InputError("fit: the data has no training images to calibrate int8 files with")
+        planner = pruning_choice.planner(module.eval(), self.prune, spec, index, root)
         folder = self.job.out / FILES / self.folder(net).name
         files = Files(module, spec, few, quantize, self.formats, folder)
-        return Whole(net, module, spec, index, root, self.prune, self._planner(module, spec, index, root), files)
-
-    def _planner(self, module: nn.Module, spec: InputSpec, index: Index, root: Path) -> Planner:
-        images = ImageSet(index, root, "train", spec, seed=self.prune.seed)
-
-        def examples() -> Iterable[tuple[Tensor, Tensor]]:
-            return islice(batches(images, BATCH, epoch=0), BATCHES) if len(images) else ()
-
-        return Planner(module.eval(), spec.shape, self.prune, examples)
+        return Whole(net, module, spec, index, root, self.prune, planner, files)
 
 
 def _side(recipe: Recipe) -> int | tuple[int, int]:

@@ -61,9 +61,12 @@ def _top1(workshop: Workshop, outcome: Outcome) -> tuple[float | None, float | N
 
 def _judged(workshop: Workshop, result: Result, outcome: Outcome) -> dict[str, Any]:
     """Whether what ships meets every limit, and the outcome in words."""
-    unshipped = [verdict for verdict in outcome.verdict if verdict.artifact is None]
-    if unshipped or not result.shipped:
-        why = "; ".join(f"{verdict.device}: {verdict.reason}" for verdict in unshipped) or "no device has a verdict"
+    lacking = dict.fromkeys(workshop.job.devices, "not measured")
+    lacking |= {verdict.device: verdict.reason for verdict in outcome.verdict}
+    for row in result.shipped:
+        del lacking[row.device]
+    if lacking:
+        why = "; ".join(f"{device}: {reason}" for device, reason in lacking.items())
         return {"holds": False, "said": f"nothing ships: {why}"}
     section = workshop.job.recipe.fit
     assert section is not None

@@ -112,7 +112,7 @@ class Result:
     whole: Candidate
     """The recipe's own network, unpruned."""
     narrowest: Candidate | None
-    """The narrowest one that pruning can reach, measured but not trained; None if nothing can be pruned."""
+    """The narrowest one that pruning can reach, measured but not trained; None if it was not measured."""
     candidates: tuple[Candidate, ...] = ()
     """In the order in which they came up."""
     chosen: str = ""

@@ -23,6 +23,8 @@ RUNGS = (0.05, 0.15, 1.0)
 """Shares of the recovery's epochs; a rung has one epoch at least."""
 FINALISTS = 2
 """Most candidates that are trained to the end."""
+SPENT = "the time budget was spent"
+"""Why a candidate was not trained on; another call, which has time again, goes on with it."""
 Keep = Callable[[Sequence[Candidate]], None]
 """Saves what is known, after each step."""
 
@@ -40,7 +42,7 @@ def halve(workshop: Workshop, candidates: Sequence[Candidate], until: float | No
         All of them: those trained to the end, and those dropped on the way.
     """
     last = workshop.prune.recover
-    table = {one.id: one for one in candidates}
+    table = {one.id: replace(one, dropped="") if one.dropped == SPENT else one for one in candidates}
     left = [one.id for one in candidates if one.plan is not None]
     for number, share in enumerate(RUNGS, 1):
         epochs = last if share == 1.0 else min(last, max(number, math.ceil(share * last)))
@@ -48,7 +50,7 @@ def halve(workshop: Workshop, candidates: Sequence[Candidate], until: float | No
             if table[name].dropped or _done(table[name], epochs):
                 continue
             if until is not None and place and time.monotonic() + _wait(table, left[:place], epochs) > until:
-                table[name] = replace(table[name], dropped="the time budget was spent")
+                table[name] = replace(table[name], dropped=SPENT)
                 continue
             workshop.console.say(f"fit: {name}, epoch {epochs} of {last} ({place + 1} of {len(left)} in rung {number})")
             table[name] = _train(workshop, table[name], epochs)
@@ -67,7 +69,7 @@ def halve(workshop: Workshop, candidates: Sequence[Candidate], until: float | No
     for name, one in table.items():
         if one.plan is None and not one.dropped and not one.trained:
             if until is not None and time.monotonic() > until:
-                table[name] = replace(one, dropped="the time budget was spent")
+                table[name] = replace(one, dropped=SPENT)
             else:
                 workshop.console.say(f"fit: {name}, the recipe's [train]")
                 table[name] = _train_whole(workshop, one)

@@ -14,8 +14,7 @@ from edgekit.errors import InputError, Shortfall, Unreached
 from edgekit.fit.records import Measurement
 from edgekit.measurements import Timing
 from edgekit.profile.run import profile
-from edgekit.runtime import engine_menu
-from edgekit.search.trial_files import TrialFile, engines_for
+from edgekit.search.trial_files import TrialFile, engines_for, exact
 
 SECONDS, ROUNDS, WARMUP = 1.5, 8, 3
 """Of each file."""
@@ -43,10 +42,8 @@ class Clock:
     devices: Mapping[str, Device]
     percentile: int
     console: Console
-    engines: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Format and engine that are used on each device, once they are known."""
     seen: dict[str, Measurement] = field(default_factory=dict)
-    """The latest row of each device: its processor, and the version of its engine."""
+    """The latest row of each device: its processor, and the format, engine and version that are used there."""
     files: int = 0
     seconds: float = 0.0
 
@@ -75,22 +72,16 @@ class Clock:
         """
         with self.counted(len(files)):
             rows = {name: self._on(name, device, files) for name, device in self.devices.items()}
-        for found in rows.values():
-            self.note(next(iter(found.values())))
+        self.seen |= {name: next(iter(found.values())) for name, found in rows.items()}
         return {network: tuple(rows[name][network] for name in self.devices) for network in files}
-
-    def note(self, row: Measurement) -> None:
-        """Remember which engine is used on a device."""
-        self.engines[row.device], self.seen[row.device] = (row.format, row.engine), row
 
     def _on(self, name: str, device: Device, files: Mapping[str, Mapping[str, Path]]) -> dict[str, Measurement]:
         formats = list(next(iter(files.values())))
-        if name in self.engines:
-            form, engine = self.engines[name]
-            formats, engines = [form], [engine]
+        if name in self.seen:
+            formats, engines = [self.seen[name].format], [self.seen[name].engine]
         else:
             able = engines_for(formats, device)
-            engines = [each for each in able if not engine_menu.bound(each)] or able
+            engines = exact(able)
             if not engines:
                 raise InputError(
                     f"{name}: has no engine for {' or '.join(formats)} files (its engines: "
@@ -110,12 +101,15 @@ class Clock:
         if lost:
             raise Unreached(f"{name}: {lost[0].reason}; run the same command again to go on from here")
         cpu = found.machines[name].cpu if name in found.machines else ""
-        if name not in self.engines:
+        if name not in self.seen:  # what is fastest for the first network is used from here on
             first = next(iter(files))
             mine = [row for row in found.timings if row.artifact.rpartition(" ")[0] == first]
+            if not mine:
+                why = found.failures[0].reason if found.failures else "no times"
+                raise Shortfall(f"{name}: {first} could not be measured: {why}")
             best = min(mine, key=lambda row: row.p50_ms)
-            self.engines[name] = best.artifact.rpartition(" ")[2], best.engine
-        form, engine = self.engines[name]
+            formats, engines = [best.artifact.rpartition(" ")[2]], [best.engine]
+        (form,), (engine,) = formats, engines
         rows = {
             row.artifact.rpartition(" ")[0]: self._measurement(row, cpu, form, paths[row.artifact])
             for row in found.timings

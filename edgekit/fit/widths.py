@@ -93,12 +93,12 @@ class Budget:
             found.append(Prediction(device, *(round(scale * ms, 4) for ms in (each.ms, each.low, each.high))))
         return tuple(found)
 
-    def load(self, rows: Sequence[Measurement], bound: Literal["ms", "low", "high"] = "high") -> float:
-        """The largest share that a measured network takes of any limit."""
+    def load(self, rows: Sequence[Measurement]) -> float:
+        """The largest share that a measured network takes of any limit, its time at the upper bound."""
         section = self.section
         found: list[float] = []
         for row in rows:
-            found.append(getattr(row, bound) / section.max_ms)
+            found.append(row.high / section.max_ms)
             found += [row.file_mb / section.max_mb] if section.max_mb is not None else []
             found += [row.rss_mb / section.max_rss] if section.max_rss is not None else []
         return float(max(found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from edgekit.prune.groups import Group
 from edgekit.reach.port import way
 from edgekit.search import trial_files
 from edgekit.search.narrow_files import Template
-from edgekit.search.prune_latency import Setting
+from edgekit.search.stopwatch import Setting
 from edgekit.types import PrunePlan, shape_of
 
 COUNT = 12
@@ -33,6 +33,8 @@ SECONDS = 2.0
 LEAST, JITTER, NARROWEST = 0.2, 0.25, 0.1
 """The smallest share of channels of a plan, by how much its groups differ from that, and the smallest of a group."""
 WHOLE = "whole"
+Files = Callable[[nn.Module, str], Mapping[str, Path]]
+"""Writes the files of a network, by format, in a folder of that name."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def learn(
     groups: Sequence[Group],
     name: str,
     setting: Setting,
+    files: Files | None = None,
     count: int = COUNT,
     round_to: int = 8,
     seconds: float = SECONDS,
@@ -108,6 +111,7 @@ def learn(
         groups: those that may get narrower.
         name: of the network, for `edgekit.latency.store`.
         setting: device, formats and how files are made.
+        files: makes them; None cuts them from the whole network's.
         count: how many networks besides the whole one.
         round_to: their widths are multiples of this.
         seconds: measured time per file and engine.
@@ -129,41 +133,41 @@ def learn(
             f"(its engines: {', '.join(setting.on.run.engines)})"
         )
     cost = Cost(whole, groups, setting.size)
-    plans = {f"random {place + 1}": plan for place, plan in enumerate(random_plans(groups, count, round_to, seed))}
+    plans = {f"random-{place + 1}": plan for place, plan in enumerate(random_plans(groups, count, round_to, seed))}
     plans[WHOLE] = PrunePlan({}, {})
     shapes = {label: cost.shapes(gone(plan)) for label, plan in plans.items()}
-    files = make_files(whole, plans, setting, formats)
-    readings = measure(files, setting, seconds)
-    operators = profiles(files, readings, setting, seconds)
+    made = make_files(whole, plans, setting, formats, files)
+    readings = measure(made, setting, seconds)
+    operators = profiles(made, readings, setting, seconds)
     return models(readings, shapes, name, setting, operators)
 
 
-def fastest(models: Iterable[LatencyModel], shapes: Sequence[LayerShape] | None = None) -> LatencyModel:
-    """Of a device's models, the one in whose engine a network takes the fewest milliseconds.
-
-    Args:
-        models: of one device; those in instructions are left out.
-        shapes: the network; None is the whole one.
-    """
-    timed = [model for model in models if model.subject.unit == "ms"]
-    return min(timed, key=lambda model: model.predict(shapes).ms if shapes else model.whole.value)
-
-
 def make_files(
-    whole: nn.Module, plans: Mapping[str, PrunePlan], setting: Setting, formats: Sequence[str]
+    whole: nn.Module,
+    plans: Mapping[str, PrunePlan],
+    setting: Setting,
+    formats: Sequence[str],
+    files: Files | None = None,
 ) -> dict[tuple[str, str], Path]:
-    """The file of each plan by the plan's name and the format."""
-    where = setting.folder / "template"
-    template = Template(whole, setting.size, setting.images, setting.pixels, setting.quantize, formats, where)
-    files: dict[tuple[str, str], Path] = {}
+    """The file of each plan by the plan's name and the format; `files` as for `learn`."""
+    if files is None:
+        files = cutter(whole, setting, formats)
+    made: dict[tuple[str, str], Path] = {}
     with setting.console.bar("cutting networks", len(plans)) as advance:
-        for place, (label, plan) in enumerate(plans.items()):
+        for label, plan in plans.items():
             narrow = copy.deepcopy(whole)
             apply(narrow, plan, setting.size)
-            made = template.files(narrow, setting.folder / f"network-{place}")
-            files |= {(label, form): path for form, path in made.items()}
+            paths = files(narrow, label)
+            made |= {(label, form): paths[form] for form in formats}
             advance(1, label)
-    return files
+    return made
+
+
+def cutter(whole: nn.Module, setting: Setting, formats: Sequence[str]) -> Files:
+    """Makes files by cutting those of the whole network, which are made here."""
+    where = setting.folder / "template"
+    template = Template(whole, setting.size, setting.images, setting.pixels, setting.quantize, formats, where)
+    return lambda module, name: template.files(module, setting.folder / name)
 
 
 def measure(files: Mapping[tuple[str, str], Path], setting: Setting, seconds: float = SECONDS) -> list[Reading]:

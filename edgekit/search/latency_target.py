@@ -11,7 +11,7 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.latency.model import LatencyModel
 from edgekit.prune.aim import Aim
 from edgekit.prune.planning import Planner
-from edgekit.search.prune_latency import Stopwatch
+from edgekit.search.stopwatch import Stopwatch
 from edgekit.types import PrunePlan
 
 TRIES = 3

@@ -26,7 +26,7 @@ from edgekit.errors import InputError, Shortfall, Unreached
 from edgekit.prune import aim, apply
 from edgekit.prune.planning import Planner
 from edgekit.search import latency_models, latency_target, trial_files
-from edgekit.search.prune_latency import Setting, Stopwatch
+from edgekit.search.stopwatch import Setting, Stopwatch
 from edgekit.types import Index, InputSpec, PrunePlan, Pruning, Size
 
 SCRATCH = "trial-"
@@ -78,12 +78,10 @@ def decide(whole: nn.Module, given: Given) -> Pruning:
         if section.latency is not None:
             clock, where = stopwatch(whole, given, Path(scratch))
             assert clock is not None
-            planner = _planner(whole, given)
-            model, _ = latency_models.find_or_learn(
-                given.name, whole, planner, clock.files, clock.setting, clock.engine
-            )
+            plans = planner(whole, section, given.spec, given.index, given.root)
+            model, _ = latency_models.find_or_learn(given.name, whole, plans, clock.files, clock.setting, clock.engine)
             plan, pruned, latency = latency_target.search(
-                planner, model, lambda plan: _pruned(whole, plan, size), clock, section.latency, given.console
+                plans, model, lambda plan: _pruned(whole, plan, size), clock, section.latency, given.console
             )
             target = f"latency = {section.latency:g}"
         else:
@@ -93,7 +91,7 @@ def decide(whole: nn.Module, given: Given) -> Pruning:
             else:
                 kind = "macs" if section.macs is not None else "parameters"
                 share = getattr(section, kind)
-                plan = _planner(whole, given).plan(aim.counted(kind, share))
+                plan = planner(whole, section, given.spec, given.index, given.root).plan(aim.counted(kind, share))
                 pruned = _pruned(whole, plan, size)
                 target = f"{kind} = {share:g}"
             clock, where = stopwatch(whole, given, Path(scratch))
@@ -114,13 +112,22 @@ def decide(whole: nn.Module, given: Given) -> Pruning:
     )
 
 
-def _planner(whole: nn.Module, given: Given) -> Planner:
-    images = ImageSet(given.index, given.root, "train", given.spec, seed=given.section.seed)
+def planner(whole: nn.Module, section: PruneSection, spec: InputSpec, index: Index, root: Path) -> Planner:
+    """Plans for a network, whose scores come from training images."""
+    images = ImageSet(index, root, "train", spec, seed=section.seed)
 
     def examples() -> Iterable[Any]:
         return islice(batches(images, BATCH, epoch=0), BATCHES) if len(images) else ()
 
-    return Planner(whole, given.spec.shape, given.section, examples)
+    return Planner(whole, spec.shape, section, examples)
+
+
+def few(index: Index, root: Path, spec: InputSpec, seed: int) -> list[torch.Tensor]:
+    """Preprocessed images that calibrate files for timing, float32 (channels, height, width); none without any."""
+    return [
+        torch.from_numpy(evaluate(open_image(root / sample.path, spec), spec))
+        for sample in calibration(index, None, seed)[:IMAGES]
+    ]
 
 
 def _pruned(whole: nn.Module, plan: PrunePlan, size: Size) -> nn.Module:
@@ -166,10 +173,7 @@ def stopwatch(whole: nn.Module, given: Given, scratch: Path) -> tuple[Stopwatch 
         why = f"{', '.join(given.devices)} is emulated" if given.devices else "no device was given"
         return None, f"not measured: {why}"
     device = given.devices[name]
-    images = [
-        torch.from_numpy(evaluate(open_image(given.root / sample.path, given.spec), given.spec))
-        for sample in calibration(given.index, None, given.section.seed)[:IMAGES]
-    ]
+    images = few(given.index, given.root, given.spec, given.section.seed)
     if given.quantize and not images:
         return None, "not measured: no training images to calibrate int8 files with"
     setting = Setting(

@@ -19,6 +19,7 @@ from edgekit.measurements import Machine, Timing
 from edgekit.profile.run import profile
 from edgekit.quantize import ptq
 from edgekit.reach.port import way
+from edgekit.runtime import engine_menu
 from edgekit.types import SUFFIXES, Artifact, Size
 
 SECONDS = 0.6
@@ -121,6 +122,11 @@ def engines_for(formats: Iterable[str], device: Device) -> list[str]:
     """The engines of a device that run any of the formats."""
     wanted = set(formats)
     return [engine for engine in device.run.engines if format_of(engine) in wanted]
+
+
+def exact(engines: Sequence[str]) -> list[str]:
+    """Without engines that round in their own way, unless there are no others: a file may be refused there."""
+    return [name for name in engines if not engine_menu.bound(name)] or list(engines)
 
 
 def _trial(timing: Timing, machine: Machine) -> Trial:

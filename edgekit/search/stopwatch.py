@@ -12,7 +12,6 @@ from edgekit.config.recipe import QuantizeSection
 from edgekit.console import Console
 from edgekit.device.file import Device
 from edgekit.errors import InputError, Shortfall, Unreached
-from edgekit.runtime import engine_menu
 from edgekit.search import trial_files
 from edgekit.search.narrow_files import Template
 from edgekit.types import Size
@@ -76,11 +75,10 @@ class Stopwatch:
         where = setting.folder / "template"
         self._template = Template(whole, setting.size, setting.images, setting.pixels, setting.quantize, formats, where)
         files = {f"unpruned {name}": path for name, path in self.files(whole, "unpruned").items()}
-        trials = self._time(files, _exact(setting.on))
+        trials = self._time(files, self._in(trial_files.exact(setting.on.run.engines)))
         best = min(trials, key=lambda trial: trial.ms)
         self._format, self._whole = best.file.rpartition(" ")[2], files[best.file]
-        section = setting.on.run.model_copy(update={"engines": [best.engine]})
-        self._on = setting.on.model_copy(update={"run": section})
+        self._on = self._in([best.engine])
         self.engine = Where(self._format, best.engine, best.engine_version, best.machine.cpu)
         precision = "int8" if setting.quantize else "fp32"
         self.where = f"{precision} {self._format}, {best.engine} {best.engine_version}, 1 thread, on {setting.device}"
@@ -102,14 +100,12 @@ class Stopwatch:
         """A network's files, by format, in a folder of that name."""
         return self._template.files(module, self._setting.folder / title)
 
+    def _in(self, engines: Sequence[str]) -> Device:
+        on = self._setting.on
+        return on.model_copy(update={"run": on.run.model_copy(update={"engines": list(engines)})})
+
     def _time(self, files: Mapping[str, Path], on: Device) -> Sequence[trial_files.Trial]:
         trials = trial_files.time_files(files, {self._setting.device: on}, self._setting.console, SECONDS)
         if not trials.rows:
             raise Unreached(trials.missing)
         return trials.rows
-
-
-def _exact(device: Device) -> Device:
-    """The device without engines that round in their own way, unless it has no others: a file may be refused there."""
-    engines = [name for name in device.run.engines if not engine_menu.bound(name)] or device.run.engines
-    return device.model_copy(update={"run": device.run.model_copy(update={"engines": engines})})
