@@ -50,7 +50,7 @@ def out_of_reach(narrowest: Candidate, section: FitSection, own: Net) -> str:
             option = key.replace("_", "-")
             return (
                 f"fit: --{option} {limit:g} is out of reach: even the narrowest {own.name} takes {least:.3g} MB; allow "
-                f"at least --{option} {1.1 * least:.2g}, or choose a smaller network in model.name"
+                f"at least --{option} {1.1 * least:.3g}, or choose a smaller network in model.name"
             )
     max_ms, worst = section.max_ms, max(narrowest.measured, key=lambda row: row.low)
     if worst.low <= max_ms:
@@ -59,7 +59,7 @@ def out_of_reach(narrowest: Candidate, section: FitSection, own: Net) -> str:
         f"fit: {max_ms:g} ms is out of reach on {worst.device}: even the narrowest {own.name} at this resolution takes "
         f"{worst.ms:.3g} ms ({worst.low:.3g} to {worst.high:.3g}; {worst.format} in {worst.engine})"
     )
-    moves = [f"allow at least --max-ms {1.1 * worst.high:.2g}"]
+    moves = [f"allow at least --max-ms {1.1 * worst.high:.3g}"]
     if isinstance(own.side, int):
         side = int(own.side * (max_ms / worst.high) ** 0.5) // STEP * STEP
         if side >= 2 * STEP:
