@@ -100,7 +100,7 @@ def _summary(result: Result, out: Path) -> str:
             score = f"{one.accuracy:.1%}" if one.accuracy is not None else ""
             mark = "ships" if one.id == result.chosen else one.dropped
             rows.append((one.id, str(one.net), f"{one.macs / 1e6:.0f}", _measured(one), _predicted(one), score, mark))
-    lines = [table(("network", "of", "M macs", "measured ms", "predicted ms", "val top-1", ""), rows)]
+    lines = [table(("network", "of", "M macs", "timed ms", "predicted ms", "val top-1", ""), rows)]
     lines += [f"{device}: {said}" for device, said in result.models.items()]
     lines += [result.said] if result.said else []
     spent = result.spent
@@ -111,7 +111,8 @@ def _summary(result: Result, out: Path) -> str:
 
 
 def _measured(one: Candidate) -> str:
-    return ", ".join(f"{row.ms:.3g}" for row in one.measured)
+    """What was measured; an estimate says so."""
+    return ", ".join(f"{row.ms:.3g}" + ("" if row.kind == "measured" else f" {row.kind}") for row in one.measured)
 
 
 def _predicted(one: Candidate) -> str:

@@ -6,6 +6,7 @@ from edgekit.device.file import Device
 from edgekit.fit.networks import Whole
 from edgekit.fit.timing import Clock
 from edgekit.latency.model import LatencyModel
+from edgekit.report.svg import threads
 from edgekit.search import latency_models
 from edgekit.search.stopwatch import Where
 
@@ -37,7 +38,7 @@ def said(model: LatencyModel) -> str:
     """How good a model is, in words."""
     subject, errors = model.subject, model.errors
     return (
-        f"{subject.format} in {subject.engine} {subject.engine_version}, {subject.threads} thread, {model.kind}: "
+        f"{subject.format} in {subject.engine} {subject.engine_version}, {threads(subject.threads)}, {model.kind}: "
         f"{len(model.networks)} networks, each predicted from the others to {errors.median:.1%} (median), "
         f"{errors.p90:.1%} (90th percentile)"
     )
