@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from tests import shared_files, support  # noqa: E402
+from tests.browser import Browser, chromium  # noqa: E402
 
 settings.register_profile("edgekit", deadline=None)  # times are never tested
 settings.load_profile("edgekit")
@@ -47,6 +49,17 @@ class TinyRun:
     """The device file it was measured with."""
     answer: subprocess.CompletedProcess[str]
     seconds: float
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real Chromium; its tests are skipped where there is none."""
+    program = chromium()
+    if program is None:
+        pytest.skip("no Chromium on this machine: the page is not rendered")
+    started = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="session")

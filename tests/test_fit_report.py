@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from edgekit.fit.records import Candidate, Result
 from edgekit.report.charts import Point, pareto
 from edgekit.report.svg import ms
 from tests import fit_sample
-from tests.browser import Browser, chromium
+from tests.browser import Browser
 from tests.fit_sample import HOSTILE, dry, found, hostile, missed, unmeasured, unreached
 from tests.report_pages import Page
 
@@ -213,16 +213,6 @@ def test_pages_are_written_also_when_a_search_falls_short(tmp_path: Path, monkey
     assert "out of reach & far away" in Page((tmp_path / report.PAGE).read_text()).text
     assert "out of reach \\& far away" in (tmp_path / report.TEXT).read_text()
     assert json.loads((tmp_path / "fit.json").read_text())["said"] == "out of reach & far away"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = chromium()
-    if program is None:
-        pytest.skip("no Chromium on this machine: the page is not rendered")
-    started = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield started
-    started.close()
 
 
 @pytest.mark.parametrize("width", [400, 800, 1440])

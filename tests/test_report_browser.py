@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.report.contents import Report
 from edgekit.report.formats import html
-from tests.browser import Browser, chromium
+from tests.browser import Browser
 from tests.report_pages import hostile, lost, one, ten
 from tests.report_sample import report
 
@@ -27,16 +27,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, make in PAGES.items():
         (folder / f"{name}.html").write_text(html.render(make()), encoding="utf-8")
     return {name: folder / f"{name}.html" for name in PAGES}
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = chromium()
-    if program is None:
-        pytest.skip("no Chromium on this machine: the page is not rendered")
-    started = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield started
-    started.close()
 
 
 def _ask(browser: Browser, question: str, before: str = "") -> Any:
