@@ -129,7 +129,6 @@ def output(path: Path, seed: int = 0) -> npt.NDArray[Any]:
     [
         ("mobilenetv2_050", 64),
         ("mobilenetv3_small_050", 64),
-        ("efficientnet_lite0", 32),
         ("resnet10t", 32),
         ("branches", 32),
     ],
