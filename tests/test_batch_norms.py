@@ -163,3 +163,15 @@ class Fuse(nn.Module):
 def test_a_method_that_joins_nothing_is_not_trusted(broken: bool) -> None:
     module = seen(nn.Sequential(nets.conv(3, 8), Fuse(broken), nets.head(8)))
     assert joined(module, nets.SIZE).state_dict().keys() == module.state_dict().keys()
+
+
+class Chaotic(nn.Module):
+    """Turns the noise of float32 sums into another answer, as a deep net far from its images does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(1e6 * x)
+
+
+def test_float64_decides_where_a_network_amplifies_the_noise_of_sums() -> None:
+    module = seen(nn.Sequential(*branches(), Chaotic()))
+    assert "1.reparam_conv.weight" in joined(module, nets.SIZE).state_dict()
