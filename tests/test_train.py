@@ -23,7 +23,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 from torch import nn
 
 from edgekit import checkpoint_file, models
-from edgekit.config.recipe import Recipe, TrainSection
+from edgekit.config.recipe import Recipe
+from edgekit.config.train_section import TrainSection
 from edgekit.console import Console
 from edgekit.data.transforms import evaluate
 from edgekit.errors import InputError, Shortfall
@@ -32,7 +33,7 @@ from edgekit.train._state import LAST
 from edgekit.train.loop import _patience_is_over, train
 from edgekit.train.metrics import score
 from edgekit.train.optim import optimizer, set_rates
-from edgekit.train.schedule import factor
+from edgekit.train.schedules import cosine
 from edgekit.types import Checkpoint, Epoch, Index, Split
 from tests import support, warm
 from tests.colours import make_recipe, write_images
@@ -70,7 +71,7 @@ def without(index: Index, *splits: Split) -> Index:
 
 @given(st.integers(1, 500), st.floats(0, 0.9))
 def test_factor_rises_to_one_then_falls_towards_zero(total: int, warmup: float) -> None:
-    shares = [factor(step, total, warmup) for step in range(total)]
+    shares = [cosine.factor(TrainSection(warmup=warmup), step, total) for step in range(total)]
     top = shares.index(max(shares))
     assert all(0 < share <= 1 for share in shares)
     assert shares[: top + 1] == sorted(shares[: top + 1])
@@ -81,7 +82,7 @@ def test_factor_rises_to_one_then_falls_towards_zero(total: int, warmup: float) 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_optimizer_holds_each_weight_once_and_spares_norms_and_biases(kind: str) -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    section = TrainSection(optimizer=kind, lr=0.1, head_lr=0.5, weight_decay=0.3)  # type: ignore[arg-type]
+    section = TrainSection(optimizer=kind, lr=0.1, head_lr=0.5, weight_decay=0.3)
     solver = optimizer(module, section)
     settings = {
         id(parameter): (group["lr"], group["weight_decay"])

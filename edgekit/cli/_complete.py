@@ -60,7 +60,7 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:
 
 def _values(field: FieldInfo) -> list[str]:
     from edgekit import choices
-    from edgekit.config.recipe import Menu
+    from edgekit.config.menu import Menu
 
     rules = [getattr(each, "func", None) for each in field.metadata]
     for menu in [rule for rule in rules if isinstance(rule, Menu)]:

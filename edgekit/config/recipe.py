@@ -6,50 +6,24 @@ Each section is one stage; a stage without a section is skipped. Unknown keys ar
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    SerializerFunctionWrapHandler,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
-from edgekit import choices
 from edgekit.config.fit_section import FitSection
-from edgekit.config.toml import LARGEST, Duration, Section, Sides
+from edgekit.config.menu import menu
+from edgekit.config.toml import Duration, Section, Sides
+from edgekit.config.train_section import Batch, Epochs, Seed, TrainSection
 from edgekit.measurements import Objective
-
-
-@dataclass(frozen=True)
-class Menu:
-    """Validator: the word must name a public module of `folder`."""
-
-    folder: str
-
-    def __call__(self, word: str) -> str:
-        """The word; ValueError with the choices if there is no such module."""
-        allowed = choices.names(self.folder)
-        if word not in allowed:
-            raise ValueError(choices.no_such(word, allowed))
-        return word
-
-
-def menu(folder: str) -> Callable[[str], str]:
-    """The validator of words that name a module of `folder`."""
-    return Menu(folder)
-
 
 Order = Literal["text", "natural"]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, le=LARGEST)]
-Epochs = Annotated[int, Field(ge=1, le=100_000)]
-Batch = Annotated[int, Field(ge=1, le=65_536)]
 Temperature = Annotated[float, Field(ge=0.01, le=1000)]
 Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1, max_length=4)]
 Std = Annotated[list[Annotated[float, Field(ge=1e-3, le=1)]], Field(min_length=1, max_length=4)]
@@ -163,31 +137,6 @@ class DataSection(Section):
         return self
 
 
-class TrainSection(Section):
-    """Transfer learning: head first on frozen features, then all layers."""
-
-    epochs: Epochs = Field(10, description="epochs over all layers, after the frozen iterations")
-    frozen: int = Field(
-        0, ge=0, le=1_000_000, description="iterations on the head alone before that, over cached features (L-BFGS)"
-    )
-    batch: Batch = 32
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0, description="peak learning rate of the backbone")
-    head_lr: float | None = Field(None, gt=0, description="peak learning rate of the head (default: lr)")
-    weight_decay: float = Field(0.05, ge=0)
-    warmup: float = Field(
-        0.1, ge=0, lt=1, description="share of the steps over which the rate rises linearly, before cosine decay"
-    )
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    augment: list[Literal["random_crop", "flip", "vertical_flip", "color_jitter", "trivial_augment"]] = Field([])
-    batch_norm: Literal["train", "frozen"] = Field("train", description="frozen: keep the running statistics")
-    ema: float | None = Field(None, gt=0, lt=1, description="decay of an exponential moving average of the weights")
-    patience: int | None = Field(
-        None, ge=1, le=100_000, description="stop after this many epochs without a better validation loss"
-    )
-    seed: Seed = 0
-
-
 class PruneSection(Section):
     """Structured pruning: remove whole channels until one target is met."""
 
@@ -250,6 +199,8 @@ Rungs = Literal["range", "corrections", "rounding", "keep_float", "qat"]
 class QuantizeSection(Section):
     """Int8 quantization, decided once for all formats."""
 
+    LATER = frozenset({"activations"})
+
     method: Literal["ptq", "qat"] = Field("ptq", description="qat: start with quantization-aware training")
     range: Annotated[str, AfterValidator(menu("edgekit.quantize.ranges"))] = Field(
         "minmax", description="a module of edgekit/quantize/ranges"
@@ -294,12 +245,6 @@ class QuantizeSection(Section):
                 'or set activations = "affine"'
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Records of affine runs, and so their bundles, stay as they were before there was a choice."""
-        values: dict[str, Any] = dump(self)
-        return values if self.symmetric else {key: value for key, value in values.items() if key != "activations"}
 
     @property
     def symmetric(self) -> bool:

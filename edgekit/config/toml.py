@@ -6,9 +6,19 @@ import re
 import tomllib
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WithJsonSchema,
+    model_serializer,
+)
 
 from edgekit import choices
 from edgekit.config import plain
@@ -22,6 +32,20 @@ class Section(BaseModel):
     """Base of all sections: immutable, strict types, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Keys that came after the section. At their defaults they are left out of records, so that runs and bundles of
+    recipes that do not use them stay what they were."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        unused = {
+            key
+            for key in self.LATER
+            if getattr(self, key) == type(self).model_fields[key].get_default(call_default_factory=True)
+        }
+        return {key: value for key, value in values.items() if key not in unused}
 
 
 S = TypeVar("S", bound=Section)

@@ -138,20 +138,38 @@ def batches(
 
     Args:
         dataset: the split.
-        batch: images per batch. The last one may be smaller; in training, a single left-over image joins the batch
-            before it, as batch norm needs two.
+        batch: images per batch, see `groups`.
         epoch: shuffles and augments for this epoch (from 0); None keeps the index's order.
         workers: processes that decode and augment in the background; 0 does it in the training process.
 
     Yields:
         float32 [n, channels, height, width] and int64 [n].
     """
-    order = list(range(len(dataset))) if epoch is None else dataset.order(epoch)
-    if epoch is not None:
+    if epoch is None:
+        order = list(range(len(dataset)))
+        yield from load(dataset, [order[start : start + batch] for start in range(0, len(order), batch)], workers)
+    else:
         dataset.set_epoch(epoch)
-    groups = [order[start : start + batch] for start in range(0, len(order), batch)]
-    if epoch is not None and len(groups) > 1 and len(groups[-1]) == 1:
-        groups[-2:] = [groups[-2] + groups[-1]]
+        yield from load(dataset, groups(dataset.order(epoch), batch), workers)
+
+
+def groups(order: Sequence[int], batch: int, parts: int = 1) -> list[Sequence[int]]:
+    """The batches of an epoch of training.
+
+    Args:
+        order: places of the images.
+        batch: images per batch. The last one may be smaller; fewer than two images for each part join the batch before
+            it, as batch norm needs two.
+        parts: into which each batch will be divided.
+    """
+    found = [order[start : start + batch] for start in range(0, len(order), batch)]
+    if len(found) > 1 and len(found[-1]) < 2 * parts:
+        found[-2:] = [[*found[-2], *found[-1]]]
+    return found
+
+
+def load(dataset: ImageSet, places: Sequence[Sequence[int]], workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images by their places; see `batches`."""
     dataset.preload()
     # Without its own generator, the loader would draw from the global one.
-    yield from DataLoader(dataset, batch_sampler=groups, num_workers=workers, generator=torch.Generator())
+    yield from DataLoader(dataset, batch_sampler=places, num_workers=workers, generator=torch.Generator())  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -161,7 +162,7 @@ def close(
     latest: dict[str, Candidate] = {}
     for number in range(len(AIMS)):
         made: dict[str, Candidate] = {}
-        files = {}
+        files: dict[str, Mapping[str, Path]] = {}
         for style in styles:
             if style.id not in shares:
                 continue

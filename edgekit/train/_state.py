@@ -31,6 +31,9 @@ class State:
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
     """Moving average of the weights; if there is one, it is what is scored and kept."""
+    scaler: torch.GradScaler | None = None
+    """Of the loss, in half precision."""
+    precision: str = "fp32"
     history: list[Epoch] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     """State dict of the best epoch so far; empty before the first."""
@@ -60,6 +63,8 @@ class State:
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "precision": self.precision,
             "history": [dataclasses.asdict(epoch) for epoch in self.history],
             "best": self.best,
             "best_epoch": self.best_epoch,
@@ -74,25 +79,30 @@ class State:
             beside.unlink(missing_ok=True)
             raise
 
-    def restore(self, folder: Path, fingerprint: str) -> bool:
-        """Continue from ``last.pt`` if it exists and belongs to this recipe and data.
+    def restore(self, content: dict[str, Any]) -> None:
+        """Continue from what `read` has found.
 
         The thread count is set to the one in the file, as the bits of sums depend on it.
         """
-        if not (folder / LAST).exists():
-            return False
-        content: dict[str, Any] = torch.load(folder / LAST, map_location="cpu", weights_only=True)
-        if content["fingerprint"] != fingerprint:
-            return False
         torch.set_num_threads(content["threads"])
         self.module.load_state_dict(content["module"])
         self.optimizer.load_state_dict(content["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(content["average"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(content["scaler"])
+        self.precision = content["precision"]
         self.history = TypeAdapter(list[Epoch]).validate_python(content["history"])
         self.best = content["best"]
         self.best_epoch = content["best_epoch"]
-        return True
+
+
+def read(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    """What ``last.pt`` holds, if it exists and belongs to this recipe and data."""
+    if not (folder / LAST).exists():
+        return None
+    content: dict[str, Any] = torch.load(folder / LAST, map_location="cpu", weights_only=True)
+    return content if content["fingerprint"] == fingerprint else None
 
 
 def _rank(epoch: Epoch) -> tuple[float, float]:

@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgekit.config.recipe import PruneSection, Recipe, TrainSection
+from edgekit.config.recipe import PruneSection, Recipe
+from edgekit.config.train_section import TrainSection
 from edgekit.console import Console
 from edgekit.data.dataset import ImageSet, batches
 from edgekit.errors import Shortfall
 from edgekit.graph import eager
 from edgekit.graph.logits import per_class
 from edgekit.train import loop
-from edgekit.train._state import LAST, fingerprint
+from edgekit.train._state import LAST, fingerprint, read
+from edgekit.train.epoch import NotANumber, precision
 from edgekit.types import Epoch, Index, InputSpec
 
 BATCH = 64
@@ -115,12 +117,15 @@ def recover(
         mark = f"{fingerprint(recipe, index, student)} {prune.model_dump_json()}"
         measure_statistics(student, images.plain())
         state = loop.start(student, section)
-        if state.restore(work, mark):
+        if (found := read(work, mark)) is not None:
+            state.restore(found)
             console.say(f"  resuming after epoch {state.history[-1].epoch}")
+        else:
+            state.precision = precision(section, student, spec.shape)
         against = criterion(teacher, prune.distill, prune.temperature)
         try:
-            loop.fit(state, section, images, lambda: state.save(work, mark), console, against, pause)
-        except loop.NotANumber as trouble:
+            loop.fit(state, section, images, lambda *_: state.save(work, mark), console, against, pause)
+        except NotANumber as trouble:
             raise Shortfall(f"prune: {trouble}: lower prune.lr = {prune.lr:g}") from None
     student.load_state_dict(state.best)
     student.cpu().to(memory_format=torch.contiguous_format).eval()
@@ -142,6 +147,8 @@ def schedule(train: TrainSection, prune: PruneSection) -> TrainSection:
             "lr": prune.lr,
             "head_lr": None,
             "patience": None,
+            "unfreeze": None,
+            "layer_decay": None,
             "seed": prune.seed,
         }
     )

@@ -10,29 +10,42 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from edgekit import ends, models
-from edgekit.config.recipe import Recipe, TrainSection
+from edgekit import models
+from edgekit.config.recipe import Recipe
+from edgekit.config.train_section import TrainSection
 from edgekit.console import Console
-from edgekit.data.dataset import ImageSet, batches
+from edgekit.data.dataset import ImageSet
 from edgekit.errors import InputError, Paused, Shortfall
 from edgekit.graph import eager
 from edgekit.graph.logits import classes, per_class
-from edgekit.train import _head, class_order
-from edgekit.train._state import LAST, State, fingerprint
+from edgekit.train import _head, class_order, optim
+from edgekit.train._state import LAST, State, fingerprint, read
+from edgekit.train.crew import Crew
+from edgekit.train.epoch import Criterion, Done, NotANumber, Trainer, loss_of, precision
+from edgekit.train.loader import Loader, Pace
 from edgekit.train.metrics import predict, score
-from edgekit.train.optim import optimizer, set_rates
-from edgekit.train.schedule import factor
+from edgekit.train.record import Record
 from edgekit.types import Checkpoint, Epoch, Index, InputSpec, Metrics, Split
 
+After = Callable[[Epoch], None]
+"""Called after each epoch."""
 
-def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, console: Console) -> Checkpoint:
+
+def train(
+    recipe: Recipe,
+    index: Index,
+    root: Path,
+    base: Path,
+    work: Path,
+    console: Console,
+    after: After | None = None,
+    crew: Crew | None = None,
+) -> Checkpoint:
     """Train the recipe's network and write the best checkpoint.
 
     All randomness derives from ``train.seed`` and the epoch, so a killed run resumes from ``last.pt`` in `work`
@@ -44,20 +57,24 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
         index: the data set.
         root: folder that its paths start from.
         base: folder that the recipe's relative paths start from.
-        work: existing folder that gets ``model.safetensors`` and ``checkpoint.json``.
+        work: existing folder that gets ``model.safetensors``, ``checkpoint.json`` and ``training.csv``.
         console: progress.
+        after: called after each epoch; an exception of it ends the training, which the next call goes on with.
+        crew: the processes that train together; the first of them writes.
 
     Raises:
         InputError: the model, its weights or the data cannot be used, or they number the classes differently.
         Shortfall: the loss is not a number; the best epoch so far is in `work`.
         OSError: the disk is full.
     """
-    section = recipe.train
+    section, crew = recipe.train, crew or Crew()
     torch.manual_seed(section.seed if section else 0)
     data, notes = recipe.data, list[str]()
     module, model, spec = models.create(
         recipe.model, len(index.labels), data.shape, base, section is not None, notes.append, data.resize, data.pad
     )
+    if section is not None and section.init is not None:
+        _initialise(module, recipe)
     for note in notes:
         console.say(f"  {note}")
     module = module.to(device())
@@ -65,13 +82,14 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
     draft = Checkpoint(models.WEIGHTS, model, spec, index.labels, trained=section is not None, notes=tuple(notes))
 
     def scores(*splits: Split) -> tuple[Metrics, ...]:
-        return tuple(score_split(module, index, root, spec, split) for split in splits if index.split(split))
+        return tuple(score_split(module, index, root, spec, split, crew) for split in splits if index.split(split))
 
     def write(history: list[Epoch], metrics: tuple[Metrics, ...], doubts: tuple[str, ...] = ()) -> Checkpoint:
         parameters, macs = models.count(module, spec.shape)
         checkpoint = replace(draft, history=tuple(history), metrics=metrics, doubts=doubts)
         checkpoint = replace(checkpoint, parameters=parameters, macs=macs)
-        models.save(work, module, checkpoint)
+        if not crew.rank:
+            models.save(work, module, checkpoint)
         return checkpoint
 
     if section is None:
@@ -84,12 +102,30 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
             console.say(f"  {doubt}")
         return write([], metrics, doubts)
     state = start(module, section)
-    with deterministic():
+    images = Images(index, root, spec, section, crew)
+    criterion = loss_of(section, [sample.label for sample in images.train.samples], index.labels)
+    settings = {"name": recipe.name, **{f"train.{key}": value for key, value in section.model_dump().items()}}
+    record = Record(work, [] if crew.rank else section.loggers, settings)
+    with deterministic(), crew.watched():
         mark = fingerprint(recipe, index, module)
-        if state.restore(work, mark):
+        found = crew.tell(None if crew.rank else read(work, mark))
+        if found is not None:
+            state.restore(found)
+            record.resume(state.history)
             console.say(f"  resuming after epoch {state.history[-1].epoch}")
+        else:
+            state.precision = crew.tell(precision(section, module, spec.shape))
+
+        def close(done: Done | None, pace: Pace | None) -> None:
+            if not crew.rank:
+                state.save(work, mark)
+                if advice := record.add(state.history[-1], done, pace):
+                    console.say(f"  {advice}")
+            if after is not None:
+                after(state.history[-1])
+
         try:
-            fit(state, section, Images(index, root, spec, section), lambda: state.save(work, mark), console)
+            fit(state, section, images, close, console, criterion)
         except NotANumber as trouble:
             kept = "no epoch was finished"
             if state.history:
@@ -97,57 +133,71 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
                 write(state.history, scores("val"))
                 kept = f"the weights of epoch {state.history[state.best_epoch].epoch} are kept"
             raise Shortfall(f"train: {trouble}; {kept}: lower train.lr = {section.lr:g} or train.head_lr") from None
-    module.load_state_dict(state.best)
-    checkpoint = write(state.history, scores("val", "test"))
+        finally:
+            record.close()
+        module.load_state_dict(state.best)
+        checkpoint = write(state.history, scores("val", "test"))
     (work / LAST).unlink(missing_ok=True)
     return checkpoint
 
 
-Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From the images, the logits of each class and the labels of a batch to a scalar loss."""
-
-
-class NotANumber(Exception):
-    """The loss or a weight is not a number; the message says where."""
+def _initialise(module: nn.Module, recipe: Recipe) -> None:
+    assert recipe.train is not None
+    if recipe.model.weights != "none" or recipe.train.init is None:
+        raise InputError(
+            f'train.init = "{recipe.train.init}" would overwrite model.weights = "{recipe.model.weights}": leave it '
+            'out, or set model.weights = "none"'
+        )
+    optim.initialise(module.modules(), recipe.train.init)
 
 
 class Images:
     """The training and validation images of a run."""
 
-    def __init__(self, index: Index, root: Path, spec: InputSpec, section: TrainSection) -> None:
+    def __init__(
+        self, index: Index, root: Path, spec: InputSpec, section: TrainSection, crew: Crew | None = None
+    ) -> None:
+        self.crew = crew or Crew()
         self.train = ImageSet(index, root, "train", spec, section.augment, section.seed)
         self.plain = partial(ImageSet, index, root, "train", spec)  # used once, so not kept in memory
         self.val = ImageSet(index, root, "val", spec) if index.split("val") else None
-        if len(self.train) < 2:
-            raise InputError(f"train: the training split has {len(self.train)} images; at least 2 are needed")
+        self.classes = len(index.labels)
+        if len(self.train) < 2 * self.crew.size:
+            least = 2 * self.crew.size
+            raise InputError(f"train: the training split has {len(self.train)} images; at least {least} are needed")
 
 
 def start(module: nn.Module, section: TrainSection) -> State:
-    """A run before its first epoch."""
+    """A run before its first epoch.
+
+    Raises:
+        InputError: the recipe's optimizer cannot be used.
+    """
     average = None
     if section.ema is not None:
         average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(section.ema), use_buffers=True)  # type: ignore[no-untyped-call]
-    return State(module, optimizer(module, section), average)
+    scaler = torch.GradScaler("cuda") if section.precision == "fp16" and device().type == "cuda" else None
+    return State(module, optim.optimizer(module, section), average, scaler)
 
 
 def fit(
     state: State,
     section: TrainSection,
     images: Images,
-    save: Callable[[], None],
+    close: Callable[[Done | None, Pace | None], None],
     console: Console,
-    criterion: Criterion | None = None,
+    criterion: Criterion,
     pause: int | None = None,
 ) -> None:
-    """Train the remaining epochs, each followed by `save`.
+    """Train the remaining epochs.
 
     Args:
         state: the run so far.
         section: how to train.
         images: what to train and validate on.
-        save: called after each epoch.
+        close: called after each epoch, which is the last of `state.history`; saves the state.
         console: progress.
-        criterion: the loss of the epochs over all layers; cross-entropy with the section's smoothing by default.
+        criterion: the loss of the epochs over all layers.
         pause: stop after this epoch, if more were to come.
 
     Raises:
@@ -157,7 +207,9 @@ def fit(
     if section.frozen and not state.history:
         _fit_head(state, section, images)
         _close_epoch(state, console, section.epochs)
-        save()
+        close(None, None)
+    loader = Loader(images.train, section, images.crew)
+    trainer = Trainer(state, section, loader, criterion, images.crew, images.classes)
     done = sum(epoch.phase == "all" for epoch in state.history)
     for epoch in range(done + 1, section.epochs + 1):
         if pause is not None and epoch > pause:
@@ -165,15 +217,23 @@ def fit(
         if _patience_is_over(state.history, section.patience):
             console.say(f"  no better validation loss for {section.patience} epochs: stopping early")
             break
-        _train_epoch(state, section, images, epoch, console, criterion or _cross_entropy(section))
+        began = time.perf_counter()
+        trained = trainer.epoch(epoch, console)
+        val_loss, val_accuracy = validate(state.scored, images.val, images.crew)
+        if val_loss is not None and not math.isfinite(val_loss):
+            raise NotANumber(f"the validation loss is {val_loss} after epoch {epoch}")
+        if not all(weight.isfinite().all() for weight in state.scored.parameters()):
+            raise NotANumber(f"some weights are not numbers after epoch {epoch}")
+        scores = trained.loss, trained.accuracy, val_loss, val_accuracy
+        state.history.append(Epoch(epoch, "all", trained.rate, *scores, time.perf_counter() - began))
         _close_epoch(state, console, section.epochs)
-        save()
+        close(trained, loader.pace)
 
 
 def _fit_head(state: State, section: TrainSection, images: Images) -> None:
     began = time.perf_counter()
     classifier = models.head(state.module)
-    inputs, labels = _head.features(state.module, images.plain())
+    inputs, labels = _head.features(state.module, images.plain(), crew=images.crew)
     _head.fit(classifier, inputs, labels, section.frozen, section.label_smoothing)
     with torch.no_grad():
         logits = per_class(classifier(inputs).flatten(1))
@@ -183,7 +243,7 @@ def _fit_head(state: State, section: TrainSection, images: Images) -> None:
     hits = (logits.argmax(1) == labels).float().mean().item()
     if state.average is not None:
         state.average.module.load_state_dict(state.module.state_dict())
-    val_loss, val_accuracy = validate(state.scored, images.val)
+    val_loss, val_accuracy = validate(state.scored, images.val, images.crew)
     seconds = time.perf_counter() - began
     state.history.append(Epoch(0, "head", 0.0, loss, hits, val_loss, val_accuracy, seconds))
 
@@ -201,63 +261,11 @@ def fit_head(module: nn.Module, images: ImageSet, iterations: int, smoothing: fl
     _head.fit(models.head(module), inputs, labels, iterations, smoothing)
 
 
-def _cross_entropy(section: TrainSection) -> Criterion:
-    return lambda _, logits, labels: functional.cross_entropy(logits, labels, label_smoothing=section.label_smoothing)
-
-
-def _train_epoch(
-    state: State, section: TrainSection, images: Images, epoch: int, console: Console, criterion: Criterion
-) -> None:
-    began = time.perf_counter()
-    module, device = state.module, next(state.module.parameters()).device
-    form = eager.format_of(module)
-    torch.manual_seed(_mix(section.seed, epoch))  # dropout and stochastic depth
-    module.train()
-    if section.batch_norm == "frozen":
-        for child in module.modules():
-            if isinstance(child, _BatchNorm):
-                child.eval()
-    steps = math.ceil(len(images.train) / section.batch)
-    loss_sum, hits, seen = 0.0, 0, 0
-    with console.bar(f"epoch {epoch}/{section.epochs}", steps) as advance:
-        for step, (values, labels) in enumerate(batches(images.train, section.batch, epoch - 1)):
-            set_rates(state.optimizer, factor((epoch - 1) * steps + step, section.epochs * steps, section.warmup))
-            labels = labels.to(device)
-            values = values.to(device, memory_format=form)
-            output = module(values)
-            if not isinstance(output, Tensor):
-                said = ends.described(output)
-                raise InputError(
-                    f"model: in training the network returns {said}, or turn the others off in model.options"
-                )
-            logits = per_class(output)
-            loss = criterion(values, logits, labels)
-            if not loss.isfinite():
-                raise NotANumber(f"the loss is {loss.item()} at epoch {epoch}, step {step + 1} of {steps}")
-            state.optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            state.optimizer.step()
-            if state.average is not None:
-                state.average.update_parameters(module)
-            loss_sum += loss.item() * len(labels)
-            hits += int((logits.argmax(1) == labels).sum())
-            seen += len(labels)
-            advance(1, f"loss {loss_sum / seen:.3f}")
-    val_loss, val_accuracy = validate(state.scored, images.val)
-    if val_loss is not None and not math.isfinite(val_loss):
-        raise NotANumber(f"the validation loss is {val_loss} after epoch {epoch}")
-    if not all(weight.isfinite().all() for weight in state.scored.parameters()):
-        raise NotANumber(f"some weights are not numbers after epoch {epoch}")
-    rate = section.lr * factor(epoch * steps - 1, section.epochs * steps, section.warmup)
-    seconds = time.perf_counter() - began
-    state.history.append(Epoch(epoch, "all", rate, loss_sum / seen, hits / seen, val_loss, val_accuracy, seconds))
-
-
-def validate(module: nn.Module, images: ImageSet | None) -> tuple[float | None, float | None]:
+def validate(module: nn.Module, images: ImageSet | None, crew: Crew | None = None) -> tuple[float | None, float | None]:
     """Mean loss and accuracy on the validation split, if there is one."""
     if images is None:
         return None, None
-    logits, labels = predict(module, images)
+    logits, labels = predict(module, images, crew=crew)
     logits = per_class(logits)
     loss = functional.cross_entropy(logits, labels).item()
     return loss, (logits.argmax(1) == labels).float().mean().item()
@@ -278,20 +286,17 @@ def _patience_is_over(history: list[Epoch], patience: int | None) -> bool:
     return patience is not None and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
 
 
-def score_split(module: nn.Module, index: Index, root: Path, spec: InputSpec, split: Split) -> Metrics:
+def score_split(
+    module: nn.Module, index: Index, root: Path, spec: InputSpec, split: Split, crew: Crew | None = None
+) -> Metrics:
     """Run the network over a split and score it."""
-    logits, labels = predict(module, ImageSet(index, root, split, spec))
+    logits, labels = predict(module, ImageSet(index, root, split, spec), crew=crew)
     return score(classes(logits).numpy(), labels.numpy(), index.labels, split)
 
 
 def device() -> torch.device:
     """Where to train: the GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _mix(seed: int, epoch: int) -> int:
-    """Mix two numbers into one seed; seeds of neighbouring epochs are unrelated."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 @contextmanager

@@ -9,18 +9,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from edgekit.data.dataset import ImageSet, batches
+from edgekit.data.dataset import ImageSet, load
 from edgekit.graph import eager
+from edgekit.train.crew import Crew
 from edgekit.types import ClassScore, Metrics, Split
 
 
-def predict(module: nn.Module, images: ImageSet, batch: int = 64) -> tuple[Tensor, Tensor]:
+def predict(module: nn.Module, images: ImageSet, batch: int = 64, crew: Crew | None = None) -> tuple[Tensor, Tensor]:
     """Run a network over a split in eval mode; its mode is restored.
 
     Args:
         module: from [n, channels, height, width] to [n, outputs].
         images: the split.
         batch: images per batch.
+        crew: the processes that share the work.
 
     Returns:
         Logits, float32 [n, outputs], and labels, int64 [n], in the index's order, on the CPU.
@@ -28,14 +30,16 @@ def predict(module: nn.Module, images: ImageSet, batch: int = 64) -> tuple[Tenso
     training = module.training
     device, form = next(module.parameters()).device, eager.format_of(module)
     module.eval()
-    logits, labels = [], []
+    crew = crew or Crew()
+    places = range(len(images))[crew.rank :: crew.size]
+    logits = []
     with torch.inference_mode():
-        for values, targets in batches(images, batch):
+        for values, _ in load(images, [places[start : start + batch] for start in range(0, len(places), batch)]):
             values = values.to(device, memory_format=form)
             logits.append(module(values).float().cpu())
-            labels.append(targets)
     module.train(training)
-    return torch.cat(logits), torch.cat(labels)
+    labels = torch.tensor([sample.label for sample in images.samples])
+    return crew.gather(torch.cat(logits), len(images)), labels
 
 
 def score(predicted: npt.ArrayLike, labels: npt.ArrayLike, names: Sequence[str], split: Split) -> Metrics:

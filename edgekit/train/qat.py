@@ -30,6 +30,7 @@ from torchao.quantization.pt2e.fake_quantize import FakeQuantize, FakeQuantizeBa
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
 
 from edgekit.config.recipe import QatSection, QuantizeSection
+from edgekit.config.train_section import TrainSection
 from edgekit.console import Console
 from edgekit.data.dataset import ImageSet, batches
 from edgekit.errors import InputError, Shortfall
@@ -43,11 +44,11 @@ from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.exact_scales import settle
 from edgekit.quantize.histogram import grid
 from edgekit.train import distill
-from edgekit.train.schedule import factor
+from edgekit.train.schedules import cosine
 from edgekit.types import Size, shape_of
 
-WARMUP = 0.05
-"""Share of the steps that warm up the learning rate."""
+RISING = TrainSection(warmup=0.05)
+"""The rate rises over this share of the steps, then falls as a cosine."""
 FOLLOW = 0.01
 """Weight of each new batch in the moving average of a range."""
 
@@ -281,7 +282,7 @@ class _Training:
                     done = epoch * steps + step
                     if done == standing:
                         _move(self.graph, False)
-                    total += self._step(values, labels, factor(done, epochs * steps, WARMUP))
+                    total += self._step(values, labels, cosine.factor(RISING, done, epochs * steps))
                     if not math.isfinite(total):
                         raise Shortfall(
                             f"quantize.qat: the loss is not a number at epoch {epoch + 1}, step {step + 1} of {steps}; "

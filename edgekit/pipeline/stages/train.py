@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import checkpoint_file
-from edgekit.config.recipe import Recipe, TrainSection
+from edgekit.config.recipe import Recipe
+from edgekit.config.train_section import TrainSection
 from edgekit.data import index_file
 from edgekit.data.listing import expand
 from edgekit.errors import Shortfall

@@ -1,0 +1,216 @@
+"""Training in several processes at once, which torchrun starts: each takes its part of every batch.
+
+Gradients are averaged by torch's DistributedDataParallel. The first process (rank 0) runs the command; the others wait
+for what it wants to have trained.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from edgekit.errors import Shortfall
+
+PATIENCE = timedelta(days=7)
+"""How long the others wait for the first process, which may have to download the data."""
+ASKING = timedelta(seconds=10)
+"""How long each has to answer when one is being looked for that hangs."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The processes of a run, as one of them sees it; by default, it is alone.
+
+    Args:
+        rank: its place.
+        size: how many there are.
+        timeout: seconds that one may keep the others waiting.
+    """
+
+    rank: int = 0
+    size: int = 1
+    timeout: float = 300.0
+    _orders: Any = None
+    """The group in which they wait without limit."""
+
+    def own(self, batch: Sequence[int]) -> Sequence[int]:
+        """This process's part of a batch: parts differ by at most one image."""
+        return batch[self.rank * len(batch) // self.size : (self.rank + 1) * len(batch) // self.size]
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The network whose gradients are averaged over all processes, and whose batch norms see whole batches."""
+        if self.size == 1:
+            return module
+        return DistributedDataParallel(module, broadcast_buffers=False)
+
+    def apart(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Let each process keep its own gradients until the last batch of a step."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+    def total(self, *numbers: float) -> list[float]:
+        """The sums of some numbers over all processes."""
+        if self.size == 1:
+            return list(numbers)
+        held = torch.tensor(numbers, dtype=torch.float64)
+        if dist.get_backend() == "nccl":
+            held = held.cuda()
+        dist.all_reduce(held)
+        return [float(number) for number in held]
+
+    def gather(self, part: Tensor, length: int) -> Tensor:
+        """Rows of which process r has computed every `size`-th, from r on, in order.
+
+        Args:
+            part: float [rows of this process, ...], on the CPU.
+            length: rows of all of them.
+        """
+        if self.size == 1:
+            return part
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, part)
+        whole = part.new_empty(length, *part.shape[1:])
+        for rank, rows in enumerate(parts):
+            whole[rank :: self.size] = rows
+        return whole
+
+    def tell(self, value: Any = None) -> Any:
+        """What the first process says; the others wait for it."""
+        if self.size == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, group=self._orders)
+        return held[0]
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Name the process that keeps the others waiting.
+
+        Raises:
+            Shortfall: one of them hangs, or is gone.
+        """
+        try:
+            yield
+        except (RuntimeError, dist.DistError) as trouble:
+            if self.size == 1 or not _is_of_group(trouble):
+                raise
+            raise Shortfall(f"train: {self._missing()}") from trouble
+
+    def _missing(self) -> str:
+        text = f"a process of {self.size} did not answer within {self.timeout:g} s"
+        try:
+            dist.monitored_barrier(self._orders, ASKING, wait_all_ranks=True)
+        except RuntimeError as trouble:
+            words = str(trouble)
+            silent = [str(rank) for rank in range(self.size) if f"Rank {rank} " in words or f"ranks: {rank}" in words]
+            if silent:
+                text = f"rank {', '.join(silent)} of {self.size} did not answer within {self.timeout:g} s"
+        return f"{text}: see what it does there; the same command goes on from the last epoch"
+
+
+def _is_of_group(trouble: Exception) -> bool:
+    words = str(trouble).lower()
+    return isinstance(trouble, dist.DistError) or any(word in words for word in ("gloo", "nccl", "timed out", "peer"))
+
+
+_current = Crew()
+
+
+def current() -> Crew:
+    """The crew of this process."""
+    return _current
+
+
+def launched() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def joined(timeout: float) -> Iterator[Crew]:
+    """Join the processes that torchrun started.
+
+    Args:
+        timeout: seconds that one may keep the others waiting.
+    """
+    global _current
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    try:
+        orders = dist.new_group(backend="gloo", timeout=PATIENCE)
+        _current = Crew(dist.get_rank(), dist.get_world_size(), timeout, orders)
+        yield _current
+    finally:
+        _current = Crew()
+        dist.destroy_process_group()
+
+
+@contextmanager
+def whole_batches(module: nn.Module, crew: Crew) -> Iterator[None]:
+    """Let batch norms in training see the batch of all processes; torch's ``SyncBatchNorm`` does so on GPUs only."""
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)] if crew.size > 1 else []
+    before = [vars(norm).get("forward") for norm in norms]
+    for norm in norms:
+        norm.forward = _Together(norm)  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        for norm, forward in zip(norms, before, strict=True):
+            if forward is None:
+                del norm.forward
+            else:
+                norm.forward = forward  # type: ignore[method-assign]
+
+
+class _Together:
+    """The forward pass of one batch norm over all processes."""
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        self._norm = norm
+        self._usual = norm.forward
+
+    def __call__(self, values: Tensor) -> Tensor:
+        norm = self._norm
+        if not norm.training:
+            return self._usual(values)
+        axes = [axis for axis in range(values.dim()) if axis != 1]
+        wide = values.float()
+        count = wide.new_tensor([wide.numel() / wide.shape[1]])
+        sums: Tensor = all_reduce(torch.cat([wide.sum(axes), wide.square().sum(axes), count]))  # type: ignore[no-untyped-call]
+        channels, count = wide.shape[1], sums[-1]
+        mean = sums[:channels] / count
+        variance = (sums[channels : 2 * channels] / count - mean.square()).clamp(min=0)
+        if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
+            self._remember(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+        shape = [1, -1, *[1] * (values.dim() - 2)]
+        scaled = (wide - mean.view(shape)) * torch.rsqrt(variance + norm.eps).view(shape)
+        if norm.affine:
+            scaled = scaled * norm.weight.view(shape) + norm.bias.view(shape)
+        return self._activated(scaled.to(values.dtype))
+
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        norm: Any = self._norm
+        norm.num_batches_tracked.add_(1)
+        share = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
+        norm.running_mean.lerp_(mean, share)
+        norm.running_var.lerp_(variance, share)
+
+    def _activated(self, values: Tensor) -> Tensor:
+        """Timm's norms drop out and activate in the same module."""
+        for name in ("drop", "act"):
+            part = getattr(self._norm, name, None)
+            if isinstance(part, nn.Module):
+                values = part(values)
+        return values
