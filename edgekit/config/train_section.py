@@ -63,8 +63,8 @@ class TrainSection(Section):
     accumulate: int = Field(1, ge=1, le=65_536, description="batches whose gradients make one step")
     precision: Literal["fp32", "bf16", "fp16", "auto"] = Field(
         "fp32",
-        description="of the multiplications; fp16: on a GPU only; auto: bf16 on a GPU that has it, and on a CPU where it "
-        "is measured to be faster",
+        description="of the multiplications; fp16: on a GPU only; auto: bf16 on a GPU that has it, and on a CPU "
+        "where it is measured to be faster",
     )
     compile: bool = Field(False, description="train the network through torch.compile")
     init: Literal["kaiming", "xavier"] | None = Field(

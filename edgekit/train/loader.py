@@ -17,6 +17,8 @@ from edgekit.train.crew import Crew
 
 WORTH = 0.03
 """Share of an epoch spent waiting for images from which processes beside the training are tried."""
+SHORT = 5.0
+"""Seconds of an epoch below which they would not pay for their start."""
 
 
 @dataclass
@@ -92,5 +94,5 @@ class Loader:
         first = self._paces[0]
         if len(self._paces) == 1:
             needed = math.ceil(first.wait / max(1 - first.wait, 1e-3))
-            return min(needed, cores) if first.wait > WORTH else 0
+            return min(needed, cores) if first.wait > WORTH and first.seconds > SHORT else 0
         return max(self._paces[:2], key=lambda pace: pace.rate).workers

@@ -15,7 +15,7 @@ import torch
 from edgekit import choices
 from edgekit.disk.atomic import write_bytes
 from edgekit.train.epoch import Done
-from edgekit.train.loader import Pace
+from edgekit.train.loader import SHORT, Pace
 from edgekit.types import Epoch
 
 FILE = "training.csv"
@@ -57,6 +57,7 @@ class Record:
             choices.pick("edgekit.train.loggers", name, "train.loggers").start(folder, settings) for name in loggers
         ]
         self._rows: list[dict[str, Any]] = []
+        self._advised = False
         self._cpu, self._clock = time.process_time(), time.monotonic()
 
     def resume(self, history: Sequence[Epoch]) -> None:
@@ -76,7 +77,7 @@ class Record:
             pace: how fast it was.
 
         Returns:
-            What could be done about its speed, in words; mostly empty.
+            Once, what could be done about its speed, in words; else empty.
         """
         cpu, clock = time.process_time(), time.monotonic()
         row = _scores(epoch) | {
@@ -98,8 +99,9 @@ class Record:
         numbers = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
         for logger in self._loggers:
             logger.log(epoch.epoch, numbers)
-        if pace is None or pace.wait < WAITING:
+        if self._advised or pace is None or pace.wait < WAITING or pace.seconds < SHORT:
             return ""
+        self._advised = True
         return (
             f"{pace.wait:.0%} of the time was spent waiting for images ({pace.rate:.0f} images/s): "
             "smaller files, or fewer kinds of train.augment, would be faster"
