@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ def found(made: nets.Compressed, graph: GraphModule, kind: str, seed: int = 5) -
     artifact = made.artifacts[f"{kind}-int8"]
     session = engine_menu.engine(HOST_ENGINES[kind]).load(str(made.folder / artifact.path))
     pixels = nets.images(1, seed)
-    fed = verify.feed(artifact, session, pixels.numpy())
-    return diverge_int8.first(kind, made.folder / artifact.path, graph, pixels, fed)
+    image = diverge_int8.Image(pixels, verify.feed(artifact, session, pixels.numpy()))
+    return diverge_int8.first(kind, made.folder / artifact.path, graph, image)
 
 
 # --- faults in ONNX files
@@ -211,8 +212,8 @@ def test_compare_finds_every_kernel_in_the_file(every: nets.Compressed, integer:
     artifact = every.artifacts[f"{kind}-int8"]
     session = engine_menu.engine(HOST_ENGINES[kind]).load(str(every.folder / artifact.path))
     pixels = nets.images(1, 6)
-    fed = verify.feed(artifact, session, pixels.numpy())
-    rows = diverge_int8.compare(integer, list(diverge_int8.READERS[kind](every.folder / artifact.path, fed)), pixels)
+    image = diverge_int8.Image(pixels, verify.feed(artifact, session, pixels.numpy()))
+    rows = diverge_int8.compare(integer, diverge_int8.READERS[kind], every.folder / artifact.path, image)
     names = {row.layer for row in rows}
     assert names >= {diverge_int8._name(kernel.node) for kernel in kernels(every.graph)}
     assert {"the input", "add of swish", "mul of silu.gate", "sigmoid of relu6.gate.gate"} <= names
@@ -243,6 +244,30 @@ def test_first_says_so_where_layers_only_round_otherwise(copied: nets.Compressed
     assert " round differently, most of all relu6.project.conv (max 1 step, " in said
 
 
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+def test_an_image_on_which_both_agree_tells_which_tensors_belong_together(
+    every: nets.Compressed, integer: GraphModule, kind: str
+) -> None:
+    """Tensors of one grid and size are read in another order, and between others that torch does not have."""
+    artifact = every.artifacts[f"{kind}-int8"]
+    session = engine_menu.engine(HOST_ENGINES[kind]).load(str(every.folder / artifact.path))
+    guide, image = (
+        diverge_int8.Image(pixels, verify.feed(artifact, session, pixels.numpy()))
+        for pixels in (nets.images(1, 6), nets.images(1, 7))
+    )
+
+    def shuffled(path: Path, fed: Any) -> Iterator[diverge_int8.Tensor]:
+        tensors = list(diverge_int8.READERS[kind](path, fed))
+        noise = [diverge_int8.Tensor(~tensor.values, tensor.grid) for tensor in tensors]
+        mixed = [*tensors, *noise]
+        random.Random(0).shuffle(mixed)
+        yield from mixed
+
+    rows = diverge_int8.compare(integer, shuffled, every.folder / artifact.path, image, guide)
+    assert {row.layer for row in rows} >= {diverge_int8._name(kernel.node) for kernel in kernels(every.graph)}
+    assert not any(row.steps or row.grid for row in rows)
+
+
 def test_first_says_so_when_the_file_is_of_another_net(every: nets.Compressed, tmp_path: Path) -> None:
     artifact = every.artifacts["onnx-int8"]
     shutil.copy(every.folder / artifact.path, tmp_path)
@@ -250,10 +275,11 @@ def test_first_says_so_when_the_file_is_of_another_net(every: nets.Compressed, t
         nets.quantize(nets.settled(torch.nn.Sequential(nets.conv(3, 7), nets.conv(7, 7))))
     )
     pixels = nets.images(1, 5)
-    said = diverge_int8.first("onnx", tmp_path / artifact.path, other, pixels, pixels.numpy())
+    image = diverge_int8.Image(pixels, pixels.numpy())
+    said = diverge_int8.first("onnx", tmp_path / artifact.path, other, image)
     assert said == "none: the file's inner tensors do not match those of the quantized graph"
     (tmp_path / artifact.path).write_bytes(b"nothing")
-    said = diverge_int8.first("onnx", tmp_path / artifact.path, other, pixels, pixels.numpy())
+    said = diverge_int8.first("onnx", tmp_path / artifact.path, other, image)
     assert said.startswith("none: the file's inner tensors cannot be read: ")
     assert "\n" not in said
 

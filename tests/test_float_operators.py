@@ -105,12 +105,12 @@ def test_allowed_operators_run_in_float_and_are_listed(
     layers = {name.split()[1].rpartition("/")[0] for name in made.float_op_names}
     assert {"leaky", "gelu", "mish", "attention"} <= layers
     batch = images[:1]
-    fed = verify.feed(made, session, batch.numpy())
-    said = diverge_int8.only_rounds(format_, tmp_path / made.path, integer, batch, fed, got[:1], 1e-3)
+    image = diverge_int8.Image(batch, verify.feed(made, session, batch.numpy()))
+    said = diverge_int8.only_rounds(format_, tmp_path / made.path, integer, image, got[:1], 1e-3)
     assert said.startswith("float operators round differently: ")
     kernel = next(part for part in integer.modules() if isinstance(part, integer_arithmetic.IntegerKernel))
     kernel.weight = -kernel.weight
-    assert not diverge_int8.only_rounds(format_, tmp_path / made.path, integer, batch, fed, got[:1], 1e-3)
+    assert not diverge_int8.only_rounds(format_, tmp_path / made.path, integer, image, got[:1], 1e-3)
 
 
 def test_advice_names_layers_that_the_next_run_accepts(islands: tuple[nn.Module, GraphModule], tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """Find the layer of an exported int8 file whose integers differ from torch's.
 
-All quantized tensors of the file are read while its engine runs one image, and matched with those of the integer graph
-by their grids and sizes in order of execution. Then the graph runs the same image, each layer on the *file's* inputs:
-each layer is judged alone, regardless of errors in earlier ones.
+All quantized tensors of the file are read while its engine runs one image, and matched with those of the integer graph:
+by their values on an image on which both agree, if there is one, else by their grids and sizes in order of execution.
+Then the graph runs the same image, each layer on the *file's* inputs: each layer is judged alone, regardless of errors
+in earlier ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -25,6 +26,10 @@ from edgekit.runtime import machine
 from edgekit.types import ONE_STEP
 
 Array = npt.NDArray[Any]
+
+
+ALIKE = 0.5
+"""Mean difference in steps below which two tensors are taken for the same one."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,20 @@ class Tensor:
         return tuple(sorted(size for size in self.values.shape if size > 1))
 
 
+Reader = Callable[[Path, Array], Iterator[Tensor]]
+"""The quantized tensors inside a file, for one image as the file takes it."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image."""
+
+    pixels: torch.Tensor
+    """float32 (1, channels, height, width)."""
+    fed: Array
+    """The same as the file takes it."""
+
+
 @dataclass(frozen=True)
 class Divergence:
     """How one layer's output in the file differs from torch's for the same inputs."""
@@ -81,15 +100,15 @@ class Divergence:
         return f"{grid}max {self.steps} step{'s' if self.steps != 1 else ''}, {100 * self.share:.3g} % of its outputs"
 
 
-def first(kind: str, path: Path, graph: GraphModule, pixels: torch.Tensor, fed: Array) -> str:
+def first(kind: str, path: Path, graph: GraphModule, image: Image, guide: Image | None = None) -> str:
     """Name the first layer of a file whose integers differ from torch's by more than rounding.
 
     Args:
         kind: ``onnx`` or ``tflite``.
         path: the file, int8.
         graph: from `edgekit.graph.integer_arithmetic.integer_graph`.
-        pixels: one image, float32 (1, 3, H, W).
-        fed: the same image as the file takes it.
+        image: on which it differs.
+        guide: one on which file and torch agree, if there is one: it tells which tensors belong together.
 
     Returns:
         ``<layer> (max <n> steps, <share> of its outputs)``, or ``none: <reason>`` if no layer does.
@@ -97,11 +116,10 @@ def first(kind: str, path: Path, graph: GraphModule, pixels: torch.Tensor, fed: 
     if kind not in READERS:
         return f"none: {kind} does not show the inner tensors of a file"
     try:
-        tensors = list(READERS[kind](path, fed))
+        rows = compare(graph, READERS[kind], path, image, guide)
     except Exception as error:  # engines raise anything, and the file is known to be bad
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"none: the file's inner tensors cannot be read: {reason}"
-    rows = compare(graph, tensors, pixels)
     if 2 * len(rows) <= sum(isinstance(module, IntegerKernel) for module in graph.modules()):
         return "none: the file's inner tensors do not match those of the quantized graph"
     wrong = [row for row in rows if row.wrong]
@@ -120,7 +138,13 @@ def first(kind: str, path: Path, graph: GraphModule, pixels: torch.Tensor, fed: 
 
 
 def only_rounds(
-    kind: str, path: Path, graph: GraphModule, pixels: torch.Tensor, fed: Array, logits: Array, tolerance: float
+    kind: str,
+    path: Path,
+    graph: GraphModule,
+    image: Image,
+    logits: Array,
+    tolerance: float,
+    guide: Image | None = None,
 ) -> str:
     """How a file with float operators differs from torch, if each of its layers computes what torch's does.
 
@@ -128,27 +152,21 @@ def only_rounds(
     nets carry that to every output. Given the file's own values as inputs, each layer has to agree to one step.
 
     Args:
-        kind: as in `first`, also `path`, `graph`, `pixels` and `fed`.
+        kind: as in `first`, also `path`, `graph`, `image` and `guide`.
         path: the file.
         graph: the integer graph.
-        pixels: one image.
-        fed: the same image.
+        image: on which it differs.
         logits: what the file makes of it, float32 (1, classes).
         tolerance: largest difference of these, as a share of the largest, if the last operators are float.
+        guide: on which it does not.
 
     Returns:
         In words; "" if a layer differs by more, or too few could be compared.
     """
     try:
-        tensors = list(READERS[kind](path, fed))
+        rows, result = _replayed(graph, READERS[kind], path, image, guide)
     except Exception:  # as in `first`
         return ""
-    with torch.no_grad():
-        replay = _Replay(graph)
-        replay.run(pixels)
-        replay.given = _match(replay.own, tensors)
-        result = replay.run(pixels)
-    rows = replay.found
     integer = sum(isinstance(module, IntegerKernel) for module in graph.modules())
     if 2 * len(rows) <= integer or any(row.wrong for row in rows):
         return ""
@@ -161,14 +179,33 @@ def only_rounds(
     return f"float operators round differently: {rounded} of {len(rows)} layers by one step on the same inputs"
 
 
-def compare(graph: GraphModule, tensors: list[Tensor], pixels: torch.Tensor) -> list[Divergence]:
+def compare(
+    graph: GraphModule, reader: Reader, path: Path, image: Image, guide: Image | None = None
+) -> list[Divergence]:
     """One row for each tensor of an integer graph that the file also has, in order of execution."""
+    return _replayed(graph, reader, path, image, guide)[0]
+
+
+def _replayed(
+    graph: GraphModule, reader: Reader, path: Path, image: Image, guide: Image | None
+) -> tuple[list[Divergence], Any]:
+    """The rows of `compare`, and the result of the graph with the file's own values inside."""
     with torch.no_grad():
+        known = None if guide is None else _agreeing(_own(graph, guide), list(reader(path, guide.fed)))
+        tensors = list(reader(path, image.fed))
+        own = _own(graph, image)
         replay = _Replay(graph)
-        replay.run(pixels)
-        replay.given = _match(replay.own, tensors)
-        replay.run(pixels)
-    return replay.found
+        replay.given = (
+            _match(own, tensors) if known is None else {node: tensors[place] for node, place in known.items()}
+        )
+        result = replay.run(image.pixels)
+    return replay.found, result
+
+
+def _own(graph: GraphModule, image: Image) -> dict[Node, Tensor]:
+    replay = _Replay(graph)
+    replay.run(image.pixels)
+    return replay.own
 
 
 class _Replay(Interpreter):
@@ -226,6 +263,25 @@ def _grid(node: Any) -> Grid:
 def _name(node: Node) -> str:
     name = (scopes(node) or (node.name,))[-1]
     return name if node.target in WEIGHTED else f"{str(node.target).split('.')[1]} of {name}"
+
+
+def _agreeing(own: dict[Node, Tensor], tensors: list[Tensor]) -> dict[Node, int]:
+    """The place of each node's tensor among a file's, for an image on which both hold about the same values."""
+    costs: list[tuple[float, int, int]] = []
+    nodes = list(own)
+    for row, node in enumerate(nodes):
+        mine = own[node]
+        for place, theirs in enumerate(tensors):
+            if theirs.key == mine.key:
+                values = _laid_out(theirs.values, mine.values)
+                cost = float(np.abs(values.astype(np.int16) - mine.values).mean())
+                costs += [(cost, abs(row - place), row * len(tensors) + place)] if cost < ALIKE else []
+    found: dict[Node, int] = {}
+    for _, _, both in sorted(costs):  # of tensors that are alike, those in the same order
+        row, place = divmod(both, len(tensors))
+        if nodes[row] not in found and place not in found.values():
+            found[nodes[row]] = place
+    return found
 
 
 def _match(own: dict[Node, Tensor], tensors: list[Tensor]) -> dict[Node, Tensor]:
@@ -322,4 +378,4 @@ def _int8(values: Array, scale: float, zero_point: int) -> Tensor:
     return Tensor((values.astype(np.int16) - shift).astype(np.int8), Grid(float(scale), int(zero_point) - shift))
 
 
-READERS = {"onnx": _onnx, "tflite": _tflite}
+READERS: dict[str, Reader] = {"onnx": _onnx, "tflite": _tflite}

@@ -147,22 +147,23 @@ def verify(
         got, wanted = run.logits, known[like].logits
         row = _judge(row, got, wanted, like, section, case.bound)
         if not row.passed and case.bound is None:
-            worst = int(np.abs(got - wanted).max(1).argmax())
-            batch = images[worst][0].unsqueeze(0)
-            fed = feed(artifact, session, batch.numpy())
+            differences = np.abs(got - wanted).max(1)
+            worst, best = int(differences.argmax()), int(differences.argmin())
+            shown = _fed(images[worst][0], artifact, session)
             file = folder / artifact.path
             if like is not quantized_model:
                 allowed, _ = _bound(like, "tolerance", section)
-                where = diverge_float.first(artifact.format, file, like.module, batch, fed, allowed)
+                where = diverge_float.first(artifact.format, file, like.module, shown.pixels, shown.fed, allowed)
                 row = replace(row, diverges=f"{where} on image {worst + 1}")
             elif isinstance(like.module, GraphModule):
-                one = got[worst : worst + 1]
+                agrees = like.step is not None and differences[best] < ONE_STEP * like.step
+                guide = _fed(images[best][0], artifact, session) if agrees else None
                 why = artifact.float_ops and diverge_int8.only_rounds(
-                    artifact.format, file, like.module, batch, fed, one, section.tolerance
+                    artifact.format, file, like.module, shown, got[worst : worst + 1], section.tolerance, guide
                 )
                 if why:
                     row = replace(row, passed=True, problem="")
-                where = why or diverge_int8.first(artifact.format, file, like.module, batch, fed)
+                where = why or diverge_int8.first(artifact.format, file, like.module, shown, guide)
                 row = replace(row, diverges=f"{where} on image {worst + 1}")
         judged.append(row)
     return judged
@@ -213,6 +214,11 @@ def _infer(artifact: Artifact, session: Session, pixels: Array) -> Array:
         return dequantize(session.run(feed(artifact, session, pixels)), session.output)
     except RuntimeFault as fault:
         raise Shortfall(f"verify: {artifact.id}: {fault}") from fault
+
+
+def _fed(values: torch.Tensor, artifact: Artifact, session: Session) -> diverge_int8.Image:
+    pixels = values.unsqueeze(0)
+    return diverge_int8.Image(pixels, feed(artifact, session, pixels.numpy()))
 
 
 def feed(artifact: Artifact, session: Session, pixels: Array) -> npt.NDArray[Any]:
