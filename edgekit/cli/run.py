@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -85,14 +86,60 @@ def run(**flags: Any) -> None:
 
 @click.command(no_args_is_help=True)
 @options
-def train(**flags: Any) -> None:
+@click.option("--processes", type=click.IntRange(1, 256), default=1, help="Train in so many processes. [1]")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(1, 1e6),
+    default=300.0,
+    metavar="SECONDS",
+    help="How long one process may keep the others waiting. [300]",
+)
+def train(processes: int, timeout: float, **flags: Any) -> None:
     """Run the stages data and train.
 
+    Several processes divide each batch, and end with the weights that one would have, but for the order of sums.
+    torchrun may start them, too: on several machines, all of which find the data under the same paths.
+
     \b
-    Example:
+    Examples:
       edgekit train digits --set train.epochs=5
+      edgekit train trashnet --processes 2
+      torchrun --nproc-per-node 4 -m edgekit train trashnet
     """
-    _go("train", **flags)
+    from edgekit.train import launch
+
+    if launch.launched():
+        guarded(lambda: _as_one_of_several(timeout, flags), flags["debug"])
+    elif processes > 1:
+        need("torch", extra="compress", purpose="training in several processes")
+        sys.exit(launch.processes(processes, _without("--processes", sys.argv[1:])))
+    else:
+        _go("train", **flags)
+
+
+def _as_one_of_several(timeout: float, flags: dict[str, Any]) -> None:
+    """The command in a process that torchrun has started: the first one runs it, the others help it to train."""
+    need("torch", extra="compress", purpose="training in several processes")
+    from edgekit.train import crew, launch, together
+
+    with crew.joined(timeout) as mine:
+        if mine.rank:
+            together.follow(mine)
+            return
+        code = 0
+        with together.leading(mine):
+            try:
+                _go("train", **flags)
+            except SystemExit as ending:
+                code = int(ending.code or 0)
+    sys.exit(launch.leave(code))
+
+
+def _without(option: str, words: Sequence[str]) -> list[str]:
+    """A command line without an option that has a value."""
+    places = {place for place, word in enumerate(words) if word == option}
+    skipped = places | {place + 1 for place in places}
+    return [word for place, word in enumerate(words) if place not in skipped and not word.startswith(f"{option}=")]
 
 
 @click.command(no_args_is_help=True)

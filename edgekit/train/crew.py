@@ -7,6 +7,7 @@ for what it wants to have trained.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,11 +17,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from edgekit.errors import Shortfall
+from edgekit.errors import EdgekitError
 
 PATIENCE = timedelta(days=7)
 """How long the others wait for the first process, which may have to download the data."""
@@ -28,7 +28,13 @@ ASKING = timedelta(seconds=10)
 """How long each has to answer when one is being looked for that hangs."""
 
 
-@dataclass(frozen=True)
+class Silent(EdgekitError):
+    """A process does not answer; the message names it. What was trained so far is kept."""
+
+    exit_code = 1
+
+
+@dataclass
 class Crew:
     """The processes of a run, as one of them sees it; by default, it is alone.
 
@@ -43,6 +49,8 @@ class Crew:
     timeout: float = 300.0
     _orders: Any = None
     """The group in which they wait without limit."""
+    silent: bool = False
+    """Whether one of them has not answered, so that nothing can be told any more."""
 
     def own(self, batch: Sequence[int]) -> Sequence[int]:
         """This process's part of a batch: parts differ by at most one image."""
@@ -52,7 +60,7 @@ class Crew:
         """The network whose gradients are averaged over all processes, and whose batch norms see whole batches."""
         if self.size == 1:
             return module
-        return DistributedDataParallel(module, broadcast_buffers=False)
+        return DistributedDataParallel(module, forward_sync_buffers=False)
 
     def apart(self, module: nn.Module) -> AbstractContextManager[None]:
         """Let each process keep its own gradients until the last batch of a step."""
@@ -97,24 +105,23 @@ class Crew:
         """Name the process that keeps the others waiting.
 
         Raises:
-            Shortfall: one of them hangs, or is gone.
+            Silent: one of them hangs, or is gone.
         """
         try:
             yield
         except (RuntimeError, dist.DistError) as trouble:
             if self.size == 1 or not _is_of_group(trouble):
                 raise
-            raise Shortfall(f"train: {self._missing()}") from trouble
+            self.silent = True
+            raise Silent(f"train: {self._missing()}") from trouble
 
     def _missing(self) -> str:
         text = f"a process of {self.size} did not answer within {self.timeout:g} s"
         try:
             dist.monitored_barrier(self._orders, ASKING, wait_all_ranks=True)
         except RuntimeError as trouble:
-            words = str(trouble)
-            silent = [str(rank) for rank in range(self.size) if f"Rank {rank} " in words or f"ranks: {rank}" in words]
-            if silent:
-                text = f"rank {', '.join(silent)} of {self.size} did not answer within {self.timeout:g} s"
+            if found := re.search(r"Ranks? ([\d, ]+) failed to pass", str(trouble)):
+                text = f"rank {found[1]} of {self.size} did not answer within {self.timeout:g} s"
         return f"{text}: see what it does there; the same command goes on from the last epoch"
 
 
@@ -129,11 +136,6 @@ _current = Crew()
 def current() -> Crew:
     """The crew of this process."""
     return _current
-
-
-def launched() -> bool:
-    """Whether torchrun started this process as one of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager
@@ -174,6 +176,22 @@ def whole_batches(module: nn.Module, crew: Crew) -> Iterator[None]:
                 norm.forward = forward  # type: ignore[method-assign]
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes; a gradient flows back to each."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
 class _Together:
     """The forward pass of one batch norm over all processes."""
 
@@ -188,7 +206,7 @@ class _Together:
         axes = [axis for axis in range(values.dim()) if axis != 1]
         wide = values.float()
         count = wide.new_tensor([wide.numel() / wide.shape[1]])
-        sums: Tensor = all_reduce(torch.cat([wide.sum(axes), wide.square().sum(axes), count]))  # type: ignore[no-untyped-call]
+        sums: Tensor = _Sum.apply(torch.cat([wide.sum(axes), wide.square().sum(axes), count]))
         channels, count = wide.shape[1], sums[-1]
         mean = sums[:channels] / count
         variance = (sums[channels : 2 * channels] / count - mean.square()).clamp(min=0)

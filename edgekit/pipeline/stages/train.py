@@ -40,10 +40,10 @@ def inputs(run: Run, section: TrainSection | None) -> dict[str, Any]:
 
 def build(run: Run, section: TrainSection | None, work: Path) -> None:
     """Write a checkpoint."""
-    from edgekit.train import loop
+    from edgekit.train import together
 
     index, root = index_file.load_rooted(run.done["data"].path)
-    loop.train(run.recipe, index, root, run.job.base, work, run.console)
+    together.train(run.recipe, index, root, run.job.base, work, run.console)
 
 
 def failed(run: Run, trouble: Shortfall) -> None:

@@ -1,0 +1,179 @@
+"""Training in several processes: real ones, which torchrun starts, against one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from edgekit import models
+from edgekit.train import launch
+from edgekit.train._state import LAST
+from tests.support import environment
+
+RECIPE = """
+[model]
+name    = "net.py:build"
+weights = "none"
+[data]
+source = "digits"
+input  = 16
+[train]
+epochs    = {epochs}
+frozen    = 3
+batch     = 100
+lr        = 0.02
+optimizer = "sgd"
+augment   = ["random_crop"]
+ema       = 0.9
+"""
+NET = """
+from torch import nn
+
+def build(num_classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8), nn.ReLU6(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, num_classes),
+    )
+"""
+
+
+def recipe(folder: Path, epochs: int = 2) -> Path:
+    (folder / "net.py").write_text(NET)
+    path = folder / "net.toml"
+    path.write_text(RECIPE.format(epochs=epochs))
+    return path
+
+
+def started(*words: str | Path, **variables: str) -> subprocess.Popen[str]:
+    """A Python process with one thread, the first of a group of its own."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        env={**environment(), "OMP_NUM_THREADS": "1", **variables},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    try:
+        _, said = process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, said
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port: int = server.getsockname()[1]
+    return port
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_file(out / "2-train" / models.WEIGHTS)
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    code, said = ended(started("-m", "edgekit", "train", recipe(folder), "--out", folder / "run"))
+    assert code == 0, said
+    return folder / "run"
+
+
+def test_two_nodes_end_with_the_weights_of_one_process(alone: Path, tmp_path: Path) -> None:
+    """Each node is a torchrun of its own; they meet at an address."""
+    meeting = f"127.0.0.1:{free_port()}"
+    words = ("-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d")
+    nodes = [
+        started(
+            *words,
+            "--rdzv-endpoint",
+            meeting,
+            "-m",
+            "edgekit",
+            "train",
+            recipe(tmp_path),
+            "--out",
+            tmp_path / f"run{node}",
+        )
+        for node in range(2)
+    ]
+    for code, said in map(ended, nodes):
+        assert code == 0, said
+    (out,) = [path for path in tmp_path.glob("run*") if (path / "2-train").is_dir()]  # only the first process writes
+    ours, theirs = weights(out), weights(alone)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def of_rank(process: subprocess.Popen[str], rank: int) -> int:
+    """The process of one rank below a command."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            is_it = f"RANK={rank}".encode() in (path / "environ").read_bytes().split(b"\0")
+            if is_it and process.pid in ancestors(int(path.name)):
+                return int(path.name)
+        except OSError:  # it has ended meanwhile
+            continue
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def ancestors(pid: int) -> set[int]:
+    found = set()
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        found.add(pid)
+    return found
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+
+
+def test_a_rank_that_dies_costs_one_epoch(alone: Path, tmp_path: Path) -> None:
+    process = started("-m", "edgekit", "train", recipe(tmp_path), "--out", tmp_path / "run", "--processes", "2")
+    wait_for(tmp_path / "run" / ".2-train.partial" / LAST, process)
+    os.kill(of_rank(process, 1), signal.SIGKILL)
+    code, said = ended(process)
+    assert code == 0, said
+    assert "resuming after epoch" in said
+    ours, theirs = weights(tmp_path / "run"), weights(alone)
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_rank_that_hangs_is_named(tmp_path: Path) -> None:
+    words = ("train", recipe(tmp_path, epochs=500), "--out", tmp_path / "run", "--processes", "2", "--timeout", "5")
+    process = started("-m", "edgekit", *words)
+    wait_for(tmp_path / "run" / ".2-train.partial" / LAST, process)
+    os.kill(of_rank(process, 1), signal.SIGSTOP)
+    code, said = ended(process)
+    assert code == 1
+    assert "train: rank 1 of 2 did not answer within 5 s: " in said
+    assert "Traceback" not in said
+
+
+def test_an_exit_code_reaches_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(launch.ENDING, raising=False)
+    assert launch.leave(2) == 2
+    monkeypatch.setenv(launch.ENDING, str(tmp_path / "code"))
+    assert launch.leave(2) == 0  # otherwise torchrun would start all of them again
+    assert (tmp_path / "code").read_text() == "2"
