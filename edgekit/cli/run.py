@@ -123,6 +123,7 @@ def _as_one_of_several(timeout: float, flags: dict[str, Any]) -> None:
     from edgekit.train import crew, launch, together
 
     with crew.joined(timeout) as mine:
+        launch.enrol(mine.rank)
         if mine.rank:
             together.follow(mine)
             return

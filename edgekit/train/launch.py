@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 RESTARTS = 3
@@ -44,16 +46,25 @@ def processes(count: int, words: Sequence[str]) -> int:
             while started.poll() is None:
                 time.sleep(0.2)
                 if ending.is_file() and ending.read_text() not in ("", "0"):
-                    _stop(started)  # one that hangs would never end by itself
+                    _stop(started, [int(path.read_text()) for path in ending.parent.glob("rank-*")])
         return int(ending.read_text()) if ending.is_file() else started.returncode
 
 
-def _stop(started: subprocess.Popen[bytes]) -> None:
+def _stop(started: subprocess.Popen[bytes], ranks: Sequence[int]) -> None:
+    """End all processes; one that hangs would never do so, and torchrun would wait for it."""
     try:
         started.wait(GRACE)
     except subprocess.TimeoutExpired:
-        started.terminate()
-        started.wait()
+        started.kill()
+        for rank in ranks:
+            with suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGKILL)
+
+
+def enrol(rank: int) -> None:
+    """Tell `processes` which process has a rank."""
+    if ENDING in os.environ:
+        Path(os.environ[ENDING]).with_name(f"rank-{rank}").write_text(str(os.getpid()))
 
 
 def leave(code: int) -> int:
