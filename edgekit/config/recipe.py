@@ -143,6 +143,24 @@ class DataSection(Section):
     test: Share = Field(0.15, description="share of the data for testing, if it has no test split")
     seed: Seed = 0
     clean: CleanSection = Field(default_factory=CleanSection)
+    exclude: str | list[str] | None = Field(
+        None, description='images to leave out: their paths in the data, or a CSV file with a column "path"'
+    )
+    relabel: str | None = Field(
+        None, description='images whose class is another one: a CSV file with the columns "path" and "label"'
+    )
+    extra: str | None = Field(
+        None,
+        description='more images for the training split alone, e.g. pseudo-labels: a CSV file with the columns "path", '
+        'relative to that file, and "label"',
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Records of runs that correct nothing stay as they were before that was possible."""
+        values: dict[str, Any] = dump(self)
+        corrections = ("exclude", "relabel", "extra")
+        return {key: value for key, value in values.items() if key not in corrections or value is not None}
 
     @property
     def shape(self) -> tuple[int, int, int]:

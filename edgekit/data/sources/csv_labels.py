@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from edgekit import choices
 from edgekit.config.recipe import DataSection
+from edgekit.data import _table
 from edgekit.data.listing import (
     SPLIT_WORDS,
     Item,
@@ -70,15 +70,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
 
 def _read(file: Path, drop: bool) -> tuple[list[tuple[str, str, Split | None, int]], list[Problem]]:
     """(path, class, split, line) of each row; and, if those are to be dropped, the files that cannot be read."""
-    if problem := files.trouble(str(file)):
-        raise InputError(f"{file}: cannot be read as CSV: {problem}")
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            table = [({key: value or "" for key, value in row.items() if key}, reader.line_num) for row in reader]
-            columns = list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file}: cannot be read as CSV: {error}") from None
+    columns, table = _table.read(file)
     class_column = next((name for name in ("class", "label") if name in columns), "class")
     for column in ("file", class_column):
         if column not in columns:
