@@ -77,6 +77,18 @@ def traces(data: DataSection, base: Path) -> Iterator[str]:
                 yield from (f"{state.st_size} {state.st_mtime_ns}" for state in states)
 
 
+def named(data: DataSection, base: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Paths in ``data.exclude``, each with where that is, and paths and classes in ``data.relabel``.
+
+    Raises:
+        InputError: as `apply`, for what is wrong with a file itself.
+    """
+    return (
+        {row.path: row.where for row in _rows("exclude", data.exclude, base)},
+        {row.path: row.label for row in _rows("relabel", data.relabel, base)},
+    )
+
+
 def apply(listing: Listing, data: DataSection, base: Path, moves: bool) -> Corrected:
     """Do what ``data.exclude``, ``data.relabel`` and ``data.extra`` say.
 
