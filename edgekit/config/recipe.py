@@ -364,6 +364,16 @@ class VerifySection(Section):
         0.999, ge=0, le=1, description="least share of int8 outputs within one step of torch's"
     )
     tolerance: float = Field(1e-3, gt=0, description="fp32: largest difference relative to the largest logit")
+    corruptions: list[Annotated[str, AfterValidator(menu("edgekit.verify.corruptions"))]] = Field(
+        [],
+        description="modules of edgekit/verify/corruptions: score files on worse test images, too, at three levels",
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Records of runs without corruptions stay as they were before there were any."""
+        values: dict[str, Any] = dump(self)
+        return values if self.corruptions else {key: value for key, value in values.items() if key != "corruptions"}
 
 
 class ProfileSection(Section):
