@@ -12,11 +12,13 @@ from edgekit.types import TORCH_FP32, Excess, Robustness
 
 LEVELS = {1: "slight", 2: "clear", 3: "severe"}
 LEAD = (
-    "Test images were made worse at the network's input size, with the severities 1, 3 and 5 of ImageNet-C. What counts "
-    "is how many points of top-1 a file loses, from the clean images to these, beyond what torch fp32 loses on the very "
-    "same ones. The interval over all corruptions is of 95 %; those of single ones are wider, so that all of a file hold "
-    "together. “More” and “less” are said only where an interval excludes zero."
+    "Test images were made worse at the network's input size, as in ImageNet-C (224 px) and CIFAR-10-C (32 px), at "
+    "their severities 1, 3 and 5. What counts is how many points of top-1 a file loses, from the clean images to "
+    "these, beyond what torch fp32 loses on the same ones. The interval over all corruptions is of 95 %; those of "
+    "single ones are wider, so that all of a file hold together. “More” and “less” are said only where an interval "
+    "excludes zero."
 )
+MINUS = "\N{MINUS SIGN}"
 
 
 def answer(row: Robustness) -> str:
@@ -40,10 +42,8 @@ def section(report: Report) -> Markup:
     if exact is None:
         return Markup("")
     more = [row.artifact for row in files if row.excess and _side(row.excess) == "more"]
-    digest = (
-        f"{', '.join(more)} lose{'s' * (len(more) == 1)} more than float" if more else "no file loses more than float"
-    )
-    digest = digest if files else "torch fp32 alone"
+    digest = "torch fp32 alone" if not files else "no file loses more than float"
+    digest = f"{' and '.join(more)} lose{'' if len(more) > 1 else 's'} more than float" if more else digest
     parts = [tag("p", LEAD, class_="lead"), tag("ul", *(tag("li", answer(row)) for row in files))]
     parts += [figure("Points lost beyond what float loses", _forest(report, files))] if files else []
     heads = ("corruption", "level", *(row.artifact for row in (exact, *files)))
@@ -102,18 +102,18 @@ def _side(found: Excess | None) -> str:
 
 
 def _signed(points: float) -> str:
-    return f"{points:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return f"{points:+.2f}".replace("-", MINUS)
 
 
 def _forest(report: Report, files: Sequence[Robustness]) -> Markup:
     """Each file's excess over all corruptions, and below it at each of them, with intervals."""
-    rows: list[tuple[str, Excess, str, str]] = []
+    rows: list[tuple[str, Excess, str, bool]] = []
     for each in files:
         file = report.artifact(each.artifact)
         colour = tone(file.precision if file else "")
-        rows += [(each.artifact, each.excess, colour, "label ship")] if each.excess else []
+        rows += [(each.artifact, each.excess, colour, True)] if each.excess else []
         rows += [
-            (f"{one.corruption}, {LEVELS[one.level]}", one.excess, colour, "label") for one in each.worse if one.excess
+            (f"{one.corruption}, {LEVELS[one.level]}", one.excess, colour, False) for one in each.worse if one.excess
         ]
     left, right, step, top = 128, WIDTH - 14, 17, 8
     low, high = min(found.low for _, found, *_ in rows), max(found.high for _, found, *_ in rows)
@@ -122,22 +122,16 @@ def _forest(report: Report, files: Sequence[Robustness]) -> Markup:
     bottom = top + step * len(rows)
     parts = []
     for value in ticks(min(low, 0) - pad, max(high, 0) + pad):
+        shown = f"{value:g}".replace("-", MINUS)
         parts.append(line(x(value), top, x(value), bottom, "grid"))
-        parts.append(
-            text(
-                x(value), bottom + 15, f"{value:g}".replace("-", "\N{MINUS SIGN}"), class_="tick", text_anchor="middle"
-            )
-        )
+        parts.append(text(x(value), bottom + 15, shown, class_="tick", text_anchor="middle"))
     parts.append(line(x(0), top, x(0), bottom, "base"))
-    for place, (name, found, colour, style) in enumerate(rows):
+    for place, (name, found, colour, whole) in enumerate(rows):
         y = top + step * (place + 0.5)
         title = tag("title", f"{name}: {_signed(found.points)} points ({_signed(found.low)} to {_signed(found.high)})")
-        parts.append(text(0 if "ship" in style else 8, y + 4, name, class_=style))
-        parts.append(line(x(found.low), y, x(found.high), y, "whisker"))
-        parts.append(
-            tag("circle", title, cx=x(found.points), cy=y, r=5 if "ship" in style else 3.5, class_=f"dot {colour}")
-        )
-    parts.append(
-        text(right, bottom + 32, "points of top-1; right of 0: more than float", class_="axis", text_anchor="end")
-    )
+        mark = tag("circle", title, cx=x(found.points), cy=y, r=5.5 if whole else 3.5, class_=f"dot {colour}")
+        parts += [text(0 if whole else 10, y + 4, name, class_="label")]
+        parts += [line(x(found.low), y, x(found.high), y, "whisker"), mark]
+    axis = "points of top-1; right of 0: more than float"
+    parts.append(text(right, bottom + 32, axis, class_="axis", text_anchor="end"))
     return chart(WIDTH, bottom + 38, " ".join(f"{answer(row)}." for row in files), *parts)

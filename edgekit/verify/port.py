@@ -11,9 +11,11 @@ from edgekit import choices
 
 Pixels = npt.NDArray[np.uint8]
 LEVELS = (1, 2, 3)
-"""Slight, clear and severe: severities 1, 3 and 5 of ImageNet-C (Hendrycks and Dietterich, ICLR 2019)."""
-SIDE = 224
-"""Pixels of the side of ImageNet-C's images: what spreads over pixels is scaled from there."""
+"""Slight, clear and severe: severities 1, 3 and 5 of ImageNet-C and CIFAR-10-C."""
+SMALL, LARGE = 32, 224
+"""Pixels of the sides of their images."""
+Severities = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Of CIFAR-10-C and of ImageNet-C, by level."""
 
 
 class Corruption(Protocol):
@@ -35,6 +37,19 @@ class Corruption(Protocol):
 def corruption(name: str) -> Corruption:
     """The module of ``edgekit/verify/corruptions`` with that name."""
     return cast(Corruption, choices.pick("edgekit.verify.corruptions", name, "verify.corruptions"))
+
+
+def severity(known: Severities, level: int, pixels: Pixels) -> float:
+    """How strong a corruption is on an image of this size: what both data sets use at theirs, and between them.
+
+    A blur of six pixels, or noise that a large image averages out, would leave nothing of a small one.
+
+    Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
+    ICLR 2019, and its code.
+    """
+    small, large = known[0][level - 1], known[1][level - 1]
+    share = np.log(min(pixels.shape[:2]) / SMALL) / np.log(LARGE / SMALL)
+    return float(small * (large / small) ** np.clip(share, 0, 1))
 
 
 def rounded(values: npt.NDArray[np.float64]) -> Pixels:

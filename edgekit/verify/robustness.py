@@ -1,8 +1,7 @@
 """Does a compressed file lose more than the float network where images are bad?
 
-Every model is scored on the same corrupted images, so that differences are paired. The corruptions are in the spirit of
-Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR 2019,
-and as there they are applied to images of the network's input size: a level means the same for photographs of any size.
+Every model is scored on the same corrupted images, so that differences are paired. As in ImageNet-C, corruptions are
+applied to 8-bit images of the network's input size: a level means the same for photographs of any size.
 """
 
 from __future__ import annotations
@@ -122,7 +121,7 @@ def excess(lost: npt.NDArray[np.floating] | Hits, alpha: float) -> Excess:
     """The mean of a paired difference in points, with a bootstrap interval.
 
     Half an image that lost and half an image that won are added, as in Agresti and Min, "Simple improved confidence
-    intervals for comparing matched proportions", Statistics in Medicine 24, 2005: otherwise three images that differ,
+    intervals for comparing matched proportions", Statistics in Medicine 24, 2005: otherwise four images that differ,
     all in one direction, would count as proof.
 
     Args:
