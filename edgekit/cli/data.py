@@ -15,6 +15,7 @@ from edgekit.errors import Shortfall, need
 from edgekit.runtime import terminal
 
 if TYPE_CHECKING:
+    from edgekit.datacheck.pseudo import Labelled
     from edgekit.datacheck.records import Result
 
 quieted = click.option("--quiet", "-q", is_flag=True, help="Show no progress on stderr.")
@@ -74,7 +75,61 @@ def check(as_json: bool, quiet: bool, debug: bool, strict: bool, no_network: boo
     guarded(work, debug)
 
 
-def _as_dict(result: Result) -> dict[str, Any]:
+@data.command(no_args_is_help=True)
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    default=0.95,
+    show_default=True,
+    help="Probability from which on an image gets its likeliest class.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", default="pseudo.csv", show_default=True, help="The table."
+)
+@as_json
+@quieted
+@debugged
+def label(run: Path, folder: Path, min_confidence: float, out: Path, as_json: bool, quiet: bool, debug: bool) -> None:
+    """Label the images in FOLDER with the network of RUN.
+
+    Writes a table of the images that the network is sure of. A recipe takes it as data.extra: these images are trained
+    on, and never scored. Says how many validation images of the run are as sure, and how many of those are right.
+
+    \b
+    Examples:
+      edgekit data label runs/my photos/unlabelled --out pseudo.csv
+      edgekit run my.toml --set data.extra=pseudo.csv --out runs/my-2
+    """
+
+    def work() -> None:
+        need("pydantic", extra="compress", purpose="reading recipes")
+        from edgekit.console import Console
+        from edgekit.datacheck import pseudo
+
+        with apart():
+            found = pseudo.label(run, folder, min_confidence, out, Console(quiet))
+        click.echo(json.dumps(_as_dict(found), indent=2) if as_json else terminal.lines(_labelled(found, out)))
+
+    guarded(work, debug)
+
+
+def _labelled(found: Labelled, out: Path) -> str:
+    from edgekit.cli._results import table
+
+    chosen = sum(found.counts.values())
+    lines = [table(("class", "images"), [(name, str(count)) for name, count in found.counts.items()])]
+    lines.append(f"{chosen} of {found.images} images are sure enough: {out}")
+    if found.sure is not None:
+        right = "" if found.right is None else f", and {found.right:.1%} of those are right"
+        lines.append(f"of the validation images, {found.sure:.1%} are as sure{right}")
+    if found.unreadable:
+        lines.append(f"{len(found.unreadable)} files cannot be read: {', '.join(found.unreadable[:3])}")
+    return "\n".join(lines)
+
+
+def _as_dict(result: Result | Labelled) -> dict[str, Any]:
     from pydantic import TypeAdapter
 
     values: dict[str, Any] = TypeAdapter(type(result)).dump_python(result, mode="json")

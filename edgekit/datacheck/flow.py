@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +11,7 @@ from edgekit import choices
 from edgekit.config.recipe import Recipe
 from edgekit.console import Console
 from edgekit.data import corrections, index_file, port
-from edgekit.datacheck import page, survey
+from edgekit.datacheck import page, survey, table
 from edgekit.datacheck.port import check
 from edgekit.datacheck.records import EXCLUDE, JSON, PAGE, RELABEL, SUSPECTS, Checked, Result
 from edgekit.disk import json_file
@@ -75,7 +73,7 @@ def _turn(name: str) -> tuple[int, str]:
 def _exclude(result: Result, known: Iterable[str]) -> str:
     """The table for ``data.exclude``; it repeats what the recipe leaves out already."""
     rows = dict.fromkeys(known, BEFORE) | {path: found.kind for found in result.found for path in found.exclude}
-    return _table(("path", "reason"), rows.items())
+    return table.text(("path", "reason"), rows.items())
 
 
 def _relabel(result: Result, known: Mapping[str, str], which: Literal["relabel", "suspect"]) -> str:
@@ -83,12 +81,4 @@ def _relabel(result: Result, known: Mapping[str, str], which: Literal["relabel",
     rows = {path: (label, BEFORE) for path, label in known.items()}
     rows |= {path: (label, found.detail) for found in result.found for path, label in getattr(found, which)}
     gone = {path for found in result.found for path in found.exclude}
-    return _table(("path", "label", "reason"), ((path, *row) for path, row in rows.items() if path not in gone))
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(heads)
-    writer.writerows(rows)
-    return text.getvalue()
+    return table.text(("path", "label", "reason"), ((path, *row) for path, row in rows.items() if path not in gone))
