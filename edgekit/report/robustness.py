@@ -42,7 +42,7 @@ def section(report: Report) -> Markup:
     if exact is None:
         return Markup("")
     more = [row.artifact for row in files if row.excess and _side(row.excess) == "more"]
-    digest = "torch fp32 alone" if not files else "no file loses more than float"
+    digest = "torch fp32 alone" if not files else "no file is shown to lose more than float"
     digest = f"{' and '.join(more)} lose{'' if len(more) > 1 else 's'} more than float" if more else digest
     parts = [tag("p", LEAD, class_="lead"), tag("ul", *(tag("li", answer(row)) for row in files))]
     parts += [figure("Points lost beyond what float loses", _forest(report, files))] if files else []
