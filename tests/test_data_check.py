@@ -19,10 +19,12 @@ from PIL import Image, ImageEnhance
 from edgekit.cli.main import cli
 from edgekit.config.recipe import DataSection, Recipe
 from edgekit.console import Console
+from edgekit.data import index_file
 from edgekit.datacheck import confident, fingerprints, flow, page
 from edgekit.datacheck.checks import balance, labels, sizes
 from edgekit.datacheck.port import Subject
 from edgekit.datacheck.records import EXCLUDE, JSON, PAGE, RELABEL, SUSPECTS, Result
+from edgekit.errors import InputError
 from edgekit.types import Index, Sample, Split
 
 QUIET = Console(quiet=True)
@@ -325,3 +327,9 @@ def test_missing_files_of_a_table_are_findings(tmp_path: Path) -> None:
     result = flow.run(recipe, tmp_path, tmp_path / "out", QUIET)
     assert [found.exclude for found in result.kinds["unreadable"]] == [("gone.png",)]
     assert [row["path"] for row in rows(tmp_path / "out" / EXCLUDE)][:1] == ["gone.png"]
+    (tmp_path / "exclude.csv").write_text("path\ngone.png\n")
+    index = index_file.build(recipe.data.model_copy(update={"exclude": "exclude.csv"}), tmp_path, tmp_path, QUIET)
+    assert len(index.samples) == 4
+    (tmp_path / "c.png").unlink()
+    with pytest.raises(InputError, match=r"c.png \(row 4: no such file"):
+        index_file.build(recipe.data.model_copy(update={"exclude": "exclude.csv"}), tmp_path, tmp_path, QUIET)

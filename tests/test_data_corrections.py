@@ -111,6 +111,16 @@ def test_extra_images_are_trained_on_and_never_scored(base: Path) -> None:
     assert all(index_file.root_of(index, base / "work").joinpath(sample.path).is_file() for sample in more)
 
 
+def test_extra_images_are_corrected_too(base: Path) -> None:
+    for number in range(3):
+        picture(base / f"more/{number}.png", 100 + number)
+    extra = written(base, "more/extra.csv", "path,label\n0.png,cat\n1.png,cat\n2.png,cat\n")
+    relabel = written(base, "relabel.csv", "path,label\n../more/1.png,dog\n")
+    index = built(base, extra=extra, relabel=relabel, exclude=["../more/0.png"])
+    found = {sample.path: (sample.label, sample.split) for sample in index.samples if "more" in sample.path}
+    assert found == {"../more/1.png": (1, "train"), "../more/2.png": (0, "train")}
+
+
 def test_extra_images_of_a_source_that_writes_its_own(tmp_path: Path) -> None:
     file = picture(tmp_path / "more/one.png", 1)
     table = written(tmp_path, "more/extra.csv", "path,label\none.png,7\n")

@@ -90,7 +90,7 @@ def named(data: DataSection, base: Path) -> tuple[dict[str, str], dict[str, str]
 
 
 def apply(listing: Listing, data: DataSection, base: Path, moves: bool) -> Corrected:
-    """Do what ``data.exclude``, ``data.relabel`` and ``data.extra`` say.
+    """Do what ``data.exclude``, ``data.relabel`` and ``data.extra`` say; the first two may name extra images, too.
 
     Args:
         listing: what the source lists.
@@ -102,50 +102,55 @@ def apply(listing: Listing, data: DataSection, base: Path, moves: bool) -> Corre
         InputError: a missing or unreadable file, a column that is missing, an image that is not in the data (of
             ``data.extra``: that is), an unknown class, an image named twice or in two files, a class without images.
     """
-    items = {item.path: item for item in listing.items}
-    broken = dict(listing.problems)
-    alike = {composed(path): path for path in (*items, *broken)}
-    rows: dict[Key, dict[str, _Row]] = {}
-    for key in ("exclude", "relabel"):
-        rows[key] = {}
-        for row in _rows(key, getattr(data, key), base):
-            known = items if key == "relabel" else items | broken
-            path = row.path if row.path in known else alike.get(composed(row.path), row.path)
-            if path not in known:
-                missing = choices.no_such(row.path, known, "image in the data")
-                raise InputError(f"{row.where}: {missing}; paths start from {listing.root}")
-            rows[key][path] = row
-    for path in rows["relabel"].keys() & rows["exclude"].keys():
-        row, other = rows["relabel"][path], rows["exclude"][path]
-        raise InputError(f"{row.where}: {path} is left out by {other.where}, too; remove one of the two")
     numbers = {label: number for number, label in enumerate(listing.labels)}
-    changed = {
-        path: replace(items[path], label=number)
-        for path, row in rows["relabel"].items()
-        if (number := _number(row, numbers)) != items[path].label
-    }
-    kept = [changed.get(path, item) for path, item in items.items() if path not in rows["exclude"]]
+    items = {item.path: item for item in listing.items}
+    extra = {item.path: item for item in _extra(listing, data, base, numbers, moves)}
+    broken = dict(listing.problems)
+    exclude = _named("exclude", data.exclude, base, listing, {*items, *extra, *broken})
+    relabel = _named("relabel", data.relabel, base, listing, {*items, *extra})
+    for path in sorted(relabel.keys() & exclude.keys()):
+        first, second = relabel[path].where, exclude[path].where
+        raise InputError(f"{first}: {path} is left out by {second}, too; remove one of the two")
+    labels = {path: _number(row, numbers) for path, row in relabel.items()}
+
+    def corrected(before: Mapping[str, Item]) -> tuple[Item, ...]:
+        kept = (item for path, item in before.items() if path not in exclude)
+        return tuple(replace(item, label=labels.get(item.path, item.label)) for item in kept)
+
+    kept = corrected(items)
     for label in sorted({item.label for item in items.values()} - {item.label for item in kept}):
         raise InputError(
             f'data: data.exclude and data.relabel leave no image of class "{listing.labels[label]}"; '
             "keep one, or remove the class from the data"
         )
-    problems = tuple(each for each in listing.problems if each[0] not in rows["exclude"])
+    problems = tuple(each for each in listing.problems if each[0] not in exclude)
     return Corrected(
-        replace(listing, items=tuple(kept), problems=problems),
-        {path: items[path] for path in changed},
-        tuple(items[path] for path in rows["exclude"] if path in items),
-        tuple(_extra(listing, data, base, numbers, moves)),
+        replace(listing, items=kept, problems=problems),
+        {item.path: items[item.path] for item in kept if item != items[item.path]},
+        tuple(items[path] for path in exclude if path in items),
+        corrected(extra),
     )
 
 
+def _named(key: Key, value: str | list[str] | None, base: Path, listing: Listing, known: set[str]) -> dict[str, _Row]:
+    """The rows of a key by the path of the image in the data, whatever the Unicode form it is written in."""
+    alike = {composed(path): path for path in known}
+    found: dict[str, _Row] = {}
+    for row in _rows(key, value, base):
+        path = row.path if row.path in known else alike.get(composed(row.path), "")
+        if not path:
+            missing = choices.no_such(row.path, known, "image in the data")
+            raise InputError(f"{row.where}: {missing}; paths start from {listing.root}")
+        found[path] = row
+    return found
+
+
 def _extra(listing: Listing, data: DataSection, base: Path, numbers: Mapping[str, int], moves: bool) -> Iterator[Item]:
-    rows = _rows("extra", data.extra, base)
-    if not rows or data.extra is None:
+    if data.extra is None:
         return
     folder, root = _file("extra", data.extra, base).resolve().parent, listing.root.resolve()
     listed = {os.path.realpath(root / item.path): item.path for item in listing.items}
-    for row in rows:
+    for row in _rows("extra", data.extra, base):
         file = os.path.abspath(folder / row.path)
         if known := listed.get(os.path.realpath(file)):
             raise InputError(f"{row.where}: {row.path} is in the data already, as {known}; remove this row")

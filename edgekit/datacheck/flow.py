@@ -60,7 +60,7 @@ def run(recipe: Recipe, base: Path, out: Path, console: Console, embed: bool = T
         write_text(out / RELABEL, _relabel(result, relabelled, "relabel"))
         write_text(out / SUSPECTS, _relabel(result, relabelled, "suspect"))
         json_file.save(out / JSON, result)
-        write_text(out / PAGE, page.render(result, root, recipe.data.channels))
+        write_text(out / PAGE, page.render(result, root, recipe.data.channels, _from(base, out)))
     except OSError as error:
         raise cannot_write(out, error) from error
     return result
@@ -68,6 +68,12 @@ def run(recipe: Recipe, base: Path, out: Path, console: Console, embed: bool = T
 
 def _turn(name: str) -> tuple[int, str]:
     return ORDER.index(name) if name in ORDER else len(ORDER), name
+
+
+def _from(base: Path, out: Path) -> Path:
+    """The folder of the tables as a recipe in `base` may name it."""
+    folder = out.resolve()
+    return folder.relative_to(base.resolve()) if folder.is_relative_to(base.resolve()) else folder
 
 
 def _exclude(result: Result, known: Iterable[str]) -> str:

@@ -20,17 +20,18 @@ SHOWN, OF_ONE, PICTURES = 60, 6, 400
 """Findings of a kind that are shown, pictures of one finding, and pictures in all."""
 
 
-def render(result: Result, root: Path, channels: int) -> str:
+def render(result: Result, root: Path, channels: int, tables: Path) -> str:
     """The page as HTML.
 
     Args:
         result: what was found.
         root: folder that paths start from.
         channels: of the network's input, 1 to 4.
+        tables: folder of the tables, as the recipe may name it.
     """
     thumbs = _Thumbs(root, channels)
     sections = [
-        ("summary", "Summary", _summary(result)),
+        ("summary", "Summary", _summary(result, tables)),
         ("findings", "Findings", theme("findings", "Findings", *_kinds(result, thumbs))),
         ("data", "Data", theme("data", "Data", _classes(result), _checks(result))),
     ]
@@ -75,7 +76,7 @@ class _Thumbs:
         return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _summary(result: Result) -> Markup:
+def _summary(result: Result, folder: Path) -> Markup:
     heading = tag("h2", "Summary", id="summary-h", class_="unseen")
     exclude, relabel, suspect = _fixes(result)
     count = len(result.found)
@@ -89,7 +90,7 @@ def _summary(result: Result) -> Markup:
     ]
     parts = [tag("h3", words), tiles(numbers)]
     tables = (("exclude", EXCLUDE, exclude), ("relabel", RELABEL, relabel))
-    if keys := [f'{key} = "{file}"' for key, file, rows in tables if rows]:
+    if keys := [f'{key} = "{(folder / file).as_posix()}"' for key, file, rows in tables if rows]:
         parts.append(tag("p", "Look through the tables, then name them in the recipe:", class_="reason"))
         parts.append(tag("pre", "\n".join(("[data]", *keys))))
     if suspect:

@@ -17,6 +17,7 @@ from edgekit.datacheck.port import Subject
 from edgekit.types import Index, InputSpec, Sample
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import nn
 
 _BATCH = 32
@@ -85,16 +86,19 @@ def read(
     sizes = np.zeros((len(samples), 2), np.int64)
     hashes = np.zeros((len(samples), fingerprints.BITS), np.bool_)
 
-    def images() -> Iterator[Pixels]:
+    def images() -> Iterator[Image]:
         with strict_pillow(), console.bar("looking at images", len(samples)) as advance:
             for place, sample in enumerate(samples):
                 image = decode((root / sample.path).read_bytes(), COLORS[channels - 1]).image
                 sizes[place], hashes[place] = image.size, fingerprints.perceptual(image)
-                yield evaluate(image, net.spec) if net else np.zeros(0, np.float32)
+                yield image
                 advance()
 
-    seen = list(embeddings(net, images())) if net else [row for row in images() if row.size]
-    return sizes, hashes, np.concatenate(seen) if seen else None
+    if net is None:
+        for _ in images():
+            pass
+        return sizes, hashes, None
+    return sizes, hashes, np.concatenate(list(embeddings(net, (evaluate(image, net.spec) for image in images()))))
 
 
 def embeddings(net: Network, images: Iterator[Pixels]) -> Iterator[npt.NDArray[np.float32]]:

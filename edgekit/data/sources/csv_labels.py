@@ -29,7 +29,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
     """List the images of a CSV file with the columns ``file``, ``class`` (or ``label``) and, optionally, ``split``.
 
     Rows whose image is missing, or no regular file, are problems of the listing if ``data.clean.unreadable`` is
-    "drop", else errors.
+    "drop" or there is a ``data.exclude``, else errors.
 
     File paths start from the CSV file's folder. If every class is an integer, ``data.label_offset`` is added and the
     result is the row (from 0) in ``data.labels``; without that file the numbers are the names. Otherwise classes
@@ -45,7 +45,8 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
             unknown split or a file listed twice; the message gives the row's line number in the file.
     """
     file = source_path(data.path, base, "csv_labels").resolve()
-    rows, problems = _read(file, data.clean.unreadable == "drop")
+    lost = data.clean.unreadable == "drop" or data.exclude is not None  # which may name them
+    rows, problems = _read(file, lost)
     given = read_labels(data.labels, base) if data.labels else None
     try:
         numbers = [int(label) for _, label, _, _ in rows]
