@@ -75,7 +75,7 @@ def test_confidence_on_validation_images_is_counted(tiny: TinyRun, folder: Path,
     text = call(tiny.path, folder, "--min-confidence", 0, "--out", tmp_path / "all.csv").output
     assert "40 of 40 images are sure enough" in text
     assert "of the validation images, 100.0% are as sure" in text
-    assert "1 files cannot be read: broken.png" in text
+    assert "files that cannot be read: 1 (broken.png)" in text
 
 
 def test_what_cannot_be_used_is_refused_in_one_line(tiny: TinyRun, folder: Path, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(tiny: TinyRun, folder: Path,
         (tmp_path / "empty", folder, "is not a run directory"),
         (tiny.path, tmp_path / "none", "no such folder"),
         (tiny.path, tmp_path / "empty", "there are no images in it"),
-        (tiny.path, tmp_path / "bad", "none of the 1 files in it is an image"),
+        (tiny.path, tmp_path / "bad", "no file in it is an image"),
         (tmp_path / "untrained", folder, "there is no trained network in it; run edgekit train"),
     ):
         answer = call(run, where, "--out", tmp_path / "out.csv")

@@ -125,7 +125,7 @@ def _labelled(found: Labelled, out: Path) -> str:
         right = "" if found.right is None else f", and {found.right:.1%} of those are right"
         lines.append(f"of the validation images, {found.sure:.1%} are as sure{right}")
     if found.unreadable:
-        lines.append(f"{len(found.unreadable)} files cannot be read: {', '.join(found.unreadable[:3])}")
+        lines.append(f"files that cannot be read: {len(found.unreadable)} ({', '.join(found.unreadable[:3])})")
     return "\n".join(lines)
 
 

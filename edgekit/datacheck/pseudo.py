@@ -121,7 +121,7 @@ def _predict(
         for batch in batched(images(), _BATCH):
             found.append(per_class(net.module(torch.from_numpy(np.stack(batch)))).softmax(1).numpy())
     if not found:
-        raise InputError(f"{root}: none of the {len(files)} files in it is an image that can be read")
+        raise InputError(f"{root}: no file in it is an image that can be read")
     return np.concatenate(found), broken
 
 

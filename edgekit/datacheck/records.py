@@ -33,7 +33,7 @@ class Found:
     pictures: tuple[Picture, ...] = ()
     """The images concerned, or the first of them."""
     score: float | None = None
-    """How clear it is; what it means depends on the kind. Findings of a kind are ordered by it."""
+    """How bad it is, where that can be said; what it means depends on the kind."""
     exclude: tuple[str, ...] = ()
     """Paths that ``data.exclude`` should name."""
     relabel: tuple[tuple[str, str], ...] = ()
