@@ -23,7 +23,13 @@ quieted = click.option("--quiet", "-q", is_flag=True, help="Show no progress on 
 
 @click.group(cls=Group)
 def data() -> None:
-    """Look at the images before and after training."""
+    """Look at the images before and after training.
+
+    \b
+    Examples:
+      edgekit data check digits                       what is wrong with the images, and what to fix
+      edgekit data label runs/my photos/unlabelled    label a folder with the network of a run
+    """
 
 
 @data.command(no_args_is_help=True)
