@@ -389,6 +389,46 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Excess:
+    """Points of top-1 that a file loses, from clean images to worse ones, beyond what torch fp32 loses there."""
+
+    points: float
+    low: float
+    """Ends of an interval for it: of 95 %, or so that all those of a file hold together in 95 % of the cases."""
+    high: float
+
+
+@dataclass(frozen=True)
+class WorseImages:
+    """Score of one model on the test images after one corruption."""
+
+    corruption: str
+    """A module of ``edgekit/verify/corruptions``."""
+    level: int
+    """1 (slight) to 3 (severe)."""
+    top1: float
+    """0..1"""
+    excess: Excess | None = None
+    """None for torch fp32 itself."""
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Scores of one model on clean and on corrupted images, an entry of ``robustness.json``."""
+
+    artifact: str
+    """`Artifact.id`, or ``torch-fp32``, which comes first."""
+    engine: str
+    split: Split
+    images: int
+    clean: float
+    """Top-1 on the clean images, 0..1."""
+    worse: tuple[WorseImages, ...]
+    excess: Excess | None = None
+    """Over all corruptions and levels; None for torch fp32 itself."""
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """Scores of one artifact, run by one engine on one device over one split."""
 

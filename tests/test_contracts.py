@@ -20,6 +20,8 @@ from edgekit.config.recipe import (
 )
 from edgekit.data.port import Source
 from edgekit.data.sources import csv_labels, digits, image_folder, torchvision
+from edgekit.datacheck.checks import balance, cleaning, duplicates, labels, sizes
+from edgekit.datacheck.port import Check
 from edgekit.device import file as device_file
 from edgekit.export.formats import executorch as executorch_exporter
 from edgekit.export.formats import onnx as onnx_exporter
@@ -59,7 +61,23 @@ from edgekit.report.formats import csv, html, json, markdown
 from edgekit.report.port import Format
 from edgekit.runtime.engines import executorch, litert, onnxruntime, openvino, tensorflow, tflite_runtime, torch_cuda
 from edgekit.runtime.port import Engine
+from edgekit.verify.corruptions import blur, brightness, contrast, jpeg, noise
+from edgekit.verify.port import Corruption
 
+CHECKS: dict[str, Check] = {
+    "balance": balance,
+    "cleaning": cleaning,
+    "duplicates": duplicates,
+    "labels": labels,
+    "sizes": sizes,
+}
+CORRUPTIONS: dict[str, Corruption] = {
+    "blur": blur,
+    "brightness": brightness,
+    "contrast": contrast,
+    "jpeg": jpeg,
+    "noise": noise,
+}
 SOURCES: dict[str, Source] = {
     "csv_labels": csv_labels,
     "digits": digits,
@@ -130,6 +148,7 @@ STAGES: dict[str, Stage[Any]] = {
     ("folder", "modules"),
     [
         ("data.sources", SOURCES),
+        ("datacheck.checks", CHECKS),
         ("export.formats", EXPORTERS),
         ("inspect.readers", READERS),
         ("lower.rewrites", dict([*GRAPH.items(), *ONNX.items(), *TFLITE.items()])),
@@ -139,6 +158,7 @@ STAGES: dict[str, Stage[Any]] = {
         ("reach.ways", WAYS),
         ("report.formats", FORMATS),
         ("runtime.engines", ENGINES),
+        ("verify.corruptions", CORRUPTIONS),
     ],
 )
 def test_every_choice_of_a_menu_is_compared_with_its_contract(folder: str, modules: dict[str, Any]) -> None:

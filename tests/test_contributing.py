@@ -19,10 +19,12 @@ from torch import nn
 
 from edgekit import choices
 from edgekit.config import recipe_file
-from edgekit.config.recipe import DataSection, PruneSection, QuantizeSection
+from edgekit.config.recipe import DataSection, PruneSection, QuantizeSection, Recipe, VerifySection
 from edgekit.console import Console
 from edgekit.data import index_file
 from edgekit.data.port import Source
+from edgekit.datacheck import flow
+from edgekit.datacheck.port import Check
 from edgekit.device import probe
 from edgekit.device.file import Device
 from edgekit.disk import json_file, run_directory
@@ -42,6 +44,8 @@ from edgekit.report import files
 from edgekit.report.port import Format
 from edgekit.runtime import engine_menu
 from edgekit.runtime.port import Engine
+from edgekit.verify import robustness
+from edgekit.verify.port import Corruption
 from tests import nets, report_sample
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +53,7 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"```python\n# (edgekit/\S+\.py)\n(.*?)```", PAGE, re.DOTALL))
 CONTRACTS: dict[str, type] = {
     "data/sources/named_files": Source,
+    "datacheck/checks/portrait": Check,
     "export/formats/pt2": Exporter,
     "lower/rewrites/dropout": GraphRewrite,
     "pipeline/stages/sizes": pipeline_port.Stage,
@@ -57,6 +62,7 @@ CONTRACTS: dict[str, type] = {
     "reach/ways/nice": Reach,
     "report/formats/text": Format,
     "runtime/engines/reference": Engine,
+    "verify/corruptions/dark": Corruption,
 }
 
 
@@ -131,6 +137,23 @@ def test_the_source_is_listed_and_split(tmp_path: Path) -> None:
     index = index_file.build(DataSection(source="named_files", path="images"), tmp_path, tmp_path, Console(quiet=True))
     assert index.labels == ("cat", "dog")
     assert len(index.samples) == 12
+
+
+def test_the_check_finds(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(6):
+            size = (8, 10 if (label, number) == ("cat", 3) else 8)
+            Image.new("RGB", size, (number, ord(label[0]), 0)).save(tmp_path / "images" / label / f"{number}.png")
+    raw = {"model": {"name": "x", "weights": "none"}, "data": {"source": "image_folder", "path": "images"}}
+    result = flow.run(Recipe.model_validate(raw), tmp_path, tmp_path / "out", Console(quiet=True))
+    assert [found.detail for found in result.kinds["portrait"]] == ["cat/3.png"]
+
+
+def test_the_corruption_corrupts() -> None:
+    assert VerifySection(corruptions=["dark"]).corruptions == ["dark"]
+    pixels = np.full((4, 4, 3), 100, np.uint8)
+    assert robustness.corrupted(pixels, "dark", 3, (0, 0)).max() == 20
 
 
 def test_the_rewrite_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:

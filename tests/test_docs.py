@@ -29,9 +29,11 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 TRAINS = "trains or compresses for minutes; test_tiny.py and test_cli.py run such commands on a small network"
 BOARD = "needs a board, or a download of its emulation; test_ssh.py, test_adb_benchmark.py and test_qemu.py have those"
 MODEL = "needs a latency model of that network and device; test_predict_latency.py has one"
+IMAGES = "needs a folder of images; test_data_check.py has one"
 PARSED = {
     r"edgekit (run|train|prune|compress|fit)\b": TRAINS,
     r"edgekit predict-latency\b": MODEL,
+    r"edgekit data check my\b": IMAGES,
     r"edgekit profile\b": BOARD,
     r"edgekit devices (probe|check|setup)\b": BOARD,
     r"edgekit pack runs/mine --device raspberry-pi-5": BOARD,

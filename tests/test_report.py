@@ -121,6 +121,7 @@ def test_schema_rejects_a_wrong_report_and_describes_its_fields() -> None:
         "operators",
         "golden",
         "warnings",
+        "robustness",
     }  # older files have none
 
 

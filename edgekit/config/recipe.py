@@ -92,6 +92,8 @@ class CleanSection(Section):
 class DataSection(Section):
     """Where the images come from and how they are split."""
 
+    LATER = frozenset({"exclude", "relabel", "extra"})
+
     source: Annotated[str, AfterValidator(menu("edgekit.data.sources"))] = Field(
         description="a module of edgekit/data/sources"
     )
@@ -117,6 +119,17 @@ class DataSection(Section):
     test: Share = Field(0.15, description="share of the data for testing, if it has no test split")
     seed: Seed = 0
     clean: CleanSection = Field(default_factory=CleanSection)
+    exclude: str | list[str] | None = Field(
+        None, description='images to leave out: their paths in the data, or a CSV file with a column "path"'
+    )
+    relabel: str | None = Field(
+        None, description='images whose class is another one: a CSV file with the columns "path" and "label"'
+    )
+    extra: str | None = Field(
+        None,
+        description='more images for the training split alone, e.g. pseudo-labels: a CSV file with the columns "path", '
+        'relative to that file, and "label"',
+    )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -283,6 +296,8 @@ class ExportSection(Section):
 class VerifySection(Section):
     """How far the outputs of an exported file may differ from torch."""
 
+    LATER = frozenset({"corruptions"})
+
     images: int = Field(0, ge=0, le=100_000_000, description="test images to run; 0: all of them")
     agreement: float = Field(
         0.995, ge=0, le=1, description="least share of top-1 classes equal to torch's at the same precision"
@@ -291,6 +306,10 @@ class VerifySection(Section):
         0.999, ge=0, le=1, description="least share of int8 outputs within one step of torch's"
     )
     tolerance: float = Field(1e-3, gt=0, description="fp32: largest difference relative to the largest logit")
+    corruptions: list[Annotated[str, AfterValidator(menu("edgekit.verify.corruptions"))]] = Field(
+        [],
+        description="modules of edgekit/verify/corruptions: score files on worse test images, too, at three levels",
+    )
 
 
 class ProfileSection(Section):

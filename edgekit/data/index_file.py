@@ -7,8 +7,9 @@ import hashlib
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +19,13 @@ from pydantic import TypeAdapter, ValidationError
 from edgekit.config import plain
 from edgekit.config.recipe import DataSection
 from edgekit.console import Console
-from edgekit.data.listing import Listing, expand, printable
+from edgekit.data import corrections
+from edgekit.data.listing import Listing, Scan, expand, printable
 from edgekit.data.port import source
 from edgekit.data.split import assign
 from edgekit.disk.atomic import write_bytes
 from edgekit.errors import InputError
-from edgekit.types import Finding, Index, Sample
+from edgekit.types import Finding, Index, Sample, Split
 
 DIGITS = tuple(str(digit) for digit in range(10))
 """The classes of the source ``digits``, which writes its images before it can list them."""
@@ -44,18 +46,32 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
     Raises:
         InputError: something is wrong with the images or the section; the message is one line.
     """
-    from edgekit.data._clean import clean
+    from edgekit.data._clean import clean, scan
 
-    listing = _listed(data, base, work)
+    listed = _listed(data, base, work)
+    corrected = corrections.apply(listed, data, base, moves=_made(listed, work))
+    listing = corrected.listing
+    if said := str(corrected):
+        console.say(f"data: {said}")
     ready = {item.split for item in listing.items}
     for key in ("val", "test"):
         share = getattr(data, key)
         if key in ready and share not in (0, DataSection.model_fields[key].default):
             console.say(f"data: data.{key} = {share:g} has no effect: the data has a {key} split of its own")
-    images, findings = clean(listing, data.clean, console, data.channels, slender=data.resize != "crop")
+    slender = data.resize != "crop"
+    images, findings = clean(listing, data.clean, console, data.channels, slender)
     for label in sorted({item.label for item in listing.items} - {image.item.label for image in images}):
         raise InputError(f'data: cleaning left no image of class "{listing.labels[label]}"; add images or remove it')
-    splits = assign(images, listing.labels, data)
+    # A corrected image keeps the others where they were: a new test split would tell nothing about the correction.
+    before = [replace(image, item=corrected.before.get(image.item.path, image.item)) for image in images]
+    if corrected.excluded:
+        gone = scan(replace(listed, items=corrected.excluded), console, data.channels, slender)
+        before += [image for image in gone if not image.problem]
+    splits = assign(before, listing.labels, data)
+    if corrected.extra:
+        more, found = _extra(replace(listed, items=corrected.extra, problems=()), images, splits, data, console)
+        images, findings = [*images, *more], (*findings, *found)
+        splits |= {image.item.path: "train" for image in more}
     samples = tuple(
         Sample(image.item.path, image.item.label, splits[image.item.path], image.sha256)
         for image in sorted(images, key=lambda image: image.item.path)
@@ -69,9 +85,35 @@ def build(data: DataSection, base: Path, work: Path, console: Console) -> Index:
         console.say(f"data: {len(untrained)} of {len(listing.labels)} classes have no training image: {names}")
     if (shown := printable(str(listing.root.resolve()))) != str(listing.root.resolve()):
         raise InputError(f"{shown}: the name of this folder is not UTF-8; rename it")
-    made = listing.root.resolve().is_relative_to(work.resolve())
-    root = listing.root.resolve().relative_to(work.resolve()) if made else listing.root.resolve()
+    root = listing.root.resolve()
+    root = root.relative_to(work.resolve()) if _made(listing, work) else root
     return Index(root.as_posix(), listing.labels, samples, findings)
+
+
+def _made(listing: Listing, work: Path) -> bool:
+    """Whether the source wrote its images into the stage's folder."""
+    return listing.root.resolve().is_relative_to(work.resolve())
+
+
+def _extra(
+    listing: Listing, images: Sequence[Scan], splits: Mapping[str, Split], data: DataSection, console: Console
+) -> tuple[list[Scan], tuple[Finding, ...]]:
+    """The images of ``data.extra`` that stay: none with the pixels of one that the data has under its own label."""
+    from edgekit.data._clean import clean
+
+    kept, findings = clean(listing, data.clean, console, data.channels, slender=data.resize != "crop")
+    known = {image.pixels: image.item.path for image in images}
+    copies = [image for image in kept if image.pixels in known]
+    dropped = (
+        Finding(
+            "duplicate" if splits[known[image.pixels]] == "train" else "leak",
+            image.item.path,
+            f"of data.extra; the same pixels are in {splits[known[image.pixels]]}: {known[image.pixels]}",
+            "drop",
+        )
+        for image in copies
+    )
+    return [image for image in kept if image.pixels not in known], (*findings, *dropped)
 
 
 LABELS = "labels.txt"
@@ -178,6 +220,7 @@ def fingerprint(data: DataSection, base: Path) -> str:
 
 def _traces(data: DataSection, base: Path) -> Iterator[str]:
     yield data.source
+    yield from corrections.traces(data, base)
     if data.labels:
         yield _trace(expand(data.labels, base), data.labels)
     if data.source == "digits":

@@ -19,6 +19,7 @@ from edgekit.types import (
     Pruning,
     Quantization,
     Rewrite,
+    Robustness,
     Split,
 )
 
@@ -117,6 +118,8 @@ class Report:
     """Golden vectors replayed on the devices; empty if none were."""
     warnings: tuple[str, ...] = ()
     """Why the scores may mean little, one line each."""
+    robustness: tuple[Robustness, ...] = ()
+    """Scores on corrupted images, torch fp32 first; empty if none were asked for."""
 
     @property
     def max_drop(self) -> float | None:
@@ -182,6 +185,7 @@ def gather(
     rewrites: Iterable[Rewrite] = (),
     quantization: Quantization | None = None,
     warnings: Iterable[str] = (),
+    robustness: Iterable[Robustness] = (),
 ) -> Report:
     """Combine the results of the stages into one report; a stage that did not run is simply absent.
 
@@ -203,6 +207,7 @@ def gather(
         rewrites: which graph rewrites were applied, and why.
         quantization: how the quantized graph was made.
         warnings: why the scores may mean little.
+        robustness: scores on corrupted images.
     """
     bounds = {
         device: {k: float(v) for k, v in each.items() if v is not None} for device, each in (limits or {}).items()
@@ -230,6 +235,7 @@ def gather(
         operators=profile.operators if profile else (),
         golden=profile.golden if profile else (),
         warnings=tuple(warnings),
+        robustness=tuple(robustness),
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from edgekit import choices
 from edgekit.config.recipe import DataSection
+from edgekit.data import _table
 from edgekit.data.listing import (
     SPLIT_WORDS,
     Item,
@@ -29,7 +29,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
     """List the images of a CSV file with the columns ``file``, ``class`` (or ``label``) and, optionally, ``split``.
 
     Rows whose image is missing, or no regular file, are problems of the listing if ``data.clean.unreadable`` is
-    "drop", else errors.
+    "drop" or there is a ``data.exclude``, else errors.
 
     File paths start from the CSV file's folder. If every class is an integer, ``data.label_offset`` is added and the
     result is the row (from 0) in ``data.labels``; without that file the numbers are the names. Otherwise classes
@@ -45,7 +45,8 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
             unknown split or a file listed twice; the message gives the row's line number in the file.
     """
     file = source_path(data.path, base, "csv_labels").resolve()
-    rows, problems = _read(file, data.clean.unreadable == "drop")
+    lost = data.clean.unreadable == "drop" or data.exclude is not None  # which may name them
+    rows, problems = _read(file, lost)
     given = read_labels(data.labels, base) if data.labels else None
     try:
         numbers = [int(label) for _, label, _, _ in rows]
@@ -70,15 +71,7 @@ def listing(data: DataSection, base: Path, work: Path) -> Listing:
 
 def _read(file: Path, drop: bool) -> tuple[list[tuple[str, str, Split | None, int]], list[Problem]]:
     """(path, class, split, line) of each row; and, if those are to be dropped, the files that cannot be read."""
-    if problem := files.trouble(str(file)):
-        raise InputError(f"{file}: cannot be read as CSV: {problem}")
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            table = [({key: value or "" for key, value in row.items() if key}, reader.line_num) for row in reader]
-            columns = list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file}: cannot be read as CSV: {error}") from None
+    columns, table = _table.read(file)
     class_column = next((name for name in ("class", "label") if name in columns), "class")
     for column in ("file", class_column):
         if column not in columns:

@@ -17,7 +17,7 @@ from edgekit.pipeline.provenance import git_commit
 from edgekit.pipeline.state import Run
 from edgekit.report import files
 from edgekit.report.contents import Provenance, gather
-from edgekit.types import Accuracy, Pruning, Quantization, Rewrite
+from edgekit.types import Accuracy, Pruning, Quantization, Rewrite, Robustness
 from edgekit.verdict import rule as verdict
 
 RESUMABLE = False
@@ -77,6 +77,7 @@ def build(run: Run, section: Recipe, work: Path) -> None:
         rewrites=_rewrites(run),
         quantization=run.read("quantize", "quantization.json", Quantization),
         warnings=warnings.of(run),
+        robustness=run.read("verify", "robustness.json", list[Robustness]) or [],
     )
     json_file.save(work / "verdict.json", verdicts)
     files.write(report, work)

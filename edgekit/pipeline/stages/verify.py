@@ -43,7 +43,7 @@ def inputs(run: Run, section: VerifySection) -> dict[str, Any]:
 
 
 def build(run: Run, section: VerifySection, work: Path) -> None:
-    """Write ``accuracy.json``."""
+    """Write ``accuracy.json`` and, with ``verify.corruptions``, ``robustness.json``."""
     _score(run, section, work)
 
 
@@ -99,6 +99,22 @@ def _score(run: Run, section: VerifySection, work: Path) -> None:
     )
     json_file.save(work / "accuracy.json", rows)
     verify.check(rows)
+    if section.corruptions:
+        from edgekit.verify import robustness
+
+        scores = robustness.score(
+            images.samples[: section.images or None],
+            root,
+            split,
+            checkpoint.input,
+            module,
+            run.artifacts,
+            run.done["export"].path,
+            section.corruptions,
+            run.recipe.data.seed,
+            run.console,
+        )
+        json_file.save(work / "robustness.json", scores)
 
 
 def _others(run: Run, module: Any, size: Size) -> dict[str, Any]:

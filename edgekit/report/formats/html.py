@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekit.report import background, compression, devices, front, golden, results
+from edgekit.report import background, compression, devices, front, golden, results, robustness
 from edgekit.report.contents import Report
 from edgekit.report.markup import theme
 from edgekit.report.page import page
@@ -18,7 +18,12 @@ def render(report: Report) -> str:
             "accuracy",
             "Accuracy",
             theme(
-                "accuracy", "Accuracy", background.classes(report), results.verification(report), golden.replays(report)
+                "accuracy",
+                "Accuracy",
+                background.classes(report),
+                results.verification(report),
+                robustness.section(report),
+                golden.replays(report),
             ),
         ),
         (

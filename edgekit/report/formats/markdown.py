@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from edgekit.profile import protocol
 from edgekit.profile.operators import hottest, shown
-from edgekit.report import golden, hotspots
+from edgekit.report import golden, hotspots, robustness
 from edgekit.report.cautions import cautions
 from edgekit.report.compression import symmetry
 from edgekit.report.contents import Report
@@ -31,6 +31,7 @@ def render(report: Report) -> str:
     elif report.accuracy:
         blocks.append(_scores(report))
     blocks += [
+        _robustness(report),
         _golden_vectors(report),
         _operators(report),
         _pruning(report),
@@ -108,6 +109,16 @@ def _operators(report: Report) -> str:
             lines.append(f"- {text(device)}: {text(profile.artifact)} on {text(profile.engine)}: {', '.join(hot)}")
         lines += [f"- {text(device)}: {text(caution)}" for caution in hotspots.cautions(profiles)]
     return "\n".join(("**Where the time goes**", "", *lines)) if lines else ""
+
+
+def _robustness(report: Report) -> str:
+    """Scores on corrupted images, and whether compressed files lose more there."""
+    heads, cells = robustness.rows(report)
+    if not cells:
+        return ""
+    said = (f"- {text(words)}" for words in robustness.answers(report))
+    listed = table([text(head) for head in heads], cells, words=2)
+    return "\n".join(("**Corrupted images** (top-1)", "", listed, "", *said)).rstrip()
 
 
 def _golden_vectors(report: Report) -> str:
