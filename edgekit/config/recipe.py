@@ -6,8 +6,6 @@ Each section is one stage; a stage without a section is skipped. Unknown keys ar
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -20,30 +18,11 @@ from pydantic import (
     model_validator,
 )
 
-from edgekit import choices
 from edgekit.config.fit_section import FitSection
+from edgekit.config.menu import menu
 from edgekit.config.toml import LARGEST, Duration, Section, Sides
+from edgekit.config.tune_section import TuneSection
 from edgekit.measurements import Objective
-
-
-@dataclass(frozen=True)
-class Menu:
-    """Validator: the word must name a public module of `folder`."""
-
-    folder: str
-
-    def __call__(self, word: str) -> str:
-        """The word; ValueError with the choices if there is no such module."""
-        allowed = choices.names(self.folder)
-        if word not in allowed:
-            raise ValueError(choices.no_such(word, allowed))
-        return word
-
-
-def menu(folder: str) -> Callable[[str], str]:
-    """The validator of words that name a module of `folder`."""
-    return Menu(folder)
-
 
 Order = Literal["text", "natural"]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -390,6 +369,7 @@ class Recipe(Section):
     verify: VerifySection | None = None
     profile: ProfileSection | None = None
     fit: FitSection | None = None
+    tune: TuneSection | None = None
 
     @model_validator(mode="after")
     def _fits_the_images(self) -> Self:

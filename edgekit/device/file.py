@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from edgekit.config.recipe import menu
+from edgekit.config.menu import menu
 from edgekit.config.toml import WEEK, Duration, Section, parse, validate
 from edgekit.device import providers as providers_module
 from edgekit.measurements import Objective

@@ -32,7 +32,15 @@ from edgekit.train.schedule import factor
 from edgekit.types import Checkpoint, Epoch, Index, InputSpec, Metrics, Split
 
 
-def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, console: Console) -> Checkpoint:
+def train(
+    recipe: Recipe,
+    index: Index,
+    root: Path,
+    base: Path,
+    work: Path,
+    console: Console,
+    after_epoch: Callable[[Epoch], None] | None = None,
+) -> Checkpoint:
     """Train the recipe's network and write the best checkpoint.
 
     All randomness derives from ``train.seed`` and the epoch, so a killed run resumes from ``last.pt`` in `work`
@@ -46,6 +54,7 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
         base: folder that the recipe's relative paths start from.
         work: existing folder that gets ``model.safetensors`` and ``checkpoint.json``.
         console: progress.
+        after_epoch: called once each epoch is saved; what it raises ends the training, which can be gone on with.
 
     Raises:
         InputError: the model, its weights or the data cannot be used, or they number the classes differently.
@@ -89,7 +98,8 @@ def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, cons
         if state.restore(work, mark):
             console.say(f"  resuming after epoch {state.history[-1].epoch}")
         try:
-            fit(state, section, Images(index, root, spec, section), lambda: state.save(work, mark), console)
+            images = Images(index, root, spec, section)
+            fit(state, section, images, lambda: state.save(work, mark), console, after_epoch=after_epoch)
         except NotANumber as trouble:
             kept = "no epoch was finished"
             if state.history:
@@ -138,6 +148,7 @@ def fit(
     console: Console,
     criterion: Criterion | None = None,
     pause: int | None = None,
+    after_epoch: Callable[[Epoch], None] | None = None,
 ) -> None:
     """Train the remaining epochs, each followed by `save`.
 
@@ -149,6 +160,7 @@ def fit(
         console: progress.
         criterion: the loss of the epochs over all layers; cross-entropy with the section's smoothing by default.
         pause: stop after this epoch, if more were to come.
+        after_epoch: called after each `save`.
 
     Raises:
         Paused: it did.
@@ -168,6 +180,8 @@ def fit(
         _train_epoch(state, section, images, epoch, console, criterion or _cross_entropy(section))
         _close_epoch(state, console, section.epochs)
         save()
+        if after_epoch is not None:
+            after_epoch(state.history[-1])
 
 
 def _fit_head(state: State, section: TrainSection, images: Images) -> None:

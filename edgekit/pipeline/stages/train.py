@@ -42,7 +42,7 @@ def build(run: Run, section: TrainSection | None, work: Path) -> None:
     from edgekit.train import loop
 
     index, root = index_file.load_rooted(run.done["data"].path)
-    loop.train(run.recipe, index, root, run.job.base, work, run.console)
+    loop.train(run.recipe, index, root, run.job.base, work, run.console, run.job.after_epoch)
 
 
 def failed(run: Run, trouble: Shortfall) -> None:
