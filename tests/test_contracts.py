@@ -59,6 +59,11 @@ from edgekit.report.formats import csv, html, json, markdown
 from edgekit.report.port import Format
 from edgekit.runtime.engines import executorch, litert, onnxruntime, openvino, tensorflow, tflite_runtime, torch_cuda
 from edgekit.runtime.port import Engine
+from edgekit.tune.objectives import accuracy, latency, size
+from edgekit.tune.port import Objective, Pruner, Sampler
+from edgekit.tune.pruners import halving, median, none
+from edgekit.tune.samplers import grid, tpe
+from edgekit.tune.samplers import random as random_sampler
 
 SOURCES: dict[str, Source] = {
     "csv_labels": csv_labels,
@@ -100,6 +105,9 @@ ENGINES: dict[str, Engine] = {
     "tflite_runtime": tflite_runtime,
     "torch_cuda": torch_cuda,
 }
+SAMPLERS: dict[str, Sampler] = {"grid": grid, "random": random_sampler, "tpe": tpe}
+PRUNERS: dict[str, Pruner] = {"halving": halving, "median": median, "none": none}
+OBJECTIVES: dict[str, Objective] = {"accuracy": accuracy, "latency": latency, "size": size}
 
 # What each stage works by differs, so each is compared by itself.
 _data: Stage[DataSection] = data
@@ -139,6 +147,9 @@ STAGES: dict[str, Stage[Any]] = {
         ("reach.ways", WAYS),
         ("report.formats", FORMATS),
         ("runtime.engines", ENGINES),
+        ("tune.objectives", OBJECTIVES),
+        ("tune.pruners", PRUNERS),
+        ("tune.samplers", SAMPLERS),
     ],
 )
 def test_every_choice_of_a_menu_is_compared_with_its_contract(folder: str, modules: dict[str, Any]) -> None:

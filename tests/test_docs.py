@@ -30,7 +30,7 @@ TRAINS = "trains or compresses for minutes; test_tiny.py and test_cli.py run suc
 BOARD = "needs a board, or a download of its emulation; test_ssh.py, test_adb_benchmark.py and test_qemu.py have those"
 MODEL = "needs a latency model of that network and device; test_predict_latency.py has one"
 PARSED = {
-    r"edgekit (run|train|prune|compress|fit)\b": TRAINS,
+    r"edgekit (run|train|prune|compress|fit|tune)\b": TRAINS,
     r"edgekit predict-latency\b": MODEL,
     r"edgekit profile\b": BOARD,
     r"edgekit devices (probe|check|setup)\b": BOARD,

@@ -67,12 +67,8 @@ def tune(workers: int, as_json: bool, quiet: bool, debug: bool, **flags: Any) ->
 
             job.out.mkdir(parents=True, exist_ok=True)
             search = Search(job, Console(quiet))
-            try:
-                with _helpers(flags, workers - 1, job.out, Console(quiet)):
-                    result = search.run()
-            except KeyboardInterrupt:
-                search.keep()
-                raise
+            with _helpers(flags, workers - 1, job.out, Console(quiet)):
+                result = search.run()
         click.echo(json.dumps(_as_dict(result), indent=2) if as_json else terminal.lines(_summary(result, job.out)))
 
     guarded(work, debug)

@@ -6,6 +6,7 @@ Workers know of each other only by what the storage holds.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import time
@@ -106,24 +107,28 @@ class Search:
             Shortfall: no trial has a result.
         """
         try:
-            self._work()
+            try:
+                self._work()
+            finally:  # whatever stopped it: what was done is there to see
+                result = self._keep()
         except optuna.exceptions.StorageInternalError as error:
             where = storage.shown(self.storage)
             raise Shortfall(f"tune: {where} was lost: {error}; run the same command again to go on") from error
         finally:
             self._lease.close()
-        result = self.keep()
         if not result.front and result.settled == result.asked:
             why = next((trial.why for trial in result.trials if trial.why), "")
             raise Shortfall(f"tune: no trial has a result; the first: {why}")
         return result
 
-    def keep(self) -> Result:
-        """Write what was found so far."""
-        result = findings.result(self)
-        json_file.save(self.job.out / RESULT, result)
-        replay.write(self.job.out, self.job.base, self.space, result)
-        report.write(self.job.out, result)
+    def _keep(self) -> Result:
+        """Write what was found so far; one worker at a time."""
+        with (self.job.out / ".report.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            result = findings.result(self)
+            json_file.save(self.job.out / RESULT, result)
+            replay.write(self.job.out, self.job.base, self.space, result)
+            report.write(self.job.out, result)
         return result
 
     def _work(self) -> None:
@@ -199,7 +204,7 @@ class Search:
             self.job.base,
             self.job.out / findings.folder(number),
             self._devices(recipe),
-            after_epoch=self._watch(trial),
+            after_epoch=self._watch(trial, recipe.train.epochs if recipe.train else 0),
             beside=self.job.out,
         )
         results = self._outcome(job).results
@@ -219,7 +224,7 @@ class Search:
                 self.console.say(f"tune: {busy}")
                 time.sleep(POLL)
 
-    def _watch(self, trial: Trial) -> Callable[[Epoch], None]:
+    def _watch(self, trial: Trial, last: int) -> Callable[[Epoch], None]:
         """What is done after each epoch: report its score, and stop a poor trial."""
         known = dict(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
@@ -228,7 +233,7 @@ class Search:
                 return
             if epoch.epoch not in known:  # else: by a worker that was killed
                 trial.report(epoch.val_accuracy, epoch.epoch)
-            if self._pruning.STOPS and trial.should_prune():
+            if self._pruning.STOPS and epoch.epoch < last and trial.should_prune():
                 raise Paused(epoch.val_accuracy, epoch.epoch, epoch.seconds)
 
         return after
@@ -272,6 +277,13 @@ class Search:
             path = expand(word, self.job.base) if self.section.storage else self.job.out / JOURNAL
             made = storage.journal(path)
             lease = Locks(path.with_name(f"{path.name}.workers"))
+        try:
+            return self._study(made), lease
+        except BaseException:
+            lease.close()
+            raise
+
+    def _study(self, made: optuna.storages.BaseStorage) -> Study:
         study = optuna.create_study(
             storage=made,
             study_name=self.section.study or self.job.recipe.name,
@@ -281,7 +293,7 @@ class Search:
             load_if_exists=True,
         )
         self._check_begun(study)
-        return study, lease
+        return study
 
     def _check_begun(self, study: Study) -> None:
         """Refuse to mix trials that cannot be compared.

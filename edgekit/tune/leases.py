@@ -156,7 +156,9 @@ class Signs:
             optuna.storages.fail_stale_trials(study)
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Close the connections."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
 
 
 def running(study: Study) -> list[FrozenTrial]:

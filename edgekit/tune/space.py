@@ -43,7 +43,9 @@ class Space:
         known = [key for key, _ in keys(Recipe) if key.partition(".")[0] not in OUTSIDE]
         for key in self.asked:
             if not any(key == each or key.startswith(f"{each}.") for each in known):
-                raise InputError(f"{WHERE}: {choices.no_such(key, known, 'key of a recipe')}")
+                ends = [f'"{each}"' for each in known if each.endswith(f".{key}")]
+                meant = f'"{key}": no such key of a recipe; did you mean {" or ".join(ends)}?' if ends else ""
+                raise InputError(f"{WHERE}: {meant or choices.no_such(key, known, 'key of a recipe')}")
         first = {key: choice[0] if isinstance(choice, list) else choice["low"] for key, choice in self.asked.items()}
         self.made(first)
         for key, choice in self.asked.items():

@@ -65,7 +65,8 @@ def database(storage: str, grace: float) -> RDBStorage:
         MissingPackage: its driver is not installed.
     """
     url = _url(storage)
-    timeout = {"connect_timeout": CONNECT} if url.get_backend_name() in ("postgresql", "mysql", "mariadb") else {}
+    backend = url.get_backend_name()
+    timeout = {"connect_timeout": CONNECT} if backend in ("postgresql", "mysql", "mariadb") else {}
     for attempt in range(1, TRIES + 1):
         try:
             with warnings.catch_warnings():
@@ -76,10 +77,16 @@ def database(storage: str, grace: float) -> RDBStorage:
                     heartbeat_interval=max(1, int(grace / 4)),
                     grace_period=int(grace),
                 )
-        except (NoSuchModuleError, ImportError) as error:
-            extra = "edgekit[tune-postgres]" if url.get_backend_name() == "postgresql" else url.drivername
+        except NoSuchModuleError as error:
+            raise InputError(
+                f"tune.storage = {shown(storage)}: SQLAlchemy has no such kind of database; postgresql, mysql and "
+                "sqlite are some"
+            ) from error
+        except ImportError as error:
+            how = "pip install 'edgekit[tune-postgres]'" if backend == "postgresql" else "install it"
             raise MissingPackage(
-                f"tune.storage = {shown(storage)}: needs a driver that is not installed: pip install '{extra}'"
+                f"tune.storage = {shown(storage)}: needs a driver that is not installed: {how}, or name another one in "
+                f"the URL, e.g. {backend}+<driver>://"
             ) from error
         except (IntegrityError, ProgrammingError) as error:
             if attempt == TRIES:

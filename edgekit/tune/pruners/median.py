@@ -10,4 +10,4 @@ STOPS = True
 
 def pruner() -> MedianPruner:
     """Five trials are trained to their end first, and each at least for two epochs."""
-    return MedianPruner(n_startup_trials=5, n_warmup_steps=1)
+    return MedianPruner(n_startup_trials=5, n_warmup_steps=2)
