@@ -26,17 +26,21 @@ from edgekit.config.recipe import Recipe
 from edgekit.config.tune_section import TuneSection
 from edgekit.console import Console
 from edgekit.disk import json_file
-from edgekit.errors import InputError
+from edgekit.errors import InputError, Shortfall
+from edgekit.measurements import Timing
+from edgekit.pipeline.results import Results
 from edgekit.pipeline.run import Job
 from edgekit.tune import findings, storage
-from edgekit.tune.flow import Search
+from edgekit.tune.flow import Search, _mixed
 from edgekit.tune.leases import Locks
+from edgekit.tune.objectives import accuracy, latency, size
+from edgekit.tune.port import Asked
 from edgekit.tune.records import Result as Found
 from edgekit.tune.records import Target, Trial
 from edgekit.tune.samplers import grid
 from edgekit.tune.slots import ERROR, SLOT, Queue, slots
 from edgekit.tune.space import Space
-from edgekit.types import Checkpoint
+from edgekit.types import Artifact, Checkpoint, TensorSpec
 from tests import postgres, support, warm
 
 TINY = """
@@ -177,6 +181,9 @@ def test_a_grid_needs_steps() -> None:
 # Every trial exactly once -------------------------------------------------------------------------------
 
 
+storage.silence()
+
+
 class Killed(BaseException):
     """What SIGKILL does, as far as the storage can see: nothing is written any more."""
 
@@ -217,11 +224,19 @@ class Worker:
                 if trial is None:
                     time.sleep(0.001)
                     continue
-                trial.report(trial.suggest_float("x", 0, 1), 1)
+                x = trial.suggest_float("x", 0, 1)
+                if not self.study.trials[trial.number].intermediate_values:
+                    trial.report(x, 1)
                 self.study.tell(trial, trial.params["x"])
                 trials = None if trials is None else trials - 1
+            self.lease.close()
         except Killed:
-            self.lease._file.close()  # type: ignore[union-attr]  # as the kernel does
+            self.die()
+
+    def die(self) -> None:
+        """What the kernel does then."""
+        assert self.lease._file is not None
+        self.lease._file.close()
 
 
 def check(study: Study, count: int) -> None:
@@ -230,7 +245,6 @@ def check(study: Study, count: int) -> None:
         mine = [one for one in study.trials if one.user_attrs.get(SLOT) == number]
         assert sum(one.state == TrialState.COMPLETE for one in mine) == 1
         assert len({one.params["x"] for one in mine if one.params}) == 1
-    assert not [one for one in study.trials if one.state in (TrialState.RUNNING, TrialState.WAITING)]
 
 
 @settings(max_examples=15)
@@ -263,14 +277,16 @@ def test_workers_that_run_and_die_at_the_same_time(tmp_path: Path, monkeypatch: 
         thread.start()
     for thread in threads:
         thread.join()
-    check(Worker(journal, count, None).study, count)
+    last = Worker(journal, count, None)
+    last.work()
+    check(last.study, count)
 
 
 def test_a_search_can_be_made_longer_or_shorter(tmp_path: Path) -> None:
     journal = tmp_path / "trials.journal"
     Worker(journal, 2, None).work()
     longer = Worker(journal, 5, None)
-    longer.work(2)
+    longer.work(2)  # and this worker lives on
     Worker(journal, 3, None).work()
     assert sum(slot.result is not None for slot in slots(longer.study, 5)) == 4
     longer.work()
@@ -283,7 +299,7 @@ def test_a_result_that_comes_after_the_funeral_does_not_count(tmp_path: Path) ->
     trial = frozen.queue.take()
     assert trial is not None
     trial.suggest_float("x", 0, 1)
-    frozen.lease._file.close()  # type: ignore[union-attr]
+    frozen.die()
     other.work()
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
         trial.set_user_attr(ERROR, "late")
@@ -381,19 +397,15 @@ def test_what_a_worker_draws_does_not_depend_on_who_else_works(searched: tuple[P
     job.out.mkdir()
     search = Search(job, Console(quiet=True))
     second = search.study.ask()
-    search.study.sampler = search._sampler.sampler(_seed(0, 1))
+    search.study.sampler = search._sampler.sampler(_mixed(0, 1))
     assert search.space.settings(search.space.drawn(second)) == found.trials[1].settings
-
-
-def _seed(seed: int, number: int) -> int:
-    from edgekit.tune.flow import _mixed
-
-    return _mixed(seed, number)
+    search._lease.close()
 
 
 def test_a_poor_trial_is_stopped_and_a_good_one_is_not(tmp_path: Path) -> None:
     space = '[tune]\nsampler = "grid"\npruner = "halving"\n[tune.space]\ntrain.lr = [1e-2, 1e-8]\ntrain.epochs = [2]\n'
-    answer = run(written(tmp_path, space), "--out", tmp_path / "out")
+    more = ["--set", "data.test=0.5", "--set", "train.batch=8"]
+    answer = run(written(tmp_path, space), "--out", tmp_path / "out", *more)
     assert answer.exit_code == 0, answer.stderr
     good, poor = json_file.load(tmp_path / "out" / "tune.json", Found).trials
     assert (good.state, list(good.epochs)) == ("complete", [1, 2])
@@ -403,25 +415,65 @@ def test_a_poor_trial_is_stopped_and_a_good_one_is_not(tmp_path: Path) -> None:
 
 
 def test_what_varies_later_does_not_train_again(tmp_path: Path) -> None:
-    """Two trials that differ in the files alone share data and network; size is that of the file."""
+    """Two trials that differ in the int8 graph alone share data and network, and are told apart by it."""
     space = (
-        '[quantize]\nmax_drop = 100.0\ncalibration = 8\nsensitivity = false\n[export]\nformats = ["onnx"]\n'
-        'precisions = ["int8"]\n[lower]\nmeasure = false\n[tune]\nsampler = "grid"\nobjective = ["accuracy", "size"]\n'
-        '[tune.space]\nquantize.range = ["minmax", "percentile"]\n'
+        "[quantize]\nmax_drop = 100.0\ncalibration = 8\nsensitivity = false\nbias_correction = false\n"
+        '[tune]\nsampler = "grid"\n[tune.space]\nquantize.range = ["minmax", "percentile"]\n'
     )
     out = tmp_path / "out"
     answer = run(written(tmp_path, space), "--out", out, "--json")
     assert answer.exit_code == 0, answer.stderr
     found = json_file.load(out / "tune.json", Found)
+    assert found.settled == 2
     for one in found.trials:
-        folder = out / f"trial-{one.number:04}"
-        assert one.values[1] == next((folder / "6-export").glob("*.onnx")).stat().st_size
-        rungs = json.loads((folder / "5-quantize" / "quantization.json").read_text())["rungs"]
-        assert one.values[0] == next(rung["accuracy"] for rung in rungs if rung["chosen"])
-        assert one.of == ("int8 graph in torch, 180 validation images", "onnx-int8")
+        rungs = json.loads((out / f"trial-{one.number:04}" / "5-quantize" / "quantization.json").read_text())["rungs"]
+        assert one.values == (next(rung["accuracy"] for rung in rungs if rung["chosen"]),)
+        assert one.of == ("int8 graph in torch, 180 validation images",)
     first, second = (out / f"trial-{number:04}" / "2-train" / "model.safetensors" for number in (0, 1))
     assert first.samefile(second)
-    assert {path.stem for path in (out / "front").iterdir()} == {f"trial-{number:04}" for number in found.front}
+
+
+def test_what_is_weighed_is_what_is_timed() -> None:
+    """The fastest int8 file on the first device; without a device the smallest."""
+
+    def file(name: str, precision: str, count: int) -> Artifact:
+        spec = TensorSpec("x", (1,), "float32", "")
+        return Artifact(f"{name}-{precision}", name, precision, name, "", count, 0, (), spec, spec)  # type: ignore[arg-type]
+
+    def row(artifact: str, device: str, p50: float) -> Timing:
+        numbers = {"load_ms": 1.0, "first_ms": 1.0, "min_ms": 1.0, "mean_ms": 1.0, "p90_ms": None, "p99_ms": None}
+        rest = {"warmup": 1, "rounds": 1, "rss_bytes": 0, "load_average": 0.0, "samples": (), **numbers}
+        return Timing(artifact, "litert", "2.3", "cpu", device, 1, 1, "measured", p50_ms=p50, **rest)  # type: ignore[arg-type]
+
+    files = (file("onnx", "int8", 100), file("tflite", "int8", 120), file("onnx", "fp32", 50))
+    rows = (row("onnx-int8", "a", 3.0), row("tflite-int8", "a", 2.0), row("onnx-fp32", "a", 1.0),
+            row("onnx-int8", "b", 4.0))  # fmt: skip
+    results = Results(artifacts=files, latency=rows)
+    whole = recipe(quantize={}, export={"formats": ["onnx", "tflite"]})
+    both = Asked(whole, (), ("latency", "size"), ("a", "b"))
+    assert latency.names(both) == ["latency on a", "latency on b"]
+    assert [value.value for value in latency.values(both, results, Path())] == [2.0, 4.0]
+    assert latency.values(both, results, Path())[0].of == "measured p50 of tflite-int8 in litert 2.3, 1 thread, on a"
+    assert size.values(both, results, Path()) == [(120.0, "tflite-int8")]
+    assert size.values(Asked(whole, (), ("size",), ()), results, Path()) == [(100.0, "onnx-int8")]
+    with pytest.raises(Shortfall, match="no int8 file was timed on c"):
+        latency.values(Asked(whole, (), ("latency",), ("c",)), results, Path())
+
+
+@pytest.mark.parametrize(
+    ("tables", "sections", "objectives", "stage"),
+    [
+        ({"prune": {"macs": 0.5}, "quantize": {}}, ("train",), ("accuracy",), "train"),
+        ({"prune": {"macs": 0.5}}, ("prune",), ("accuracy",), "prune"),
+        ({"prune": {"macs": 0.5}, "quantize": {}}, ("prune",), ("accuracy",), "quantize"),
+        ({"quantize": {}, "export": {}}, ("train",), ("accuracy", "size"), "quantize"),
+        ({"quantize": {}, "export": {"precisions": ["fp32"]}}, ("train",), ("accuracy", "size"), "train"),
+    ],
+)
+def test_accuracy_is_that_of_what_the_trials_differ_in(
+    tables: dict[str, Any], sections: tuple[str, ...], objectives: tuple[str, ...], stage: str
+) -> None:
+    assert accuracy.stage(Asked(recipe(**tables), sections, objectives, ())) == stage
 
 
 @pytest.mark.parametrize(
