@@ -168,7 +168,7 @@ def test_a_grid_has_every_combination_once(words: int, flags: int, low: int, ste
     if step > 2:
         asked["train.frozen"] = [low]
     space = Space(recipe(), asked)
-    by_key = {**lists, "train.frozen": values}
+    by_key: dict[str, list[Any]] = {**lists, "train.frozen": values}
     expected = [dict(zip(asked, row, strict=True)) for row in itertools.product(*(by_key[key] for key in asked))]
     assert [grid.fixed(space, number) for number in range(grid.count(space))] == expected
 
@@ -404,7 +404,7 @@ def test_what_a_worker_draws_does_not_depend_on_who_else_works(searched: tuple[P
 
 def test_a_poor_trial_is_stopped_and_a_good_one_is_not(tmp_path: Path) -> None:
     space = '[tune]\nsampler = "grid"\npruner = "halving"\n[tune.space]\ntrain.lr = [1e-2, 1e-8]\ntrain.epochs = [2]\n'
-    more = ["--set", "data.test=0.5", "--set", "train.batch=8"]
+    more = ["--set", "train.batch=4"]
     answer = run(written(tmp_path, space), "--out", tmp_path / "out", *more)
     assert answer.exit_code == 0, answer.stderr
     good, poor = json_file.load(tmp_path / "out" / "tune.json", Found).trials

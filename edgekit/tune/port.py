@@ -12,6 +12,7 @@ from optuna.samplers import BaseSampler
 
 from edgekit.config.recipe import Recipe
 from edgekit.pipeline.results import Results
+from edgekit.tune.records import Unit
 from edgekit.tune.space import Space
 
 
@@ -75,7 +76,7 @@ class Value(NamedTuple):
 class Objective(Protocol):
     """A module of ``edgekit/tune/objectives``."""
 
-    UNIT: Literal["share", "ms", "bytes"]
+    UNIT: Unit
     LARGEST: bool
     """Whether more is better."""
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 State = Literal["complete", "pruned", "failed", "running", "open"]
+Unit = Literal["share", "ms", "bytes"]
+"""A share is 0..1."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,7 @@ class Target:
     """``accuracy``, ``size``, or ``latency on <device>``."""
     kind: str
     """The module of ``edgekit/tune/objectives``."""
-    unit: str
-    """Of the values: ``share`` (0..1), ``ms`` or ``bytes``."""
+    unit: Unit
     largest: bool
     """Whether more is better."""
 

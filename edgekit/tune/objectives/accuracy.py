@@ -4,16 +4,16 @@ The test split decides nothing here: a search over it would overstate every accu
 """
 
 from pathlib import Path
-from typing import Literal
 
 from edgekit.disk import json_file
 from edgekit.disk.run_directory import RunDirectory
 from edgekit.errors import InputError, Shortfall
 from edgekit.pipeline.results import Results
 from edgekit.tune.port import Asked, Value
+from edgekit.tune.records import Unit
 from edgekit.types import Quantization
 
-UNIT: Literal["share"] = "share"
+UNIT: Unit = "share"
 LARGEST = True
 LATER = ("prune", "lower", "quantize", "export")
 """Sections that change the files, and not what is trained before."""

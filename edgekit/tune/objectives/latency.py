@@ -1,15 +1,15 @@
 """Measured p50 of an inference on each device, in the file and engine that are fastest there."""
 
 from pathlib import Path
-from typing import Literal
 
 from edgekit.errors import InputError
 from edgekit.pipeline.results import Results
 from edgekit.report.svg import threads
 from edgekit.tune.objectives import _files
 from edgekit.tune.port import Asked, Value
+from edgekit.tune.records import Unit
 
-UNIT: Literal["ms"] = "ms"
+UNIT: Unit = "ms"
 LARGEST = False
 
 

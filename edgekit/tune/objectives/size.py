@@ -1,13 +1,13 @@
 """Bytes of the file."""
 
 from pathlib import Path
-from typing import Literal
 
 from edgekit.pipeline.results import Results
 from edgekit.tune.objectives import _files
 from edgekit.tune.port import Asked, Value
+from edgekit.tune.records import Unit
 
-UNIT: Literal["bytes"] = "bytes"
+UNIT: Unit = "bytes"
 LARGEST = False
 
 
