@@ -161,14 +161,15 @@ def test_values_are_drawn_as_the_key_takes_them() -> None:
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 5), st.integers(1, 3))
 def test_a_grid_has_every_combination_once(words: int, flags: int, low: int, step: int) -> None:
-    lists = {"train.optimizer": ["adamw", "sgd"], "quantize.range": ["minmax", "mse", "auto", "entropy"][:words],
-             "train.ema": [0.1, 0.2, 0.3][:flags]}  # fmt: skip
+    ranges = ["minmax", "mse", "auto", "entropy"][:words]
+    lists: dict[str, list[Any]] = {"train.optimizer": ["adamw", "sgd"], "quantize.range": ranges}
+    lists["train.ema"] = [0.1, 0.2, 0.3][:flags]
     values = list(range(low, low + 3, step)) if step < 3 else [low]
     asked: dict[str, Any] = dict(sorted({**lists, "train.frozen": {"low": low, "high": low + 2, "step": step}}.items()))
     if step > 2:
         asked["train.frozen"] = [low]
     space = Space(recipe(), asked)
-    by_key: dict[str, list[Any]] = {**lists, "train.frozen": values}
+    by_key = {**lists, "train.frozen": values}
     expected = [dict(zip(asked, row, strict=True)) for row in itertools.product(*(by_key[key] for key in asked))]
     assert [grid.fixed(space, number) for number in range(grid.count(space))] == expected
 

@@ -137,7 +137,10 @@ def _summary(result: Result, out: Path) -> str:
     from edgekit.tune import findings, replay, report
 
     keys, shown = list(result.space), findings.ranked(result)[: max(10, len(result.front))]
-    rows = [(str(one.number), *findings.cells(one, keys, result.targets), findings.state(one)) for one in shown]
+    rows = [
+        (str(one.number), *findings.settings(one, keys), *findings.values(one, result.targets), findings.state(one))
+        for one in shown
+    ]
     lines = [table(("trial", *keys, *(target.name for target in result.targets), ""), rows), result.said]
     lines += [f"best recipe: {out / replay.BEST}"] if result.front else []
     lines.append(f"report: {out / report.PAGE}")

@@ -50,9 +50,9 @@ def _header(result: Result, created: str) -> Markup:
 
 def _outcome(result: Result) -> Markup:
     heading = tag("h2", "Outcome", id="verdict-h", class_="unseen")
-    pictures = [
-        _picture("History", _charts.history(result), "Large: the best so far at the end. Hollow: stopped early.")
-    ]
+    large = "the best one" if len(result.targets) == 1 else "on the Pareto front"
+    note = f"Line: the best so far. Large: {large}. Hollow: stopped early."
+    pictures = [_picture("History", _charts.history(result), note)]
     if result.targets[0].kind == "accuracy":
         note = "Up and to the left is better. Filled: on the Pareto front of all objectives."
         pictures = [
@@ -93,11 +93,14 @@ def _picture(title: str, drawn: Markup, note: str) -> Markup:
 
 def _trials(result: Result) -> Markup:
     keys, rows = list(result.space), findings.ranked(result)
-    cells = [(f"{one.number}", *findings.cells(one, keys, result.targets), findings.state(one)) for one in rows]
-    heads = ("trial", *keys, *(target.name for target in result.targets), "how it ended")
+    cells = [
+        (f"{one.number}", *findings.settings(one, keys), findings.state(one), *findings.values(one, result.targets))
+        for one in rows
+    ]
+    heads = ("trial", *keys, "how it ended", *(target.name for target in result.targets))
     ship = [place for place, one in enumerate(rows) if one.number in result.front]
     caption = "; ".join(f"{target}: {of}" for target, of in findings.measured_on(result)) or "Nothing was measured"
-    return tag("article", table(heads, cells, caption, words=1 + len(keys), ship=ship, stack=True), class_="card")
+    return tag("article", table(heads, cells, caption, words=2 + len(keys), ship=ship, stack=True), class_="card")
 
 
 def _slice(result: Result, key: str) -> Markup:

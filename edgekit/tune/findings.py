@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from edgekit.report.svg import megabytes, ms, percent
 from edgekit.tune import storage
 from edgekit.tune.leases import WORKER
 from edgekit.tune.records import Result, State, Target, Trial
-from edgekit.tune.slots import ERROR, Slot, slots
+from edgekit.tune.slots import ERROR, OF, SECONDS, Slot, slots
 from edgekit.tune.space import Space
 
 if TYPE_CHECKING:
@@ -48,25 +48,28 @@ def result(search: Search) -> Result:
 def trial(slot: Slot, space: Space) -> Trial:
     """The record of a slot."""
     one = slot.result or slot.current or slot.attempts[-1]
-    attributes, over = one.user_attrs, slot.result is not None
-    state: State = "running" if slot.current else "open"
-    if over:
-        state = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(one.state, "failed")  # type: ignore[assignment]
-    why = attributes.get(ERROR, "")
-    if state == "pruned":
-        why = f"stopped after epoch {one.last_step}, as its accuracy was poor"
+    attributes, state = one.user_attrs, _state(slot)
+    poor = f"stopped after epoch {one.last_step}, as its accuracy was poor"
     return Trial(
         number=slot.number,
         state=state,
         settings=space.settings({key: one.params[key] for key in space.distributions if key in one.params}),
         values=tuple(one.values) if state == "complete" else (),
-        of=tuple(attributes.get("of", ())),
+        of=tuple(attributes.get(OF, ())),
         epochs=dict(sorted(one.intermediate_values.items())),
-        seconds=attributes.get("seconds"),
+        seconds=attributes.get(SECONDS),
         worker=attributes.get(WORKER, ""),
         attempts=sum(WORKER in attempt.user_attrs for attempt in slot.attempts),
-        why=why,
+        why=poor if state == "pruned" else attributes.get(ERROR, ""),
     )
+
+
+def _state(slot: Slot) -> State:
+    if slot.result is None:
+        return "running" if slot.current else "open"
+    if slot.result.state == TrialState.COMPLETE:
+        return "complete"
+    return "pruned" if slot.result.state == TrialState.PRUNED else "failed"
 
 
 def folder(number: int) -> str:
@@ -137,11 +140,14 @@ def ranked(found: Result) -> list[Trial]:
     return sorted(found.trials, key=rank)
 
 
-def cells(one: Trial, keys: Sequence[str], targets: Sequence[Target], text: Callable[[str], str] = str) -> list[str]:
-    """The settings and the values of a trial, for a table."""
-    settings = [text(short(one.settings[key])) if key in one.settings else "" for key in keys]
-    values = one.values or (None,) * len(targets)
-    return settings + ["—" if v is None else number(v, t) for v, t in zip(values, targets, strict=True)]
+def settings(one: Trial, keys: Sequence[str]) -> list[str]:
+    """The settings of a trial, for a table; empty where it has none yet."""
+    return [short(one.settings[key]) if key in one.settings else "" for key in keys]
+
+
+def values(one: Trial, targets: Sequence[Target]) -> list[str]:
+    """The values of a trial, for a table; a dash where it has none."""
+    return [number(v, t) for v, t in zip(one.values, targets, strict=True)] if one.values else ["—"] * len(targets)
 
 
 def state(one: Trial) -> str:

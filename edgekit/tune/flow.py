@@ -32,7 +32,7 @@ from edgekit.tune import findings, leases, replay, report, storage
 from edgekit.tune.leases import Lease, Locks, Signs
 from edgekit.tune.port import Asked, Objective, Pruner, Sampler, Value
 from edgekit.tune.records import Result, Target
-from edgekit.tune.slots import ERROR, SLOT, Queue, slots
+from edgekit.tune.slots import ERROR, OF, SECONDS, SLOT, Queue, slots
 from edgekit.tune.space import Space
 from edgekit.types import Epoch
 
@@ -41,8 +41,6 @@ USUAL = 50
 POLL = 1.0
 """Seconds between two looks at the trials of other workers."""
 JOURNAL, RESULT = "trials.journal", "tune.json"
-OF, SECONDS = "of", "seconds"
-"""Attributes of a trial: what its values were measured on, and how long it took."""
 ASKED = "edgekit"
 """Attribute of a study: what it was begun with."""
 

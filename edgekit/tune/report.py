@@ -10,7 +10,7 @@ from edgekit.disk.atomic import write_text
 from edgekit.report.formats.markdown import table, text
 from edgekit.report.svg import percent
 from edgekit.tune import _page, findings
-from edgekit.tune.records import Result, Trial
+from edgekit.tune.records import Result
 
 PAGE, TEXT = "tune.html", "tune.md"
 
@@ -48,14 +48,17 @@ def markdown(result: Result, created: str) -> str:
 
 def _table(result: Result) -> str:
     keys = list(result.space)
-    heads = ("trial", *map(text, keys), *(text(target.name) for target in result.targets), "")
-    rows = [(_name(one, result), *findings.cells(one, keys, result.targets, text), text(findings.state(one)))
-            for one in findings.ranked(result)]  # fmt: skip
-    return table(heads, rows, words=1 + len(keys))
-
-
-def _name(one: Trial, result: Result) -> str:
-    return f"**{one.number}**" if one.number in result.front else str(one.number)
+    heads = ("trial", *map(text, keys), "how it ended", *(text(target.name) for target in result.targets))
+    rows = [
+        (
+            f"**{one.number}**" if one.number in result.front else str(one.number),
+            *map(text, findings.settings(one, keys)),
+            text(findings.state(one)),
+            *findings.values(one, result.targets),
+        )
+        for one in findings.ranked(result)
+    ]
+    return table(heads, rows, words=2 + len(keys))
 
 
 def _importance(result: Result) -> str:

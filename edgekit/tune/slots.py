@@ -27,7 +27,8 @@ from edgekit.tune.leases import Lease
 
 SLOT, ERROR = "slot", "error"
 """Attributes of a trial: its slot, and why it fell short, which is a result."""
-OVER = (TrialState.COMPLETE, TrialState.PRUNED)
+OF, SECONDS = "of", "seconds"
+"""Attributes of a result: what its values were measured on, and how long it took."""
 
 
 @dataclass(frozen=True)
