@@ -25,7 +25,7 @@ from edgekit.console import Console
 from edgekit.data.listing import expand
 from edgekit.disk import json_file
 from edgekit.disk.run_directory import ORDER
-from edgekit.errors import Busy, DiskFull, InputError, Paused, Shortfall, Unreached
+from edgekit.errors import Busy, DiskFull, EdgekitError, InputError, Paused, Shortfall, Unreached
 from edgekit.pipeline import run as pipeline
 from edgekit.pipeline.run import Job
 from edgekit.tune import findings, leases, replay, report, storage
@@ -88,7 +88,9 @@ class Search:
         self._last = max((each.stage(self.asked) for each in self._objectives), key=ORDER.index)
         self._sampler = cast(Sampler, _choice("samplers", self.section.sampler))
         combinations = self._sampler.count(self.space)
-        self.count = min(self.section.trials or combinations or USUAL, combinations or self.section.trials or USUAL)
+        self.count = self.section.trials or combinations or USUAL
+        if combinations is not None:
+            self.count = min(self.count, combinations)
         self.pruner = self._pruner()
         self._pruning = cast(Pruner, _choice("pruners", self.pruner))
         self.study, self._lease = self._opened()
@@ -181,7 +183,9 @@ class Search:
         except Exception as error:
             if not self._is_result(error):
                 raise
-            return TrialState.FAIL, [], (str(error).splitlines() or [""])[0] or type(error).__name__
+            said = (str(error).splitlines() or ["no message"])[0]
+            unexpected = "" if isinstance(error, EdgekitError) else f"unexpected {type(error).__name__}: "
+            return TrialState.FAIL, [], unexpected + said
 
     def _is_result(self, error: Exception) -> bool:
         """Whether an error is due to the values of the trial.
