@@ -173,5 +173,5 @@ class Chaotic(nn.Module):
 
 
 def test_float64_decides_where_a_network_amplifies_the_noise_of_sums() -> None:
-    module = seen(nn.Sequential(*branches(), Chaotic()))
+    module = seen(nn.Sequential(*branches().children(), Chaotic()))
     assert "1.reparam_conv.weight" in joined(module, nets.SIZE).state_dict()

@@ -15,9 +15,9 @@ from edgekit.config.recipe import (
     PruneSection,
     QuantizeSection,
     Recipe,
-    TrainSection,
     VerifySection,
 )
+from edgekit.config.train_section import TrainSection
 from edgekit.data.port import Source
 from edgekit.data.sources import csv_labels, digits, image_folder, torchvision
 from edgekit.datacheck.checks import balance, cleaning, duplicates, labels, sizes
@@ -61,6 +61,15 @@ from edgekit.report.formats import csv, html, json, markdown
 from edgekit.report.port import Format
 from edgekit.runtime.engines import executorch, litert, onnxruntime, openvino, tensorflow, tflite_runtime, torch_cuda
 from edgekit.runtime.port import Engine
+from edgekit.train.loggers import mlflow, tensorboard, trackio
+from edgekit.train.losses import cross_entropy, focal
+from edgekit.train.port import Logger, Loss, Schedule
+from edgekit.train.schedules import constant, cosine, one_cycle, plateau, step
+from edgekit.tune.objectives import accuracy, latency, size
+from edgekit.tune.port import Objective, Pruner, Sampler
+from edgekit.tune.pruners import halving, median, none
+from edgekit.tune.samplers import grid, tpe
+from edgekit.tune.samplers import random as random_sampler
 from edgekit.verify.corruptions import blur, brightness, contrast, jpeg, noise
 from edgekit.verify.port import Corruption
 
@@ -118,6 +127,18 @@ ENGINES: dict[str, Engine] = {
     "tflite_runtime": tflite_runtime,
     "torch_cuda": torch_cuda,
 }
+SCHEDULES: dict[str, Schedule] = {
+    "constant": constant,
+    "cosine": cosine,
+    "one_cycle": one_cycle,
+    "plateau": plateau,
+    "step": step,
+}
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "focal": focal}
+LOGGERS: dict[str, Logger] = {"mlflow": mlflow, "tensorboard": tensorboard, "trackio": trackio}
+SAMPLERS: dict[str, Sampler] = {"grid": grid, "random": random_sampler, "tpe": tpe}
+PRUNERS: dict[str, Pruner] = {"halving": halving, "median": median, "none": none}
+OBJECTIVES: dict[str, Objective] = {"accuracy": accuracy, "latency": latency, "size": size}
 
 # What each stage works by differs, so each is compared by itself.
 _data: Stage[DataSection] = data
@@ -159,6 +180,12 @@ STAGES: dict[str, Stage[Any]] = {
         ("report.formats", FORMATS),
         ("runtime.engines", ENGINES),
         ("verify.corruptions", CORRUPTIONS),
+        ("train.loggers", LOGGERS),
+        ("train.losses", LOSSES),
+        ("train.schedules", SCHEDULES),
+        ("tune.objectives", OBJECTIVES),
+        ("tune.pruners", PRUNERS),
+        ("tune.samplers", SAMPLERS),
     ],
 )
 def test_every_choice_of_a_menu_is_compared_with_its_contract(folder: str, modules: dict[str, Any]) -> None:

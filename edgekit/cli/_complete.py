@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 import click
 from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -30,11 +29,12 @@ def shipped(kind: Literal["recipes", "devices"]) -> Complete:
 def override(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """``section.key=`` for ``--set``, and after it the values, if there are only some."""
     try:
+        from edgekit.config.keys import keys
         from edgekit.config.recipe import Recipe
     except ModuleNotFoundError:  # pydantic comes with the extras
         return []
     key, equals, typed = incomplete.partition("=")
-    rows = dict(_keys(Recipe))
+    rows = dict(keys(Recipe))
     if not equals:
         found = {name: field.description for name, field in rows.items() if name.startswith(key)}
         return [CompletionItem(f"{name}=", help=about) for name, about in found.items()]
@@ -42,28 +42,13 @@ def override(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
     return [CompletionItem(f"{key}={value}") for value in values if value.startswith(typed)]
 
 
-def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    from pydantic import BaseModel
-
-    for name, field in section.model_fields.items():
-        inner = [kind for kind in _kinds(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if inner:
-            yield from _keys(inner[0], f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", field
-
-
-def _kinds(annotation: Any) -> tuple[Any, ...]:
-    """A type, or the members of a union."""
-    return get_args(annotation) if get_origin(annotation) not in (None, Literal, list, dict) else (annotation,)
-
-
 def _values(field: FieldInfo) -> list[str]:
     from edgekit import choices
+    from edgekit.config.keys import kinds
     from edgekit.config.menu import Menu
 
     rules = [getattr(each, "func", None) for each in field.metadata]
     for menu in [rule for rule in rules if isinstance(rule, Menu)]:
         return list(choices.names(menu.folder))
-    words = [str(word) for kind in _kinds(field.annotation) if get_origin(kind) is Literal for word in get_args(kind)]
-    return ["true", "false"] if bool in _kinds(field.annotation) else words
+    words = [str(word) for kind in kinds(field.annotation) if get_origin(kind) is Literal for word in get_args(kind)]
+    return ["true", "false"] if bool in kinds(field.annotation) else words

@@ -20,6 +20,7 @@ from edgekit.config.fit_section import FitSection
 from edgekit.config.menu import menu
 from edgekit.config.toml import Duration, Section, Sides
 from edgekit.config.train_section import Batch, Epochs, Seed, TrainSection
+from edgekit.config.tune_section import TuneSection
 from edgekit.measurements import Objective
 
 Order = Literal["text", "natural"]
@@ -354,6 +355,7 @@ class Recipe(Section):
     verify: VerifySection | None = None
     profile: ProfileSection | None = None
     fit: FitSection | None = None
+    tune: TuneSection | None = None
 
     @model_validator(mode="after")
     def _fits_the_images(self) -> Self:

@@ -48,10 +48,16 @@ class Done:
 
 
 class RunDirectory:
-    """One run of one recipe on disk."""
+    """One run of one recipe on disk.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: its folder.
+        beside: folder of runs whose finished stages are taken over where they have the same inputs. Of several
+            processes that come to the same stage, one runs it, and the others wait for its results.
+    """
+
+    def __init__(self, path: Path, beside: Path | None = None) -> None:
+        self.path, self.beside = path, beside
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -100,8 +106,11 @@ class RunDirectory:
         the file system can, as stages never change what they wrote.
         """
         final = self.folder(name)
-        if final.exists() or other.find(name) is None:
-            return
+        if not final.exists() and other.find(name) is not None:
+            self._copy(other, name)
+
+    def _copy(self, other: RunDirectory, name: str) -> None:
+        final = self.folder(name)
         partial = final.with_name(f".{final.name}.adopted")
         _remove(partial)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -132,11 +141,45 @@ class RunDirectory:
         """
         inputs = {"stage": name, "edgekit": __version__, **inputs}
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        with self._alone(key):
+            return self._stage(name, key, inputs, build, before, resumable)
+
+    @contextlib.contextmanager
+    def _alone(self, key: str) -> Iterator[None]:
+        """Keep other processes from running the same stage for a run beside this one."""
+        if self.beside is None:
+            yield
+            return
+        with (self.beside / f".stage-{key[:16]}.lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _take_over(self, name: str, key: str) -> None:
+        """Copy the stage from a run beside this one that finished it with the same inputs."""
+        for folder in sorted(self.beside.iterdir()) if self.beside else ():
+            other = RunDirectory(folder)
+            if folder != self.path and _key(other.folder(name)) == key and other.find(name) is not None:
+                _remove(self.folder(name))
+                self._copy(other, name)
+                return
+
+    def _stage(
+        self,
+        name: str,
+        key: str,
+        inputs: Mapping[str, Any],
+        build: Callable[[Path], None],
+        before: Callable[[], None],
+        resumable: bool,
+    ) -> Done:
         final = self.folder(name)
         partial = final.with_name(f".{final.name}.partial")
         old = final.with_name(f".{final.name}.old")
         failed = final.with_name(f"{final.name}.failed")
         record = _read(final)
+        if record is None or record["key"] != key:
+            self._take_over(name, key)
+            record = _read(final)
         if record is not None and record["key"] == key:
             _remove(old)
             _remove(failed)
@@ -200,6 +243,14 @@ def _read(folder: Path) -> dict[str, Any] | None:
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return record if _hashes(folder) == record["outputs"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _key(folder: Path) -> str | None:
+    """The key of a finished stage, without a look at its files."""
+    try:
+        return str(json.loads((folder / RECORD).read_text(encoding="utf-8"))["key"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

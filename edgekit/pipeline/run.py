@@ -54,7 +54,7 @@ def run(job: Job, console: Console, last: str = "report") -> Outcome:
         Shortfall: the model or a device fell short; finished stages are kept for inspection.
         Paused: training stopped where the job says.
     """
-    directory = RunDirectory(job.out)
+    directory = RunDirectory(job.out, job.beside)
     with directory.locked():
         state = Run(job, directory, console)
         start = _Start(state, last)

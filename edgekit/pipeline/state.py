@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from edgekit.disk.run_directory import Done, RunDirectory
 from edgekit.pipeline.provenance import PACKAGES, of_formats, versions
 from edgekit.report.contents import StageRow
 from edgekit.runtime import engine_menu, machine
-from edgekit.types import Artifact, Checkpoint
+from edgekit.types import Artifact, Checkpoint, Epoch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +37,10 @@ class Job:
     """Measure on the devices even what was measured before."""
     pause: int | None = None
     """Stop the recovery of a pruned network after this epoch, to be gone on with."""
+    after_epoch: Callable[[Epoch], None] | None = None
+    """Called after each epoch of the train stage; what it raises ends the run, which can be gone on with."""
+    beside: Path | None = None
+    """Folder of runs whose finished stages are taken over where they have the same inputs."""
 
 
 @dataclass

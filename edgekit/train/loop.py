@@ -43,7 +43,7 @@ def train(
     base: Path,
     work: Path,
     console: Console,
-    after: After | None = None,
+    after_epoch: After | None = None,
     crew: Crew | None = None,
 ) -> Checkpoint:
     """Train the recipe's network and write the best checkpoint.
@@ -59,7 +59,7 @@ def train(
         base: folder that the recipe's relative paths start from.
         work: existing folder that gets ``model.safetensors``, ``checkpoint.json`` and ``training.csv``.
         console: progress.
-        after: called after each epoch; an exception of it ends the training, which the next call goes on with.
+        after_epoch: called once each epoch is saved; what it raises ends the training, which can be gone on with.
         crew: the processes that train together; the first of them writes.
 
     Raises:
@@ -121,8 +121,8 @@ def train(
                 state.save(work, mark)
                 if advice := record.add(state.history[-1], done, pace):
                     console.say(f"  {advice}")
-            if after is not None:
-                after(state.history[-1])
+            if after_epoch is not None:
+                after_epoch(state.history[-1])
 
         try:
             fit(state, section, images, close, console, criterion)

@@ -8,7 +8,7 @@ import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -16,6 +16,7 @@ from edgekit import choices
 from edgekit.disk.atomic import write_bytes
 from edgekit.train.epoch import Done
 from edgekit.train.loader import SHORT, Pace
+from edgekit.train.port import Log
 from edgekit.types import Epoch
 
 FILE = "training.csv"
@@ -26,16 +27,6 @@ COLUMNS = (
 """`image_wait` is a share of the time; `rss_mb` and `gpu_mb` are the most so far."""
 WAITING = 0.1
 """Share of the time spent waiting for images above which something is to be done about it."""
-
-
-class Logger(Protocol):
-    """Where values of each epoch go."""
-
-    def log(self, epoch: int, values: dict[str, float]) -> None:
-        """Send one epoch's values by name."""
-
-    def close(self) -> None:
-        """Finish."""
 
 
 class Record:
@@ -53,7 +44,7 @@ class Record:
 
     def __init__(self, folder: Path, loggers: Sequence[str], settings: dict[str, Any]) -> None:
         self._file = folder / FILE
-        self._loggers: list[Logger] = [
+        self._loggers: list[Log] = [
             choices.pick("edgekit.train.loggers", name, "train.loggers").start(folder, settings) for name in loggers
         ]
         self._rows: list[dict[str, Any]] = []

@@ -25,11 +25,19 @@ class Order:
     base: Path
 
 
-def train(recipe: Recipe, index: Index, root: Path, base: Path, work: Path, console: Console) -> Checkpoint:
+def train(
+    recipe: Recipe,
+    index: Index,
+    root: Path,
+    base: Path,
+    work: Path,
+    console: Console,
+    after_epoch: loop.After | None = None,
+) -> Checkpoint:
     """As `edgekit.train.loop.train`, with all processes that torchrun has started, if it has."""
     together = crew.current()
     together.tell(Order(recipe, index, root, base))
-    return loop.train(recipe, index, root, base, work, console, crew=together)
+    return loop.train(recipe, index, root, base, work, console, after_epoch, together)
 
 
 def follow(together: crew.Crew) -> None:

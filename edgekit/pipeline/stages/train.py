@@ -43,7 +43,7 @@ def build(run: Run, section: TrainSection | None, work: Path) -> None:
     from edgekit.train import together
 
     index, root = index_file.load_rooted(run.done["data"].path)
-    together.train(run.recipe, index, root, run.job.base, work, run.console)
+    together.train(run.recipe, index, root, run.job.base, work, run.console, run.job.after_epoch)
 
 
 def failed(run: Run, trouble: Shortfall) -> None:

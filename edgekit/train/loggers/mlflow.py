@@ -30,7 +30,7 @@ class _Run:
 
 
 def start(folder: Path, settings: dict[str, Any]) -> _Run:
-    """A run of MLflow; see `edgekit.train.record.Logger`.
+    """A run of MLflow; see `edgekit.train.port.Logger`.
 
     Raises:
         MissingPackage: mlflow is not installed.

@@ -24,10 +24,10 @@ class _Writer:
 
 
 def start(folder: Path, settings: dict[str, Any]) -> _Writer:
-    """Event files in ``tensorboard`` beside the checkpoint; see `edgekit.train.record.Logger`.
+    """Event files in ``tensorboard`` beside the checkpoint; see `edgekit.train.port.Logger`.
 
     Raises:
         MissingPackage: tensorboard is not installed.
     """
-    need("tensorboard", extra="watch", purpose='train.loggers = ["tensorboard"]')
+    need("tensorboard", extra="tensorboard", purpose='train.loggers = ["tensorboard"]')
     return _Writer(folder / "tensorboard")

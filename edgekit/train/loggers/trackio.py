@@ -23,7 +23,7 @@ class _Run:
 
 
 def start(folder: Path, settings: dict[str, Any]) -> _Run:
-    """A run of Trackio; see `edgekit.train.record.Logger`.
+    """A run of Trackio; see `edgekit.train.port.Logger`.
 
     Raises:
         MissingPackage: trackio is not installed.

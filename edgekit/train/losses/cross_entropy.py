@@ -12,16 +12,7 @@ from edgekit.train.balance import weighted
 
 
 def criterion(section: TrainSection, weights: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of a batch.
-
-    Args:
-        section: its label smoothing.
-        weights: of the classes, float32 [classes]; their mean over the training images is 1.
-
-    Returns:
-        A function from logits, float [n, classes], and targets, int64 [n] or probabilities [n, classes], to a scalar:
-        the mean over the images, each multiplied by the weight of its class.
-    """
+    """The loss of a batch; see `edgekit.train.port.Loss`."""
     smoothing = section.label_smoothing
 
     def of(logits: Tensor, targets: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from edgekit.train.balance import weighted
 
 
 def criterion(section: TrainSection, weights: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of a batch; see `cross_entropy.criterion`. Each class of a target counts (1 - p) ** gamma * -log p."""
+    """The loss of a batch; see `edgekit.train.port.Loss`. Each class of a target counts (1 - p) ** gamma * -log p."""
     gamma, smoothing = section.focal_gamma, section.label_smoothing
 
     def of(logits: Tensor, targets: Tensor) -> Tensor:

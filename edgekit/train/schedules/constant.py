@@ -9,6 +9,6 @@ from edgekit.train.schedules._warmup import rising
 
 
 def factor(section: TrainSection, step: int, total: int, losses: Sequence[float] = ()) -> float:
-    """Share of the peak rate at one step; see `cosine.factor`."""
+    """Share of the peak rate at one step; see `edgekit.train.port.Schedule`."""
     share, _, _ = rising(step, total, section.warmup)
     return 1.0 if share is None else share

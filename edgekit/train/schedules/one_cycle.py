@@ -15,7 +15,7 @@ START, END = 1 / 25, 1 / 25 / 1e4
 
 
 def factor(section: TrainSection, step: int, total: int, losses: Sequence[float] = ()) -> float:
-    """Share of the peak rate at one step; see `cosine.factor`."""
+    """Share of the peak rate at one step; see `edgekit.train.port.Schedule`."""
     top, last = section.warmup * total - 1, total - 1
     if step <= top:
         return _between(START, 1.0, step / top if top else 1.0)

@@ -16,7 +16,7 @@ BETTER = 1e-4
 
 
 def factor(section: TrainSection, step: int, total: int, losses: Sequence[float] = ()) -> float:
-    """Share of the peak rate at one step; see `cosine.factor`."""
+    """Share of the peak rate at one step; see `edgekit.train.port.Schedule`."""
     share, _, _ = rising(step, total, section.warmup)
     return float(section.gamma ** _falls(losses, section.plateau)) if share is None else share
 

@@ -9,7 +9,7 @@ from edgekit.train.schedules._warmup import rising
 
 
 def factor(section: TrainSection, step: int, total: int, losses: Sequence[float] = ()) -> float:
-    """Share of the peak rate at one step; see `cosine.factor`."""
+    """Share of the peak rate at one step; see `edgekit.train.port.Schedule`."""
     share, _, _ = rising(step, total, section.warmup)
     passed = sum(step >= round(milestone * total) for milestone in section.milestones)
     return float(section.gamma**passed) if share is None else share
