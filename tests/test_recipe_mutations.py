@@ -282,6 +282,8 @@ def test_an_override_without_a_value_takes_a_key_away(tmp_path: Path) -> None:
         (["prune.macs=", "prune.plan=p.json", "prune.score=l1"], "prune.score = l1 has no effect: prune.plan says"),
         (["quantize.method=qat", "quantize.rounding=adaptive"], "quantize.rounding = adaptive has no effect: "),
         (["quantize.rescue=[]", "quantize.qat.lr=0.1"], "quantize.qat.lr = 0.1 has no effect: "),
+        (["train.gamma=0.5"], 'train.gamma = 0.5 has no effect: train.schedule is "cosine"'),
+        (["train.focal_gamma=1.0"], 'train.focal_gamma = 1.0 has no effect: train.loss is "cross_entropy"'),
         (["quantize=", 'export.precisions=["int8", "fp16"]'], 'export.precisions: "int8" has no effect: '),
         (["export=", "verify.images=3"], "[verify] has no effect: the recipe has no [export] section"),
     ],

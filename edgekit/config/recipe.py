@@ -369,6 +369,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _keeps_weights(self) -> Self:
+        if self.train is not None and self.train.init is not None and self.model.weights != "none":
+            raise ValueError(
+                f'train.init = "{self.train.init}" would overwrite model.weights = "{self.model.weights}"; leave it out, '
+                'or set model.weights = "none"'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keeps_zero_points(self) -> Self:
         if self.quantize and self.quantize.symmetric and "uint8_activations" in (self.lower.rewrites or []):
             raise ValueError(

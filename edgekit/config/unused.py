@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from edgekit.config.recipe import ExportSection, Recipe
 from edgekit.config.toml import Section
+from edgekit.config.train_section import TrainSection
 
 
 def lines(recipe: Recipe) -> list[str]:
@@ -15,6 +16,8 @@ def lines(recipe: Recipe) -> list[str]:
 
 def _found(recipe: Recipe) -> Iterator[tuple[str, str]]:
     prune, quantize, export = recipe.prune, recipe.quantize, recipe.export
+    if recipe.train is not None:
+        yield from _in_training(recipe.train)
     if recipe.data.resize == "letterbox":
         for key in _changed(recipe.model, "crop"):
             yield f"model.{key}", 'data.resize is "letterbox", which crops nothing'
@@ -38,6 +41,18 @@ def _found(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield 'export.precisions: "int8"', "the recipe has no [quantize] section"
     if recipe.verify is not None and export is None and recipe.verify != type(recipe.verify)():
         yield "[verify]", "the recipe has no [export] section"
+
+
+def _in_training(train: TrainSection) -> Iterator[tuple[str, str]]:
+    for keys, key, users in (
+        (("milestones",), "schedule", ("step",)),
+        (("gamma",), "schedule", ("step", "plateau")),
+        (("plateau",), "schedule", ("plateau",)),
+        (("focal_gamma",), "loss", ("focal",)),
+    ):
+        if getattr(train, key) not in users:
+            for changed in _changed(train, *keys):
+                yield f"train.{changed}", f'train.{key} is "{getattr(train, key)}"'
 
 
 def _changed(section: Section, *keys: str) -> list[str]:

@@ -123,6 +123,10 @@ def _check_files(run: Run, coming: Sequence[str]) -> None:
 
 def _check_network(run: Run, coming: Sequence[str]) -> None:
     """Build the network as the train stage will, and look up the layers that later stages are to treat specially."""
+    if "train" in coming and run.recipe.train is not None:
+        from edgekit.train import optim
+
+        optim.check(run.recipe.train.optimizer)
     wanted = [(key, name) for stage, key, names in _layers(run) if stage in coming for name in names]
     if "data" not in coming and not wanted:  # the train stage is about to build it
         return

@@ -74,7 +74,7 @@ def train(
         recipe.model, len(index.labels), data.shape, base, section is not None, notes.append, data.resize, data.pad
     )
     if section is not None and section.init is not None:
-        _initialise(module, recipe)
+        optim.initialise(module.modules(), section.init)
     for note in notes:
         console.say(f"  {note}")
     module = module.to(device())
@@ -139,16 +139,6 @@ def train(
         checkpoint = write(state.history, scores("val", "test"))
     (work / LAST).unlink(missing_ok=True)
     return checkpoint
-
-
-def _initialise(module: nn.Module, recipe: Recipe) -> None:
-    assert recipe.train is not None
-    if recipe.model.weights != "none" or recipe.train.init is None:
-        raise InputError(
-            f'train.init = "{recipe.train.init}" would overwrite model.weights = "{recipe.model.weights}": leave it '
-            'out, or set model.weights = "none"'
-        )
-    optim.initialise(module.modules(), recipe.train.init)
 
 
 class Images:
