@@ -372,8 +372,8 @@ class Recipe(Section):
     def _keeps_weights(self) -> Self:
         if self.train is not None and self.train.init is not None and self.model.weights != "none":
             raise ValueError(
-                f'train.init = "{self.train.init}" would overwrite model.weights = "{self.model.weights}"; leave it out, '
-                'or set model.weights = "none"'
+                f'train.init = "{self.train.init}" would overwrite model.weights = "{self.model.weights}"; leave it '
+                'out, or set model.weights = "none"'
             )
         return self
 
