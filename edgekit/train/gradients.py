@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 SAMPLES = 8
 """Steps of an epoch that are looked at."""
+LEAST = 1e-6
+"""Norm below which weights are about zero, as some begin, and say nothing about their gradients."""
 VANISHING, EXPLODING = 1e-8, 10.0
 """Gradient over weight, as norms: of a layer that does not move, and of one that any usual step throws out."""
 
@@ -42,10 +44,11 @@ class Watch:
             return
         with torch.no_grad():
             sizes = torch.stack([gradient.norm() for gradient in gradients])
-            ratios = sizes / torch.stack([weight.norm() for weight in known.values()]).clamp(min=1e-12)
+            weights = torch.stack([weight.norm() for weight in known.values()])
         self._totals.append(float(sizes.norm()))
-        for name, ratio in zip(known, ratios.tolist(), strict=True):
-            self._seen[name].append(ratio)
+        for name, size, weight in zip(known, sizes.tolist(), weights.tolist(), strict=True):
+            if weight > LEAST:
+                self._seen[name].append(size / weight)
 
     @property
     def norm(self) -> float | None:
