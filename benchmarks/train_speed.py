@@ -47,9 +47,7 @@ def main() -> None:
     print(f"plain loop {plain:6.1f} images/s; ratio {ours / plain:.2f}{missed(ours >= SHARE * plain)}")
     one, _ = edgekit(flags.folder, labels, "one", 1, 1)
     two, _ = edgekit(flags.folder, labels, "two", 2, 1)
-    print(
-        f"one thread {one:.1f} images/s, two processes of one {two:.1f}: {two / one:.2f} times{missed(two >= TIMES * one)}"
-    )
+    print(f"one thread {one:.1f} images/s, two processes {two:.1f}: {two / one:.2f} times{missed(two >= TIMES * one)}")
 
 
 def few(folder: Path, images: int) -> Path:
