@@ -14,6 +14,7 @@ from pathlib import Path
 # Each of the processes that run tests gets its share of the cores; torch reads this when it is imported.
 _SHARE = (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(_SHARE, 1)))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402

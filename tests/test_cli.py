@@ -121,7 +121,10 @@ def test_doctor_prints_text_or_json() -> None:
         ("edgekit pack runs/x --device ho", {"host"}),
         ("edgekit run digits --set data.cle", {f"data.clean.{key}=" for key in recipe.CleanSection.model_fields}),
         ("edgekit run digits --set quantize.qat.e", {"quantize.qat.epochs=", "quantize.qat.ema="}),
-        ("edgekit run digits --set train.optimizer=", {"train.optimizer=adamw", "train.optimizer=sgd"}),
+        (
+            "edgekit run digits --set train.optimizer=a",
+            {f"train.optimizer={name}" for name in ("adagrad", "adam", "adamw")},
+        ),
         ("edgekit run digits --set quantize.range=m", {"quantize.range=minmax", "quantize.range=mse"}),
         ("edgekit run digits --set lower.measure=", {"lower.measure=true", "lower.measure=false"}),
         ("edgekit recipes s", {"schema"}),

@@ -32,7 +32,6 @@ MODEL = "needs a latency model of that network and device; test_predict_latency.
 IMAGES = "needs a folder of images; test_data_check.py has one"
 PARSED = {
     r"edgekit (run|train|prune|compress|fit|tune)\b": TRAINS,
-    r"torchrun\b": TRAINS,
     r"edgekit predict-latency\b": MODEL,
     r"edgekit data check my\b": IMAGES,
     r"edgekit profile\b": BOARD,

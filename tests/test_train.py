@@ -274,7 +274,7 @@ def test_train_ends_in_same_bytes_when_killed_and_started_again(tmp_path: Path) 
     unbroken = start(whole)
     for word in ("head", "epoch  3/12"):
         child = start(broken)
-        while word not in child.stderr.read_text():
+        while word not in child.stderr.read_text() or not (broken / LAST).exists():
             assert child.running
             time.sleep(0.002)
         time.sleep(0.02)  # somewhere in the next epoch

@@ -128,7 +128,7 @@ def test_an_impossible_range_is_refused(space: dict[str, Any], said: str) -> Non
         ({"train.lr": [0.1, -1.0]}, "train.lr = -1.0: input should be greater than 0"),
         ({"train.lr": {"low": 0.1, "high": 1.0}, "train.ema": {"low": 0.5, "high": 2.0}}, "train.ema = 2.0: input"),
         ({"train.epochs": {"low": 1.5, "high": 3}}, "train.epochs = 1.5: input should be a valid integer"),
-        ({"train.optimizer": ["adamw", "sdg"]}, 'did you mean "sgd"?'),
+        ({"train.batch_norm": ["train", "frosen"]}, 'did you mean "frozen"?'),
         ({"prune.score": ["l1", "l2"]}, "give exactly one of macs"),
         ({"model.name.x": [1]}, "name is a value, not a section"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import sys
 
 import click
@@ -35,6 +36,8 @@ for _module in (run, data, fit, tune, compare, bundle, inspect, recipes, devices
 
 def main() -> None:
     """Entry point. What it prints is plain text, whatever names in files and on devices hold."""
+    # Before torch is loaded: threads that spin while they wait take the cores of other programs, and of each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if isinstance(sys.stdout, io.TextIOWrapper):
         ascii_ = codecs.lookup(sys.stdout.encoding).name == "ascii"  # click would write UTF-8, past this stream
         encoding, each_line = "utf-8" if ascii_ else sys.stdout.encoding, sys.stdout.line_buffering

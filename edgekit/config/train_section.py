@@ -32,7 +32,7 @@ class TrainSection(Section):
         0, ge=0, le=1_000_000, description="iterations on the head alone before that, over cached features (L-BFGS)"
     )
     batch: Batch = 32
-    optimizer: str = Field(
+    optimizer: Literal["adamw", "adam", "sgd", "rmsprop", "adagrad"] | str = Field(
         "adamw", description="adamw, adam, sgd (Nesterov), rmsprop, adagrad, or any other of timm by its name there"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and rmsprop")
