@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from edgekit.device.file import Device
 from edgekit.disk import json_file
 from edgekit.disk.run_directory import RunDirectory
 from edgekit.errors import InputError, Paused, Shortfall
-from edgekit.fit import frozen, rivals, rungs
+from edgekit.fit import frozen, rivals, rungs, widths
 from edgekit.fit.flow import Search
 from edgekit.fit.records import Candidate, Measurement, Net, Result
 from edgekit.fit.widths import Budget
@@ -183,6 +184,35 @@ def test_time_that_is_spent_ends_a_rung_with_fewer(tmp_path: Path) -> None:
     assert ("b", 1) in trainer.calls
 
 
+def test_styles_late_in_the_list_go_without_another_file_when_enough_were_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plans and times are made up: every file is too slow, so that each style would try again."""
+
+    slow = Measurement("a", "cpu", "litert", "2", "tflite", "measured", 200.0, 201.0, 199.0, 50.0, 1.5)
+
+    class Timed:
+        console, files = Console(quiet=True), widths.MOST_FILES - 7  # of the two ends and the model
+
+        def __call__(self, files: Mapping[str, Any]) -> dict[str, tuple[Measurement, ...]]:
+            self.files += len(files)
+            return dict.fromkeys(files, (slow,))
+
+    tries = itertools.count()
+    monkeypatch.setattr(widths, "plan", lambda *_: PrunePlan({"conv": (next(tries),)}, {"conv": 1000}))
+    monkeypatch.setattr(widths, "narrowed", lambda *_: None)
+    monkeypatch.setattr(widths, "candidate", lambda _, name, how, plan, __: Candidate(name, NET, how, plan, 1, 1))
+    monkeypatch.setattr(widths.Budget, "of", lambda *_: lambda gone: 1.0)
+    monkeypatch.setattr(widths, "corrected", lambda *_: 0.5)
+    whole: Any = SimpleNamespace(net=NET, planner=SimpleNamespace(cost=None), files=lambda *_: {})
+    clock: Any = Timed()
+    budget = Budget(FitSection(max_ms=100.0), {}, 1.0)
+    found = widths.close(whole, widths.STYLES[:6], budget, clock, [slow])
+    assert clock.files == widths.MOST_FILES
+    assert len(found) == 6
+    assert all(one.dropped for one in found)
+
+
 # A recipe that replays -----------------------------------------------------------------------------
 
 
@@ -192,7 +222,13 @@ def test_the_frozen_recipe_is_the_recipe_with_the_outcome(tmp_path: Path) -> Non
     raw = {
         "name": "x",
         "model": {"name": "net.py:make", "weights": "${NOT_SET:-../w}/a.safetensors"},
-        "data": {"source": "image_folder", "path": "../images", "input": 64},
+        "data": {
+            "source": "image_folder",
+            "path": "../images",
+            "input": 64,
+            "relabel": "../fix.csv",
+            "exclude": ["a/b.jpg"],
+        },
         "prune": {"plan": "somewhere.json", "recover": 3},
         "fit": {"max_ms": 2.5},
     }
@@ -209,6 +245,9 @@ def test_the_frozen_recipe_is_the_recipe_with_the_outcome(tmp_path: Path) -> Non
     for key, was in (("path", "../images"), ("weights", "${NOT_SET:-../w}/a.safetensors")):
         section = read.data if key == "path" else read.model
         assert expand(getattr(section, key), out).resolve() == expand(was, base).resolve()
+    assert read.data.relabel is not None
+    assert expand(read.data.relabel, out).resolve() == (base / "../fix.csv").resolve()
+    assert read.data.exclude == ["a/b.jpg"]  # paths in the data, not on the disk
     assert (out / read.model.name.partition(":")[0]).resolve() == base / "net.py"
     assert tomllib.loads(path.read_text())["model"]["weights"].startswith("${NOT_SET:-")
 

@@ -7,7 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-PATHS = (("model", "weights"), ("model", "name"), ("data", "path"), ("data", "labels"), ("prune", "plan"))
+PATHS = (
+    *(("model", key) for key in ("weights", "name")),
+    *(("data", key) for key in ("path", "labels", "exclude", "relabel", "extra")),
+    ("prune", "plan"),
+)
 """Keys that may hold a path."""
 
 

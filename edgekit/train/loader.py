@@ -69,6 +69,7 @@ class Loader:
     def epoch(self, number: int, batches: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's parts of some batches: float32 [n, channels, height, width] and int64 [n]."""
         self._images.set_epoch(number)
+        self._images.preload()  # once in a run, so no epoch's own time
         pace = Pace(self._workers())
         self._paces.append(pace)
         began = last = time.perf_counter()

@@ -103,6 +103,10 @@ def train(
         return write([], metrics, doubts)
     state = start(module, section)
     images = Images(index, root, spec, section, crew)
+    if section.batch > len(images.train):
+        console.say(
+            f"  train.batch = {section.batch} exceeds the {len(images.train)} training images: an epoch is one step"
+        )
     criterion = loss_of(section, [sample.label for sample in images.train.samples], index.labels)
     settings = {"name": recipe.name, **{f"train.{key}": value for key, value in section.model_dump().items()}}
     record = Record(work, [] if crew.rank else section.loggers, settings)
@@ -152,9 +156,13 @@ class Images:
         self.plain = partial(ImageSet, index, root, "train", spec)  # used once, so not kept in memory
         self.val = ImageSet(index, root, "val", spec) if index.split("val") else None
         self.classes = len(index.labels)
-        if len(self.train) < 2 * self.crew.size:
-            least = 2 * self.crew.size
+        least = 2 * self.crew.size  # for batch norms, in each process
+        if len(self.train) < least:
             raise InputError(f"train: the training split has {len(self.train)} images; at least {least} are needed")
+        if self.crew.size > 1 and section.batch < least:
+            raise InputError(
+                f"train.batch = {section.batch} is too small for {self.crew.size} processes: give at least {least}"
+            )
 
 
 def start(module: nn.Module, section: TrainSection) -> State:

@@ -29,12 +29,13 @@ def optimizer(module: nn.Module, section: TrainSection) -> torch.optim.Optimizer
         InputError: timm has no optimizer of that name, or cannot make it here.
     """
     in_head = {id(parameter) for parameter in head(module).parameters()}
-    depth, decay = depths(module), section.layer_decay
-    last = max(depth.values())
+    decay = section.layer_decay
+    depth = depths(module) if decay is not None else {}
+    last = max(depth.values(), default=0)
     groups: dict[tuple[bool, bool, int], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            place = depth[name] if decay is not None else last
+            place = depth.get(name, last)
             groups.setdefault((id(parameter) in in_head, parameter.ndim > 1, place), []).append(parameter)
     plan: list[dict[str, Any]] = []
     for (own, decayed, place), parameters in groups.items():
