@@ -15,11 +15,21 @@ from typing import Any, NoReturn
 
 import click
 
+from edgekit.cli import _complete
 from edgekit.errors import EdgekitError, need
 from edgekit.runtime import terminal
 from edgekit.runtime.errors import RuntimeFault
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+quieted = click.option("--quiet", "-q", is_flag=True, help="Show no progress on stderr.")
+overridden = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=_complete.override,
+    help="Override a key of the recipe: section.key=value; without a value, its default.",
+)
 debugged = click.option("--debug", is_flag=True, help="Show tracebacks.")
 
 

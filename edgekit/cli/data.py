@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli import _complete
-from edgekit.cli._common import Group, apart, as_json, debugged, guarded
+from edgekit.cli._common import Group, apart, as_json, debugged, guarded, overridden, quieted
 from edgekit.cli.run import job_of
 from edgekit.errors import Shortfall, need
 from edgekit.runtime import terminal
@@ -17,8 +17,6 @@ from edgekit.runtime import terminal
 if TYPE_CHECKING:
     from edgekit.datacheck.pseudo import Labelled
     from edgekit.datacheck.records import Result
-
-quieted = click.option("--quiet", "-q", is_flag=True, help="Show no progress on stderr.")
 
 
 @click.group(cls=Group)
@@ -34,14 +32,7 @@ def data() -> None:
 
 @data.command(no_args_is_help=True)
 @click.argument("target", metavar="RECIPE", shell_complete=_complete.shipped("recipes"))
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    shell_complete=_complete.override,
-    help="Override a key of the recipe: section.key=value; without a value, its default.",
-)
+@overridden
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write. [runs/<recipe>/data-check]"
 )

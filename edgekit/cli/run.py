@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from edgekit.cli import _complete
-from edgekit.cli._common import apart, guarded
+from edgekit.cli._common import apart, guarded, overridden, quieted
 from edgekit.errors import InputError, Shortfall, need
 from edgekit.runtime import terminal
 
@@ -36,7 +36,7 @@ def options(
     """The options and argument of every command that works on a recipe or a run directory."""
     for option in (
         click.option("--debug", is_flag=True, help="Show tracebacks."),
-        click.option("--quiet", "-q", is_flag=True, help="Show no progress on stderr."),
+        quieted,
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
         click.option(
             "--device",
@@ -47,14 +47,7 @@ def options(
             help=device,
         ),
         click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help=out),
-        click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="KEY=VALUE",
-            shell_complete=_complete.override,
-            help="Override a key of the recipe: section.key=value; without a value, its default.",
-        ),
+        overridden,
         click.argument("target", metavar=target, shell_complete=_complete.shipped("recipes")),
     ):
         command = option(command)

@@ -33,7 +33,7 @@ from edgekit.train.record import Record
 from edgekit.types import Checkpoint, Epoch, Index, InputSpec, Metrics, Split
 
 After = Callable[[Epoch], None]
-"""Called after each epoch."""
+"""Called after each epoch over all layers."""
 
 
 def train(
@@ -59,7 +59,8 @@ def train(
         base: folder that the recipe's relative paths start from.
         work: existing folder that gets ``model.safetensors``, ``checkpoint.json`` and ``training.csv``.
         console: progress.
-        after_epoch: called once each epoch is saved; what it raises ends the training, which can be gone on with.
+        after_epoch: called once each epoch over all layers is saved; what it raises ends the training, which can be
+            gone on with.
         crew: the processes that train together; the first of them writes.
 
     Raises:
@@ -125,7 +126,7 @@ def train(
                 state.save(work, mark)
                 if advice := record.add(state.history[-1], done, pace):
                     console.say(f"  {advice}")
-            if after_epoch is not None:
+            if after_epoch is not None and done is not None:
                 after_epoch(state.history[-1])
 
         try:
