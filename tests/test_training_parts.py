@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,7 @@ from edgekit.train.loop import start
 from edgekit.train.record import FILE, Record
 from edgekit.types import Epoch, Index, InputSpec, ModelSpec
 from tests.colours import LABELS, write_images
+from tests.support import environment
 
 QUIET = Console(quiet=True)
 SPEC = InputSpec(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -302,29 +306,56 @@ def test_half_precision_is_refused_on_a_cpu() -> None:
         precision(TrainSection(precision="fp16"), plain(), SPEC.shape)
 
 
-def test_processes_beside_the_training_prepare_the_same_images(index: Index) -> None:
-    images = ImageSet(index, Path(index.root), "train", SPEC, ["random_crop", "flip", "random_erasing"], 3)
-    runs = []
-    for workers in (0, 2):
-        loader = Loader(images, TrainSection(batch=30, workers=workers), Crew())
-        runs.append(list(loader.epoch(4, loader.groups(4))))
-        assert loader.pace.images == 120
-        assert 0 <= loader.pace.wait <= 1
-    for (a, labels), (b, others) in zip(*runs, strict=True):
-        assert torch.equal(a, b)
-        assert torch.equal(labels, others)
+BESIDE = """
+import sys
+from pathlib import Path
+
+import torch
+
+from edgekit.config.train_section import TrainSection
+from edgekit.data.dataset import ImageSet
+from edgekit.train.crew import Crew
+from edgekit.train.loader import Loader
+from edgekit.types import InputSpec
+from tests.colours import write_images
+
+folder = Path(sys.argv[1])
+spec = InputSpec(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+images = ImageSet(write_images(folder), folder, "train", spec, ["random_crop", "flip", "random_erasing"], 3)
+runs = []
+for workers in (0, 2):
+    loader = Loader(images, TrainSection(batch=30, workers=workers), Crew())
+    runs.append(list(loader.epoch(4, loader.groups(4))))
+    assert (loader.pace.workers, loader.pace.images) == (workers, 120)
+    assert 0 <= loader.pace.wait <= 1
+for (a, labels), (b, others) in zip(*runs, strict=True):
+    assert torch.equal(a, b)
+    assert torch.equal(labels, others)
+print("the same")
+"""
 
 
-def test_the_faster_way_to_load_images_is_kept() -> None:
+def test_processes_beside_the_training_prepare_the_same_images(tmp_path: Path) -> None:
+    """In a process of its own: where an exporter was used before, none are forked."""
+    command = [sys.executable, "-W", "error", "-c", BESIDE, str(tmp_path)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.stdout == "the same\n", done.stderr
+
+
+def test_the_faster_way_to_load_images_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "jax", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     loader = Loader(None, TrainSection(), Crew())
     assert loader._workers() == 0
     loader._paces.append(Pace(0, images=100, seconds=10.0, waited=4.0))
     tried = loader._workers()
-    assert tried >= (1 if torch.get_num_threads() > 1 else 0)
+    assert tried == 1
     loader._paces.append(Pace(tried, images=100, seconds=12.0, waited=0.1))
     assert loader._workers() == 0
     loader._paces[1].seconds = 7.0
     assert loader._workers() == tried
+    monkeypatch.setitem(sys.modules, "jax", sys)
+    assert loader._workers() == 0
 
 
 @settings(max_examples=50)
@@ -404,8 +435,6 @@ def test_tensorboard_reads_what_was_logged(tmp_path: Path) -> None:
 
 
 def test_a_logger_that_is_not_installed_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(InputError, match=r"pip install 'edgekit\[mlflow\]'"):
         Record(tmp_path, ["mlflow"], {})

@@ -118,7 +118,10 @@ def _as_one_of_several(timeout: float, flags: dict[str, Any]) -> None:
     with crew.joined(timeout) as mine:
         launch.enrol(mine.rank)
         if mine.rank:
-            together.follow(mine)
+            try:
+                together.follow(mine)
+            except crew.Lost:  # the first process says so, unless it is what was lost
+                sys.exit(1)
             return
         code = 0
         with together.leading(mine):
@@ -126,7 +129,8 @@ def _as_one_of_several(timeout: float, flags: dict[str, Any]) -> None:
                 _go("train", **flags)
             except SystemExit as ending:
                 code = int(ending.code or 0)
-    sys.exit(launch.leave(code))
+    again = type(mine.lost) is crew.Lost  # torchrun starts all processes again if one exits with another code than 0
+    sys.exit(code if again else launch.leave(code))
 
 
 def _without(option: str, words: Sequence[str]) -> list[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,14 +27,22 @@ from edgekit.errors import EdgekitError
 
 PATIENCE = timedelta(days=7)
 """How long the others wait for the first process, which may have to download the data."""
+MEETING = 300.0
+"""Seconds at least that processes wait for each other at the beginning."""
+OF_GROUPS = ("gloo", "nccl", "timed out", "timeout", "connection", "broken pipe", "by peer")
+"""Words of errors that are about other processes."""
 ASKING = timedelta(seconds=10)
 """How long each has to answer when one is being looked for that hangs."""
 
 
-class Silent(EdgekitError):
-    """A process does not answer; the message names it. What was trained so far is kept."""
+class Lost(EdgekitError):
+    """Another process is gone, and torchrun will start all of them again. What was trained so far is kept."""
 
     exit_code = 1
+
+
+class Silent(Lost):
+    """Another process does not answer; the message names it."""
 
 
 @dataclass
@@ -49,8 +60,8 @@ class Crew:
     timeout: float = 300.0
     _orders: Any = None
     """The group in which they wait without limit."""
-    silent: bool = False
-    """Whether one of them has not answered, so that nothing can be told any more."""
+    lost: Lost | None = None
+    """Why nothing can be told any more."""
 
     def own(self, batch: Sequence[int]) -> Sequence[int]:
         """This process's part of a batch: parts differ by at most one image."""
@@ -102,18 +113,23 @@ class Crew:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Name the process that keeps the others waiting.
+        """Tell a process that is gone from one that keeps the others waiting.
 
         Raises:
-            Silent: one of them hangs, or is gone.
+            Lost: one of them is gone.
+            Silent: one of them hangs; the message names it.
         """
         try:
             yield
         except (RuntimeError, dist.DistError) as trouble:
-            if self.size == 1 or not _is_of_group(trouble):
+            words = str(trouble).lower()
+            if self.size == 1 or not any(word in words for word in OF_GROUPS):
                 raise
-            self.silent = True
-            raise Silent(f"train: {self._missing()}") from trouble
+            if "timed out" in words or "timeout" in words:
+                self.lost = Silent(f"train: {self._missing()}")
+            else:
+                self.lost = Lost(f"train: a process of {self.size} has ended; the others go on from the last epoch")
+            raise self.lost from trouble
 
     def _missing(self) -> str:
         text = f"a process of {self.size} did not answer within {self.timeout:g} s"
@@ -125,17 +141,34 @@ class Crew:
         return f"{text}: see what it does there; the same command goes on from the last epoch"
 
 
-def _is_of_group(trouble: Exception) -> bool:
-    words = str(trouble).lower()
-    return isinstance(trouble, dist.DistError) or any(word in words for word in ("gloo", "nccl", "timed out", "peer"))
-
-
 _current = Crew()
 
 
 def current() -> Crew:
     """The crew of this process."""
     return _current
+
+
+def _attempt(store: Any, rank: int, size: int) -> str:
+    """A name that all processes of this attempt agree on, and none of an earlier one.
+
+    When torchrun starts processes again, its store still holds the addresses of those that are gone. So the first
+    process names the attempt, and the others wait until it has answered them, not an earlier process of their rank.
+    """
+    if rank == 0:
+        name = uuid.uuid4().hex
+        store.set("attempt", name)
+        for other in range(1, size):
+            store.set(f"{name}/answer/{other}", store.get(f"{name}/{other}"))
+        return name
+    own = uuid.uuid4().hex
+    while True:
+        name = str(store.get("attempt").decode())
+        store.set(f"{name}/{rank}", own)
+        for _ in range(10):
+            if store.check([f"{name}/answer/{rank}"]) and store.get(f"{name}/answer/{rank}").decode() == own:
+                return name
+            time.sleep(0.1)
 
 
 @contextmanager
@@ -149,7 +182,12 @@ def joined(timeout: float) -> Iterator[Crew]:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    meeting = timedelta(seconds=max(timeout, MEETING))
+    store, rank, size = next(rendezvous("env://", timeout=meeting))
+    store = dist.PrefixStore(  # type: ignore[attr-defined]
+        _attempt(store, rank, size), store
+    )
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout), store=store, rank=rank, world_size=size)
     try:
         orders = dist.new_group(backend="gloo", timeout=PATIENCE)
         _current = Crew(dist.get_rank(), dist.get_world_size(), timeout, orders)

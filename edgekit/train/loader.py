@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -87,9 +88,11 @@ class Loader:
         return self._paces[-1]
 
     def _workers(self) -> int:
-        cores = max(len(os.sched_getaffinity(0)) // self._crew.size, 1)
+        if "jax" in sys.modules:  # the TFLite exporter has loaded it, and it may hang in a fork
+            return 0
         if self._section.workers is not None:
             return self._section.workers
+        cores = max(len(os.sched_getaffinity(0)) // self._crew.size, 1)
         if not self._paces or cores == 1:
             return 0
         first = self._paces[0]

@@ -48,7 +48,7 @@ def follow(together: crew.Crew) -> None:
                 loop.train(
                     order.recipe, order.index, order.root, order.base, Path(work), Console(quiet=True), crew=together
                 )
-            except crew.Silent:
+            except crew.Lost:
                 raise
             except EdgekitError:  # the first process had the same error, and says so
                 continue
@@ -56,9 +56,9 @@ def follow(together: crew.Crew) -> None:
 
 @contextmanager
 def leading(together: crew.Crew) -> Iterator[None]:
-    """Let the others go at the end, unless one of them does not answer."""
+    """Let the others go at the end, unless one of them is lost."""
     try:
         yield
     finally:
-        if not together.silent:
+        if together.lost is None:
             together.tell(None)
