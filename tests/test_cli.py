@@ -206,9 +206,12 @@ def _not_skipped(said: str) -> list[str]:
 
 
 def test_run_finishes_quickly_when_nothing_has_changed(tiny: TinyRun) -> None:
-    before = _processor_seconds()
-    answer = edgekit("run", *TINY, "--device", tiny.device, "--out", tiny.path, env={})
-    assert _processor_seconds() - before < 2
+    seconds = []
+    for _ in range(3):  # processor time, too, is longer on a busy machine
+        before = _processor_seconds()
+        answer = edgekit("run", *TINY, "--device", tiny.device, "--out", tiny.path, env={})
+        seconds.append(_processor_seconds() - before)
+    assert min(seconds) < 2
     assert _not_skipped(answer.stderr) == [f"{name}: unchanged" for name in STAGES]
 
 
