@@ -60,7 +60,7 @@ def few(folder: Path, images: int) -> Path:
     file = folder / "labels.csv"
     with file.open("w", newline="") as out:
         writer = csv.writer(out)
-        writer.writerow(("path", "label"))
+        writer.writerow(("file", "label"))
         writer.writerows(rows)
     return file
 
