@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -214,20 +215,37 @@ def whole_batches(module: nn.Module, crew: Crew) -> Iterator[None]:
                 norm.forward = forward  # type: ignore[method-assign]
 
 
-class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes; a gradient flows back to each."""
+class _Normalise(torch.autograd.Function):
+    """Batch norm over the images of all processes, without more passes over the memory than that of one process.
+
+    Its gradient is that of Ioffe and Szegedy, Batch Normalization (2015), with sums over all processes.
+    """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
+    def forward(
+        ctx: Any, values: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, count: Tensor, eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(values, weight, mean, variance, count)
+        ctx.eps = eps
+        return functional.batch_norm(values, mean, variance, weight, bias, eps=eps)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        values, weight, mean, variance, count = ctx.saved_tensors
+        (gradient,) = gradients
+        _, products, sums = torch.ops.aten.native_batch_norm_backward(
+            gradient, values, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
+        )
+        total = torch.stack([products, sums])  # over this process's images: of gradient times output, and of gradient
         dist.all_reduce(total)
-        return total
+        total /= count
+        scale = torch.rsqrt(variance + ctx.eps)
+        slope = -weight * scale.square() * total[0]
+        inner = functional.batch_norm(  # slope * (values - mean) - weight * scale * mean gradient, in one pass
+            values, mean, torch.ones_like(mean), slope, -weight * scale * total[1], eps=0.0
+        )
+        shape = [1, -1, *[1] * (values.dim() - 2)]
+        return inner.addcmul_(gradient, (weight * scale).view(shape)), products, sums, None, None, None, None
 
 
 class _Together:
@@ -241,19 +259,19 @@ class _Together:
         norm = self._norm
         if not norm.training:
             return self._usual(values)
-        axes = [axis for axis in range(values.dim()) if axis != 1]
         wide = values.float()
-        count = wide.new_tensor([wide.numel() / wide.shape[1]])
-        sums: Tensor = _Sum.apply(torch.cat([wide.sum(axes), wide.square().sum(axes), count]))
-        channels, count = wide.shape[1], sums[-1]
-        mean = sums[:channels] / count
-        variance = (sums[channels : 2 * channels] / count - mean.square()).clamp(min=0)
-        if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
-            self._remember(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
-        shape = [1, -1, *[1] * (values.dim() - 2)]
-        scaled = (wide - mean.view(shape)) * torch.rsqrt(variance + norm.eps).view(shape)
-        if norm.affine:
-            scaled = scaled * norm.weight.view(shape) + norm.bias.view(shape)
+        with torch.no_grad():
+            own, spread = (each.double() for each in torch.batch_norm_update_stats(wide, None, None, 0.0))
+            sums = wide.numel() // wide.shape[1] * torch.stack([own, spread + own.square(), torch.ones_like(own)])
+            dist.all_reduce(sums)
+            exact = sums[0] / sums[2]
+            mean, count = exact.float(), sums[2].float()
+            variance = (sums[1] / sums[2] - exact.square()).clamp(min=0).float()
+            if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
+                self._remember(mean, variance * count / (count - 1).clamp(min=1))
+        weight = norm.weight if norm.affine else torch.ones_like(mean)
+        bias = norm.bias if norm.affine else torch.zeros_like(mean)
+        scaled: Tensor = _Normalise.apply(wide, weight, bias, mean, variance, count, norm.eps)
         return self._activated(scaled.to(values.dtype))
 
     def _remember(self, mean: Tensor, variance: Tensor) -> None:

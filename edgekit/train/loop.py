@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils import deterministic as memory
 
 from edgekit import models
 from edgekit.config.recipe import Recipe
@@ -300,10 +301,15 @@ def device() -> torch.device:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Use only algorithms that give the same bits each time; on the CPU alone, where this costs nothing."""
-    before = torch.are_deterministic_algorithms_enabled()
+    """Use only algorithms that give the same bits each time; on the CPU alone, where this costs nothing.
+
+    torch would also fill all memory that it allocates, for programs that read what they never wrote: 20 % of a step.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before[0])
+        memory.fill_uninitialized_memory = before[1]
