@@ -25,7 +25,8 @@ from edgekit import choices
 from edgekit.disk import json_file
 from edgekit.errors import Shortfall
 from edgekit.runtime import engine_menu, port
-from edgekit.types import HOST_ENGINES, Accuracy, Artifact
+from edgekit.scores import Accuracy
+from edgekit.types import HOST_ENGINES, Artifact
 
 PRECISIONS = ("fp32", "fp16", "int8", "weight_only", "dynamic", "int16x8")
 SECONDS = 60.0

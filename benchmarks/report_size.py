@@ -26,7 +26,8 @@ import numpy as np
 from edgekit import choices
 from edgekit.measurements import Kind, Machine, Minute, OperatorProfile, OperatorRow, Profile, Steps, Timing, Verdict
 from edgekit.report.contents import Report
-from edgekit.types import Accuracy, Artifact, TensorSpec
+from edgekit.scores import Accuracy
+from edgekit.types import Artifact, TensorSpec
 from edgekit.verdict import stats
 
 ENGINES = ("litert", "onnxruntime")

@@ -88,7 +88,8 @@ def plain_loop(data: Path, workers: int) -> float:
     images = ImageSet(index, root, "train", spec, recipe.train.augment, 0)
     images.preload()
     torch.set_num_threads(workers)
-    module = timm.create_model("mobilenetv2_100", num_classes=len(index.labels)).to(memory_format=torch.channels_last)
+    module = timm.create_model(recipe.model.name, num_classes=len(index.labels), **recipe.model.options)
+    module = module.to(memory_format=torch.channels_last)
     module.train()
     solver = torch.optim.AdamW(module.parameters(), lr=1e-3)
     rate = 0.0

@@ -155,12 +155,36 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """Images whose predicted class has a probability in one range."""
+
+    images: int
+    confidence: float
+    """Mean probability of the predicted class, 0..1."""
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far the probabilities of a model can be believed.
+
+    Guo et al., On Calibration of Modern Neural Networks (2017).
+    """
+
+    error: float
+    """Expected calibration error, 0..1: mean of ``|accuracy - confidence|`` over the images, by bins."""
+    bins: tuple[Bin, ...]
+    """Ranges of equal width, ascending; empty ones are left out."""
+
+
+@dataclass(frozen=True)
 class Metrics:
     """Scores of one model on one split."""
 
     split: Split
     images: int
     accuracy: float
+    """With one class per image, also the micro average of precision, recall and F1."""
     precision: float
     """Macro average, as are `recall` and `f1`."""
     recall: float
@@ -168,6 +192,12 @@ class Metrics:
     per_class: tuple[ClassScore, ...]
     confusion: tuple[tuple[int, ...], ...]
     """Row: true class, column: predicted class."""
+    near: tuple[int, float] | None = None
+    """k, and the share of images whose class is among the k most likely ones; None with two classes."""
+    calibration: Calibration | None = None
+    """None in files of an earlier version."""
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Ends of 95 % intervals of `accuracy`, `precision`, `recall` and `f1`."""
 
 
 @dataclass(frozen=True)
@@ -386,79 +416,3 @@ class Skipped:
     """What `Artifact.id` would have been."""
     reason: str
     """Why, in one line."""
-
-
-@dataclass(frozen=True)
-class Excess:
-    """Points of top-1 that a file loses, from clean images to worse ones, beyond what torch fp32 loses there."""
-
-    points: float
-    low: float
-    """Ends of an interval for it: of 95 %, or so that all those of a file hold together in 95 % of the cases."""
-    high: float
-
-
-@dataclass(frozen=True)
-class WorseImages:
-    """Score of one model on the test images after one corruption."""
-
-    corruption: str
-    """A module of ``edgekit/verify/corruptions``."""
-    level: int
-    """1 (slight) to 3 (severe)."""
-    top1: float
-    """0..1"""
-    excess: Excess | None = None
-    """None for torch fp32 itself."""
-
-
-@dataclass(frozen=True)
-class Robustness:
-    """Scores of one model on clean and on corrupted images, an entry of ``robustness.json``."""
-
-    artifact: str
-    """`Artifact.id`, or ``torch-fp32``, which comes first."""
-    engine: str
-    split: Split
-    images: int
-    clean: float
-    """Top-1 on the clean images, 0..1."""
-    worse: tuple[WorseImages, ...]
-    excess: Excess | None = None
-    """Over all corruptions and levels; None for torch fp32 itself."""
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Scores of one artifact, run by one engine on one device over one split."""
-
-    artifact: str
-    """`Artifact.id`, or ``torch-fp32`` / ``torch-int8`` for the references."""
-    engine: str
-    engine_version: str
-    device: str
-    split: Split
-    images: int
-    top1: float
-    """0..1"""
-    agreement: float
-    """Share of images with the same top-1 class as torch fp32, 0..1."""
-    metrics: Metrics | None = None
-    agreement_reference: float | None = None
-    """Agreement with the torch model of the same precision (torch-int8 for an int8 file); on a device other than the
-    host, with the same file on the host. The three values below use the same reference."""
-    max_difference: float | None = None
-    """Largest absolute difference from that reference over all outputs."""
-    max_steps: float | None = None
-    """The same in output quantization steps (int8 files only)."""
-    within_one_step: float | None = None
-    """Share of outputs at most one step away (int8 files only)."""
-    sqnr_db: float | None = None
-    """Signal-to-quantization-noise ratio of the logits against torch fp32, in dB."""
-    passed: bool = True
-    problem: str = ""
-    """Why it did not pass, in one line."""
-    diverges: str | None = None
-    """First layer whose output differs from torch's, and by how much; None if nothing failed. Of a file with float
-    operators that passed: how many of its layers round differently. On a device other than the host: first layer that
-    differs from the same file on the host, whether it failed or just rounds differently."""

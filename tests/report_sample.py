@@ -18,8 +18,8 @@ from edgekit.measurements import (
     Verdict,
 )
 from edgekit.report.contents import Provenance, Report, StageRow, gather
+from edgekit.scores import Accuracy
 from edgekit.types import (
-    Accuracy,
     Artifact,
     Checkpoint,
     ClassScore,

@@ -32,7 +32,8 @@ from edgekit.deploy import bundle, golden_vectors
 from edgekit.disk.run_directory import UNVERIFIED, RunDirectory
 from edgekit.errors import InputError, Shortfall
 from edgekit.runtime import load
-from edgekit.types import Accuracy, Artifact, InputSpec, Sample, TensorSpec
+from edgekit.scores import Accuracy
+from edgekit.types import Artifact, InputSpec, Sample, TensorSpec
 from tests.conftest import TinyRun
 from tests.small_bundle import MODEL, manifest, small
 from tests.support import BUNDLE, complaint, edgekit, environment

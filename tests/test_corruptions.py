@@ -22,7 +22,9 @@ from edgekit.console import Console
 from edgekit.disk import json_file
 from edgekit.report import robustness as shown
 from edgekit.report.formats import html, markdown
-from edgekit.types import TORCH_FP32, InputSpec, Robustness, Sample
+from edgekit.scores import Robustness
+from edgekit.types import TORCH_FP32, InputSpec, Sample
+from edgekit.verdict import intervals
 from edgekit.verify import robustness
 from edgekit.verify.corruptions import blur, brightness, contrast, jpeg, noise
 from edgekit.verify.port import LARGE, LEVELS, SMALL, Pixels, severity
@@ -90,7 +92,7 @@ def test_corruptions_are_what_they_say(level: int) -> None:
 @settings(max_examples=40)
 def test_more_is_said_only_where_mcnemar_nearly_says_so(lost: int, won: int, same: int) -> None:
     """The exact test is known to be conservative: a p just above 5 % may be below it here, never one above 13 %."""
-    found = robustness.excess(np.array([1] * lost + [-1] * won + [0] * same, np.int8), 0.05)
+    found = intervals.difference(np.array([1] * lost + [-1] * won + [0] * same, np.int8), 0.05)
     assert found.low <= found.points <= found.high or abs(found.points) < 0.5
     assert found.points == pytest.approx(100 * (lost - won) / (lost + won + same))
     p = binomtest(lost, lost + won).pvalue if lost + won else 1.0
@@ -104,7 +106,7 @@ def test_intervals_cover_what_they_should() -> None:
     """300 images, of which 4 % are lost and 4 % are won: the truth, 0, is outside in about 5 % of the cases."""
     draw = np.random.default_rng(1)
     found = [
-        robustness.excess(draw.choice(np.array([1, -1, 0], np.int8), 300, p=[0.04, 0.04, 0.92]), 0.05)
+        intervals.difference(draw.choice(np.array([1, -1, 0], np.int8), 300, p=[0.04, 0.04, 0.92]), 0.05)
         for _ in range(200)
     ]
     outside = sum(each.low > 0 or each.high < 0 for each in found)

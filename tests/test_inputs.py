@@ -30,7 +30,8 @@ from edgekit.disk import json_file
 from edgekit.errors import InputError
 from edgekit.graph.logits import classes, per_class
 from edgekit.runtime import preprocess
-from edgekit.types import Accuracy, Artifact, Index, InputSpec, Resize, Sample
+from edgekit.scores import Accuracy
+from edgekit.types import Artifact, Index, InputSpec, Resize, Sample
 from tests.support import DEVICE, ROOT, edgekit, environment
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}

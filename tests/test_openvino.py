@@ -23,7 +23,7 @@ from edgekit.runtime import _load, engine_menu, trace
 from edgekit.runtime.engines import onnxruntime, openvino
 from edgekit.runtime.errors import RuntimeFault
 from edgekit.runtime.port import Bound, Port
-from edgekit.types import Accuracy
+from edgekit.scores import Accuracy
 from edgekit.verdict import rule as verdict
 from edgekit.verify import files as verify
 from tests import nets, report_sample

@@ -28,7 +28,8 @@ from edgekit.export.formats import tflite as to_tflite
 from edgekit.pipeline import run as pipeline
 from edgekit.runtime.engines import litert
 from edgekit.runtime.engines import onnxruntime as ort
-from edgekit.types import FLOAT_VARIANTS, Accuracy, Artifact
+from edgekit.scores import Accuracy
+from edgekit.types import FLOAT_VARIANTS, Artifact
 from edgekit.verify import files as verify
 from tests import nets
 

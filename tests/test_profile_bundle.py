@@ -35,7 +35,7 @@ from edgekit.report.formats import json as json_report
 from edgekit.runtime import replay
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.errors import RuntimeFault
-from edgekit.types import Accuracy
+from edgekit.scores import Accuracy
 from edgekit.verdict import rule as verdict
 from tests import bundles, model_files, report_sample
 from tests.conftest import TinyRun

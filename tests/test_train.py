@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 from torch import nn
 
 from edgekit import checkpoint_file, models
@@ -31,7 +30,6 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.train import _head
 from edgekit.train._state import LAST
 from edgekit.train.loop import _patience_is_over, train
-from edgekit.train.metrics import score
 from edgekit.train.optim import optimizer, set_rates
 from edgekit.train.schedules import cosine
 from edgekit.types import Checkpoint, Epoch, Index, Split
@@ -98,22 +96,6 @@ def test_optimizer_holds_each_weight_once_and_spares_norms_and_biases(kind: str)
     }  # fmt: skip
     set_rates(solver, 0.5)
     assert {group["lr"] for group in solver.param_groups} == {0.05, 0.25}
-
-
-@given(st.data(), st.integers(2, 6), st.integers(1, 60))
-def test_score_agrees_with_scikit_learn(data: st.DataObject, classes: int, images: int) -> None:
-    vector = st.lists(st.integers(0, classes - 1), min_size=images, max_size=images)
-    labels, predicted = data.draw(vector), data.draw(vector)
-    found = score(predicted, labels, [str(label) for label in range(classes)], "val")
-    every = list(range(classes))
-    scores = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
-    ours = [(entry.precision, entry.recall, entry.f1, entry.images) for entry in found.per_class]
-    np.testing.assert_allclose(np.array(ours).T, np.array(scores), atol=1e-12)
-    macro = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0, average="macro")
-    np.testing.assert_allclose((found.precision, found.recall, found.f1), macro[:3], atol=1e-12)
-    assert found.accuracy == pytest.approx(accuracy_score(labels, predicted))
-    assert np.array_equal(found.confusion, confusion_matrix(labels, predicted, labels=every))
-    assert found.images == images
 
 
 def test_head_fit_finds_the_optimum_of_scikit_learn() -> None:

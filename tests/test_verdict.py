@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from edgekit.device.file import LimitsSection
 from edgekit.measurements import Kind, Machine, Steps, Timing, Verdict
-from edgekit.types import Accuracy, Artifact
+from edgekit.scores import Accuracy
+from edgekit.types import Artifact
 from edgekit.verdict import noise as noise_rule
 from edgekit.verdict.rule import decide, uncertain
 from tests.report_sample import ARTIFACTS, accuracy, report, timing

@@ -24,7 +24,7 @@ from edgekit.graph import exported_program, integer_arithmetic
 from edgekit.graph.tflite_table import Table
 from edgekit.runtime import port as port_module
 from edgekit.runtime.port import Port
-from edgekit.types import Accuracy
+from edgekit.scores import Accuracy
 from edgekit.verify import files as verify
 from tests import nets
 

@@ -63,11 +63,13 @@ def files(results: Results) -> str:
         if score is not None and score.max_steps is None and score.max_difference is not None:
             away = f"{score.max_difference:.1e}"
         floats = "" if artifact.precision == "fp32" else str(len(artifact.float_op_names))
-        rows.append((artifact.id, f"{artifact.bytes / 1e6:.3f}", top1, away, floats))
+        lost = score.lost if score else None
+        change = f"{-lost.points:+.2f} ({-lost.high:+.2f} to {-lost.low:+.2f})" if lost else ""
+        rows.append((artifact.id, f"{artifact.bytes / 1e6:.3f}", top1, change, away, floats))
     reference = next((row for row in results.accuracy if row.artifact == "torch-fp32"), None)
     if not rows:
         return ""
-    lines = [table(("file", "MB", "top-1", "from torch", "float operators"), rows)]
+    lines = [table(("file", "MB", "top-1", "against fp32 (95 % interval)", "from torch", "float operators"), rows)]
     if reference:
         lines.append(f"top-1 of torch: {100 * reference.top1:.1f} % of {reference.images} {reference.split} images")
     return "\n".join(lines)

@@ -17,7 +17,8 @@ from edgekit.data.transforms import array, decode, fit, normalise, preprocessing
 from edgekit.errors import Shortfall
 from edgekit.runtime import engine_menu
 from edgekit.runtime.errors import RuntimeFault
-from edgekit.types import HOST_ENGINES, Accuracy, Artifact, InputSpec, Sample
+from edgekit.scores import Accuracy
+from edgekit.types import HOST_ENGINES, Artifact, InputSpec, Sample
 from edgekit.verify import files as verify
 
 COUNT = 8

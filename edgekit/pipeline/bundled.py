@@ -33,7 +33,8 @@ from edgekit.report import files
 from edgekit.report.contents import Provenance, Report, Source, StageRow, gather
 from edgekit.runtime.bundle import Bundle, open_bundle
 from edgekit.runtime.errors import RuntimeFault
-from edgekit.types import SUFFIXES, TORCH_FP32, Accuracy, Artifact, Split, TensorSpec
+from edgekit.scores import Accuracy
+from edgekit.types import SUFFIXES, TORCH_FP32, Artifact, Split, TensorSpec
 from edgekit.verdict import rule as verdict
 from edgekit.verdict import trust
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from edgekit.measurements import Machine, Profile, Timing
 from edgekit.pipeline.state import Run
-from edgekit.types import Accuracy, Artifact, Checkpoint, Pruning
+from edgekit.scores import Accuracy
+from edgekit.types import Artifact, Checkpoint, Pruning
 
 
 @dataclass(frozen=True)

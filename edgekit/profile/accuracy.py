@@ -26,7 +26,8 @@ from edgekit.reach.port import Reach, way
 from edgekit.reach.ways import local
 from edgekit.reach.worker import WorkerFault
 from edgekit.runtime import engine_menu
-from edgekit.types import HOST_ENGINES, ONE_STEP, Accuracy, Artifact, InputSpec, Split
+from edgekit.scores import Accuracy
+from edgekit.types import HOST_ENGINES, ONE_STEP, Artifact, InputSpec, Split
 
 TIMEOUT = 600.0
 """Seconds for all images of one file, plus one second per image."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from edgekit import measurements, types
+from edgekit import measurements, scores, types
 from edgekit.report import contents
 
 
@@ -21,7 +21,7 @@ def schema() -> dict[str, Any]:
     document = TypeAdapter(contents.Report).json_schema(mode="serialization")
     document["title"] = "edgekit report"
     for title, described in {**document["$defs"], "Report": document}.items():
-        homes = [home for home in (contents, measurements, types) if hasattr(home, title)]
+        homes = [home for home in (contents, measurements, scores, types) if hasattr(home, title)]
         _describe(described, getattr(homes[0], title))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
 

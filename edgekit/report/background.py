@@ -28,14 +28,17 @@ def classes(report: Report) -> Markup:
     if shown is None:
         return Markup("")
     whose, scores = shown
-    labels = [score.label for score in scores.per_class]
+    if not scores.per_class:  # too many classes
+        return Markup("")
+    labels, images = [score.label for score in scores.per_class], f"{scores.images:,} {scores.split} images"
     parts = [
         tiles(
             [
-                (percent(scores.accuracy), "accuracy", f"{scores.images:,} {scores.split} images"),
-                (percent(scores.precision), "precision", "mean over classes"),
-                (percent(scores.recall), "recall", "mean over classes"),
-                (percent(scores.f1), "F1", "mean over classes"),
+                (percent(scores.accuracy), "accuracy", images + _ends(scores, "accuracy")),
+                *(
+                    (percent(getattr(scores, key)), name, f"mean over classes{_ends(scores, key)}")
+                    for key, name in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
+                ),
             ]
         )
     ]
@@ -63,6 +66,11 @@ def classes(report: Report) -> Markup:
     digest += f"; most often {rows[0][0]} is taken for {rows[0][1]}" if rows else ""
     lead = tag("p", f"Scores of {whose} on the {scores.split} split.", class_="lead")
     return fold("classes", "Classes", digest, lead, *parts)
+
+
+def _ends(scores: Metrics, name: str) -> str:
+    ends = scores.intervals.get(name)
+    return f", 95 % interval {100 * ends[0]:.1f} to {100 * ends[1]:.1f} %" if ends else ""
 
 
 def confused(scores: Metrics) -> list[tuple[int, int, int]]:

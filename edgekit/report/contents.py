@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgekit.measurements import Failure, Machine, OperatorProfile, Profile, Replay, Timing, Verdict
+from edgekit.scores import Accuracy, Robustness
 from edgekit.types import (
     TORCH_FP32,
-    Accuracy,
     Artifact,
     Checkpoint,
     Finding,
@@ -19,7 +19,6 @@ from edgekit.types import (
     Pruning,
     Quantization,
     Rewrite,
-    Robustness,
     Split,
 )
 

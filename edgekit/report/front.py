@@ -13,15 +13,14 @@ from edgekit.report.cautions import cautions
 from edgekit.report.charts import tone
 from edgekit.report.contents import Report
 from edgekit.report.markup import Markup, badge, breakable, join, table, tag
-from edgekit.report.svg import TIMES, allowed, megabytes, ms, percent, points, smaller, speed, threads
-from edgekit.types import Accuracy
+from edgekit.report.svg import TIMES, allowed, megabytes, ms, percent, points, signed, smaller, speed, threads
+from edgekit.scores import Accuracy, Difference
 from edgekit.verdict.rule import FLOAT
 
 FEW = 3
 """Up to this many devices, each reason is in the table of verdicts; it is with the device in any case."""
 MOST = 8
 """Bars or dots on the first screen; the folds have the rest."""
-MINUS = "\N{MINUS SIGN}"
 LIMITS = {"p90_ms": ("p90", "ms"), "size_mb": ("size", "MB"), "rss_mb": ("memory", "MB")}
 
 
@@ -141,7 +140,7 @@ def _table(report: Report) -> Markup:
                 *([tag("span", f"{v.reason.rstrip('.')}.", class_="why")] if few else []),
                 join((ms(t.p50_ms), tag("small", interval(t)))) if t else "—",
                 _against(report, v),
-                join((percent(score.top1), tag("small", _change(v.top1_drop)))) if score else "—",
+                join((percent(score.top1), tag("small", _change(v.top1_drop, score.lost)))) if score else "—",
                 megabytes(file.bytes) if file else "—",
             )
         )
@@ -166,8 +165,11 @@ def _headline(verdicts: Sequence[Verdict]) -> list[str]:
     return ["Ship ", tag("em", best), f" on {count} of {every} devices"]
 
 
-def _change(drop: float | None) -> str:
-    return "" if drop is None else f"{-drop:+.2f} points".replace("-", MINUS) if abs(drop) >= 0.005 else "as float"
+def _change(drop: float | None, lost: Difference | None) -> str:
+    if drop is None:
+        return ""
+    ends = f" ({signed(-lost.high)} to {signed(-lost.low)})" if lost else ""
+    return f"{signed(-drop)} points{ends}" if abs(drop) >= 0.005 else "as float"
 
 
 def _against(report: Report, verdict: Verdict) -> str:

@@ -14,7 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from edgekit.disk.run_directory import RECORD, RunDirectory
 from edgekit.errors import InputError
 from edgekit.measurements import Failure, Machine, Timing
-from edgekit.types import Accuracy, Artifact
+from edgekit.scores import Accuracy
+from edgekit.types import Artifact
 
 VERSION = 1
 """Schema version of `edgekit.report.contents.Report`. Keys added later have defaults, so every version 1 file reads."""

@@ -15,7 +15,8 @@ from edgekit.report.markup import Markup, badge, breakable, details, figure, fol
 from edgekit.report.placement import ran
 from edgekit.report.svg import megabytes, ms, number, percent, threads
 from edgekit.runtime import engine_menu
-from edgekit.types import Accuracy, Artifact
+from edgekit.scores import Accuracy
+from edgekit.types import Artifact
 from edgekit.verdict.rule import KINDS
 
 NOT = "not measured"

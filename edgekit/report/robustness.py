@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from edgekit.report.charts import WIDTH, tone
 from edgekit.report.contents import Report
 from edgekit.report.markup import Markup, badge, figure, fold, join, table, tag
-from edgekit.report.svg import chart, line, linear, percent, text, ticks
-from edgekit.types import TORCH_FP32, Excess, Robustness
+from edgekit.report.svg import MINUS, chart, line, linear, percent, signed, text, ticks
+from edgekit.scores import Difference, Robustness
+from edgekit.types import TORCH_FP32
 
 LEVELS = {1: "slight", 2: "clear", 3: "severe"}
 LEAD = (
@@ -18,7 +19,6 @@ LEAD = (
     "single ones are wider, so that all of a file hold together. “More” and “less” are said only where an interval "
     "excludes zero."
 )
-MINUS = "\N{MINUS SIGN}"
 
 
 def answer(row: Robustness) -> str:
@@ -26,13 +26,15 @@ def answer(row: Robustness) -> str:
     if row.excess is None:
         return ""
     found = row.excess
-    interval = f"({_signed(found.low)} to {_signed(found.high)})"
+    interval = f"({signed(found.low)} to {signed(found.high)})"
     said = {
         "more": f"loses {found.points:.2f} points more than float on corrupted images {interval}",
         "less": f"loses {-found.points:.2f} points less than float on corrupted images {interval}",
-        "": f"as robust as float, as far as these images can tell: {_signed(found.points)} points {interval}",
-    }[_side(found)]
-    cells = [f"{each.corruption} ({LEVELS[each.level]})" for each in row.worse if _side(each.excess) == "more"]
+        "": f"as robust as float, as far as these images can tell: {signed(found.points)} points {interval}",
+    }[found.side]
+    cells = [
+        f"{each.corruption} ({LEVELS[each.level]})" for each in row.worse if each.excess and each.excess.side == "more"
+    ]
     return f"{row.artifact}: {said}" + (f"; more on {', '.join(cells)}" if cells else "")
 
 
@@ -41,7 +43,7 @@ def section(report: Report) -> Markup:
     exact, files = _parts(report)
     if exact is None:
         return Markup("")
-    more = [row.artifact for row in files if row.excess and _side(row.excess) == "more"]
+    more = [row.artifact for row in files if row.excess and row.excess.side == "more"]
     digest = "torch fp32 alone" if not files else "no file is shown to lose more than float"
     digest = f"{' and '.join(more)} lose{'' if len(more) > 1 else 's'} more than float" if more else digest
     parts = [tag("p", LEAD, class_="lead"), tag("ul", *(tag("li", answer(row)) for row in files))]
@@ -89,25 +91,14 @@ def _cell(row: Robustness, place: int) -> Markup:
     each = row.worse[place]
     if each.excess is None:
         return join((percent(each.top1, 1),))
-    mark = badge("more", "failed") if _side(each.excess) == "more" else ""
-    points = f"{_signed(each.excess.points)} ({_signed(each.excess.low)} to {_signed(each.excess.high)})"
+    mark = badge("more", "failed") if each.excess.side == "more" else ""
+    points = f"{signed(each.excess.points)} ({signed(each.excess.low)} to {signed(each.excess.high)})"
     return join((percent(each.top1, 1), " ", mark, tag("small", points)))
-
-
-def _side(found: Excess | None) -> str:
-    """``more``, ``less``, or "" where the interval includes zero."""
-    if found is None:
-        return ""
-    return "more" if found.low > 0 else "less" if found.high < 0 else ""
-
-
-def _signed(points: float) -> str:
-    return f"{points:+.2f}".replace("-", MINUS)
 
 
 def _forest(report: Report, files: Sequence[Robustness]) -> Markup:
     """Each file's excess over all corruptions, and below it at each of them, with intervals."""
-    rows: list[tuple[str, Excess, str, bool]] = []
+    rows: list[tuple[str, Difference, str, bool]] = []
     for each in files:
         file = report.artifact(each.artifact)
         colour = tone(file.precision if file else "")
@@ -128,7 +119,7 @@ def _forest(report: Report, files: Sequence[Robustness]) -> Markup:
     parts.append(line(x(0), top, x(0), bottom, "base"))
     for place, (name, found, colour, whole) in enumerate(rows):
         y = top + step * (place + 0.5)
-        title = tag("title", f"{name}: {_signed(found.points)} points ({_signed(found.low)} to {_signed(found.high)})")
+        title = tag("title", f"{name}: {signed(found.points)} points ({signed(found.low)} to {signed(found.high)})")
         mark = tag("circle", title, cx=x(found.points), cy=y, r=5.5 if whole else 3.5, class_=f"dot {colour}")
         parts += [text(0 if whole else 10, y + 4, name, class_="label")]
         parts += [line(x(found.low), y, x(found.high), y, "whisker"), mark]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from edgekit.report.markup import Markup, tag
 
 TIMES = "\N{MULTIPLICATION SIGN}"
+MINUS = "\N{MINUS SIGN}"
 Scale = Callable[[float], float]
 
 
@@ -19,6 +20,11 @@ def text(x: float, y: float, words: str, **attributes: object) -> Markup:
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
     """A straight line."""
     return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+
+
+def dot(x: float, y: float, radius: float, class_: str, title: str) -> Markup:
+    """A dot that says what it is when pointed at."""
+    return tag("circle", tag("title", title), cx=x, cy=y, r=radius, class_=class_)
 
 
 def path(points: Iterable[tuple[float, float]], class_: str) -> Markup:
@@ -111,6 +117,11 @@ def points(drop: float | None) -> str:
     if abs(drop) < 0.005:
         return "as good as float"
     return f"{abs(drop):.2f} points {'below' if drop > 0 else 'above'} float"
+
+
+def signed(value: float) -> str:
+    """``+0.25``, with a real minus sign."""
+    return f"{value:+.2f}".replace("-", MINUS)
 
 
 def allowed(max_drop: float) -> str:

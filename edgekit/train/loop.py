@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils import deterministic as memory
 
 from edgekit import models
 from edgekit.config.recipe import Recipe
@@ -23,7 +23,7 @@ from edgekit.console import Console
 from edgekit.data.dataset import ImageSet
 from edgekit.errors import InputError, Paused, Shortfall
 from edgekit.graph import eager
-from edgekit.graph.logits import classes, per_class
+from edgekit.graph.logits import per_class
 from edgekit.train import _head, class_order, optim
 from edgekit.train._state import LAST, State, fingerprint, read
 from edgekit.train.crew import Crew
@@ -291,7 +291,7 @@ def score_split(
 ) -> Metrics:
     """Run the network over a split and score it."""
     logits, labels = predict(module, ImageSet(index, root, split, spec), crew=crew)
-    return score(classes(logits).numpy(), labels.numpy(), index.labels, split)
+    return score(logits, labels.numpy(), index.labels, split)
 
 
 def device() -> torch.device:
@@ -305,6 +305,7 @@ def deterministic() -> Iterator[None]:
 
     torch would also fill all memory that it allocates, for programs that read what they never wrote: 20 % of a step.
     """
+    memory: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
     memory.fill_uninitialized_memory = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,15 @@ from torch import Tensor, nn
 
 from edgekit.data.dataset import ImageSet, load
 from edgekit.graph import eager
+from edgekit.graph.logits import classes, per_class
 from edgekit.train.crew import Crew
-from edgekit.types import ClassScore, Metrics, Split
+from edgekit.types import Bin, Calibration, ClassScore, Metrics, Split
+from edgekit.verdict import intervals
+
+BINS = 15
+"""As in Guo et al., On Calibration of Modern Neural Networks (2017)."""
+FEW = 10
+"""Up to this many classes, the two most likely ones are looked at, else five."""
 
 
 def predict(module: nn.Module, images: ImageSet, batch: int = 64, crew: Crew | None = None) -> tuple[Tensor, Tensor]:
@@ -42,28 +50,26 @@ def predict(module: nn.Module, images: ImageSet, batch: int = 64, crew: Crew | N
     return crew.gather(torch.cat(logits), len(images)), labels
 
 
-def score(predicted: npt.ArrayLike, labels: npt.ArrayLike, names: Sequence[str], split: Split) -> Metrics:
-    """Accuracy, confusion matrix, precision, recall and F1 of each class, and their macro averages.
+def score(logits: Tensor | npt.NDArray[Any], labels: npt.ArrayLike, names: Sequence[str], split: Split) -> Metrics:
+    """Accuracy, confusion matrix, precision, recall and F1 of each class, macro averages, calibration, intervals.
 
     A ratio with denominator 0 (a class that was never predicted, or has no images) counts as 0.
 
     Args:
-        predicted: class of each image, integers [n].
+        logits: float32 [n, outputs].
         labels: true classes, integers [n].
         names: class names.
         split: which split the images are.
     """
-    classes = len(names)
-    cells = np.asarray(labels, np.int64) * classes + np.asarray(predicted, np.int64)
-    confusion = np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+    values, true = torch.as_tensor(logits), np.asarray(labels, np.int64)
+    predicted, size = np.asarray(classes(values), np.int64), len(names)
+    confusion = np.bincount(true * size + predicted, minlength=size * size).reshape(size, size)
     hits, support, guesses = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    precision = _ratio(hits, guesses)
-    recall = _ratio(hits, support)
-    f1 = _ratio(2 * hits, support + guesses)
+    precision, recall, f1 = intervals.ratios(hits, support, guesses)
     return Metrics(
         split=split,
-        images=int(confusion.sum()),
-        accuracy=float(hits.sum() / max(confusion.sum(), 1)),
+        images=len(true),
+        accuracy=float(hits.sum() / max(len(true), 1)),
         precision=float(precision.mean()),
         recall=float(recall.mean()),
         f1=float(f1.mean()),
@@ -72,8 +78,37 @@ def score(predicted: npt.ArrayLike, labels: npt.ArrayLike, names: Sequence[str],
             for i, name in enumerate(names)
         ),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        near=_near(values, true),
+        calibration=calibration(values, true),
+        intervals={"accuracy": intervals.share(int(hits.sum()), len(true)), **intervals.macro(confusion)},
     )
 
 
-def _ratio(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)
+def calibration(logits: Tensor, labels: npt.NDArray[np.int64]) -> Calibration | None:
+    """Expected calibration error in `BINS` ranges of equal width, and its parts; None if a logit is not finite.
+
+    Args:
+        logits: float32 [n, outputs].
+        labels: true classes [n].
+    """
+    chances = per_class(logits.double()).softmax(1).numpy()
+    if not np.isfinite(chances).all():
+        return None
+    confidence, right = chances.max(1), np.asarray(classes(logits)) == labels
+    place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    bins = tuple(
+        Bin(int(inside.sum()), float(confidence[inside].mean()), float(right[inside].mean()))
+        for inside in (place == each for each in range(BINS))
+        if inside.any()
+    )
+    error = sum(each.images * abs(each.accuracy - each.confidence) for each in bins) / len(labels)
+    return Calibration(float(error), bins)
+
+
+def _near(logits: Tensor, labels: npt.NDArray[np.int64]) -> tuple[int, float] | None:
+    """k, and top-k accuracy."""
+    count = logits.shape[1]
+    if count <= 2:
+        return None
+    k = 5 if count > FEW else 2
+    return k, float((logits.topk(k).indices == torch.as_tensor(labels)[:, None]).any(1).float().mean())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from edgekit.measurements import Objective, Timing
+from edgekit.scores import Difference
 from edgekit.types import Artifact
 
 FLOAT = ("fp32", "fp16")
@@ -30,6 +31,8 @@ class Candidate:
     timing: Timing
     drop: float | None
     """Points of top-1 lost against torch fp32; None when either was not scored."""
+    lost: Difference | None = None
+    """The same with its interval, where both ran on the same images."""
     misses: tuple[Miss, ...] = field(default=())
 
     @property

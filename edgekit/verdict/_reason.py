@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgekit.measurements import Kind
+from edgekit.scores import Difference
 from edgekit.verdict._candidate import Candidate, Limits, quickest
 from edgekit.verdict._criteria import P50, SIZE, Choice, ms, times
 
@@ -41,7 +42,7 @@ def reason(
     elif baseline is not choice.rival:
         parts.append(_against_float(choice, baseline))
     if best.drop is not None:
-        parts.append(_drop(best.drop, max_drop))
+        parts.append(_drop(best.drop, best.lost, max_drop))
     text = ", ".join(parts)
     refused = quickest(c for c in candidates if c.misses and c.timing.p50_ms < best.timing.p50_ms)
     if refused is not None and not (refused is baseline and not best.is_float):
@@ -120,12 +121,19 @@ def _caveat(kind: Kind) -> str:
     return "" if kind == "measured" else f"; the times are {kind}, not measured"
 
 
-def _drop(drop: float, max_drop: float | None) -> str:
+def _drop(drop: float, lost: Difference | None, max_drop: float | None) -> str:
     if abs(drop) < 0.005:
         return "loses no top-1"
-    if drop < 0:
-        return f"gains {points(-drop)} of top-1"
-    return f"loses {points(drop)} of top-1" + (f" ({max_drop:g} allowed)" if max_drop is not None else "")
+    text = f"{'loses' if drop > 0 else 'gains'} {points(abs(drop))} of top-1"
+    chance = ", which may be chance" if lost is not None and not lost.side else ""
+    return text + chance + within(lost, max_drop if drop > 0 else None)
+
+
+def within(lost: Difference | None, max_drop: float | None) -> str:
+    """`` (95 % interval -0.2 to 1.4, 1 allowed)``: of a loss, and how much may be lost, where they are known."""
+    parts = [] if lost is None else [f"95 % interval {lost.low:.2g} to {lost.high:.2g}"]
+    parts += [] if max_drop is None else [f"{max_drop:g} allowed"]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def points(value: float) -> str:

@@ -29,12 +29,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from edgekit.measurements import Kind, Machine, Timing, Verdict
-from edgekit.types import TORCH_FP32, Accuracy, Artifact
+from edgekit.scores import Accuracy
+from edgekit.types import TORCH_FP32, Artifact
 from edgekit.verdict import noise
 from edgekit.verdict._candidate import FLOAT as FLOAT
 from edgekit.verdict._candidate import Candidate, Limits, Miss, quickest
 from edgekit.verdict._criteria import OBJECTIVES, P50, SIZE, Criterion, choose
-from edgekit.verdict._reason import STAND_INS, doubt, nearest, over_by, points, reason
+from edgekit.verdict._reason import STAND_INS, doubt, nearest, over_by, points, reason, within
 
 KINDS: tuple[Kind, ...] = ("measured", "emulated", "estimated")
 """Best first."""
@@ -193,9 +194,8 @@ def _judge(
         if drop is None:
             misses.append(Miss(f"{TORCH_FP32} was not scored, so its drop is unknown", float("inf")))
         elif drop > max_drop + 1e-6:  # 90.6 - 89.6 is 1.0000000000000009
-            misses.append(
-                Miss(f"it loses {points(drop)} of top-1 ({max_drop:g} allowed)", (drop - max_drop) / max(max_drop, 1))
-            )
+            text = f"it loses {points(drop)} of top-1{within(score.lost, max_drop)}"
+            misses.append(Miss(text, (drop - max_drop) / max(max_drop, 1)))
     for what, value, limit, unit in (
         (_LIMITED.get(timing.kind, "p90"), timing.p90_ms, limits.p90_ms, "ms"),
         ("p50 alone", None if timing.p90_ms is not None else timing.p50_ms, limits.p90_ms, "ms"),
@@ -207,7 +207,7 @@ def _judge(
             misses.append(
                 Miss(f"its {what} of {value:.3g} {unit} is {over_by(over)} over the {limit:g} {unit} allowed", over)
             )
-    return Candidate(artifact, timing, drop, tuple(misses))
+    return Candidate(artifact, timing, drop, None if score is None else score.lost, tuple(misses))
 
 
 def _never_worse(shippable: list[Candidate], objective: Criterion) -> list[Candidate]:

@@ -31,14 +31,16 @@ from edgekit.graph.logits import classes
 from edgekit.runtime import engine_menu, machine
 from edgekit.runtime.errors import RuntimeFault
 from edgekit.runtime.port import Bound, Session, dequantize, quantize
+from edgekit.scores import Accuracy
 from edgekit.train import metrics
-from edgekit.types import HOST_ENGINES, ONE_STEP, TORCH_INT8, Accuracy, Artifact, Split
+from edgekit.types import HOST_ENGINES, ONE_STEP, TORCH_INT8, Artifact, Split
+from edgekit.verdict import intervals
 from edgekit.verify import diverge_float, diverge_int8
 
 Array = npt.NDArray[np.float32]
 DEVICE = "host"
 MOST_CLASSES = 120
-"""With more classes, per-class scores would fill most of the report."""
+"""With more classes, per-class scores would fill most of the report, as would their confusion matrix."""
 
 
 @dataclass(frozen=True)
@@ -228,8 +230,9 @@ def feed(artifact: Artifact, session: Session, pixels: Array) -> npt.NDArray[Any
 
 
 def _score(run: _Outputs, exact: _Outputs, truth: npt.NDArray[Any], labels: Sequence[str], split: Split) -> Accuracy:
-    predicted = classes(run.logits)
-    scores = metrics.score(predicted, truth, labels, split)
+    predicted, wanted = classes(run.logits), classes(exact.logits)
+    scores = metrics.score(run.logits, truth, labels, split)
+    lost = (wanted == truth).astype(np.int8) - (predicted == truth)
     return Accuracy(
         artifact=run.artifact,
         engine=run.engine,
@@ -238,8 +241,9 @@ def _score(run: _Outputs, exact: _Outputs, truth: npt.NDArray[Any], labels: Sequ
         split=split,
         images=len(truth),
         top1=scores.accuracy,
-        agreement=float((predicted == classes(exact.logits)).mean()),
-        metrics=scores if len(labels) <= MOST_CLASSES else None,
+        agreement=float((predicted == wanted).mean()),
+        lost=None if run is exact else intervals.difference(lost),
+        metrics=scores if len(labels) <= MOST_CLASSES else replace(scores, per_class=(), confusion=()),
         sqnr_db=None if run is exact else _sqnr(exact.logits, run.logits),
     )
 

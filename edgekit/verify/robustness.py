@@ -17,14 +17,13 @@ import torch
 from edgekit.console import Console
 from edgekit.data.transforms import array, fit, normalise, open_image
 from edgekit.graph.logits import classes
-from edgekit.types import HOST_ENGINES, TORCH_FP32, Artifact, Excess, InputSpec, Robustness, Sample, Split, WorseImages
+from edgekit.scores import Difference, Robustness, WorseImages
+from edgekit.types import HOST_ENGINES, TORCH_FP32, Artifact, InputSpec, Sample, Split
+from edgekit.verdict import intervals
 from edgekit.verify.files import _infer, _open
 from edgekit.verify.port import LEVELS, Pixels, corruption
 
 Hits = npt.NDArray[np.int8]
-DRAWS = 20_000
-"""Resamples of a bootstrap."""
-ALPHA = 0.05
 
 
 def score(
@@ -97,7 +96,7 @@ def corrupted(pixels: Pixels, name: str, level: int, seed: tuple[int, int]) -> P
 
 def _compared(
     own: Hits, exact: Hits | None, conditions: Sequence[tuple[str, int]]
-) -> tuple[tuple[WorseImages, ...], Excess | None]:
+) -> tuple[tuple[WorseImages, ...], Difference | None]:
     """Scores under each condition, and what was lost in excess of torch fp32, there and over all.
 
     Args:
@@ -109,28 +108,9 @@ def _compared(
     if exact is None:
         return tuple(WorseImages(*each, float(score)) for each, score in zip(conditions, top1, strict=True)), None
     lost = (own[:1] - own[1:]) - (exact[:1] - exact[1:])
-    share = ALPHA / len(conditions)  # Bonferroni: all intervals of a file hold together
+    share = intervals.ALPHA / len(conditions)  # Bonferroni: all intervals of a file hold together
     worse = (
-        WorseImages(*each, float(score), excess(row, share))
+        WorseImages(*each, float(score), intervals.difference(row, share))
         for each, score, row in zip(conditions, top1, lost, strict=True)
     )
-    return tuple(worse), excess(lost.mean(0), ALPHA)
-
-
-def excess(lost: npt.NDArray[np.floating] | Hits, alpha: float) -> Excess:
-    """The mean of a paired difference in points, with a bootstrap interval.
-
-    Half an image that lost and half an image that won are added, as in Agresti and Min, "Simple improved confidence
-    intervals for comparing matched proportions", Statistics in Medicine 24, 2005: otherwise four images that differ,
-    all in one direction, would count as proof.
-
-    Args:
-        lost: of each image, -2..2.
-        alpha: share of cases in which the interval may miss.
-    """
-    values, counts = np.unique(np.concatenate([lost, lost, [1, -1]]), return_counts=True)
-    generator = np.random.default_rng(0)
-    size = len(lost) + 1
-    means = generator.multinomial(size, counts / counts.sum(), DRAWS) @ values / size
-    low, high = np.quantile(means, (alpha / 2, 1 - alpha / 2))
-    return Excess(100 * float(lost.mean()), 100 * float(low), 100 * float(high))
+    return tuple(worse), intervals.difference(lost.mean(0))

@@ -16,7 +16,8 @@ from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import git_commit
 from edgekit.pipeline.state import Run
 from edgekit.runtime import engine_menu
-from edgekit.types import TORCH_FP32, Accuracy, Artifact, Checkpoint, InputSpec, Quantization
+from edgekit.scores import Accuracy
+from edgekit.types import TORCH_FP32, Artifact, Checkpoint, InputSpec, Quantization
 
 RESUMABLE = False
 

@@ -23,7 +23,8 @@ from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import of_formats, versions
 from edgekit.pipeline.state import Run
 from edgekit.runtime import machine
-from edgekit.types import Accuracy, Split
+from edgekit.scores import Accuracy
+from edgekit.types import Split
 
 if TYPE_CHECKING:
     from edgekit.profile.job import GoldenImages

@@ -17,7 +17,8 @@ from edgekit.pipeline.provenance import git_commit
 from edgekit.pipeline.state import Run
 from edgekit.report import files
 from edgekit.report.contents import Provenance, gather
-from edgekit.types import Accuracy, Pruning, Quantization, Rewrite, Robustness
+from edgekit.scores import Accuracy, Robustness
+from edgekit.types import Pruning, Quantization, Rewrite
 from edgekit.verdict import rule as verdict
 
 RESUMABLE = False

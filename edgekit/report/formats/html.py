@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekit.report import background, compression, devices, front, golden, results, robustness
+from edgekit.report import background, compression, devices, front, golden, results, robustness, scoring
 from edgekit.report.contents import Report
 from edgekit.report.markup import theme
 from edgekit.report.page import page
@@ -20,6 +20,7 @@ def render(report: Report) -> str:
             theme(
                 "accuracy",
                 "Accuracy",
+                scoring.section(report),
                 background.classes(report),
                 results.verification(report),
                 robustness.section(report),

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 
 from edgekit.profile import protocol
 from edgekit.profile.operators import hottest, shown
-from edgekit.report import golden, hotspots, robustness
+from edgekit.report import golden, hotspots, robustness, scoring
 from edgekit.report.cautions import cautions
 from edgekit.report.compression import symmetry
 from edgekit.report.contents import Report
 from edgekit.report.placement import ran
 from edgekit.report.svg import megabytes, ms, percent, threads
-from edgekit.types import Accuracy
+from edgekit.scores import Accuracy
 from edgekit.verdict.rule import KINDS
 
 SUFFIX = "md"
@@ -129,11 +129,17 @@ def _golden_vectors(report: Report) -> str:
 
 def _scores(report: Report) -> str:
     rows = [
-        (text(a.artifact), text(_where(a)), percent(a.top1), percent(a.agreement))
+        (
+            text(a.artifact),
+            text(_where(a)),
+            percent(a.top1),
+            scoring.change(a.lost) if a.lost else "—",
+            percent(a.agreement),
+        )
         for a in report.accuracy
         if a.split == "test"
     ]
-    return table(("artifact", "engine", "top-1", "agrees with fp32"), rows, words=2)
+    return table(("artifact", "engine", "top-1", "against fp32 (95 % interval)", "agrees with fp32"), rows, words=2)
 
 
 def _where(score: Accuracy) -> str:
