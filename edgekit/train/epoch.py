@@ -119,6 +119,27 @@ class Trainer:
             console.say(f"  epoch {number}: {text}")
         return Done(sums[0] / sums[2], sums[1] / sums[2], section.lr * rate, watch.norm)
 
+    def at(self, shares: Sequence[float]) -> Iterator[float]:
+        """The loss of a step at each of some rates, given as shares of their peaks; ends early if it is not finite."""
+        section, state = self._section, self._state
+        left, number = iter(shares), 0
+        with self._training(1):
+            net = self._wrapped()
+            while True:
+                torch.manual_seed(_mixed(section.seed, number + 1))
+                for values, labels in self._loader.epoch(number, self._loader.groups(number)):
+                    share = next(left, None)
+                    if share is None:
+                        return
+                    set_rates(state.optimizer, share)
+                    state.optimizer.zero_grad()
+                    loss, _ = self._backward(net, values, labels, 1.0)
+                    yield loss
+                    if not math.isfinite(loss):
+                        return
+                    self._step(None)
+                number += 1
+
     def _backward(self, net: nn.Module, values: Tensor, labels: Tensor, share: float) -> tuple[float, int]:
         """Add the gradients of a batch, times its share of a step; returns its mean loss and its hits."""
         targets = labels = labels.to(self._device)
