@@ -58,9 +58,7 @@ def find_lr(target: str, as_json: bool, quiet: bool, debug: bool, **flags: Any) 
             f"plot: {out / PAGE}",
         ]
         if result.fell < 0.1:
-            lines.insert(
-                1, f"it falls by {result.fell:.1%} only: there is little to learn, so this is a guess"
-            )
+            lines.insert(1, f"it falls by {result.fell:.1%} only: there is little to learn, so this is a guess")
         click.echo(terminal.lines("\n".join(lines)))
 
     guarded(work, debug)

@@ -27,9 +27,7 @@ def render(result: Result) -> str:
             (f"{result.steepest:.2g}", "rate of the steepest fall", ""),
         ]
     )
-    lead = (
-        f"{result.optimizer}, batches of {result.batch}; {result.ended}. The line is the mean of neighbouring steps."
-    )
+    lead = f"{result.optimizer}, batches of {result.batch}; {result.ended}. The line is the mean of neighbouring steps."
     rows = [(f"{step.rate:.3g}", f"{step.loss:.4f}", f"{step.smooth:.4f}") for step in result.steps]
     numbers = details("Numbers of this chart", table(("rate", "loss", "mean"), rows, "Losses over the learning rates"))
     picture = figure("Loss over the learning rate", _chart(result), numbers)
