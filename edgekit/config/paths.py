@@ -10,6 +10,7 @@ from typing import Any
 PATHS = (
     *(("model", key) for key in ("weights", "name")),
     *(("data", key) for key in ("path", "labels", "exclude", "relabel", "extra")),
+    ("distill", "teacher"),
     ("prune", "plan"),
 )
 """Keys that may hold a path."""
@@ -32,6 +33,8 @@ def move(raw: dict[str, Any], base: Path, folder: Path) -> None:
 def _is_path(section: str, key: str, value: str) -> bool:
     if key == "name":
         return ".py:" in value
+    if key == "teacher":
+        return "/" in value or value.endswith((".onnx", ".tflite"))
     return value not in ("pretrained", "none") or section == "data"
 
 

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from edgekit.config.distill_section import DistillSection
 from edgekit.config.fit_section import FitSection
 from edgekit.config.menu import menu
 from edgekit.config.toml import Duration, Section, Sides
@@ -341,6 +342,8 @@ class ProfileSection(Section):
 class Recipe(Section):
     """A whole recipe."""
 
+    LATER = frozenset({"distill"})
+
     name: str = Field(
         "", pattern="^[^/]*$", max_length=200, description="name of the run directory; default: the file's name"
     )
@@ -348,6 +351,7 @@ class Recipe(Section):
     model: ModelSection
     data: DataSection
     train: TrainSection | None = None
+    distill: DistillSection | None = None
     prune: PruneSection | None = None
     lower: LowerSection = Field(default_factory=LowerSection)
     quantize: QuantizeSection | None = None

@@ -72,6 +72,8 @@ class Material:
     folder: Path
     """For exported files that are timed; empty at first."""
     console: Console
+    teacher: nn.Module | None = None
+    """Of quantization-aware training; None: the float network."""
     held_out: Iterable[Tensor] = ()
     """Training images, float32 (3, H, W), on which the gain of single choices is measured."""
 
@@ -191,6 +193,7 @@ class _Workshop:
             section,
             given.console,
             given.rewrites,
+            given.teacher,
         )
 
     def observed(self, section: QuantizeSection) -> ptq.Observed:

@@ -24,6 +24,7 @@ from edgekit.graph.logits import per_class
 from edgekit.train import loop
 from edgekit.train._state import LAST, fingerprint, read
 from edgekit.train.epoch import NotANumber, precision
+from edgekit.train.teacher import soft_loss
 from edgekit.types import Epoch, Index, InputSpec
 
 BATCH = 64
@@ -33,9 +34,7 @@ IMAGES = 1024
 
 
 def loss(student: Tensor, teacher: Tensor, labels: Tensor, weight: float, temperature: float) -> Tensor:
-    """``(1 - weight) * CE + weight * T^2 * KL(teacher || student)``, both softened by the temperature T.
-
-    The factor T^2 keeps the gradient of the second part on the scale of the first.
+    """``(1 - weight) * CE + weight * T^2 * KL(teacher || student)``; see `edgekit.train.teacher.soft_loss`.
 
     Args:
         student: logits, ``N x classes``, with gradient.
@@ -47,14 +46,8 @@ def loss(student: Tensor, teacher: Tensor, labels: Tensor, weight: float, temper
     Returns:
         A scalar.
     """
-    soft = functional.kl_div(
-        functional.log_softmax(student / temperature, dim=1),
-        functional.log_softmax(teacher.detach() / temperature, dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )
     hard = functional.cross_entropy(student, labels)
-    return (1 - weight) * hard + weight * temperature**2 * soft
+    return (1 - weight) * hard + weight * soft_loss(student, teacher, temperature)
 
 
 def criterion(teacher: nn.Module, weight: float, temperature: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

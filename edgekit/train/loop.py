@@ -24,7 +24,7 @@ from edgekit.data.dataset import ImageSet
 from edgekit.errors import InputError, Paused, Shortfall
 from edgekit.graph import eager
 from edgekit.graph.logits import per_class
-from edgekit.train import _head, class_order, optim
+from edgekit.train import _head, class_order, optim, teacher
 from edgekit.train._state import LAST, State, fingerprint, read
 from edgekit.train.crew import Crew
 from edgekit.train.epoch import Criterion, Done, NotANumber, Trainer, loss_of, precision
@@ -110,10 +110,13 @@ def train(
             f"  train.batch = {section.batch} exceeds the {len(images.train)} training images: an epoch is one step"
         )
     criterion = loss_of(section, [sample.label for sample in images.train.samples], index.labels)
+    criterion = teacher.criterion(recipe, base, spec, index.labels, criterion)
     settings = {"name": recipe.name, **{f"train.{key}": value for key, value in section.model_dump().items()}}
     record = Record(work, [] if crew.rank else section.loggers, settings)
     with deterministic(), crew.watched():
         mark = fingerprint(recipe, index, module)
+        if recipe.distill is not None:
+            mark += f" {recipe.distill.model_dump_json()} {teacher.digest(recipe.distill.teacher, base)}"
         found = crew.tell(None if crew.rank else read(work, mark))
         if found is not None:
             state.restore(found)

@@ -2,10 +2,10 @@
 
 Forward passes round weights and activations as the integer graph will; gradients pass through unchanged (Jacob
 et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018). The
-teacher is the float network (`edgekit.train.distill`). Ranges start from calibration and follow a moving
-average; they and the batch-norm statistics are frozen for the last part of the training, so that the weights settle on
-the grid that is exported. A network that was fine-tuned with the batch-norm statistics of its pretraining keeps them
-throughout: statistics of the new images would undo the tuning.
+teacher is the float network, or that of [distill] (`edgekit.train.distill`). Ranges start from calibration and follow
+a moving average; they and the batch-norm statistics are frozen for the last part of the training, so that the weights
+settle on the grid that is exported. A network that was fine-tuned with the batch-norm statistics of its pretraining
+keeps them throughout: statistics of the new images would undo the tuning.
 
 Weights are rounded before batch norm, not after it is folded in: scales are per output channel and symmetric, so that
 folding multiplies a channel's weights and its scale by the same factor and no rounded value changes. Hence the
@@ -63,13 +63,14 @@ def train(
     section: QuantizeSection,
     console: Console,
     rewrites: Collection[str] | None = None,
+    teacher: nn.Module | None = None,
 ) -> ptq.Result:
     """Train in the quantized graph; the result has the form of post-training quantization's, with trained values.
 
     On the CPU the same seed gives the same bits (at the same number of threads).
 
     Args:
-        module: the float network, in eval mode: student at the start, and teacher.
+        module: the float network, in eval mode.
         size: shape of an image.
         start: its quantized graph, which gives the initial ranges.
         images: the training split, with whatever augmentation it has.
@@ -78,6 +79,7 @@ def train(
         section: `keep_float`, and `qat` for the training itself.
         console: gets one line per epoch.
         rewrites: which modules of ``edgekit/lower/rewrites`` may change the graph, as for `start`; None allows all.
+        teacher: what to learn from, in eval mode; None: the float network.
 
     Raises:
         InputError: fewer than two training images.
@@ -90,7 +92,7 @@ def train(
         warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
         graph, _ = _prepare(module, size, batch, section, rewrites)
         _take_ranges(graph, start, pixels, section.symmetric)
-        best = _Training(graph, module, size, batch, section.qat).run(images, val, console)
+        best = _Training(graph, module, teacher or module, size, batch, section.qat).run(images, val, console)
         final, lowered = _prepare(module, size, 1, section, rewrites)
         final.load_state_dict(best)
         _move(final, False)
@@ -257,10 +259,12 @@ def _fold_batch_norms(graph: GraphModule) -> None:
 class _Training:
     """A graph in training; `best` holds the weights that score best on validation, or the last ones without it."""
 
-    def __init__(self, graph: GraphModule, teacher: nn.Module, size: Size, batch: int, section: QatSection) -> None:
+    def __init__(
+        self, graph: GraphModule, module: nn.Module, teacher: nn.Module, size: Size, batch: int, section: QatSection
+    ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.graph = graph.to(self.device)
-        self.form = eager.fastest_format(teacher, torch.zeros(2, *shape_of(size)))
+        self.form = eager.fastest_format(module, torch.zeros(2, *shape_of(size)))
         self.teacher = copy.deepcopy(teacher).to(self.device, memory_format=self.form)  # type: ignore[call-overload]
         self.batch = batch
         self.section = section

@@ -11,6 +11,7 @@ from edgekit.data import index_file
 from edgekit.data.listing import expand
 from edgekit.disk import json_file
 from edgekit.errors import Shortfall
+from edgekit.pipeline import teaching
 from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import of_formats, versions
 from edgekit.pipeline.state import Run
@@ -36,6 +37,7 @@ def inputs(run: Run, section: PruneSection) -> dict[str, Any]:
         "data": run.digest("data"),
         "where": _where(run) if section.latency else None,
         "versions": versions("torch", "torch-pruning", "numpy", "pillow"),
+        **(teaching.inputs(run) if section.recover else {}),
     }
 
 
@@ -99,8 +101,9 @@ def build(run: Run, section: PruneSection, work: Path) -> None:
     elif not index.split("train"):
         run.console.say("  the data has no training split: the pruned network is not trained")
     else:
+        teacher = teaching.network(run, before) or copy.deepcopy(whole)
         history = distill.recover(
-            pruned, copy.deepcopy(whole), run.recipe, index, root, before.input, work, run.console, run.job.pause
+            pruned, teacher, run.recipe, index, root, before.input, work, run.console, run.job.pause
         )
     parameters, macs = models.count(pruned, size)
     metrics = tuple(

@@ -12,6 +12,7 @@ from edgekit.data import index_file
 from edgekit.data.split import USUAL
 from edgekit.disk import json_file
 from edgekit.errors import InputError, Shortfall
+from edgekit.pipeline import teaching
 from edgekit.pipeline.port import Skip
 from edgekit.pipeline.provenance import of_formats, versions
 from edgekit.pipeline.stages import lower
@@ -45,6 +46,7 @@ def inputs(run: Run, section: QuantizeSection) -> dict[str, Any]:
         "rewrites": lower.allowed(run),
         "files": _files(run) if section.rescue else None,
         "versions": versions("torch", "torchao", "numpy", "pillow"),
+        **(teaching.inputs(run) if section.method == "qat" or "qat" in section.rescue else {}),
     }
 
 
@@ -154,6 +156,7 @@ def material(run: Run, section: QuantizeSection, scratch: Path) -> Material:
         folder=scratch,
         console=run.console,
         held_out=Images(root, held_out, spec),
+        teacher=teaching.network(run, checkpoint),
     )
 
 

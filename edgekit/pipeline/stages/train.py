@@ -12,7 +12,7 @@ from edgekit.config.train_section import TrainSection
 from edgekit.data import index_file
 from edgekit.data.listing import expand
 from edgekit.errors import Shortfall
-from edgekit.pipeline import warnings
+from edgekit.pipeline import teaching, warnings
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
 from edgekit.types import Checkpoint
@@ -35,6 +35,7 @@ def inputs(run: Run, section: TrainSection | None) -> dict[str, Any]:
         "input": [recipe.data.shape, recipe.data.resize, recipe.data.pad],
         "data": run.digest("data"),
         "versions": versions("torch", "torchvision", "timm", "numpy", "pillow"),
+        **(teaching.inputs(run) if section else {}),
     }
 
 
