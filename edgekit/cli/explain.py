@@ -67,8 +67,8 @@ def _hold(result: Result, limit: float, out: Path) -> None:
     if over:
         words = [f"{each.network}: {_share(each.moved, each.judged, each.share)}" for each in over]
         raise Shortfall(
-            f"explain: right for another reason, --max-moved allows {100 * limit:g}% of the images; see {out / PAGE}\n  "
-            + "\n  ".join(words)
+            f"explain: right for another reason, --max-moved allows {100 * limit:g}% of the images: see {out / PAGE}"
+            + "".join(f"\n  {line}" for line in words)
         )
     if unknown := [each.network for each in result.networks if each.share is None]:
         raise Shortfall(f"explain: no image could be judged for {', '.join(unknown)}; give more --images")
@@ -117,7 +117,7 @@ def _limit(result: Result) -> str:
     stick = result.yardstick
     if stick.limit is None:
         return "float's own evidence does not repeat on a shifted grid: nothing can be said; try another --grid"
-    said = f"float's own evidence repeats with a correlation of {stick.repeat:.2f}; below {stick.limit:.2f} it has moved"
+    said = f"float's own evidence repeats with correlation {stick.repeat:.2f}; below {stick.limit:.2f} it has moved"
     return said if stick.detects is None else f"{said}, as {stick.detects:.0%} of maps swapped between images would"
 
 

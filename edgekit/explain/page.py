@@ -100,11 +100,12 @@ def _networks(result: Result) -> Markup:
     ]  # fmt: skip
     heads = (
         "network", "top-1", "agrees with float", "probability lost", "correlation, median", "lowest",
-        "insertion less deletion, by its own map", "by float's map", "gap", "right for another reason",
+        "score of its own map", "of float's map", "gap", "right for another reason",
     )  # fmt: skip
-    return table(
-        heads, rows, f"Networks over {result.looked_at:,} images (top-1, agreement, probability) or the sample"
+    where = (
+        f"Left of correlation: over {result.looked_at:,} images, else over the sample; score: insertion less deletion"
     )
+    return table(heads, rows, where)
 
 
 def _network(each: Summary) -> tuple[str, ...]:
@@ -112,16 +113,14 @@ def _network(each: Summary) -> tuple[str, ...]:
     if each.share is not None:
         ends = f"{100 * each.share[1]:.1f} to {100 * each.share[2]:.1f} %"
         share = tag("span", f"{each.moved} of {each.judged}", tag("small", ends))
-    gap = (
-        "—"
-        if each.gap is None
-        else tag("span", _two(each.gap[0]), tag("small", f"{_two(each.gap[1])} to {_two(each.gap[2])}"))
-    )
+    gap = "—"
+    if each.gap is not None:
+        gap = tag("span", _two(each.gap[0]), tag("small", f"{_two(each.gap[1])} to {_two(each.gap[2])}"))
     return (
         join((breakable(each.network), tag("small", f"{each.engine} {each.version}"))),
         percent(each.top1, 1),
         percent(each.agreement, 1),
-        f"{100 * each.drop:.2f} points",
+        f"{_two(100 * each.drop)} points",
         _two(each.correlation),
         _two(each.lowest),
         _score(each.own),
@@ -132,7 +131,7 @@ def _network(each: Summary) -> tuple[str, ...]:
 
 
 def _two(value: float | None) -> str:
-    return "—" if value is None else f"{value:.2f}"
+    return "—" if value is None else f"{round(value, 2) + 0.0:.2f}"  # no minus before a zero
 
 
 def _score(areas: Areas | None) -> str:
@@ -166,7 +165,8 @@ class _Rows:
         rows = [self._row(self._result.images[place], self._pictures[place]) for place in places[:most]]
         said = tag("p", _about(ident, len(places), len(rows)), class_="muted")
         head = tag("h2", heading, id=f"{ident}-h")
-        return tag("section", head, said, *rows, id=ident, aria_labelledby=f"{ident}-h")
+        sheet = tag("div", *rows, class_="sheet")
+        return tag("section", head, said, sheet, id=ident, aria_labelledby=f"{ident}-h")
 
     def _row(self, one: Image, pixels: Pixels) -> Markup:
         right = one.predicted == one.label
@@ -177,7 +177,7 @@ class _Rows:
         shown.append(self._map(pixels, one.evidence, one, "float", f"{said}; repeats with {one.repeat:.2f}"))
         for look in one.looks:
             shown.append(self._map(pixels, look.evidence, one, look.network, _look(one, look), *_marks(one, look)))
-        return tag("div", *shown, class_="thumbs maps")
+        return tag("div", *shown, class_="thumbs")
 
     def _map(self, pixels: Pixels, values: Map, one: Image, name: str, said: str, *marks: Markup) -> Markup:
         return _figure(_pictures.overlaid(pixels, values), f"What {name} looks at in {one.path}", name, said, *marks)
