@@ -21,6 +21,7 @@ import torch
 from click.testing import CliRunner
 from click.testing import Result as Answer
 from PIL import Image as Pillow
+from scipy import stats
 from torch import Tensor, nn
 from torchvision import models as zoo
 
@@ -306,6 +307,9 @@ def test_rank_correlation_by_the_formula(seed: int) -> None:
     expected = 1 - 6 * ((a - b) ** 2).sum() / (49 * (49**2 - 1))
     assert judging.correlation(np.exp(a / 9), b**3) == pytest.approx(expected)
     assert judging.correlation(np.ones((7, 7)), b) == 0
+    steps = [np.floor(each / 5) for each in (a, b, a + b)]  # many ties, as in a file's outputs
+    expected = stats.spearmanr(np.stack([each.ravel() for each in steps]), axis=1).statistic
+    np.testing.assert_allclose(judging.correlations(steps), expected)
 
 
 def test_a_map_on_another_grid_keeps_its_mean() -> None:
@@ -350,7 +354,7 @@ def test_the_limit_is_floats_own() -> None:
 def test_intervals() -> None:
     assert judging.share(0, 0) is None
     assert judging.share(1, 10) == pytest.approx((0.1, 0.0179, 0.4042), abs=1e-4)  # Newcombe 1998, by hand
-    assert judging.mean([]) is None
+    assert judging.mean([1.0]) is None
     assert judging.mean([1.0, 2.0, 3.0]) == pytest.approx(
         (2, 2 - 4.3027 / math.sqrt(3), 2 + 4.3027 / math.sqrt(3)), abs=1e-4
     )
@@ -586,6 +590,22 @@ def test_what_cannot_be_explained_is_refused_in_one_line(corner: Made, tmp_path:
     assert said in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
     assert not (run / "explain").exists()
+
+
+def test_other_engines_are_asked_if_they_run_a_file(corner: Made, tmp_path: Path) -> None:
+    words = ("--images", 2, "--out", tmp_path / "out", "--engine")
+    answer = call(corner.path, *words, "openvino", "--engine", "onnxruntime", "--json")  # the latter is asked anyway
+    assert answer.exit_code == 0, answer.output
+    found = {each["network"]: each["engine"] for each in json.loads(answer.stdout)["networks"]}
+    assert list(found)[3:] == ["onnx-int8 in openvino", "onnx-other in openvino"]
+    assert found["onnx-int8 in openvino"] == "openvino"
+    for name, said in (
+        ("openvno", 'no such engine; did you mean "openvino"?'),
+        ("executorch", "runs executorch files"),
+    ):
+        answer = call(corner.path, *words, name)
+        assert answer.exit_code == 2
+        assert said in answer.stderr
 
 
 @pytest.mark.parametrize("words", [("--images", 0), ("--grid", 1), ("--max-moved", "5"), ("--seed", -1)])

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 @click.option("--images", type=click.IntRange(1), default=64, metavar="N", help="Images to draw at random. [64]")
 @click.option("--grid", type=click.IntRange(2, 32), default=7, metavar="N", help="Patches along a side. [7]")
 @click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Of the draw. [0]")
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    metavar="NAME",
+    help="Ask files in this engine, too, e.g. openvino (repeatable).",
+)
 @click.option("--strict", is_flag=True, help="Exit 1 if the evidence moved in more than --max-moved of the images.")
 @click.option(
     "--max-moved", callback=percentage, default="5%", metavar="PERCENT", help="What --strict allows each network. [5%]"
@@ -51,7 +58,9 @@ def explain(strict: bool, max_moved: float, as_json: bool, quiet: bool, debug: b
 
         with apart():  # a network of the user's may print
             out = flags["out"] or flags["run"] / "explain"
-            result = flow.explain(flags["run"], out, flags["images"], flags["grid"], flags["seed"], Console(quiet))
+            result = flow.explain(
+                flags["run"], out, flags["images"], flags["grid"], flags["seed"], Console(quiet), flags["engines"]
+            )
         click.echo(json.dumps(_as_dict(result), indent=2) if as_json else terminal.lines(_summary(result, out)))
         if strict:
             _hold(result, max_moved, out)

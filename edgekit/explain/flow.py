@@ -50,7 +50,9 @@ class _Scan:
         return np.array([sample.label for sample in self.samples])
 
 
-def explain(run: Path, out: Path, images: int, side: int, seed: int, console: Console) -> Result:
+def explain(
+    run: Path, out: Path, images: int, side: int, seed: int, console: Console, engines: Sequence[str] = ()
+) -> Result:
     """Explain a run, and write ``explain.html``, ``explain.json`` and ``explain.csv``.
 
     Args:
@@ -60,6 +62,7 @@ def explain(run: Path, out: Path, images: int, side: int, seed: int, console: Co
         side: patches along the side of a square image.
         seed: of the draw.
         console: progress.
+        engines: others than those that verify files, which are asked, too.
 
     Raises:
         InputError: the run lacks something, or nothing can be written.
@@ -67,7 +70,7 @@ def explain(run: Path, out: Path, images: int, side: int, seed: int, console: Co
         Shortfall: an engine cannot run a file, or a network gives NaN.
     """
     start = time.perf_counter()
-    run_ = subject.read(run)
+    run_ = subject.read(run, engines)
     try:
         result, pictures = _explained(run_, images, side, seed, console)
     finally:

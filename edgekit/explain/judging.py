@@ -19,11 +19,26 @@ from edgekit.explain.records import Yardstick
 LEVEL = 0.05
 
 
+def correlations(maps: Sequence[Floats]) -> Floats:
+    """Spearman's rank correlation of each map with each, -1..1; 0 if one has the same value everywhere.
+
+    Args:
+        maps: of one shape.
+
+    Returns:
+        float64 (maps, maps).
+    """
+    ranks = stats.rankdata([each.ravel() for each in maps], axis=1)
+    away = ranks - ranks.mean(1, keepdims=True)
+    sizes = np.sqrt((away**2).sum(1, keepdims=True))
+    away /= np.where(sizes > 0, sizes, 1)
+    found: Floats = away @ away.T
+    return found
+
+
 def correlation(a: Floats, b: Floats) -> float:
-    """Spearman's rank correlation of two maps, -1..1; 0 if one has the same value everywhere."""
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0
-    return float(stats.spearmanr(a, b, axis=None).statistic)
+    """That of two maps."""
+    return float(correlations([a, b])[0, 1])
 
 
 def repeats(repeat: float, cells: int) -> bool:
@@ -44,8 +59,9 @@ def yardstick(maps: Sequence[Floats], own: Sequence[float], clear: Sequence[bool
         return Yardstick(float(np.median(own)) if len(own) else None, None, None)
     limit = float(np.quantile(good, LEVEL))
     stick = Yardstick(float(np.median(own)), limit, None)
+    alike = correlations(maps)
     pairs = [
-        moved(correlation(maps[here], maps[there]), own[here], stick)
+        moved(alike[here, there], own[here], stick)
         for here, is_clear in enumerate(clear)
         if is_clear
         for there in range(len(maps))
@@ -68,11 +84,9 @@ def share(count: int, of: int) -> tuple[float, float, float] | None:
 
 
 def mean(values: Sequence[float]) -> tuple[float, float, float] | None:
-    """A mean and its 95 % interval by Student's t; None of nothing, and the whole line for a single value."""
-    if not len(values):
+    """A mean and its 95 % interval by Student's t; None of fewer than two values."""
+    if len(values) < 2:
         return None
     middle = float(np.mean(values))
-    if len(values) == 1:
-        return middle, -math.inf, math.inf
     half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return middle, middle - half, middle + half

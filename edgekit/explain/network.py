@@ -30,7 +30,7 @@ class Network:
     """What can be asked for its logits."""
 
     name: str
-    """`Artifact.id` of a file; ``torch-...``."""
+    """`Artifact.id` of a file, with its engine if that is not the one that verifies it; ``torch-...``."""
     engine: str
     version: str
     """Of the engine."""
@@ -50,31 +50,38 @@ def of_module(name: str, module: torch.nn.Module) -> Network:
     return Network(name, "torch", str(torch.__version__), logits)
 
 
-def of_file(artifact: Artifact, folder: Path) -> Network:
-    """An exported file in the engine that verifies files of its format.
+def of_file(artifact: Artifact, folder: Path, name: str | None = None) -> Network:
+    """An exported file in an engine.
+
+    Args:
+        artifact: the file.
+        folder: where its path starts.
+        name: of the engine; None is the one that verifies files of that format.
 
     Raises:
         MissingPackage: the engine is not installed.
         Shortfall: it cannot load the file.
     """
-    engine = engine_menu.engine(HOST_ENGINES[artifact.format])
+    label = artifact.id if name is None else f"{artifact.id} in {name}"
+    name = name or HOST_ENGINES[artifact.format]
+    engine = engine_menu.engine(name)
     try:
         version = engine.version()
     except RuntimeFault as fault:
-        raise MissingPackage(f"explain: {artifact.id}: {fault}") from fault
+        raise MissingPackage(f"explain: {label}: {fault}") from fault
     try:
         session = engine.load(str(folder / artifact.path), threads=machine.cores())
     except RuntimeFault as fault:
-        raise Shortfall(f"explain: {artifact.id}: {fault}") from fault
+        raise Shortfall(f"explain: {label}: {fault}") from fault
 
     def logits(images: Array) -> Array:
         try:
             rows = [session.run(feed(artifact, session, image[None])) for image in images]
         except RuntimeFault as fault:
-            raise Shortfall(f"explain: {artifact.id}: {fault}") from fault
-        return _finite(artifact.id, dequantize(np.concatenate(rows), session.output))
+            raise Shortfall(f"explain: {label}: {fault}") from fault
+        return _finite(label, dequantize(np.concatenate(rows), session.output))
 
-    return Network(artifact.id, HOST_ENGINES[artifact.format], version, logits, session.close)
+    return Network(label, name, version, logits, session.close)
 
 
 def _finite(name: str, logits: Array) -> Array:

@@ -96,7 +96,8 @@ class Summary:
     """Means over the sample of the areas in `Look`."""
     by_float: Areas | None
     gap: tuple[float, float, float] | None
-    """Mean of ``own.score - by_float.score``, and its 95 % interval: how much better its own map explains it."""
+    """Mean of ``own.score - by_float.score``, and its 95 % interval: how much better its own map explains it. None
+    without two images."""
     judged: int
     """Images of the sample with float's class whose evidence repeats."""
     moved: int

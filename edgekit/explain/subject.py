@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from edgekit import models
+from edgekit.choices import no_such
 from edgekit.config import recipe_file
 from edgekit.data import index_file
 from edgekit.data.dataset import Pixels
@@ -17,7 +18,8 @@ from edgekit.disk import json_file
 from edgekit.disk.run_directory import UNVERIFIED, Done, RunDirectory
 from edgekit.errors import InputError
 from edgekit.explain.network import Network, of_file, of_module
-from edgekit.types import TORCH_FP32, Artifact, InputSpec, Sample, Split
+from edgekit.runtime import engine_menu
+from edgekit.types import HOST_ENGINES, TORCH_FP32, Artifact, InputSpec, Sample, Split
 
 TORCH_PRUNED = "torch-pruned"
 
@@ -52,11 +54,15 @@ class Subject:
             raise InputError(f"{self.root / sample.path}: cannot be read as an image any more: {reason}") from error
 
 
-def read(run: Path) -> Subject:
+def read(run: Path, engines: Sequence[str] = ()) -> Subject:
     """Open a run.
 
+    Args:
+        run: its directory.
+        engines: others than those that verify files, which run them, too.
+
     Raises:
-        InputError: it is no run directory, or lacks a network, compressed files or test images.
+        InputError: it is no run directory, lacks a network, compressed files or test images, or an engine runs none.
         MissingPackage: an engine is not installed.
         Shortfall: an engine cannot load a file.
     """
@@ -72,6 +78,8 @@ def read(run: Path) -> Subject:
     module, checkpoint = models.load(trained.path)
     compressed = [of_module(TORCH_PRUNED, models.load(pruned.path)[0])] if pruned else []
     compressed += [of_file(artifact, folder) for artifact in artifacts]
+    for name in dict.fromkeys(engines):
+        compressed += [of_file(artifact, folder, name) for artifact in _run_by(name, artifacts)]
     if not compressed:
         raise InputError(
             f"{run}: there is no compressed network to explain, neither a pruned one nor a file that is not fp32; "
@@ -120,3 +128,14 @@ def _files(directory: RunDirectory, network: Done, run: Path) -> tuple[Sequence[
         raise InputError(f"{run}: its files are of an earlier network; run edgekit compress {run}")
     artifacts = json_file.load(folder / "artifacts.json", list[Artifact])
     return [artifact for artifact in artifacts if artifact.precision != "fp32"], folder
+
+
+def _run_by(name: str, artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """The files that an engine runs, unless it is asked already."""
+    if name not in engine_menu.engines():
+        raise InputError(f"--engine {no_such(name, engine_menu.engines(), 'engine')}")
+    form = engine_menu.engine(name).FORMAT
+    found = [artifact for artifact in artifacts if artifact.format == form]
+    if not found:
+        raise InputError(f"--engine {name}: runs {form} files, and this run has none that is compressed")
+    return [] if HOST_ENGINES[form] == name else found
