@@ -108,7 +108,9 @@ class Made:
     spec: InputSpec
 
 
-def make(folder: Path, files: dict[str, tuple[str, int]], outputs: int = 2, channels: int = 3) -> Made:
+def make(
+    folder: Path, files: dict[str, tuple[str, int]], outputs: int = 2, channels: int = 3, pruned: int | None = None
+) -> Made:
     """A run whose float network reads the corner at the top left.
 
     Args:
@@ -116,6 +118,7 @@ def make(folder: Path, files: dict[str, tuple[str, int]], outputs: int = 2, chan
         files: id of each int8 file: its format, and the corner that it reads.
         outputs: 1 for one logit.
         channels: of the images.
+        pruned: the corner that a pruned network reads, if there is one.
     """
     run, images = folder / "run", folder / "images"
     images.mkdir(parents=True)
@@ -135,6 +138,7 @@ def make(folder: Path, files: dict[str, tuple[str, int]], outputs: int = 2, chan
             "name": "corner",
             "model": {"name": model.name, "weights": "none"},
             "data": {"source": "image_folder", "path": "x"},
+            **({} if pruned is None else {"prune": {"macs": 0.5}}),
         }
     )
     json_file.save(run / "recipe.json", {"base": str(folder), "recipe": recipe.model_dump(mode="json")})
@@ -142,6 +146,11 @@ def make(folder: Path, files: dict[str, tuple[str, int]], outputs: int = 2, chan
     directory.stage("data", {}, lambda work: index_file.save(index, work))
     checkpoint = Checkpoint("model.safetensors", model, spec, index.labels, trained=False)
     trained = directory.stage("train", {}, lambda work: models.save(work, module, checkpoint))
+
+    if pruned is not None:
+        small = replace(checkpoint, model=replace(model, options={"channels": channels, "corner": pruned}))
+        other = models.build(small.model, folder)
+        trained = directory.stage("prune", {}, lambda work: models.save(work, other, small))
 
     def export(work: Path) -> None:
         artifacts = []
@@ -259,6 +268,16 @@ def test_one_logit_and_other_channels(outputs: int, channels: int, tmp_path: Pat
             assert np.min(values) > -0.01  # evidence for the class, be it the one that the logit means or the other
         assert np.shape(one.grad_cam) == (8, 8)
     assert (found.networks[0].agreement, found.networks[0].moved) == (1, 0)
+
+
+@pytest.mark.parametrize(("where", "moved"), [(0, 0), (3, 5)])
+def test_a_pruned_network_is_compared_with_the_unpruned_one(where: int, moved: int, tmp_path: Path) -> None:
+    made = make(tmp_path, {}, pruned=where)
+    answer = call(made.path, "--images", 5, "--json")
+    assert answer.exit_code == 0, answer.output
+    (found,) = json.loads(answer.stdout)["networks"]
+    assert (found["network"], found["engine"], found["agreement"]) == ("torch-pruned", "torch", 1)
+    assert (found["moved"], found["judged"]) == (moved, 5)
 
 
 # Numbers -------------------------------------------------------------------------------------------

@@ -114,7 +114,8 @@ def _summary(result: Result, out: Path) -> str:
         for each in result.networks
     ]
     heads = ("network", "agrees", "correlation", "lowest", "by its map", "by float's", "right for another reason")
-    lines = [table(heads, rows), _limit(result)]
+    drawn = f"{result.sampled} of {result.available} {result.split} images, drawn at random"
+    lines = [drawn, table(heads, rows), _limit(result)]
     if not any(one.grad_cam for one in result.images):
         lines.append(f"Grad-CAM is left out: {result.grad_cam}")
     lines.append(f"pictures: {out / records.PAGE}")

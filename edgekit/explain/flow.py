@@ -96,7 +96,7 @@ def _explained(run: Subject, images: int, side: int, seed: int, console: Console
     if images > sampled:
         notes.append(f"{images} images were asked for, there are {sampled}: all are explained")
     if len(scan.samples) < len(run.samples):
-        notes.append(f"changed and wrong images were looked for in {len(scan.samples)} of {len(run.samples)}")
+        notes.append(f"changed and wrong images were looked for in {len(scan.samples)} of {len(run.samples)} images")
     _, height, width = run.spec.shape
     patches = occlusion.grid(height, width, side)
     mapper, where = grad_cam.mapper(run.module, run.spec.shape)
