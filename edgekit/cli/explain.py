@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @quieted
 @debugged
 def explain(strict: bool, max_moved: float, as_json: bool, quiet: bool, debug: bool, **flags: Any) -> None:
-    """Show what the networks of RUN look at, and where they part.
+    """Show what the networks of RUN look at.
 
     Patches of test images are hidden, and each compressed network and the float network are asked what that takes away
     from float's class. A network with the class of float, but other evidence, is right for another reason. Writes
