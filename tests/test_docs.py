@@ -30,9 +30,11 @@ TRAINS = "trains or compresses for minutes; test_tiny.py and test_cli.py run suc
 BOARD = "needs a board, or a download of its emulation; test_ssh.py, test_adb_benchmark.py and test_qemu.py have those"
 MODEL = "needs a latency model of that network and device; test_predict_latency.py has one"
 IMAGES = "needs a folder of images; test_data_check.py has one"
+EXPLAINS = "takes a minute; test_explain.py explains smaller runs"
 PARSED = {
     r"edgekit (run|train|prune|compress|fit|tune)\b": TRAINS,
     r"edgekit predict-latency\b": MODEL,
+    r"edgekit explain\b": EXPLAINS,
     r"edgekit data check my\b": IMAGES,
     r"edgekit profile\b": BOARD,
     r"edgekit devices (probe|check|setup)\b": BOARD,

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -57,6 +58,15 @@ class Group(click.Group):
         except click.ClickException as error:
             error.message = terminal.lines(error.message)  # type: ignore[misc]
             raise
+
+
+def percentage(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """``5%`` as 0.05."""
+    if value is None:
+        return None
+    if not re.fullmatch(r"\d+(\.\d+)? ?%", value):
+        raise click.BadParameter(f'"{value}" is not a percentage; write it like 5%')
+    return float(value.rstrip("% ")) / 100
 
 
 def guarded(work: Callable[[], None], debug: bool) -> None:

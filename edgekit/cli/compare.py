@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import click
 
-from edgekit.cli._common import as_json, debugged, guarded
-
-
-def _percent(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """``5%`` as 0.05."""
-    if value is None:
-        return None
-    if not re.fullmatch(r"\d+(\.\d+)? ?%", value):
-        raise click.BadParameter(f'"{value}" is not a percentage; write it like 5%')
-    return float(value.rstrip("% ")) / 100
+from edgekit.cli._common import as_json, debugged, guarded, percentage
 
 
 @click.command()
-@click.option("--fail-on", callback=_percent, metavar="PERCENT", help="Exit 1 on a significant regression above this.")
+@click.option(
+    "--fail-on", callback=percentage, metavar="PERCENT", help="Exit 1 on a significant regression above this."
+)
 @click.option("--strict", is_flag=True, help="Exit 1 if times are too uncertain to tell whether a row has changed.")
 @as_json
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print as Markdown, for a pull request.")

@@ -10,7 +10,7 @@ import sys
 import click
 
 from edgekit import __version__
-from edgekit.cli import bundle, compare, data, devices, doctor, find_lr, fit, inspect, recipes, run, tune
+from edgekit.cli import bundle, compare, data, devices, doctor, explain, find_lr, fit, inspect, recipes, run, tune
 from edgekit.cli._common import Group
 from edgekit.runtime.terminal import Plain
 
@@ -29,7 +29,7 @@ def cli() -> None:
     """
 
 
-for _module in (run, data, find_lr, fit, tune, compare, bundle, inspect, recipes, devices, doctor):
+for _module in (run, data, find_lr, fit, tune, explain, compare, bundle, inspect, recipes, devices, doctor):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

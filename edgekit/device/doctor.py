@@ -23,10 +23,11 @@ _PURPOSE = {
     "executorch": "writing and running ExecuTorch files",
     "openvino": "running ONNX files with OpenVINO, on x86 often the fastest",
     "ethos_u": "compiling for Ethos-U NPUs (export-c --npu)",
+    "explain": "Grad-CAM in what a run's networks look at (edgekit explain)",
     "tune": "searching for the best values of a recipe's keys (edgekit tune)",
     "tune_postgres": "such a search by workers on many machines, with PostgreSQL",
 }
-_OPTIONAL = {"openvino", "executorch", "ethos_u", "tune", "tune_postgres"}  # nothing lacks without them
+_OPTIONAL = {"openvino", "executorch", "ethos_u", "explain", "tune", "tune_postgres"}  # nothing lacks without them
 _STAND_IN = {"litert": "tflite"}  # either runs TFLite files; only the first is recommended
 _SECTION = re.compile(r"""extra\s*==\s*["']([\w-]+)["']""")
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*([^;]*)")
