@@ -37,7 +37,8 @@ from edgekit.explain.network import Array, Network, log_odds, of_module, probabi
 from edgekit.explain.occlusion import Grid
 from edgekit.explain.records import JSON, PAGE, TABLE, Result, Yardstick
 from edgekit.quantize import ptq
-from edgekit.types import Accuracy, Artifact, Checkpoint, Index, InputSpec, ModelSpec, Sample
+from edgekit.scores import Accuracy
+from edgekit.types import Artifact, Checkpoint, Index, InputSpec, ModelSpec, Sample
 from tests.conftest import TinyRun
 
 SIDE = 32
