@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import socket
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch import nn
 
 from edgekit import models
-from edgekit.train import launch
+from edgekit.train import crew, launch
 from edgekit.train._state import LAST
 from tests.support import environment
 
@@ -93,6 +96,31 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code, said = ended(started("-m", "edgekit", "train", recipe(folder), "--out", folder / "run"))
     assert code == 0, said
     return folder / "run"
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(8, 5, 7, 9), (16, 4)])
+def test_batch_norms_of_a_group_of_one_are_torchs_own(shape: tuple[int, ...], affine: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    norm = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(shape[1], affine=affine).train()
+    if affine:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    ours, values = copy.deepcopy(norm), torch.randn(shape) * 3 + 50
+    gradient = torch.randn(shape)
+    found = []
+    store = dist.FileStore(str(tmp_path / "store"), 1)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        for part, forward in ((norm, norm), (ours, crew._Together(ours))):
+            given = values.clone().requires_grad_()
+            output = forward(given)
+            output.backward(gradient)
+            found.append([output, given.grad, *(each.grad for each in part.parameters()), *part.buffers()])
+    finally:
+        dist.destroy_process_group()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 def test_two_nodes_end_with_the_weights_of_one_process(alone: Path, tmp_path: Path) -> None:
