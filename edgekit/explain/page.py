@@ -84,7 +84,7 @@ def _verdict(result: Result) -> str:
     moved = [each for each in result.networks if each.moved]
     if not moved:
         if any(each.judged for each in result.networks):
-            return "The compressed networks look at what float looks at."
+            return "No compressed network is right for another reason."
         return "Nothing can be said: there is no image of float's class to judge."
     worst = max(moved, key=lambda each: each.moved / each.judged)
     return f"{worst.network} is right for another reason on {worst.moved} of {worst.judged} images."
