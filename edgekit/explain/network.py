@@ -21,8 +21,9 @@ from edgekit.verify.files import feed
 
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
-BATCH = 32
-"""Images that torch gets at once. Files get one at a time, as many take no more."""
+BATCH = 4
+"""Images that torch gets at once: with more, activations are so large that the system hands out their memory anew each
+time, which takes longer than computing them. Files get one at a time, as many take no more."""
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,8 @@ def evidence(network: Network, image: Array, label: int, patches: Grid) -> Float
 
     Positive where the patch speaks for the class, negative where it speaks against it.
     """
-    hide = np.eye(patches.cells, dtype=np.bool_).reshape(-1, *patches.shape)
-    odds = log_odds(network.logits(np.concatenate([image[None], views(image, hide, patches)])), label)
+    hide = np.eye(1 + patches.cells, patches.cells, -1, np.bool_).reshape(-1, *patches.shape)  # first of all nothing
+    odds = log_odds(network.logits(views(image, hide, patches)), label)
     lost: Floats = (odds[0] - odds[1:]).reshape(patches.shape)
     return lost
 

@@ -84,7 +84,7 @@ def _verdict(result: Result) -> str:
     moved = [each for each in result.networks if each.moved]
     if not moved:
         if any(each.judged for each in result.networks):
-            return "The compressed networks look at what float looks at."
+            return "No compressed network is right for another reason."
         return "Nothing can be said: there is no image of float's class to judge."
     worst = max(moved, key=lambda each: each.moved / each.judged)
     return f"{worst.network} is right for another reason on {worst.moved} of {worst.judged} images."
@@ -160,6 +160,8 @@ class _Rows:
     def section(self, ident: str, heading: str, belongs: Callable[[Image], bool], most: int = SHOWN) -> Markup:
         """The rows of the images that belong; nothing without any."""
         places = [place for place, one in enumerate(self._result.images) if belongs(one)]
+        if first := _FIRST.get(ident):
+            places.sort(key=lambda place: first(self._result.images[place]))
         if not places:
             return Markup("")
         rows = [self._row(self._result.images[place], self._pictures[place]) for place in places[:most]]
@@ -183,10 +185,22 @@ class _Rows:
         return _figure(_pictures.overlaid(pixels, values), f"What {name} looks at in {one.path}", name, said, *marks)
 
 
+def _least_alike(one: Image) -> float:
+    return min(look.correlation for look in one.looks if look.moved)
+
+
+def _most_changed(one: Image) -> float:
+    return -max((look.predicted != one.predicted) + abs(look.drop) for look in one.looks)
+
+
+_FIRST: dict[str, Callable[[Image], float]] = {"moved": _least_alike, "changed": _most_changed}
+"""The smallest comes first in these sections."""
+
+
 def _about(ident: str, count: int, shown: int) -> str:
     more = f" The first {shown} of {count} are shown." if shown < count else ""
     return {
-        "moved": "The class of float, but other evidence: look at whether it makes sense.",
+        "moved": "The class of float, but other evidence, the least alike first: does it make sense?",
         "changed": "Other classes than float's, then the largest changes of the probabilities.",
         "wrong": "The least probability for the true class by a network that is wrong.",
         "random": "The first of the random sample, to compare with.",
