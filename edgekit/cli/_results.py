@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from edgekit.types import HOST_ENGINES
+
 if TYPE_CHECKING:
     from edgekit.pipeline.results import Results
     from edgekit.pipeline.run import Outcome
@@ -54,7 +56,8 @@ def network(results: Results) -> str:
 
 def files(results: Results) -> str:
     """The exported files and how they compare with torch."""
-    scores = {row.artifact: row for row in results.accuracy}
+    judges = {artifact.id: HOST_ENGINES[artifact.format] for artifact in results.artifacts}
+    scores = {row.artifact: row for row in results.accuracy if row.engine == judges.get(row.artifact)}
     rows = []
     for artifact in results.artifacts:
         score = scores.get(artifact.id)

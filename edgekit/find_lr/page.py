@@ -51,9 +51,13 @@ def _chart(result: Result) -> Markup:
     for power in range(math.ceil(math.log10(steps[0].rate)), math.floor(math.log10(steps[-1].rate)) + 1):
         parts.append(text(x(power), bottom + 18, f"1e{power}", class_="tick", text_anchor="middle"))
     parts.append(line(left, bottom, right, bottom, "base"))
-    for value, name in ((result.suggestion, "suggested"), (result.lowest, "lowest")):
-        at = x(math.log10(value))
-        parts += [line(at, top, at, bottom, "limit"), text(at + 4, top + 10, f"{name} {value:.2g}", class_="note")]
+    for value, name, anchor, away in (
+        (result.suggestion, "suggested", "end", -4),
+        (result.lowest, "lowest", "start", 4),
+    ):
+        at, said = x(math.log10(value)), f"{name} {value:.2g}"
+        parts.append(line(at, top, at, bottom, "limit"))
+        parts.append(text(at + away, top + 10, said, class_="note", text_anchor=anchor))
     for step in steps:
         if step.loss <= high:
             said = f"rate {step.rate:.2g}: loss {step.loss:.3f}"

@@ -31,7 +31,7 @@ def section(report: Report) -> Markup:
     files = [row for row in rows if row.lost is not None]
     if not files:
         return Markup("")
-    worse = list(dict.fromkeys(row.artifact for row in files if row.lost and row.lost.side == "more"))
+    worse = [f"{row.artifact} in {row.engine}" for row in files if row.lost and row.lost.side == "more"]
     heads = ["artifact", "engine", "top-1", "against float, points", *_near(rows), "F1", "calibration error"]
     listed = table(heads, [_cells(row) for row in rows], f"Scores on {rows[0].images:,} test images", words=2)
     pictures = [

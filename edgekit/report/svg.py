@@ -120,8 +120,8 @@ def points(drop: float | None) -> str:
 
 
 def signed(value: float) -> str:
-    """``+0.25``, with a real minus sign."""
-    return f"{value:+.2f}".replace("-", MINUS)
+    """``+0.25``, with a real minus sign; ``0.00`` has none."""
+    return f"{value:+.2f}".replace("-", MINUS) if abs(value) >= 0.005 else "0.00"
 
 
 def allowed(max_drop: float) -> str:
