@@ -10,7 +10,7 @@ import sys
 import click
 
 from edgekit import __version__
-from edgekit.cli import bundle, compare, data, devices, doctor, fit, inspect, recipes, run, tune
+from edgekit.cli import bundle, compare, data, devices, doctor, fit, inspect, recipes, run, sweep, tune
 from edgekit.cli._common import Group
 from edgekit.runtime.terminal import Plain
 
@@ -29,7 +29,7 @@ def cli() -> None:
     """
 
 
-for _module in (run, data, fit, tune, compare, bundle, inspect, recipes, devices, doctor):
+for _module in (run, data, fit, sweep, tune, compare, bundle, inspect, recipes, devices, doctor):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

@@ -205,12 +205,13 @@ def _accuracy(a: Timing, b: Timing, old: Results, new: Results) -> Change | None
 def _difference(a: tuple[float, int], b: tuple[float, int]) -> tuple[float, float]:
     """95 % interval of share b minus share a; each share comes with its number of images."""
     (p, n), (q, m) = a, b
-    low_a, high_a = _wilson(p, n)
-    low_b, high_b = _wilson(q, m)
+    low_a, high_a = wilson(p, n)
+    low_b, high_b = wilson(q, m)
     return q - p - math.hypot(q - low_b, high_a - p), q - p + math.hypot(high_b - q, p - low_a)
 
 
-def _wilson(share: float, count: int) -> tuple[float, float]:
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """95 % interval of a share that was seen in so many trials (Wilson, 1927)."""
     if not count:
         return 0.0, 1.0
     z = NormalDist().inv_cdf(0.975)
