@@ -31,7 +31,7 @@ BOARD = "needs a board, or a download of its emulation; test_ssh.py, test_adb_be
 MODEL = "needs a latency model of that network and device; test_predict_latency.py has one"
 IMAGES = "needs a folder of images; test_data_check.py has one"
 PARSED = {
-    r"edgekit (run|train|prune|compress|fit|tune)\b": TRAINS,
+    r"edgekit (run|train|prune|compress|fit|sweep|tune)\b": TRAINS,
     r"edgekit predict-latency\b": MODEL,
     r"edgekit data check my\b": IMAGES,
     r"edgekit profile\b": BOARD,

@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from edgekit.cli.main import cli
 from edgekit.config.recipe import Recipe
 from edgekit.device.file import Device
-from edgekit.disk import json_file
+from edgekit.disk import json_file, locks
 from edgekit.pipeline.run import Job
 from edgekit.sweep import plan, space
 from edgekit.sweep.plan import Phase
@@ -98,7 +98,11 @@ def test_values_on_the_command_line(word: str, values: list[Any]) -> None:
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=3))
 def test_every_combination_once_and_the_last_key_fastest(sizes: list[int]) -> None:
-    values = {"train.epochs": [1, 2, 3], "data.input": [16, 24, 32], "quantize.range": ["minmax", "mse", "auto"]}
+    values: dict[str, list[Any]] = {
+        "train.epochs": [1, 2, 3],
+        "data.input": [16, 24, 32],
+        "quantize.range": ["minmax", "mse", "auto"],
+    }
     listed = {key: values[key][:size] for key, size in zip(values, sizes, strict=False)}
     found = space.combinations(recipe(), listed)
     expected = [dict(zip(listed, row, strict=True)) for row in itertools.product(*listed.values())]
@@ -109,7 +113,11 @@ def test_every_combination_once_and_the_last_key_fastest(sizes: list[int]) -> No
 
 def test_none_leaves_a_key_out_and_a_section_that_is_nothing_without_it() -> None:
     whole = recipe(prune={"macs": 0.5}, quantize={"calibration": 8})
-    listed = {"prune.macs": ["none", 0.5], "prune.recover": [1, 2], "quantize.calibration": ["none"]}
+    listed: dict[str, list[Any]] = {
+        "prune.macs": ["none", 0.5],
+        "prune.recover": [1, 2],
+        "quantize.calibration": ["none"],
+    }
     found = space.combinations(whole, listed)
     assert [one.why for one in found] == ["", "the same as 1", "", ""]
     made = [one.recipe for one in found if one.recipe]
@@ -318,25 +326,35 @@ def test_a_dry_run_lists_and_runs_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-SLOW = "[sweep]\ntrain.lr = [1e-2, 2e-2]\ntrain.epochs = [6]\ntrain.batch = [2]\n"
+SLOW = "[sweep]\ntrain.lr = [1e-2, 2e-2]\ntrain.epochs = [12]\ntrain.batch = [2]\n"
 
 
 def child(*words: object) -> warm.Child:
     return warm.Child(["-m", "edgekit", "sweep", *map(str, words)], support.environment())
 
 
-def training(out: Path) -> list[Path]:
-    """Wait until two combinations have trained an epoch, and neither has ended."""
-    while len(found := list(out.glob("*/.2-train.partial/last.pt"))) < 2:
-        time.sleep(0.05)
-    return [file.parents[1] for file in found]
+def at_once(out: Path, driver: warm.Child) -> list[str]:
+    """Wait until two combinations are run at the same time, and one of them has trained an epoch; their folders."""
+    while driver.running:
+        held = [file.name for file in out.glob(".locks/*-*") if is_held(file)]
+        if len(held) == 2 and list(out.glob("*/.2-train.partial/last.pt")):
+            return held
+        time.sleep(0.2)
+    pytest.fail(driver.wait().stderr)
+
+
+def is_held(file: Path) -> bool:
+    lock = locks.take(file)
+    if lock is not None:
+        lock.close()
+    return lock is None
 
 
 def test_of_two_workers_one_is_killed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = [written(tmp_path, SLOW), "--out", out, "--set", "export.precisions=['fp32']", "--set", "quantize="]
     killed, other = child(*words), child(*words)
-    began = {folder.name for folder in training(out)}
+    began = set(at_once(out, other))
     killed.kill()
     killed.wait()
     answer = other.wait()
@@ -386,8 +404,7 @@ def test_a_lost_node_of_a_cluster_costs_only_its_combination(tmp_path: Path, mon
     try:
         words = [written(tmp_path, SLOW), "--out", out, "--set", "export.precisions=['fp32']", "--set", "quantize="]
         driver = child(*words, "--ray", nodes.address)
-        began = {folder.name for folder in training(out)}
-        assert len(began) == 2
+        began = set(at_once(out, driver))
         nodes.lose_one()
         answer = driver.wait()
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from edgekit.errors import Shortfall, need
 from edgekit.runtime import terminal
 
 if TYPE_CHECKING:
+    from edgekit.sweep.cluster import Cluster
     from edgekit.sweep.flow import Sweep
     from edgekit.sweep.records import Result
 
@@ -87,20 +89,12 @@ def sweep(
 
 def _run(made: Sweep, command: list[str], workers: int, ray: str | None, retry: bool) -> Result:
     """Do the work, and write the reports even if something stops it."""
-    from contextlib import nullcontext
-
     from edgekit.cli._workers import helpers
     from edgekit.disk import locks
     from edgekit.sweep import findings, flow, report
 
-    if ray:
-        need("ray", extra="cluster", purpose="edgekit sweep --ray")
-        from edgekit.sweep import cluster
-
-        connection = cluster.connected(ray)
-    else:
-        connection = nullcontext()
-    with connection as nodes:
+    with ExitStack() as stack:
+        nodes = stack.enter_context(_connected(ray)) if ray else None
         made.begin(retry)
         try:
             if nodes:
@@ -112,6 +106,13 @@ def _run(made: Sweep, command: list[str], workers: int, ray: str | None, retry: 
                 result = findings.result(made)
                 report.write(made.job.out, result)
     return result
+
+
+def _connected(address: str) -> AbstractContextManager[Cluster]:
+    need("ray", extra="cluster", purpose="edgekit sweep --ray")
+    from edgekit.sweep import cluster
+
+    return cluster.connected(address)
 
 
 def _command(flags: dict[str, Any], vary: tuple[str, ...], out: Path) -> list[str]:

@@ -24,9 +24,10 @@ _PURPOSE = {
     "openvino": "running ONNX files with OpenVINO, on x86 often the fastest",
     "ethos_u": "compiling for Ethos-U NPUs (export-c --npu)",
     "tune": "searching for the best values of a recipe's keys (edgekit tune)",
+    "cluster": "a sweep on the nodes of a Ray cluster (edgekit sweep --ray)",
     "tune_postgres": "such a search by workers on many machines, with PostgreSQL",
 }
-_OPTIONAL = {"openvino", "executorch", "ethos_u", "tune", "tune_postgres"}  # nothing lacks without them
+_OPTIONAL = {"openvino", "executorch", "ethos_u", "tune", "tune_postgres", "cluster"}  # nothing lacks without them
 _STAND_IN = {"litert": "tflite"}  # either runs TFLite files; only the first is recommended
 _SECTION = re.compile(r"""extra\s*==\s*["']([\w-]+)["']""")
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*([^;]*)")

@@ -46,8 +46,8 @@ def sheet(result: Result) -> str:
     writer.writerow(("combination", "state", "why", *keys, *COLUMNS))
     for one in result.combinations:
         head = [one.number, one.state, one.why, *findings.settings(one, keys)]
-        for row in [row for row in result.rows if row.combination == one.number] or [None]:
-            values = _values(result, row) if row else {}
+        rows = [_values(result, row) for row in result.rows if row.combination == one.number]
+        for values in rows or [{}]:
             writer.writerow([field(value) for value in (*head, *(values.get(name) for name in COLUMNS))])
     return out.getvalue()
 
