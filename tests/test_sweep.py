@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,14 @@ def test_none_leaves_a_key_out_and_a_section_that_is_nothing_without_it() -> Non
 def test_none_is_a_word_where_a_key_has_such_a_value() -> None:
     made = [one.recipe for one in space.combinations(recipe(), {"model.weights": ["pretrained", "none"]})]
     assert [each.model.weights for each in made if each] == ["pretrained", "none"]
+
+
+def test_the_recipe_may_be_nothing_without_a_key_that_varies(tmp_path: Path) -> None:
+    words = [written(tmp_path, "[prune]\nrecover = 1\n"), "--out", tmp_path / "out", "--dry-run", "--json"]
+    answer = run(*words, "--vary", "prune.macs=none,0.5")
+    assert answer.exit_code == 0, answer.output
+    assert ["prune" in row["stages"] for row in json.loads(answer.stdout)["combinations"]] == [False, True]
+    assert "give exactly one of macs" in run(*words, "--vary", "prune.score=l1,l2").stderr
 
 
 def test_a_folder_depends_on_its_settings_alone() -> None:
@@ -391,6 +401,29 @@ def test_a_dead_cluster_is_one_line_at_once(
     assert len(answer.stderr.splitlines()) == 1
     assert time.monotonic() - began < 10
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 400 Bad Request"])
+def test_what_is_no_cluster_is_told_at_once(tmp_path: Path, said: bytes) -> None:
+    """What listens and says nothing, as a frozen head would, and what says something else."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(said)
+                connection.recv(1000)
+                time.sleep(0 if said else 5)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        began = time.monotonic()
+        heard = run(written(tmp_path), "--out", tmp_path / "out", "--ray", f"127.0.0.1:{server.getsockname()[1]}")
+        assert time.monotonic() - began < 10
+        thread.join()
+    assert heard.exit_code == 2
+    assert ("is not the head of a Ray cluster" if said else "(timed out)") in heard.stderr
+    assert len(heard.stderr.splitlines()) == 1
 
 
 @pytest.mark.timeout(900)

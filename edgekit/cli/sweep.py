@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,11 @@ import click
 from edgekit.cli import _complete
 from edgekit.cli._common import apart, guarded
 from edgekit.cli.run import job_of, options
-from edgekit.errors import Shortfall, need
+from edgekit.errors import InputError, Shortfall, need
 from edgekit.runtime import terminal
 
 if TYPE_CHECKING:
-    from edgekit.sweep.cluster import Cluster
+    from edgekit.pipeline.run import Job
     from edgekit.sweep.flow import Sweep
     from edgekit.sweep.records import Result
 
@@ -69,11 +69,7 @@ def sweep(
         from edgekit.sweep.flow import Sweep
 
         with apart():
-            if not ray:
-                os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-            job = job_of(flags["target"], flags["overrides"], flags["out"], flags["devices"])
-            if not flags["out"]:
-                job = replace(job, out=Path("runs") / f"{job.recipe.name}-sweep")
+            job = _job(vary, **flags)
             made = Sweep(job, space.asked(job.recipe.sweep, vary), Console(quiet))
             result = None if dry_run else _run(made, _command(flags, vary, job.out), workers, ray, retry)
         if result is None:
@@ -87,18 +83,34 @@ def sweep(
     guarded(work, debug)
 
 
+def _job(
+    vary: tuple[str, ...], target: str, overrides: tuple[str, ...], out: Path | None, devices: tuple[str, ...]
+) -> Job:
+    from edgekit.sweep import space
+
+    try:
+        job = job_of(target, overrides, out, devices)
+    except InputError as refused:
+        try:  # it may be a recipe with a key that varies
+            job = job_of(target, (*overrides, *space.first(vary)), out, devices)
+        except InputError:
+            raise refused from None
+    return job if out else replace(job, out=Path("runs") / f"{job.recipe.name}-sweep")
+
+
 def _run(made: Sweep, command: list[str], workers: int, ray: str | None, retry: bool) -> Result:
     """Do the work, and write the reports even if something stops it."""
     from edgekit.cli._workers import helpers
     from edgekit.disk import locks
-    from edgekit.sweep import findings, flow, report
+    from edgekit.sweep import cluster, findings, flow, report
 
     with ExitStack() as stack:
-        nodes = stack.enter_context(_connected(ray)) if ray else None
+        nodes = stack.enter_context(cluster.connected(ray)) if ray else None
         made.begin(retry)
         try:
             if nodes:
                 nodes.work(made)
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
             with helpers(command, workers - 1, made.job.out, made.console):
                 made.work()
         finally:  # whatever stopped it: what was done is there to see
@@ -106,13 +118,6 @@ def _run(made: Sweep, command: list[str], workers: int, ray: str | None, retry: 
                 result = findings.result(made)
                 report.write(made.job.out, result)
     return result
-
-
-def _connected(address: str) -> AbstractContextManager[Cluster]:
-    need("ray", extra="cluster", purpose="edgekit sweep --ray")
-    from edgekit.sweep import cluster
-
-    return cluster.connected(address)
 
 
 def _command(flags: dict[str, Any], vary: tuple[str, ...], out: Path) -> list[str]:

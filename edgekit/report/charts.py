@@ -115,9 +115,9 @@ def scatter(
     level_of = {point: y(100 * max(point.top1, least)) for point in points}
     for point in points:
         if point.interval is not None:
-            ends, level = [x(end) for end in point.interval], level_of[point]
-            parts.append(line(ends[0], level, ends[1], level, "whisker"))
-            parts += [line(end, level - 3, end, level + 3, "whisker") for end in ends]
+            level = level_of[point]
+            parts.append(line(x(point.interval[0]), level, x(min(point.interval[1], last)), level, "whisker"))
+            parts += [line(x(v), level - 3, x(v), level + 3, "whisker") for v in point.interval if v <= last]
         if point.band is not None:
             parts.append(line(x(point.ms), y(100 * point.band[0]), x(point.ms), y(100 * point.band[1]), "whisker"))
     ordered = sorted(points, key=lambda p: (not p.ship, p not in front, p.ms))

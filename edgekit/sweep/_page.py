@@ -34,8 +34,10 @@ def render(result: Result, created: str) -> str:
         result: of the sweep.
         created: when, in words.
     """
+    tables = [_rows(result, device, kind) for device, kind in result.places]
     sections = [
         ("verdict", "Outcome", _outcome(result)),
+        ("numbers", "Numbers", theme("numbers", "Numbers", *tables)),
         ("combinations", "Combinations", theme("combinations", "Combinations", _all(result))),
         ("method", "Method", theme("method", "Method", _method(result))),
     ]
@@ -56,9 +58,8 @@ def _outcome(result: Result) -> Markup:
     title = "What came out" if result.rows else "No combination has a result yet"
     card = tag("article", tag("h3", title), tag("p", result.said, class_="reason"), class_=look)
     fronts = [_front(result, device, kind) for device, kind in result.places]
-    tables = [_rows(result, device, kind) for device, kind in result.places]
     cards = tag("div", card, *fronts, class_="cards few")
-    return tag("section", heading, cards, *tables, id="verdict", aria_labelledby="verdict-h")
+    return tag("section", heading, cards, id="verdict", aria_labelledby="verdict-h")
 
 
 def _front(result: Result, device: str, kind: Kind | None) -> Markup:

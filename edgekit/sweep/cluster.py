@@ -21,7 +21,7 @@ from edgekit import __version__
 from edgekit.console import Console
 from edgekit.disk import json_file, locks
 from edgekit.disk.run_directory import ORDER
-from edgekit.errors import DiskFull, InputError, Shortfall
+from edgekit.errors import DiskFull, InputError, Shortfall, need
 from edgekit.pipeline.provenance import PACKAGES, versions
 from edgekit.pipeline.run import Job
 from edgekit.sweep import flow, plan
@@ -36,6 +36,8 @@ CONNECT = 3.0
 """Seconds that an address has to answer."""
 ANSWER = 60.0
 """Seconds that a node has to start a process and import edgekit."""
+EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+"""A frame of HTTP/2; its fourth byte says which kind."""
 RETRIES = 5
 """How often a task is begun again after its node or process was lost."""
 CURRENT = Path("/tmp/ray/ray_current_cluster")  # noqa: S108
@@ -51,11 +53,11 @@ def connected(address: str) -> Iterator[Cluster]:
 
     Raises:
         InputError: nothing answers there, or not Ray.
+        MissingPackage: Ray is not installed.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     place = _place(address)
-    import ray
-
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray = need("ray", extra="cluster", purpose="edgekit sweep --ray")
     try:
         ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except Exception as error:  # Ray has no common one
@@ -94,11 +96,16 @@ class Cluster:
             later = ORDER[ORDER.index(last) + 1]
             sweep.console.say(f"sweep: from {later} on, runs go on here: what they choose is timed on a device")
         sweep.console.say(f"sweep: {len(left)} runs on {count} node{'' if count == 1 else 's'} of the cluster")
-        self._run_all(sweep, phase)
+        from ray.exceptions import RayError
+
+        try:
+            self._run_all(sweep, phase)
+        except RayError as error:
+            again = "run the same command again to go on"
+            raise Shortfall(f"--ray {self.address}: the cluster was lost: {_line(error)}; {again}") from error
 
     def _run_all(self, sweep: Sweep, phase: Phase) -> None:
         import ray
-        from ray.exceptions import RayError
 
         task = ray.remote(_run).options(num_cpus=_cores(), max_retries=RETRIES)
         running: dict[Any, Combination] = {}
@@ -114,15 +121,8 @@ class Cluster:
                 running[task.remote(_absolute(job), before, phase.last)] = one
             done, _ = ray.wait(list(running), timeout=POLL) if running else ([], [])
             for reference in done:
-                one = running.pop(reference)
-                try:
-                    full = ray.get(reference)
-                except RayError as error:
-                    raise Shortfall(
-                        f"--ray {self.address}: combination {one.number} was lost: {_line(error)}; run the same "
-                        "command again to go on"
-                    ) from error
-                if full:
+                del running[reference]
+                if full := ray.get(reference):
                     raise DiskFull(full)
 
     def _startable(
@@ -245,14 +245,28 @@ def _place(address: str) -> str:
     if not colon or not host or not port.isdigit() or "/" in host or not 0 < int(port) < 65536:
         raise InputError(f"--ray {address}: give auto, or HOST:PORT of the cluster's head, e.g. 10.0.0.1:6379")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT).close()
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT) as connection:
+            answers = _answers(connection)
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
             f"--ray {address}: nothing answers at {place} ({reason}); start the cluster: ray start --head, or check "
             "the address"
         ) from error
+    if not answers:
+        raise InputError(f"--ray {address}: what answers at {place} is not the head of a Ray cluster")
     return place
+
+
+def _answers(connection: socket.socket) -> bool:
+    """Whether the other end speaks gRPC, as Ray does: Ray itself would wait for minutes.
+
+    It is greeted with the preface of HTTP/2 (RFC 9113, section 3.4), and has to answer with its settings.
+    """
+    if os.environ.get("RAY_USE_TLS") == "1":
+        return True
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + EMPTY_SETTINGS)
+    return connection.recv(len(EMPTY_SETTINGS))[3:4] == EMPTY_SETTINGS[3:4]
 
 
 def _line(error: BaseException) -> str:

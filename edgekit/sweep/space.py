@@ -76,6 +76,12 @@ def parsed(words: Sequence[str]) -> dict[str, list[Any]]:
     return found
 
 
+def first(words: Sequence[str]) -> tuple[str, ...]:
+    """A value for each key of ``--vary``, as ``--set`` takes it."""
+    values = {key: next((value for value in listed if value != NONE), NONE) for key, listed in parsed(words).items()}
+    return tuple(f"{key}={json.dumps(value)}" for key, value in values.items())
+
+
 def asked(section: Mapping[str, list[Any]] | None, vary: Sequence[str]) -> dict[str, list[Any]]:
     """The values by key of a recipe's [sweep] section, in place of which ``--vary`` may give others, and more keys.
 
