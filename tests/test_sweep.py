@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import json
+import random
 import socket
 import threading
 import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,15 @@ from scipy.stats import binomtest
 
 from edgekit.cli.main import cli
 from edgekit.config.recipe import Recipe
+from edgekit.console import Console
 from edgekit.device.file import Device
 from edgekit.disk import json_file, locks
+from edgekit.disk.run_directory import ORDER, RunDirectory
 from edgekit.pipeline.run import Job
-from edgekit.sweep import plan, space
+from edgekit.sweep import flow, plan, space
+from edgekit.sweep.flow import Sweep
 from edgekit.sweep.plan import Phase
+from edgekit.sweep.records import Progress
 from edgekit.sweep.records import Result as Found
 from tests import support, warm
 
@@ -219,6 +226,75 @@ def test_what_takes_times_here_is_done_alone(tmp_path: Path) -> None:
     for devices, each, last in (({}, aimed, "bundle"), ({"pi": there}, whole, "prune"), ({"pi": there}, aimed, "train"),
                                 ({"pi": there}, pinned, "bundle")):  # fmt: skip
         assert plan.anywhere(plans(tmp_path, devices, each)) == last
+
+
+class Killed(BaseException):
+    """What ends a worker without a word."""
+
+
+@dataclass
+class Pretence:
+    """Stands for the pipeline: stages take no work, only a moment, and what runs at the same time is checked."""
+
+    sweep: Sweep
+    rounds: random.Random
+    running: dict[str, Phase] = field(default_factory=dict)
+    done: list[tuple[str, str]] = field(default_factory=list)
+    kills: int = 5
+
+    def __call__(self, job: Job, before: Progress, last: str, console: Console) -> Progress:
+        (phase,) = [each for each in self.sweep.phases if each.last == last]
+        name = job.out.name
+        assert name not in self.running, "two workers in one folder"
+        assert not any(each.alone or phase.alone for each in self.running.values()), "times are taken beside others"
+        assert {each.last for each in self.running.values()} <= {last}, "a phase begins before the last one is over"
+        self.running[name] = phase
+        try:
+            (one,) = [each for each in self.sweep.runnable if each.folder == name]
+            for stage in self.sweep.plans[one.number].stages:
+                folder = RunDirectory(job.out).folder(stage)
+                if ORDER.index(stage) <= ORDER.index(last) and not folder.exists():
+                    time.sleep(self.rounds.random() / 100)
+                    if self.kills and self.rounds.random() < 0.1:
+                        self.kills -= 1
+                        raise Killed
+                    folder.mkdir(parents=True)
+                    (folder / "stage.json").touch()
+        finally:
+            del self.running[name]
+        self.done.append((name, last))
+        return replace(before, reached=last)
+
+
+def test_phases_of_many_workers_that_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = recipe(quantize={}, export={}, verify={})
+    listed: dict[str, list[Any]] = {"train.lr": [0.1, 0.2, 0.3], "quantize.range": ["mse", "auto"]}
+    job = Job(whole, tmp_path, tmp_path / "out", {"host": Device(name="host")})
+    first = Sweep(job, listed, Console(quiet=True))
+    first.begin(retry=False)
+    pretence = Pretence(first, random.Random(0))
+    monkeypatch.setattr(flow, "attempt", pretence)
+    monkeypatch.setattr(flow, "POLL", 0.002)
+    wrong: list[BaseException] = []
+
+    def worker() -> None:
+        try:
+            while True:
+                with contextlib.suppress(Killed):
+                    return Sweep(job, listed, Console(quiet=True)).work()
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=worker) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert pretence.kills < 5
+    assert [phase.last for phase in first.phases] == ["train", "lower", "quantize", "export", "bundle", "report"]
+    expected = [(one.folder, phase.last) for one in first.runnable for phase in first.phases]
+    assert sorted(pretence.done) == sorted(expected)
 
 
 # Real sweeps ------------------------------------------------------------------------------------------
