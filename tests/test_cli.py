@@ -18,7 +18,8 @@ from tests.support import BUNDLE, FOLDERS, STAGES, TINY, command, complaint, edg
 
 BUNDLE_COMMANDS = ("pack", "keygen", "sign", "verify-signature", "runtime-zip", "predict", "inspect", "export-c")
 COMMANDS = (
-    *("run", "train", "prune", "compress", "profile", "report", "data", "fit", "predict-latency", "sweep", "tune", "compare"),
+    *("run", "train", "prune", "compress", "profile", "report"),
+    *("data", "fit", "predict-latency", "sweep", "tune", "compare"),
     *BUNDLE_COMMANDS,
     *("recipes", "devices", "doctor"),
 )

@@ -45,12 +45,12 @@ class Point:
     """Grows with the file."""
     interval: tuple[float, float] | None = None
     """Of `ms`, drawn as a line."""
-    band: tuple[float, float] | None = None
-    """Likewise of `top1`."""
     hollow: bool = False
     """Of no account to the front."""
     title: str = ""
     """What it says when it is pointed at; empty for its label and its numbers."""
+    band: tuple[float, float] | None = None
+    """Interval of `top1`, drawn as a line."""
 
 
 def tone(precision: str) -> str:
