@@ -48,7 +48,7 @@ def sweep(
     debug: bool,
     **flags: Any,
 ) -> None:
-    """Run every combination of some values, and compare them on each device.
+    """Run every combination of some values and compare them.
 
     What is varied is in --vary, or in the recipe's [sweep]: any keys, each with a list of values. Each combination is a
     whole run in a folder of its own. A stage that several of them share is done once. Files are made side by side, then
