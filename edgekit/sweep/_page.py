@@ -120,9 +120,8 @@ def _rows(result: Result, device: str, kind: Kind | None) -> Markup:
         for row in rows
     ]
     images = ", ".join(dict.fromkeys(f"{row.images} {row.split} images" for row in rows))
-    machine = (result.machines or {}).get(device)
-    place = f"{device}: {machine.cpu}, {machine.os}" if machine else device
-    caption = f"{place}. Highlighted: on the front. p50 of one inference, top-1 on {images}, 95 % intervals"
+    place = f"{findings.machine(result, device)}. " if device else ""
+    caption = f"{place}Highlighted: on the front. p50 of one inference, top-1 on {images}, 95 % intervals"
     heads = ("combination", *keys, "ships", "top-1", f"{kind} p50, ms" if kind else "p50, ms", "size")
     ship = [place for place, row in enumerate(rows) if row.front]
     return tag("article", table(heads, cells, caption, words=2 + len(keys), ship=ship, stack=True), class_="card")

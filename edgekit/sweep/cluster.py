@@ -84,7 +84,7 @@ class Cluster:
         Raises:
             InputError: a node has another edgekit or other packages, or does not see the folder.
             DiskFull: there is no room for more files.
-            Shortfall: the cluster was lost.
+            Shortfall: a run was lost again and again, or the whole cluster was.
         """
         last = plan.anywhere(list(sweep.plans.values()))
         phase = Phase(last)
@@ -102,7 +102,7 @@ class Cluster:
             self._run_all(sweep, phase)
         except RayError as error:
             again = "run the same command again to go on"
-            raise Shortfall(f"--ray {self.address}: the cluster was lost: {_line(error)}; {again}") from error
+            raise Shortfall(f"--ray {self.address}: a run was lost: {_line(error)}; {again}") from error
 
     def _run_all(self, sweep: Sweep, phase: Phase) -> None:
         import ray

@@ -204,6 +204,12 @@ def where(device: str, kind: str | None) -> str:
     return f"On {device}, {kind}" if device else "Nothing was measured; by accuracy and size"
 
 
+def machine(result: Result, device: str) -> str:
+    """``my-pi: Cortex-A76, Debian GNU/Linux 12``."""
+    facts = (result.machines or {}).get(device)
+    return f"{device}: {facts.cpu}, {facts.os}" if facts else device
+
+
 def settings(one: Combination, keys: Sequence[str]) -> list[str]:
     """The values of a combination, for a table."""
     return [space.shown(one.settings[key]) for key in keys]

@@ -78,6 +78,7 @@ def markdown(result: Result, created: str) -> str:
     blocks = [f"## edgekit sweep: {text(result.name)}", text(result.said)]
     for device, kind in result.places:
         blocks += [f"**{text(findings.where(device, kind))}**", _front(result, result.at(device, kind))]
+        blocks += [text(findings.machine(result, device))]
     blocks += [_others(result), text(result.method)]
     blocks.append(f"<sub>edgekit {text(result.edgekit)}, {text(created)}</sub>")
     return "\n\n".join(block for block in blocks if block) + "\n"
