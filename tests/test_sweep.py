@@ -26,8 +26,9 @@ from edgekit.console import Console
 from edgekit.device.file import Device
 from edgekit.disk import json_file, locks
 from edgekit.disk.run_directory import ORDER, RunDirectory
+from edgekit.errors import InputError
 from edgekit.pipeline.run import Job
-from edgekit.sweep import flow, plan, space
+from edgekit.sweep import cluster, flow, plan, space
 from edgekit.sweep.flow import Sweep
 from edgekit.sweep.plan import Phase
 from edgekit.sweep.records import Progress
@@ -297,6 +298,17 @@ def test_phases_of_many_workers_that_die(tmp_path: Path, monkeypatch: pytest.Mon
     assert sorted(pretence.done) == sorted(expected)
 
 
+def test_what_cannot_be_measured_says_nothing_of_others(tmp_path: Path) -> None:
+    job = Job(recipe(quantize={}, export={}, verify={}), tmp_path, tmp_path / "out", {})
+    sweep = Sweep(job, {"quantize.range": ["mse", "auto"]}, Console(quiet=True))
+    sweep.begin(retry=False)
+    first, second = sweep.runnable
+    for stage, said in (("profile", ""), ("train", "as 1, which shares its train stage: why"), ("quantize", "")):
+        (job.out / first.folder).mkdir(exist_ok=True)
+        json_file.save(job.out / first.folder / flow.PROGRESS, replace(sweep.progress(first), why="why", stage=stage))
+        assert sweep.same_failure(second) == said
+
+
 # Real sweeps ------------------------------------------------------------------------------------------
 
 
@@ -500,6 +512,21 @@ def test_what_is_no_cluster_is_told_at_once(tmp_path: Path, said: bytes) -> None
     assert heard.exit_code == 2
     assert ("is not the head of a Ray cluster" if said else "(timed out)") in heard.stderr
     assert len(heard.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        ({"edgekit": "0.0.1"}, "node n has edgekit 0.0.1, this machine "),
+        ({"packages": {}}, "node n has torch not installed, this machine 2."),
+        ({"sees": False}, "node n does not see /shared/out: --out must be a folder that all nodes share"),
+    ],
+)
+def test_a_node_that_cannot_take_part_is_named(changes: dict[str, Any], said: str) -> None:
+    facts = {**cluster._facts("/nowhere"), "sees": True, **changes}
+    with pytest.raises(InputError, match=said) if said else contextlib.nullcontext():
+        cluster._compare("n", facts, Path("/shared/out/.locks/token"))
 
 
 @pytest.mark.timeout(900)

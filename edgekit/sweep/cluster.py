@@ -181,7 +181,7 @@ def _run(job: Job, before: Progress, last: str) -> str:
     file = job.out.parent / flow.LOCKS / job.out.name
     while (lock := locks.take(file)) is None:  # the process of a lost node may live a little longer
         time.sleep(POLL)
-    with lock:
+    with lock, locks.shared(file.with_name(flow.COMPUTING)):
         try:
             progress = attempt(job, before, last, Console(quiet=True))
         except DiskFull as error:

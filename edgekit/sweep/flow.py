@@ -33,6 +33,8 @@ PROGRESS = "progress.json"
 """Of one combination, in its run directory."""
 LOCKS = ".locks"
 """Folder of a lock for each combination, and one for the whole sweep."""
+COMPUTING = "computing"
+"""That one: shared by all who compute, and held by the one who takes times."""
 POLL = 0.5
 """Seconds between two looks at what other workers do."""
 AFTER = "report"
@@ -150,7 +152,8 @@ class Sweep:
         mine = self.plans[one.number].stages
         for other in self.runnable:
             failed = self.progress(other)
-            if failed.stage and self.plans[other.number].stages[failed.stage] == mine.get(failed.stage):
+            key = self.plans[other.number].stages.get(failed.stage)  # none: it did not fall short, or was measured
+            if key is not None and key == mine.get(failed.stage):
                 return f"as {other.number}, which shares its {failed.stage} stage: {failed.why}"
         return ""
 
@@ -161,13 +164,13 @@ class Sweep:
                 if one is None:
                     time.sleep(POLL)
                 elif not self._is_over(one, phase):  # else another worker was quicker
-                    with locks.shared(self._lock("computing")):
+                    with locks.shared(self._lock(COMPUTING)):
                         self.run(one, phase)
 
     def _alone(self, phase: Phase) -> None:
         """Run what is left one after another, while no other worker computes; or wait for the one that does."""
         while self.left(phase):
-            lock = locks.take(self._lock("computing"))
+            lock = locks.take(self._lock(COMPUTING))
             if lock is None:
                 time.sleep(POLL)
                 continue
