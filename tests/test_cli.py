@@ -18,8 +18,8 @@ from tests.support import BUNDLE, FOLDERS, STAGES, TINY, command, complaint, edg
 
 BUNDLE_COMMANDS = ("pack", "keygen", "sign", "verify-signature", "runtime-zip", "predict", "inspect", "export-c")
 COMMANDS = (
-    *("run", "train", "prune", "compress", "profile", "report", "data", "fit", "predict-latency", "tune", "explain"),
-    "compare",
+    *("run", "train", "prune", "compress", "profile", "report", "data", "find-lr", "fit", "predict-latency"),
+    *("sweep", "tune", "explain", "compare"),
     *BUNDLE_COMMANDS,
     *("recipes", "devices", "doctor"),
 )

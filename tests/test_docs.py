@@ -32,7 +32,7 @@ MODEL = "needs a latency model of that network and device; test_predict_latency.
 IMAGES = "needs a folder of images; test_data_check.py has one"
 EXPLAINS = "takes a minute; test_explain.py explains smaller runs"
 PARSED = {
-    r"edgekit (run|train|prune|compress|fit|tune)\b": TRAINS,
+    r"edgekit (run|train|prune|compress|fit|sweep|tune)\b": TRAINS,
     r"edgekit predict-latency\b": MODEL,
     r"edgekit explain\b": EXPLAINS,
     r"edgekit data check my\b": IMAGES,

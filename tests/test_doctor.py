@@ -15,7 +15,7 @@ def test_report_survives_json_and_renders() -> None:
     text = doctor.render(found)
     for word in ("Machine", "SIMD", "onnxruntime", "edgekit[compress]", found["python"], found["machine"]["cpu"]):
         assert word in text
-    optional = {"openvino", "executorch", "ethos_u", "explain", "tune", "tune_postgres"}
+    optional = {"openvino", "executorch", "ethos_u", "explain", "tune", "tune_postgres", "cluster"}
     assert set(found["extras"]) == {"compress", "onnx", "litert", "tflite", *optional}
 
 

@@ -57,7 +57,8 @@ def network(results: Results) -> str:
 def files(results: Results) -> str:
     """The exported files and how they compare with torch."""
     judges = {artifact.id: HOST_ENGINES[artifact.format] for artifact in results.artifacts}
-    scores = {row.artifact: row for row in results.accuracy if row.engine == judges.get(row.artifact)}
+    here = (row for row in results.accuracy if row.device == "host")
+    scores = {row.artifact: row for row in here if row.engine == judges.get(row.artifact)}
     rows = []
     for artifact in results.artifacts:
         score = scores.get(artifact.id)

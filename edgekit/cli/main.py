@@ -10,7 +10,21 @@ import sys
 import click
 
 from edgekit import __version__
-from edgekit.cli import bundle, compare, data, devices, doctor, explain, find_lr, fit, inspect, recipes, run, tune
+from edgekit.cli import (
+    bundle,
+    compare,
+    data,
+    devices,
+    doctor,
+    explain,
+    find_lr,
+    fit,
+    inspect,
+    recipes,
+    run,
+    sweep,
+    tune,
+)
 from edgekit.cli._common import Group
 from edgekit.runtime.terminal import Plain
 
@@ -29,7 +43,8 @@ def cli() -> None:
     """
 
 
-for _module in (run, data, find_lr, fit, tune, explain, compare, bundle, inspect, recipes, devices, doctor):
+_MODULES = (run, data, find_lr, fit, sweep, tune, explain, compare, bundle, inspect, recipes, devices, doctor)
+for _module in _MODULES:
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

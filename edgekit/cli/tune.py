@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +17,6 @@ from edgekit.errors import InputError, need
 from edgekit.runtime import terminal
 
 if TYPE_CHECKING:
-    from edgekit.console import Console
     from edgekit.pipeline.run import Job
     from edgekit.tune.records import Result
 
@@ -57,6 +52,7 @@ def tune(workers: int, as_json: bool, quiet: bool, debug: bool, **flags: Any) ->
     def work() -> None:
         need("pydantic", extra="compress", purpose="reading recipes")
         need("optuna", extra="tune", purpose="edgekit tune")
+        from edgekit.cli._workers import helpers
         from edgekit.console import Console
 
         with apart():
@@ -67,7 +63,7 @@ def tune(workers: int, as_json: bool, quiet: bool, debug: bool, **flags: Any) ->
 
             job.out.mkdir(parents=True, exist_ok=True)
             search = Search(job, Console(quiet))
-            with _helpers(flags, workers - 1, job.out, Console(quiet)):
+            with helpers(_command(flags, job.out), workers - 1, job.out, Console(quiet)):
                 result = search.run()
         click.echo(json.dumps(_as_dict(result), indent=2) if as_json else terminal.lines(_summary(result, job.out)))
 
@@ -96,32 +92,13 @@ def _check_devices(job: Job, workers: int) -> None:
         )
 
 
-@contextmanager
-def _helpers(flags: dict[str, Any], count: int, out: Path, console: Console) -> Iterator[None]:
-    """More workers, each the same command in a process of its own; what they say is in ``worker-<n>.log``."""
-    command = [sys.executable, "-m", "edgekit", "tune", flags["target"], "--out", str(out)]
-    command += [word for value in flags["overrides"] for word in ("--set", value)]
-    command += [word for value in flags["devices"] for word in ("--device", value)]
-    command += [
-        word for key in KEYS if flags[key] is not None for word in (f"--{key.replace('_', '-')}", str(flags[key]))
-    ]
-    with ExitStack() as logs:
-        started = []
-        for number in range(2, count + 2):
-            log = logs.enter_context((out / f"worker-{number}.log").open("wb"))
-            started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
-        try:
-            yield
-        except BaseException:
-            for process in started:
-                process.terminate()
-            raise
-        finally:
-            for number, process in enumerate(started, start=2):
-                if (code := process.wait()) > 0:
-                    console.say(
-                        f"tune: worker {number} ended with exit code {code}: see {out / f'worker-{number}.log'}"
-                    )
+def _command(flags: dict[str, Any], out: Path) -> list[str]:
+    """The command of another worker."""
+    words = ["tune", flags["target"], "--out", str(out)]
+    words += [word for value in flags["overrides"] for word in ("--set", value)]
+    words += [word for value in flags["devices"] for word in ("--device", value)]
+    given = [key for key in KEYS if flags[key] is not None]
+    return words + [word for key in given for word in (f"--{key.replace('_', '-')}", str(flags[key]))]
 
 
 def _as_dict(result: Result) -> dict[str, Any]:

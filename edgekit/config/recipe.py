@@ -19,6 +19,7 @@ from pydantic import (
 from edgekit.config.distill_section import DistillSection
 from edgekit.config.fit_section import FitSection
 from edgekit.config.menu import menu
+from edgekit.config.sweep_section import Sweep
 from edgekit.config.toml import Duration, Section, Sides
 from edgekit.config.train_section import Batch, Epochs, Seed, TrainSection
 from edgekit.config.tune_section import TuneSection
@@ -342,7 +343,7 @@ class ProfileSection(Section):
 class Recipe(Section):
     """A whole recipe."""
 
-    LATER = frozenset({"distill"})
+    LATER = frozenset({"distill", "sweep"})
 
     name: str = Field(
         "", pattern="^[^/]*$", max_length=200, description="name of the run directory; default: the file's name"
@@ -360,6 +361,7 @@ class Recipe(Section):
     profile: ProfileSection | None = None
     fit: FitSection | None = None
     tune: TuneSection | None = None
+    sweep: Sweep | None = Field(None, description="values by key of the recipe, each a list: what edgekit sweep runs")
 
     @model_validator(mode="after")
     def _fits_the_images(self) -> Self:

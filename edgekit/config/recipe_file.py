@@ -94,13 +94,17 @@ def _set(raw: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise InputError(f"--set {plain.shown(override)}: {plain.shown(section)} is a value, not a section")
     if text.strip():
-        table[leaf] = _value(text)
+        table[leaf] = value(text)
     else:
         table.pop(leaf, None)
 
 
-def _value(text: str) -> Any:
-    """What the right side of a --set stands for: TOML, or else the words as they are."""
+def value(text: str) -> Any:
+    """What the right side of a --set stands for: TOML, or else the words as they are.
+
+    Raises:
+        InputError: nested too deeply.
+    """
     try:
         table = tomllib.loads(f"value = {text}")
     except RecursionError:

@@ -21,7 +21,7 @@ FORM = "give a list of values, or a range: { low = 1e-4, high = 1e-2, log = true
 def _space(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("give a table of keys, each with a list of values or a range")
-    found = dict(sorted(_flat(value, "")))
+    found = dict(sorted(flat(value, "")))
     if not found:
         raise ValueError("there is nothing to vary: name at least one key")
     for key, choice in found.items():
@@ -30,11 +30,11 @@ def _space(value: Any) -> dict[str, Any]:
     return found
 
 
-def _flat(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def flat(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     """Dotted keys, whether they were written in quotes or not."""
     for key, value in table.items():
         if isinstance(value, dict) and not set(value) & set(RANGE):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -42,16 +42,21 @@ def _flat(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 def _fault(choice: Any) -> str:
     """What is wrong with the values of a key; empty if nothing."""
     if isinstance(choice, list):
-        labels = [json.dumps(value, sort_keys=True, default=str) for value in choice]
-        if not choice:
-            return "the list is empty"
-        double = next((label for label in labels if labels.count(label) > 1), None)
-        return f"{double} is listed twice" if double else ""
+        return list_fault(choice)
     if not isinstance(choice, dict):
         return FORM
     if strange := sorted(set(choice) - set(RANGE)):
         return f"a range has no {plain.shown(strange[0])}: {FORM}"
     return _impossible(choice)
+
+
+def list_fault(values: list[Any]) -> str:
+    """What is wrong with a list of values; empty if nothing."""
+    if not values:
+        return "the list is empty"
+    labels = [json.dumps(value, sort_keys=True, default=str) for value in values]
+    double = next((label for label in labels if labels.count(label) > 1), None)
+    return f"{double} is listed twice" if double else ""
 
 
 def _impossible(choice: dict[str, Any]) -> str:

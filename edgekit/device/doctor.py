@@ -25,9 +25,18 @@ _PURPOSE = {
     "ethos_u": "compiling for Ethos-U NPUs (export-c --npu)",
     "explain": "Grad-CAM in what a run's networks look at (edgekit explain)",
     "tune": "searching for the best values of a recipe's keys (edgekit tune)",
+    "cluster": "a sweep on the nodes of a Ray cluster (edgekit sweep --ray)",
     "tune_postgres": "such a search by workers on many machines, with PostgreSQL",
 }
-_OPTIONAL = {"openvino", "executorch", "ethos_u", "explain", "tune", "tune_postgres"}  # nothing lacks without them
+_OPTIONAL = {
+    "openvino",
+    "executorch",
+    "ethos_u",
+    "explain",
+    "tune",
+    "tune_postgres",
+    "cluster",
+}  # nothing lacks without
 _STAND_IN = {"litert": "tflite"}  # either runs TFLite files; only the first is recommended
 _SECTION = re.compile(r"""extra\s*==\s*["']([\w-]+)["']""")
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*([^;]*)")

@@ -15,6 +15,7 @@ from scipy import stats
 
 from edgekit.explain.network import Floats
 from edgekit.explain.records import Yardstick
+from edgekit.verdict import intervals
 
 LEVEL = 0.05
 
@@ -76,11 +77,10 @@ def moved(alike: float, repeat: float, stick: Yardstick) -> bool:
 
 
 def share(count: int, of: int) -> tuple[float, float, float] | None:
-    """A share and its 95 % interval (Wilson, 1927); None of nothing."""
+    """A share and its 95 % interval; None of nothing."""
     if not of:
         return None
-    ends = stats.binomtest(count, of).proportion_ci(method="wilson")
-    return count / of, float(ends.low), float(ends.high)
+    return count / of, *intervals.share(count, of)
 
 
 def mean(values: Sequence[float]) -> tuple[float, float, float] | None:

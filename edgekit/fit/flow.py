@@ -276,7 +276,8 @@ class Search:
         return value
 
     def _key(self, inputs: dict[str, Any]) -> str:
-        recipe = self.job.recipe.model_dump(mode="json", exclude={"fit", "tune", "profile", "name", "description"})
+        outside = {"fit", "sweep", "tune", "profile", "name", "description"}
+        recipe = self.job.recipe.model_dump(mode="json", exclude=outside)
         devices = {name: device.model_dump(mode="json") for name, device in self.job.devices.items()}
         code = code_digest.digest("edgekit.fit.flow")
         text = json.dumps([__version__, code, recipe, devices, inputs], sort_keys=True, default=str)

@@ -49,6 +49,8 @@ class Point:
     """Of no account to the front."""
     title: str = ""
     """What it says when it is pointed at; empty for its label and its numbers."""
+    band: tuple[float, float] | None = None
+    """Interval of `top1`, drawn as a line."""
 
 
 def tone(precision: str) -> str:
@@ -86,7 +88,8 @@ def scatter(
     """
     left, right, top, bottom, height = 50, WIDTH - 14, 16, 278, 324
     least = _least(points)
-    heights = [100 * v for v in (*(max(p.top1, least) for p in points), reference, bound) if v is not None]
+    ends = [end for p in points for end in (p.band or (p.top1,))]
+    heights = [100 * v for v in (*(max(end, least) for end in ends), reference, bound) if v is not None]
     pad = max(0.18 * (max(heights) - min(heights)), 0.25)
     low, high = min(heights) - pad, min(max(heights) + pad, 100 + pad / 2)
     first, last = _reach(points, limit)
@@ -112,9 +115,11 @@ def scatter(
     level_of = {point: y(100 * max(point.top1, least)) for point in points}
     for point in points:
         if point.interval is not None:
-            ends, level = [x(end) for end in point.interval], level_of[point]
-            parts.append(line(ends[0], level, ends[1], level, "whisker"))
-            parts += [line(end, level - 3, end, level + 3, "whisker") for end in ends]
+            level = level_of[point]
+            parts.append(line(x(point.interval[0]), level, x(min(point.interval[1], last)), level, "whisker"))
+            parts += [line(x(v), level - 3, x(v), level + 3, "whisker") for v in point.interval if v <= last]
+        if point.band is not None:
+            parts.append(line(x(point.ms), y(100 * point.band[0]), x(point.ms), y(100 * point.band[1]), "whisker"))
     ordered = sorted(points, key=lambda p: (not p.ship, p not in front, p.ms))
     true = [(x(p.ms), level_of[p]) for p in ordered]
     reach = [p.radius + (6 if p.ship else 1) for p in ordered]

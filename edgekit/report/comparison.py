@@ -16,12 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any, Literal
 
 from edgekit.measurements import Kind, Machine, Timing
 from edgekit.report.reader import Results
 from edgekit.verdict import noise, stats
+from edgekit.verdict.intervals import share
 
 State = Literal["worse", "better", "same"]
 _SIDES = ("old", "new")
@@ -205,19 +205,9 @@ def _accuracy(a: Timing, b: Timing, old: Results, new: Results) -> Change | None
 def _difference(a: tuple[float, int], b: tuple[float, int]) -> tuple[float, float]:
     """95 % interval of share b minus share a; each share comes with its number of images."""
     (p, n), (q, m) = a, b
-    low_a, high_a = _wilson(p, n)
-    low_b, high_b = _wilson(q, m)
+    low_a, high_a = share(p * n, n)
+    low_b, high_b = share(q * m, m)
     return q - p - math.hypot(q - low_b, high_a - p), q - p + math.hypot(high_b - q, p - low_a)
-
-
-def _wilson(share: float, count: int) -> tuple[float, float]:
-    if not count:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.975)
-    middle = share + z * z / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return (middle - half) / scale, (middle + half) / scale
 
 
 def _size(a: Timing, b: Timing, old: Results, new: Results) -> Change | None:

@@ -18,6 +18,7 @@ from edgekit.tune.leases import WORKER
 from edgekit.tune.records import Result, State, Target, Trial
 from edgekit.tune.slots import ERROR, OF, SECONDS, Slot, slots
 from edgekit.tune.space import Space
+from edgekit.verdict import pareto
 
 if TYPE_CHECKING:
     from edgekit.tune.flow import Search
@@ -104,18 +105,9 @@ def _front(trials: Sequence[Trial], targets: Sequence[Target]) -> list[Trial]:
     One is enough: with a single target the front is the best trial.
     """
     signs = [-1 if target.largest else 1 for target in targets]
-    losses = {one.number: tuple(s * v for s, v in zip(signs, one.values, strict=True)) for one in trials if one.values}
-
-    def beaten(one: Trial) -> bool:
-        own = losses[one.number]
-        return any(
-            all(a <= b for a, b in zip(other, own, strict=True)) and (other != own or number < one.number)
-            for number, other in losses.items()
-            if number != one.number
-        )
-
-    found = [one for one in trials if one.number in losses and not beaten(one)]
-    return sorted(found, key=lambda one: losses[one.number])
+    known = [one for one in trials if one.values]
+    losses = [tuple(s * v for s, v in zip(signs, one.values, strict=True)) for one in known]
+    return [known[place] for place in sorted(pareto.front(losses), key=lambda place: losses[place])]
 
 
 def _importance(study: Study, trials: Sequence[Trial], space: Space) -> dict[str, float]:

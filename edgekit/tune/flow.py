@@ -6,7 +6,6 @@ Workers know of each other only by what the storage holds.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import time
@@ -23,7 +22,7 @@ from edgekit.config.recipe import ProfileSection, Recipe
 from edgekit.config.tune_section import TuneSection
 from edgekit.console import Console
 from edgekit.data.listing import expand
-from edgekit.disk import json_file
+from edgekit.disk import json_file, locks
 from edgekit.disk.run_directory import ORDER
 from edgekit.errors import Busy, DiskFull, EdgekitError, InputError, Paused, Shortfall, Unreached
 from edgekit.pipeline import run as pipeline
@@ -123,8 +122,7 @@ class Search:
 
     def _keep(self) -> Result:
         """Write what was found so far; one worker at a time."""
-        with (self.job.out / ".report.lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locks.exclusive(self.job.out / ".report.lock"):
             result = findings.result(self)
             json_file.save(self.job.out / RESULT, result)
             replay.write(self.job.out, self.job.base, self.space, result)
@@ -328,7 +326,9 @@ class Search:
 def _bare(recipe: Recipe, timed: bool) -> Recipe:
     """The recipe of a trial: without what decides nothing here."""
     profile = (recipe.profile or ProfileSection()).model_copy(update={"operators": False, "accuracy_images": 0})
-    return recipe.model_copy(update={"verify": None, "tune": None, "fit": None, "profile": profile if timed else None})
+    return recipe.model_copy(
+        update={"verify": None, "tune": None, "fit": None, "sweep": None, "profile": profile if timed else None}
+    )
 
 
 def _choice(menu: str, word: str) -> Any:

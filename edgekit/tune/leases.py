@@ -9,7 +9,6 @@ ended never changes.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import socket
@@ -18,12 +17,14 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import optuna
 from optuna import Study, Trial
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+
+from edgekit.disk import locks
 
 WORKER = "worker"
 """Attribute of a trial: who runs it."""
@@ -77,7 +78,7 @@ class Locks:
         self._unsigned = _Unsigned()
         folder.mkdir(exist_ok=True)
         self.worker = _name()
-        self._file = _lock(folder / self.worker)
+        self._file = locks.take(folder / self.worker)
         assert self._file is not None
 
     def sign(self, trial: Trial) -> None:
@@ -106,7 +107,7 @@ class Locks:
         path = self._folder / Path(worker).name
         if not path.exists():
             return True
-        file = _lock(path)
+        file = locks.take(path)
         if file is not None:
             file.close()
         return file is not None
@@ -178,14 +179,3 @@ def end(study: Study, number: int) -> bool:
 def _name() -> str:
     host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
     return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
-
-
-def _lock(path: Path) -> IO[bytes] | None:
-    """The open file, which is the lock; None if another process holds it."""
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file

@@ -11,16 +11,13 @@ from typing import Any
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from edgekit import choices
-from edgekit.config.keys import keys
+from edgekit.config import varied
 from edgekit.config.recipe import Recipe
 from edgekit.config.toml import validate
 from edgekit.errors import InputError
 
 WHERE = Path("tune.space")
 """What messages about values name as their source."""
-OUTSIDE = ("name", "description", "fit", "tune")
-"""Parts of a recipe that no run depends on."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +37,8 @@ class Space:
     distributions: dict[str, BaseDistribution] = field(init=False)
 
     def __post_init__(self) -> None:
-        known = [key for key, _ in keys(Recipe) if key.partition(".")[0] not in OUTSIDE]
         for key in self.asked:
-            if not any(key == each or key.startswith(f"{each}.") for each in known):
-                ends = [f'"{each}"' for each in known if each.endswith(f".{key}")]
-                meant = f'"{key}": no such key of a recipe; did you mean {" or ".join(ends)}?' if ends else ""
-                raise InputError(f"{WHERE}: {meant or choices.no_such(key, known, 'key of a recipe')}")
+            varied.check(key, WHERE)
         first = {key: choice[0] if isinstance(choice, list) else choice["low"] for key, choice in self.asked.items()}
         self.made(first)
         for key, choice in self.asked.items():
@@ -86,16 +79,7 @@ class Space:
 
     def raw(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The same as a table, with the keys alone that are not left to their defaults."""
-        raw = self.recipe.model_dump(mode="json", exclude_unset=True, exclude_none=True, exclude={"fit", "tune"})
-        for key, value in settings.items():
-            *sections, leaf = key.split(".")
-            table = raw
-            for section in sections:
-                table = table.setdefault(section, {})
-                if not isinstance(table, dict):
-                    raise InputError(f'{WHERE}: "{key}": {section} is a value, not a section')
-            table[leaf] = value
-        return raw
+        return varied.table(self.recipe, settings, WHERE)
 
     def _distribution(self, key: str, choice: Any, first: Mapping[str, Any]) -> BaseDistribution:
         if isinstance(choice, list):

@@ -22,11 +22,13 @@ DRAWS, FEWER = 20_000, 1000
 
 
 def share(hits: float, trials: int) -> tuple[float, float]:
-    """Ends of a 95 % interval of a share, 0..1.
+    """Ends of a 95 % interval of a share, 0..1; of no trials, all of it.
 
     Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927: unlike a bootstrap,
     it is right for shares near 0 and 1, too.
     """
+    if not trials:
+        return 0.0, 1.0
     middle = (hits + Z * Z / 2) / (trials + Z * Z)
     half = Z / (trials + Z * Z) * math.sqrt(hits * (trials - hits) / trials + Z * Z / 4)
     return (middle - half if hits else 0.0), (middle + half if hits < trials else 1.0)

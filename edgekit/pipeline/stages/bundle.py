@@ -68,7 +68,7 @@ def remark(run: Run) -> str:
 
 def _recipe(run: Run) -> dict[str, Any]:
     """The recipe without its devices, which do not change the files."""
-    return run.recipe.model_dump(mode="json", exclude={"profile", "fit", "tune"})
+    return run.recipe.model_dump(mode="json", exclude={"profile", "fit", "sweep", "tune"})
 
 
 def _name(run: Run) -> str:

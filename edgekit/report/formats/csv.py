@@ -33,7 +33,7 @@ def render(report: Report) -> str:
     writer.writerow(COLUMNS)
     for timing in report.latency:
         row = _row(report, timing)
-        writer.writerow([_field(row[name]) for name in COLUMNS])
+        writer.writerow([field(row[name]) for name in COLUMNS])
     return out.getvalue()
 
 
@@ -69,7 +69,8 @@ def _key(row: Timing | Replay) -> tuple[str, str, str]:
     return row.artifact, row.engine, row.device
 
 
-def _field(value: Any) -> Any:
+def field(value: Any) -> Any:
+    """A value as a spreadsheet takes it: text that it would take for a formula gets an apostrophe."""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"
     return str(value).lower() if isinstance(value, bool) else value

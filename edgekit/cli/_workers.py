@@ -1,0 +1,40 @@
+"""More workers of a search or a sweep: the same command in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from edgekit.console import Console
+
+
+@contextmanager
+def helpers(words: Sequence[str], count: int, out: Path, console: Console) -> Iterator[None]:
+    """Start them, and wait for their ends; an error here ends them.
+
+    Args:
+        words: the command, after ``edgekit``.
+        count: how many.
+        out: folder of the search; what worker n says goes to ``worker-<n>.log`` there. This process is the first one.
+        console: told of those that end with an error.
+    """
+    with ExitStack() as logs:
+        started = []
+        for number in range(2, count + 2):
+            log = logs.enter_context((out / f"worker-{number}.log").open("wb"))
+            command = [sys.executable, "-m", "edgekit", *words]
+            started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+        try:
+            yield
+        except BaseException:
+            for process in started:
+                process.terminate()
+            raise
+        finally:
+            for number, process in enumerate(started, start=2):
+                if (code := process.wait()) > 0:
+                    log_file = out / f"worker-{number}.log"
+                    console.say(f"{words[0]}: worker {number} ended with exit code {code}: see {log_file}")
