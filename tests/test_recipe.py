@@ -155,4 +155,4 @@ def test_every_key_of_a_section_has_a_default_or_is_required_on_purpose() -> Non
         for key, value in section.model_fields.items()
         if value.is_required()
     }  # fmt: skip
-    assert required == {"model.name", "data.source", "fit.max_ms", "tune.space"}
+    assert required == {"model.name", "data.source", "distill.teacher", "fit.max_ms", "tune.space"}
