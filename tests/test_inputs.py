@@ -244,7 +244,7 @@ lr = 3e-3
 frozen = 3
 augment = ["random_crop", "color_jitter"]
 [prune]
-macs = 0.8
+macs = 0.4
 round_to = 4
 recover = 1
 [quantize]

@@ -530,6 +530,7 @@ def test_a_node_that_cannot_take_part_is_named(changes: dict[str, Any], said: st
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # Ray's processes, where an earlier test has loaded JAX
 def test_a_lost_node_of_a_cluster_costs_only_its_combination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two real nodes on this machine, one core each; the one that is lost is not the head."""
     pytest.importorskip("ray")
