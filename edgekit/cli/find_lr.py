@@ -20,8 +20,12 @@ from edgekit.runtime import terminal
 @overridden
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write. [runs/<recipe>/find-lr]")
 @click.option("--steps", type=click.IntRange(20, 100_000), default=100, show_default=True, help="Batches.")
-@click.option("--from", "low", type=click.FloatRange(0, 1e6, min_open=True), default=1e-6, show_default=True)
-@click.option("--to", "high", type=click.FloatRange(0, 1e6, min_open=True), default=10.0, show_default=True)
+@click.option(
+    "--from", "low", type=click.FloatRange(0, 1e6, min_open=True), default=1e-6, show_default=True, help="First rate."
+)
+@click.option(
+    "--to", "high", type=click.FloatRange(0, 1e6, min_open=True), default=10.0, show_default=True, help="Last rate."
+)
 @as_json
 @quieted
 @debugged

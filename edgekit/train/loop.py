@@ -306,7 +306,7 @@ def device() -> torch.device:
 def deterministic() -> Iterator[None]:
     """Use only algorithms that give the same bits each time; on the CPU alone, where this costs nothing.
 
-    torch would also fill all memory that it allocates, for programs that read what they never wrote: 20 % of a step.
+    torch would also fill all memory that it allocates, for programs that read what they never wrote, which takes time.
     """
     memory: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory

@@ -46,8 +46,13 @@ def inputs(run: Run, section: QuantizeSection) -> dict[str, Any]:
         "rewrites": lower.allowed(run),
         "files": _files(run) if section.rescue else None,
         "versions": versions("torch", "torchao", "numpy", "pillow"),
-        **(teaching.inputs(run) if section.method == "qat" or "qat" in section.rescue else {}),
+        **(teaching.inputs(run) if _may_train(section) else {}),
     }
+
+
+def _may_train(section: QuantizeSection) -> bool:
+    """Whether quantization-aware training is asked for, or a rung of the ladder."""
+    return section.method == "qat" or "qat" in section.rescue
 
 
 def _files(run: Run) -> dict[str, Any]:
@@ -156,7 +161,7 @@ def material(run: Run, section: QuantizeSection, scratch: Path) -> Material:
         folder=scratch,
         console=run.console,
         held_out=Images(root, held_out, spec),
-        teacher=teaching.network(run, checkpoint),
+        teacher=teaching.network(run, checkpoint) if _may_train(section) else None,
     )
 
 
