@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,11 +17,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.export import onnx_weights
-from edgekit.runtime import engine_menu
+from edgekit.runtime import engine_menu, machine
 from edgekit.runtime.bench import random_input
 from edgekit.runtime.engines import litert, onnxruntime
 from edgekit.runtime.errors import RuntimeFault
 from edgekit.runtime.port import Port
+from tests.support import ROOT
 
 WEIGHTS = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
 
@@ -194,6 +198,34 @@ def test_int8_sums_do_not_saturate_on_onnxruntime() -> None:
     weight = np.random.default_rng(0).integers(100, 127, (16, 16, 1, 1), np.int8)[:, :, 0, 0].astype(np.int64)
     sums = np.einsum("oi,nihw->nohw", weight, np.full((1, 16, 4, 4), 255))  # pairs of products beyond int16
     assert np.array_equal(session.run(np.full((1, 16, 4, 4), 255, np.float32)), np.rint(sums / STEP) * STEP)
+
+
+def test_saturation_is_tried_with_a_product_of_bytes() -> None:
+    """The model that is tried is the one that its comment says."""
+    bytes_127 = helper.make_tensor("v", TensorProto.INT8, [1], [127])
+    nodes = [
+        helper.make_node("ConstantOfShape", ["s"], ["b"], value=bytes_127),
+        helper.make_node("MatMulInteger", ["a", "b"], ["y"]),
+    ]
+    source = helper.make_tensor_value_info("a", TensorProto.UINT8, [None, 64])
+    sink = helper.make_tensor_value_info("y", TensorProto.INT32, [None, 32])
+    shape = helper.make_tensor("s", TensorProto.INT64, [2], [64, 32])
+    graph = helper.make_graph(nodes, "p", [source], [sink], [shape])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert model.SerializeToString() == onnxruntime._PRODUCT
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only products of x86 saturate")
+def test_products_saturate_where_the_cpu_has_no_vnni() -> None:
+    """On this CPU, and on an emulated Haswell, which has AVX2 alone; ONNX Runtime's own kernels run on both."""
+    assert onnxruntime.saturates() is not bool({"avx_vnni", "avx512_vnni"} & set(machine.facts()["features"]))
+    emulator = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
+    if emulator is None:
+        pytest.skip("no qemu-x86_64 here (apt-get install qemu-user-static): an older CPU was not tried")
+    code = f"import sys; sys.path = {[str(ROOT), *sys.path]}; from edgekit.runtime.engines import onnxruntime"
+    command = [emulator, "-cpu", "Haswell-noTSX", os.path.realpath(sys.executable), "-c"]
+    ran = subprocess.run([*command, f"{code}; print(onnxruntime.saturates())"], capture_output=True, text=True)
+    assert ran.stdout == "True\n", ran.stderr
 
 
 def test_onnxruntime_loads_int8_weights_that_share_a_zero_point() -> None:

@@ -26,7 +26,7 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.find_lr import page
 from edgekit.find_lr.records import JSON, PAGE, TABLE, Result, Step
 from edgekit.graph import eager
-from edgekit.train import loop, optim, teacher
+from edgekit.train import loop, memory, optim, teacher
 from edgekit.train.crew import Crew
 from edgekit.train.epoch import Trainer, loss_of, precision
 from edgekit.train.loader import Loader
@@ -136,7 +136,7 @@ def _losses(recipe: Recipe, base: Path, out: Path, console: Console, rates: Sequ
     criterion = loss_of(section, [sample.label for sample in images.train.samples], index.labels)
     criterion = teacher.criterion(recipe, base, spec, index.labels, criterion)
     running, best = 0.0, math.inf
-    with loop.deterministic(), console.bar("learning rates", len(rates)) as advance:
+    with memory.kept(), loop.deterministic(), console.bar("learning rates", len(rates)) as advance:
         if section.frozen:
             loop.fit_head(module, images.plain(), section.frozen, section.label_smoothing)
         state.precision = precision(section, module, spec.shape)

@@ -21,7 +21,7 @@ from edgekit.data.dataset import ImageSet, batches
 from edgekit.errors import Shortfall
 from edgekit.graph import eager
 from edgekit.graph.logits import per_class
-from edgekit.train import loop
+from edgekit.train import loop, memory
 from edgekit.train._state import LAST, fingerprint, read
 from edgekit.train.epoch import NotANumber, precision
 from edgekit.train.teacher import soft_loss
@@ -106,7 +106,7 @@ def recover(
     student.to(memory_format=form)
     teacher = teacher.to(device, memory_format=form)  # type: ignore[call-overload]
     images = loop.Images(index, root, spec, section)
-    with loop.deterministic():
+    with memory.kept(), loop.deterministic():
         mark = f"{fingerprint(recipe, index, student)} {prune.model_dump_json()}"
         measure_statistics(student, images.plain())
         state = loop.start(student, section)

@@ -24,7 +24,7 @@ from edgekit.data.dataset import ImageSet
 from edgekit.errors import InputError, Paused, Shortfall
 from edgekit.graph import eager
 from edgekit.graph.logits import per_class
-from edgekit.train import _head, class_order, optim, teacher
+from edgekit.train import _head, class_order, memory, optim, teacher
 from edgekit.train._state import LAST, State, fingerprint, read
 from edgekit.train.crew import Crew
 from edgekit.train.epoch import Criterion, Done, NotANumber, Trainer, loss_of, precision
@@ -113,7 +113,7 @@ def train(
     criterion = teacher.criterion(recipe, base, spec, index.labels, criterion)
     settings = {"name": recipe.name, **{f"train.{key}": value for key, value in section.model_dump().items()}}
     record = Record(work, [] if crew.rank else section.loggers, settings)
-    with deterministic(), crew.watched():
+    with memory.kept(), deterministic(), crew.watched():
         mark = fingerprint(recipe, index, module)
         if recipe.distill is not None:
             mark += f" {recipe.distill.model_dump_json()} {teacher.digest(recipe.distill.teacher, base)}"
@@ -308,12 +308,12 @@ def deterministic() -> Iterator[None]:
 
     torch would also fill all memory that it allocates, for programs that read what they never wrote, which takes time.
     """
-    memory: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
+    fills: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), fills.fill_uninitialized_memory
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
-    memory.fill_uninitialized_memory = False
+    fills.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
-        memory.fill_uninitialized_memory = before[1]
+        fills.fill_uninitialized_memory = before[1]

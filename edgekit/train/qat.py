@@ -43,7 +43,7 @@ from edgekit.quantize import ptq
 from edgekit.quantize.annotate import Int8Quantizer
 from edgekit.quantize.exact_scales import settle
 from edgekit.quantize.histogram import grid
-from edgekit.train import distill
+from edgekit.train import distill, memory
 from edgekit.train.schedules import cosine
 from edgekit.types import Size, shape_of
 
@@ -92,7 +92,8 @@ def train(
         warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
         graph, _ = _prepare(module, size, batch, section, rewrites)
         _take_ranges(graph, start, pixels, section.symmetric)
-        best = _Training(graph, module, teacher or module, size, batch, section.qat).run(images, val, console)
+        with memory.kept():
+            best = _Training(graph, module, teacher or module, size, batch, section.qat).run(images, val, console)
         final, lowered = _prepare(module, size, 1, section, rewrites)
         final.load_state_dict(best)
         _move(final, False)

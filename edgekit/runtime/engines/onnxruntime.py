@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import threading
 from contextlib import redirect_stdout
+from functools import cache
 from io import StringIO
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from edgekit.runtime.errors import RuntimeFault, first_line
 from edgekit.runtime.placement import FALLBACK, Placement, Watch, asked, in_words, overheard
@@ -24,6 +28,13 @@ PACKAGE = MODULE = "onnxruntime"
 
 _CPU = "CPUExecutionProvider"
 _EXACT = "session.x64quantprecision"
+_PRODUCT = (
+    b'\x08\x08:\x81\x01\n/\n\x01s\x12\x01b"\x0fConstantOfShape*\x16\n\x05value*\n\x08\x01\x10\x03*\x01\x7fB\x01v\xa0\x01\x04'
+    b'\n\x18\n\x01a\n\x01b\x12\x01y"\rMatMulInteger\x12\x01p*\x0b\x08\x02\x10\x07:\x02@ B\x01s'
+    b"Z\x11\n\x01a\x12\x0c\n\n\x08\x02\x12\x06\n\x00\n\x02\x08@"
+    b"b\x11\n\x01y\x12\x0c\n\n\x08\x06\x12\x06\n\x00\n\x02\x08 B\x04\n\x00\x10\x11"
+)
+"""A model of one MatMulInteger: uint8 [n, 64] times int8 [64, 32], which is 127 everywhere."""
 WORDS = {
     "cpu": _CPU,
     "cuda": "CUDAExecutionProvider",
@@ -207,13 +218,14 @@ def session_options(threads: int) -> Any:
 def cpu_session(model: str | bytes, threads: int = 1, options: Any = None) -> Any:
     """An InferenceSession on the CPU whose int8 kernels are exact even on x86 without VNNI.
 
-    There, products of uint8 and int8 are added in pairs that saturate in int16, unless ONNX Runtime turns the weights
-    into uint8, which it does when told to. On other CPUs the setting changes nothing. The conversion fails for weights
-    that share a zero point, as in files of other tools: those run with ONNX Runtime's default, and verification or
-    golden vectors show whether their results are right.
+    Where products saturate, ONNX Runtime is told to turn the weights into uint8, which is exact but slower. The
+    conversion fails for weights that share a zero point, as in files of other tools: those run with ONNX Runtime's
+    default, and verification or golden vectors show whether their results are right.
     """
     ort = _package()
     options = options or session_options(threads)
+    if not saturates():
+        return ort.InferenceSession(model, options, providers=[_CPU])
     options.add_session_config_entry(_EXACT, "1")
     try:
         return ort.InferenceSession(model, options, providers=[_CPU])
@@ -223,6 +235,20 @@ def cpu_session(model: str | bytes, threads: int = 1, options: Any = None) -> An
         with overheard():  # it warns that the value changes
             options.add_session_config_entry(_EXACT, "0")
         return ort.InferenceSession(model, options, providers=[_CPU])
+
+
+@cache
+def saturates() -> bool:
+    """Whether ONNX Runtime adds products of uint8 and int8 in pairs that saturate in int16, as on x86 without VNNI.
+
+    It is tried, for a single row and for several, which have kernels of their own: the features of the CPU do not tell,
+    as each release looks for other ones.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    session = _package().InferenceSession(_PRODUCT, session_options(1), providers=[_CPU])
+    products = (session.run(None, {"a": np.full((rows, 64), 255, np.uint8)})[0] for rows in (1, 8))
+    return any(bool((product != 64 * 255 * 127).any()) for product in products)
 
 
 def _applied(session: Any, wanted: str) -> str:

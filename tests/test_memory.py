@@ -1,0 +1,62 @@
+"""Memory that is kept while a network trains: torch allocates the same blocks in each step."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgekit.train import memory
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc's mallopt"
+)
+MEBIBYTES = 48
+PAGES = (MEBIBYTES << 20) // resource.getpagesize()
+
+
+def test_blocks_are_cleared_once_while_kept_and_given_back_afterwards() -> None:
+    """The kernel's own counts are the oracle: pages that had to be brought in, and pages that the process holds."""
+    with memory.kept():
+        for _ in range(20):  # the block moves about in the heap at first
+            fill()
+        before = faults()
+        for _ in range(5):
+            fill()
+        assert faults() - before < PAGES / 10
+        held = resident()
+    assert held - resident() > 0.9 * PAGES
+    before = faults()
+    fill()
+    assert faults() - before > 0.9 * PAGES
+
+
+def test_an_error_gives_the_memory_back_too() -> None:
+    with pytest.raises(KeyError) as raised:
+        fail()
+    (held,) = raised.value.args
+    assert held - resident() > 0.9 * PAGES
+
+
+def fail() -> None:
+    """Raise the pages that the process holds once a block was freed."""
+    with memory.kept():
+        fill()
+        raise KeyError(resident())
+
+
+def fill() -> None:
+    """Allocate, write and free a block."""
+    torch.ones(MEBIBYTES << 18)
+
+
+def faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1])
