@@ -173,7 +173,7 @@ class Bench:
             "mean_ms": times.mean / 1000,
             "min_ms": times.min / 1000,
             "max_ms": times.max / 1000,
-            "p95_ms": None if times.p95 is None else times.p95 / 1000,
+            "p95_ms": times.p95 / 1000 if times.p95 else None,  # in whole microseconds it may be 0
         }
 
     def _limit(self, count: int, seconds: float) -> float:
