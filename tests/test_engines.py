@@ -216,6 +216,12 @@ def test_saturation_is_tried_with_a_product_of_bytes() -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="only products of x86 saturate")
+def test_a_build_without_the_product_counts_as_one_that_saturates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "_PRODUCT", onnxruntime._PRODUCT.replace(b"MatMulInteger", b"NoSuchProduct"))
+    assert onnxruntime.saturates.__wrapped__()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only products of x86 saturate")
 def test_products_saturate_where_the_cpu_has_no_vnni() -> None:
     """On this CPU, and on an emulated Haswell, which has AVX2 alone; ONNX Runtime's own kernels run on both."""
     assert onnxruntime.saturates() is not bool({"avx_vnni", "avx512_vnni"} & set(machine.facts()["features"]))

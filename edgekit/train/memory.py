@@ -1,7 +1,7 @@
 """Memory that stays with the process while it trains.
 
-glibc gives each large block back to the system when it is freed, and each step asks for the same blocks again: clearing
-their pages anew takes up to a third of a step. See "Tunable Parameters" (`mallopt`) in the GNU C Library's manual.
+glibc gives each large block back to the system when it is freed, and each step asks for the same blocks again, whose
+pages the system then clears anew. See "Tunable Parameters" (`mallopt`) in the GNU C Library's manual.
 """
 
 from __future__ import annotations
