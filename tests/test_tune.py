@@ -283,6 +283,20 @@ def test_workers_that_run_and_die_at_the_same_time(tmp_path: Path, monkeypatch: 
     check(last.study, count)
 
 
+def test_a_slot_that_two_opened_keeps_what_the_first_drew(tmp_path: Path) -> None:
+    """The second attempt was made before the first drew its values, and is taken up after the first one's death."""
+    first, second = (Worker(tmp_path / "trials.journal", 1, None) for _ in range(2))
+    unseen = slots(first.study, 1)
+    for worker in (first, second):
+        assert worker.queue._open(unseen)
+    trial = first.queue.take()
+    assert trial is not None
+    trial.suggest_float("x", 0, 1)
+    first.die()
+    second.work()
+    check(second.study, 1)
+
+
 def test_a_search_can_be_made_longer_or_shorter(tmp_path: Path) -> None:
     journal = tmp_path / "trials.journal"
     Worker(journal, 2, None).work()

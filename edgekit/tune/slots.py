@@ -7,7 +7,7 @@ there is no step between two records at which a kill could lose anything.
 
 Two workers may open the same slot at the same moment. The storage numbers trials in the order in which they appear, and
 an attempt runs only if none with a lower number counts. An attempt that ended never counts again, so at most one has a
-result.
+result. Nor does it run if an earlier one drew parameters that it lacks: the slot keeps what was drawn first.
 """
 
 from __future__ import annotations
@@ -137,5 +137,5 @@ class Queue:
         number = trial.user_attrs.get(SLOT)  # none: another worker took what was waiting
         if number is None or number >= self.count:
             return False
-        mine = slots(self.study, self.count)[number].attempts
-        return not any(counts(one) for one in mine if one.number < trial.number)
+        before = [one for one in slots(self.study, self.count)[number].attempts if one.number < trial.number]
+        return not any(counts(one) or len(one.params) > len(trial.params) for one in before)
