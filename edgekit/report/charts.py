@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgekit.report import svg
@@ -251,7 +251,6 @@ def curves(history: Sequence[Epoch], quantity: str, summary: str) -> Markup:
 
     A curve with a missing or non-finite value is left out.
     """
-    left, right, top, bottom, height = 50, WIDTH - 62, 26, 208, 250
     factor = 100.0 if quantity == "accuracy" else 1.0
     lines = {}
     for name in ("train", "val"):
@@ -260,10 +259,33 @@ def curves(history: Sequence[Epoch], quantity: str, summary: str) -> Markup:
             lines[name] = [factor * value for value in values]
     if not lines:
         return tag("p", f"No finite {quantity} was recorded.", class_="muted")
+    least, most = (0.0, math.inf) if quantity == "loss" else (None, 100.0)
+    return over_epochs(history, lines, quantity, summary, least, most)
+
+
+def over_epochs(
+    history: Sequence[Epoch],
+    lines: Mapping[str, Sequence[float]],
+    quantity: str,
+    summary: str,
+    least: float | None = 0.0,
+    most: float = math.inf,
+) -> Markup:
+    """Curves of one quantity, with the phases of the training marked.
+
+    Args:
+        history: the epochs.
+        lines: finite values by the curve's name, one for each epoch; one or two curves.
+        quantity: what they are.
+        summary: for a screen reader.
+        least: where the axis begins; None: a little below the lowest value.
+        most: where it ends at the latest.
+    """
+    left, right, top, bottom, height = 50, WIDTH - 62, 26, 208, 250
     everything = [value for values in lines.values() for value in values]
-    pad = 0.06 * (max(everything) - min(everything)) or 0.5
-    low = 0.0 if quantity == "loss" else min(everything) - pad
-    high = max(everything) + pad if quantity == "loss" else min(max(everything) + pad, 100.0)
+    pad = 0.06 * (max(everything) - min(everything)) or 0.05 * abs(max(everything)) or 0.5
+    low = min(everything) - pad if least is None else least
+    high = min(max(everything) + pad, most)
     epochs = [epoch.epoch for epoch in history]
     x = linear((epochs[0], epochs[-1]), (left + 10, right - 6))
     y = linear((low, high), (bottom, top))
@@ -278,12 +300,16 @@ def curves(history: Sequence[Epoch], quantity: str, summary: str) -> Markup:
     for name, values in lines.items():
         parts.append(path([(x(e), y(v)) for e, v in zip(epochs, values, strict=True)], f"curve {name}"))
         for epoch, value in zip(epochs, values, strict=True):
-            title = tag("title", f"epoch {epoch}, {name} {quantity}: {value:.4g}")
+            title = tag("title", f"epoch {epoch}, {name} {quantity}: {value:.4g}".replace("  ", " "))
             parts.append(
                 tag("circle", title, cx=x(epoch), cy=y(value), r=2.5 if len(epochs) < 40 else 1, class_=f"knot {name}")
             )
-        parts.append(text(right + 4, ends[name] + 4, f"{name} {values[-1]:.3g}", class_="label"))
+        parts.append(text(right + 4, ends[name] + 4, f"{name} {_short(values[-1])}".strip(), class_="label"))
     return chart(WIDTH, height, summary, *parts)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _phases(history: Sequence[Epoch], x: svg.Scale, left: float, right: float, top: float, bottom: float) -> list[str]:

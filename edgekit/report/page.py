@@ -14,7 +14,7 @@ PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta name="generator" content="edgekit {version}">
+<meta name="generator" content="edgekit {version}">{refresh}
 <title>{title}</title>
 <link rel="icon" href="data:,">
 <style>{style}</style>
@@ -27,7 +27,14 @@ PAGE = """<!doctype html>
 """
 
 
-def page(title: str, version: str, header: Markup, sections: Sequence[tuple[str, str, Markup]], footer: str) -> str:
+def page(
+    title: str,
+    version: str,
+    header: Markup,
+    sections: Sequence[tuple[str, str, Markup]],
+    footer: str,
+    refresh: int | None = None,
+) -> str:
     """The whole page, including styles and a small optional script.
 
     Args:
@@ -36,6 +43,7 @@ def page(title: str, version: str, header: Markup, sections: Sequence[tuple[str,
         header: above the sections.
         sections: id, name in the navigation, and markup; empty ones are left out.
         footer: a line.
+        refresh: seconds after which a browser loads it again; None: never.
     """
     shown = [each for each in sections if each[2]]
     links = (tag("a", name, href=f"#{ident}") for ident, name, _ in shown)
@@ -48,6 +56,7 @@ def page(title: str, version: str, header: Markup, sections: Sequence[tuple[str,
     return PAGE.format(
         version=escape(version),
         title=escape(title),
+        refresh="" if refresh is None else f'\n<meta http-equiv="refresh" content="{refresh}">',
         style=_asset("_style.css"),
         script=_asset("_script.js"),
         body=body,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,17 @@ from edgekit.config.recipe import Recipe
 from edgekit.config.train_section import TrainSection
 from edgekit.data import index_file
 from edgekit.data.listing import expand
+from edgekit.disk.atomic import write_text
 from edgekit.errors import Shortfall
 from edgekit.pipeline import teaching, warnings
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
-from edgekit.types import Checkpoint
+from edgekit.report import live
+from edgekit.types import Checkpoint, Epoch
 
 RESUMABLE = True
+PAGE, TABLE = "training.html", "training.csv"
+"""What it writes while it runs: for a browser, beside the stages, and for programs, in its own folder."""
 
 
 def section(run: Run) -> TrainSection | None:
@@ -44,7 +50,26 @@ def build(run: Run, section: TrainSection | None, work: Path) -> None:
     from edgekit.train import together
 
     index, root = index_file.load_rooted(run.done["data"].path)
-    together.train(run.recipe, index, root, run.job.base, work, run.console, run.job.after_epoch)
+
+    def watched(epoch: Epoch) -> None:
+        _show(run, work, going=section is not None and epoch.epoch < section.epochs)
+        if epoch.epoch == 1:
+            run.console.say(f"  plots while it runs: {run.job.out / PAGE}")
+        if run.job.after_epoch is not None:
+            run.job.after_epoch(epoch)
+
+    together.train(run.recipe, index, root, run.job.base, work, run.console, watched)
+    if section is not None:
+        _show(run, work, going=False)  # it may have stopped early
+
+
+def _show(run: Run, work: Path, going: bool) -> None:
+    """Write the page on which the training can be watched, beside the stages, where it stays."""
+    with (work / TABLE).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    epochs = run.recipe.train.epochs if run.recipe.train else 0
+    write_text(run.job.out / PAGE, live.render(run.recipe.name, rows, epochs, going, now))
 
 
 def failed(run: Run, trouble: Shortfall) -> None:

@@ -1,0 +1,60 @@
+"""The page on which a training can be watched, in a real browser, which loads it again by itself."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from edgekit.config import recipe_file, shipped
+from edgekit.console import Console
+from edgekit.pipeline import run as pipeline
+from edgekit.report import live
+from edgekit.types import Epoch
+from tests.browser import Browser
+
+STATE = "document.querySelector('h1 + p').textContent"
+ROW = {"epoch": "1", "phase": "all", "lr": "0.1", "train_loss": "2.5", "train_accuracy": "0.25", "seconds": "90"}
+
+
+def test_an_open_browser_follows_a_training(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "REFRESH", 1)
+    page = tmp_path / "run" / "training.html"
+
+    def follow(wanted: str) -> None:
+        end = time.monotonic() + 30
+        while (shown := browser.run(STATE)) != wanted:
+            assert time.monotonic() < end, shown
+            time.sleep(0.1)
+
+    def watch(epoch: Epoch) -> None:
+        if epoch.epoch == 1:
+            browser.open(page, 1200)
+        if epoch.epoch < 3:
+            follow(f"training: epoch {epoch.epoch} of 3")
+
+    recipe = recipe_file.load(shipped.find("recipes", "digits"), ["train.epochs=3"])
+    job = pipeline.Job(recipe, tmp_path, tmp_path / "run", {}, after_epoch=watch)
+    pipeline.run(job, Console(quiet=True), "train")
+    follow("finished: epoch 3 of 3")
+    assert browser.run("document.querySelector('meta[http-equiv=refresh]')") is None
+    assert browser.run("document.querySelectorAll('figure').length") == 8  # no GPU
+    assert browser.run("[...document.querySelectorAll('.curve.val')].length") == 2
+
+
+def test_numbers_that_are_missing_or_not_finite_leave_their_chart_out() -> None:
+    shown = live.render(
+        "a<b>", [{**ROW, "train_loss": "nan", "gradient_norm": "inf", "val_accuracy": ""}], 4, True, "now"
+    )
+    assert "a&lt;b&gt;" in shown
+    assert "No finite loss was recorded." in shown
+    assert "Norm of the gradients" not in shown
+    assert "Learning rate" in shown
+    assert "best validation accuracy" not in shown
+    assert "<dd>4 min</dd>" in shown  # three epochs of 90 s, rounded to even
+
+
+def test_a_finished_page_is_not_loaded_again() -> None:
+    assert f'http-equiv="refresh" content="{live.REFRESH}"' in live.render("a", [ROW], 2, True, "now")
+    assert "refresh" not in live.render("a", [ROW], 2, False, "now").partition("<body>")[0].partition("<style>")[0]
