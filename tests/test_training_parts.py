@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -438,6 +439,31 @@ def test_a_logger_that_is_not_installed_says_how_to_get_it(tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(InputError, match=r"pip install 'edgekit\[mlflow\]'"):
         Record(tmp_path, ["mlflow"], {})
+
+
+def test_trackio_gets_the_numbers_and_prints_nothing_among_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trackio is a stand-in, which prints as the real one does: that one wants an older Pillow."""
+    sent: list[Any] = []
+
+    def call(*args: Any, **keywords: Any) -> None:
+        print("* Trackio is talking")
+        sent.append((args, keywords))
+
+    package = ModuleType("trackio")
+    vars(package).update(init=call, log=call, finish=call)
+    monkeypatch.setitem(sys.modules, "trackio", package)
+    record = Record(tmp_path, ["trackio"], {"name": "colours"})
+    record.add(Epoch(3, "all", 0.1, 1.5, 0.25, None, None, 2.0))
+    record.close()
+    (_, begun), ((values,), at), _ = sent
+    assert begun["name"] == "colours"
+    assert (values["train_loss"], values["train_accuracy"], at) == (1.5, 0.25, {"step": 3})
+    assert "val_loss" not in values
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("talking") == 3
 
 
 def test_dropout_and_stochastic_depth_are_options_of_the_model() -> None:

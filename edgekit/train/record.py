@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import resource
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +46,10 @@ class Record:
 
     def __init__(self, folder: Path, loggers: Sequence[str], settings: dict[str, Any]) -> None:
         self._file = folder / FILE
-        self._loggers: list[Log] = [
-            choices.pick("edgekit.train.loggers", name, "train.loggers").start(folder, settings) for name in loggers
-        ]
+        with redirect_stdout(sys.stderr):  # what their packages print is no part of edgekit's output
+            self._loggers: list[Log] = [
+                choices.pick("edgekit.train.loggers", name, "train.loggers").start(folder, settings) for name in loggers
+            ]
         self._rows: list[dict[str, Any]] = []
         self._advised = False
         self._cpu, self._clock = time.process_time(), time.monotonic()
@@ -88,8 +91,9 @@ class Record:
         writer.writerows(self._rows)
         write_bytes(self._file, text.getvalue().encode())
         numbers = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
-        for logger in self._loggers:
-            logger.log(epoch.epoch, numbers)
+        with redirect_stdout(sys.stderr):
+            for logger in self._loggers:
+                logger.log(epoch.epoch, numbers)
         if self._advised or pace is None or pace.wait < WAITING or pace.seconds < SHORT:
             return ""
         self._advised = True
@@ -100,8 +104,9 @@ class Record:
 
     def close(self) -> None:
         """Finish the loggers."""
-        for logger in self._loggers:
-            logger.close()
+        with redirect_stdout(sys.stderr):
+            for logger in self._loggers:
+                logger.close()
 
 
 def _scores(epoch: Epoch) -> dict[str, Any]:
