@@ -121,6 +121,24 @@ def test_what_is_out_of_reach_names_the_limit() -> None:
     assert rivals.out_of_reach(least, FitSection(max_ms=3.5), NET) == ""
 
 
+def test_sides_are_tried_up_to_where_half_the_pruning_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time follows the pixels here, and the whole network at 160 px takes the budget `times` over."""
+
+    def sides(times: float, side: int = 160) -> list[Any]:
+        monkeypatch.setattr(rivals, "Cost", lambda _, __, size: size)
+        monkeypatch.setattr(rivals.Budget, "of", lambda _, size: lambda gone: times * (size[1] / 160) ** 2)
+        whole: Any = SimpleNamespace(
+            net=replace(NET, side=side), module=None, spec=SimpleNamespace(shape=(3, side, side))
+        )
+        return [net.side for net in rivals.nets(whole, Budget(FitSection(max_ms=1.0), {}, 1.0))]
+
+    assert sides(1 / 0.35) == [80, 96, 128]  # 0.97 of the budget allow up to 93 px
+    assert sides(1 / 0.75) == [128, 144]
+    assert sides(1.1) == [144]
+    assert sides(100.0) == [64, 112]  # none is small enough
+    assert sides(2.0, side=16) == []
+
+
 # Rungs ---------------------------------------------------------------------------------------------
 
 
@@ -207,10 +225,13 @@ def test_styles_late_in_the_list_go_without_another_file_when_enough_were_timed(
     whole: Any = SimpleNamespace(net=NET, planner=SimpleNamespace(cost=None), files=lambda *_: {})
     clock: Any = Timed()
     budget = Budget(FitSection(max_ms=100.0), {}, 1.0)
-    found = widths.close(whole, widths.STYLES[:6], budget, clock, [slow])
+    found = widths.close(whole, widths.STYLES[:6], budget, clock, 2.0)
     assert clock.files == widths.MOST_FILES
     assert len(found) == 6
     assert all(one.dropped for one in found)
+    for _ in range(3):  # other resolutions
+        widths.close(whole, [widths.elsewhere(NET)], budget, clock, 2.0, widths.ALL_FILES)
+    assert clock.files == widths.ALL_FILES
 
 
 # A recipe that replays -----------------------------------------------------------------------------
@@ -334,12 +355,14 @@ def test_a_search_ends_with_a_network_within_the_budget_that_is_replayed_without
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     budget = 0.7 * dry.whole.measured[0].ms
-    wanted = at(job, max_ms=budget)
+    wanted = at(job, max_ms=budget, resolutions=[28])
     result = Search(wanted, QUIET).run()
     assert result.chosen
     chosen = next(one for one in result.candidates if one.id == result.chosen)
-    assert chosen.plan is not None
     assert chosen.measured[0].high <= budget
+    (lower,) = (one for one in result.candidates if one.net.side == 28)
+    assert (lower.plan is None) == (not lower.id.startswith("absolute-per-ms"))
+    assert lower.dropped or lower.trained
     assert chosen.accuracy is not None
     assert chosen.accuracy > 0.5
     assert result.shipped[0].device == "host"

@@ -172,17 +172,19 @@ class Search:
             "candidates",
             inputs,
             tuple[Candidate, ...],
-            lambda: tuple(widths.close(whole, styles, budget, self.clock, own.measured)),
+            lambda: tuple(widths.close(whole, styles, budget, self.clock, budget.load(own.measured))),
         )
         others = rivals.nets(whole, budget)
         return (*made, *(self._rival(net, budget) for net in others))
 
     def _rival(self, net: Net, budget: Budget) -> Candidate:
-        """A whole network of another size, which is trained only if it is within the budget."""
+        """A network of another size: whole if it is within the budget, else pruned if it is the recipe's own."""
         name = self.workshop.folder(net).name
         one = Candidate(name, net, "unpruned, trained straight", None, 0, 0)
         try:
             other = self.workshop.untrained(net)
+            if net.name == self.workshop.own.name and (share := budget.of(other.planner.cost)({})) > 1:
+                return self._narrowed(other, budget, share)
             one = widths.candidate(other, name, one.how, None, None)
             rows = self._once(
                 f"{name}.timed",
@@ -197,6 +199,28 @@ class Search:
         one = replace(one, measured=rows)
         over = Budget(self.section, {}, 0.0).load(rows)
         return one if over <= 1 else replace(one, dropped=f"takes {over:.0%} of the budget")
+
+    def _narrowed(self, other: Whole, budget: Budget, share: float) -> Candidate:
+        """The recipe's network at another resolution, trained there and pruned as far as it must be.
+
+        Args:
+            other: that network, untrained.
+            budget: the limits.
+            share: what it takes of them unpruned, as predicted.
+        """
+        style = widths.elsewhere(other.net)
+        limit = self.section.time_budget
+        if limit is not None and time.monotonic() - self._began > limit:
+            return Candidate(style.id, other.net, style.how, None, 0, 0, dropped="the time budget was spent before it")
+        whole = self.workshop.trained(other.net, other)
+        (made,) = self._once(
+            f"{style.id}.candidates",
+            {"limits": self._limits()},
+            tuple[Candidate, ...],
+            lambda: tuple(widths.close(whole, [style], budget, self.clock, share, widths.ALL_FILES)),
+        )
+        candidate: Candidate = made
+        return candidate
 
     def _trained(self, result: Result, budget: Budget) -> Result:
         """Train what is within the budget; what was trained by an earlier call of the same search counts."""

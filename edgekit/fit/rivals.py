@@ -1,4 +1,4 @@
-"""What else the user could have: a lower resolution, or a smaller network, trained straight."""
+"""What else the user could have: a lower resolution, pruned if it must be, or a smaller network, trained straight."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ SMALLEST = 0.4
 
 
 def nets(whole: Whole, budget: Budget) -> list[Net]:
-    """The networks to compare pruned ones with, besides the whole one itself."""
+    """The networks to compare those pruned at the recipe's resolution with, besides the whole one itself."""
     own, section = whole.net, budget.section
     sides: Sequence[int | tuple[int, int]]
     if section.resolutions is not None:
         sides = [side for side in section.resolutions if side != own.side]
     else:
-        side = _fitting(whole, budget)
-        sides = [side] if side is not None else []
+        sides = _sides(whole, budget)
     names = [own.name, *section.models]
     return [Net(name, side) for name in names for side in ((own.side, *sides) if name != own.name else sides)]
 
 
-def _fitting(whole: Whole, budget: Budget) -> int | None:
-    """The largest lower side at which the whole network is predicted to be within the budget."""
+def _sides(whole: Whole, budget: Budget) -> list[int]:
+    """Lower sides: the largest that needs no pruning, as predicted, the next one, and one half-way to the recipe's."""
     side = whole.net.side
     if not isinstance(side, int):
-        return None
-    for lower in range((side - 1) // STEP * STEP, max(LEAST, int(SMALLEST * side)) - 1, -STEP):
+        return []
+    least = -(-max(LEAST, int(SMALLEST * side)) // STEP) * STEP
+    enough, more = list[int](), list[int]()
+    for lower in range(least, side, STEP):
         size = (whole.spec.shape[0], lower, lower)
-        if budget.of(Cost(whole.module, (), size))({}) <= AIMS[0]:
-            return lower
-    return None
+        (enough if budget.of(Cost(whole.module, (), size))({}) <= AIMS[0] else more).append(lower)
+    return list(dict.fromkeys((*enough[-1:], *more[:1], *more[len(more) // 2 :][:1])))
 
 
 def out_of_reach(narrowest: Candidate, section: FitSection, own: Net) -> str:

@@ -14,7 +14,7 @@ from edgekit import models
 from edgekit.config.fit_section import FitSection
 from edgekit.errors import InputError
 from edgekit.fit.networks import Whole
-from edgekit.fit.records import Candidate, Measurement, Prediction
+from edgekit.fit.records import Candidate, Measurement, Net, Prediction
 from edgekit.fit.timing import Clock
 from edgekit.latency.model import LatencyModel
 from edgekit.prune import apply
@@ -29,9 +29,10 @@ AIMS = (0.97, 0.95, 0.9)
 has an interval, and the last one has to be within."""
 USED = 0.94
 """Share of the budget from which a network is wide enough."""
-MOST_FILES = 28
-"""Files of a search before its rival and what ships, which make it 30; styles late in the list go without another
-try first."""
+MOST_FILES = 26
+"""Files of a search before other resolutions; styles late in the list go without another try first."""
+ALL_FILES = 29
+"""Files of a search before what ships, which makes it 30."""
 STEPS = 4
 """How many times scores are recomputed on the way: each pass over the images costs seconds."""
 
@@ -138,8 +139,14 @@ def plan(whole: Whole, style: Style, budget: Budget, share: float) -> PrunePlan:
     return whole.planner.plan(aim, section)
 
 
+def elsewhere(net: Net) -> Style:
+    """How widths are chosen at another resolution."""
+    style = next(style for style in STYLES if style.id == "absolute-per-ms")
+    return replace(style, id=f"{style.id}-{net.side}", how=f"{style.how}, at {net.side} px")
+
+
 def close(
-    whole: Whole, styles: Sequence[Style], budget: Budget, clock: Clock, unpruned: Sequence[Measurement]
+    whole: Whole, styles: Sequence[Style], budget: Budget, clock: Clock, unpruned: float, most: int = MOST_FILES
 ) -> list[Candidate]:
     """For each style, the widest network whose measured upper bound is within every limit.
 
@@ -151,12 +158,13 @@ def close(
         styles: how widths are chosen.
         budget: the limits.
         clock: measures.
-        unpruned: the whole network, measured.
+        unpruned: the largest share that the whole network takes of any limit, measured or predicted.
+        most: files that may be timed from the beginning of the search.
 
     Returns:
         A candidate for each style; `Candidate.dropped` says why one cannot be had.
     """
-    at = budget.of(whole.planner.cost)({}), budget.load(unpruned)
+    at = budget.of(whole.planner.cost)({}), unpruned
     shares = dict.fromkeys((style.id for style in styles), AIMS[0])
     best: dict[str, Candidate] = {}
     latest: dict[str, Candidate] = {}
@@ -166,8 +174,8 @@ def close(
         for style in styles:
             if style.id not in shares:
                 continue
-            if clock.files + len(files) >= MOST_FILES:
-                left = replace(_unplanned(whole, style), dropped=f"{MOST_FILES} files were timed before it")
+            if clock.files + len(files) >= most:
+                left = replace(_unplanned(whole, style), dropped=f"{most} files were timed before it")
                 latest.setdefault(style.id, left)
                 del shares[style.id]
                 continue
