@@ -24,7 +24,7 @@ from edgekit.device.file import Device
 from edgekit.disk import json_file
 from edgekit.disk.run_directory import RunDirectory
 from edgekit.errors import InputError, Paused, Shortfall
-from edgekit.fit import frozen, rivals, rungs, widths
+from edgekit.fit import frozen, rivals, rungs, timing, widths
 from edgekit.fit.flow import Search
 from edgekit.fit.records import Candidate, Measurement, Net, Result
 from edgekit.fit.widths import Budget
@@ -200,6 +200,16 @@ def test_time_that_is_spent_ends_a_rung_with_fewer(tmp_path: Path) -> None:
     again = rungs.halve(trainer, done, None, lambda now: None)  # type: ignore[arg-type]
     assert not any(one.dropped == rungs.SPENT for one in again)
     assert ("b", 1) in trainer.calls
+
+
+def test_the_engine_is_the_one_that_is_fast_for_wide_and_narrow_networks() -> None:
+    def row(artifact: str, engine: str, ms: float) -> Any:
+        return SimpleNamespace(artifact=artifact, engine=engine, p50_ms=ms)
+
+    wide = [row("whole onnx", "a", 0.7), row("whole tflite", "b", 0.75), row("whole tflite", "c", 0.5)]
+    narrow = [row("narrowest onnx", "a", 0.46), row("narrowest tflite", "b", 0.13)]  # c failed
+    assert timing._fastest([*wide, *narrow], 2) == ("tflite", "b")
+    assert timing._fastest(wide, 2) is None
 
 
 def test_styles_late_in_the_list_go_without_another_file_when_enough_were_timed(
