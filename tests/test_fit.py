@@ -126,7 +126,7 @@ def test_sides_are_tried_up_to_where_half_the_pruning_is_saved(monkeypatch: pyte
 
     def sides(times: float, side: int = 160) -> list[Any]:
         monkeypatch.setattr(rivals, "Cost", lambda _, __, size: size)
-        monkeypatch.setattr(rivals.Budget, "of", lambda _, size: lambda gone: times * (size[1] / 160) ** 2)
+        monkeypatch.setattr(widths.Budget, "of", lambda _, size: lambda gone: times * (size[1] / 160) ** 2)
         whole: Any = SimpleNamespace(
             net=replace(NET, side=side), module=None, spec=SimpleNamespace(shape=(3, side, side))
         )

@@ -46,7 +46,7 @@ def few(data: Digits) -> ImageSet:
 
 def section(**qat: Any) -> QuantizeSection:
     return QuantizeSection.model_validate(
-        {"method": "qat", "qat": {"epochs": 1, "batch": 32, "lr": 1e-3, "batch_norm": "train", **qat}}
+        {"method": "qat", "qat": {"epochs": 1, "batch": 32, "lr": 1e-3, "batch_norm": "train", "ema": None, **qat}}
     )
 
 
@@ -275,16 +275,88 @@ def test_the_teacher_is_the_float_network_not_the_labels(data: Digits, few: Imag
     assert right[0] > 0.9 > 0.6 > right[1]
 
 
-def test_a_slow_average_keeps_the_weights_of_the_start(data: Digits, few: ImageSet) -> None:
-    module = data.module
-    still = train(data, few, section(ema=0.9999999, freeze=0.0, lr=5e-3)).program.module()
-    moved = train(data, few, section(freeze=0.0, lr=5e-3)).program.module()
-    images = torch.stack([few[place][0] for place in range(64)])
-    exact = module(images).detach()
-    far = [
-        float((nets.run(integer_arithmetic.integer_graph(graph), images) - exact).norm()) for graph in (still, moved)
-    ]
-    assert far[0] < 0.5 * far[1]
+def test_what_is_kept_is_the_average_of_the_weights(
+    data: Digits, few: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: the decay is lower in the first steps, so that a short training counts, too."""
+    seen: list[Tensor] = []
+    ends: list[Tensor] = []
+    step, close = qat_module._Training._step, qat_module._Training._close
+
+    def stepped(self: Any, *arguments: Any) -> float:
+        if not seen:
+            seen.append(self.parameters[0].detach().clone())
+        loss = step(self, *arguments)
+        seen.append(self.parameters[0].detach().clone())
+        return loss
+
+    def closed(self: Any, val: ImageSet | None) -> str:
+        ends.append(self.average[0].clone())
+        return close(self, val)
+
+    monkeypatch.setattr(qat_module._Training, "_step", stepped)
+    monkeypatch.setattr(qat_module._Training, "_close", closed)
+    train(data, few, section(ema=0.25, batch=25))
+    average = seen[0]
+    for number, value in enumerate(seen[1:], 1):
+        decay = min(0.25, (1 + number) / (10 + number))
+        average = decay * average + (1 - decay) * value
+    assert len(seen) == 6
+    assert not torch.allclose(average, seen[-1], rtol=1e-7)
+    assert torch.allclose(average, ends[0])
+
+
+def test_the_epoch_nearest_to_the_teacher_is_kept_not_the_luckiest(
+    data: Digits, few: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([(0.5, 0.3), (0.9, 0.2), (0.99, 0.25)])
+    averages: list[Tensor] = []
+    kept: list[Tensor] = []
+    run = qat_module._Training.run
+
+    def validate(self: Any, images: ImageSet) -> tuple[float, float]:
+        averages.append(next(self.graph.parameters()).detach().clone())
+        return next(scores)
+
+    def ran(self: Any, *arguments: Any) -> dict[str, Tensor]:
+        best = run(self, *arguments)
+        kept.append(best[next(name for name, _ in self.graph.named_parameters())])
+        return best
+
+    monkeypatch.setattr(qat_module._Training, "_validate", validate)
+    monkeypatch.setattr(qat_module._Training, "run", ran)
+    train(data, few, section(epochs=3), val=few)
+    assert torch.equal(kept[0], averages[1])
+    assert not torch.equal(kept[0], averages[2])
+
+
+def test_the_loss_on_validation_images_is_that_of_training(
+    data: Digits, few: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rate of almost zero leaves the graph as it is; its loss by hand, also of the last batch, which is padded."""
+    seen: list[tuple[float, float]] = []
+    graphs: list[GraphModule] = []
+    validate = qat_module._Training._validate
+
+    def watched(self: Any, images: ImageSet) -> tuple[float, float]:
+        seen.append(validate(self, images))
+        graphs.append(self.graph)
+        return seen[-1]
+
+    monkeypatch.setattr(qat_module._Training, "_validate", watched)
+    train(data, few, section(lr=1e-12, freeze=0.0, distill=0.7, temperature=3.0), val=few)
+    images = torch.stack([few[place][0] for place in range(len(few))])
+    labels = torch.tensor([sample.label for sample in few.samples])
+    assert len(few) % 32
+    padded = torch.cat([images, images[: -len(few) % 32]]).split(32)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        logits = torch.cat([graphs[0](batch) for batch in padded])[: len(few)].double()
+        teacher = data.module(images).double()
+    soft, aim = (torch.softmax(each / 3, 1) for each in (logits, teacher))
+    learnt = 9 * (aim * (aim.log() - soft.log())).sum(1).mean()
+    hard = -torch.log_softmax(logits, 1)[range(len(labels)), labels].mean()
+    assert seen[0][1] == pytest.approx(float(0.3 * hard + 0.7 * learnt), rel=1e-4)
+    assert seen[0][0] == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
 
 
 def test_layers_kept_in_float_stay_so(data: Digits, few: ImageSet) -> None:

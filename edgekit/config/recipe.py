@@ -195,7 +195,7 @@ class LowerSection(Section):
 class QatSection(Section):
     """Quantization-aware training, distilled from the float network, in the same graph."""
 
-    epochs: Epochs = 3
+    epochs: Epochs = 6
     batch: Batch = 32
     lr: float = Field(1e-4, gt=0, description="peak learning rate")
     distill: float = Field(0.9, ge=0, le=1, description="weight of the teacher against the labels")
@@ -204,9 +204,11 @@ class QatSection(Section):
         0.6, ge=0, le=1, description="share of the epochs after which ranges and batch norm are frozen"
     )
     batch_norm: Literal["train", "frozen"] | None = Field(
-        None, description="frozen: keep the running statistics throughout; default: as in [train], else frozen"
+        None, description="train: with the statistics of each batch, until they are frozen, too; default: frozen"
     )
-    ema: float | None = Field(None, gt=0, lt=1, description="decay of an exponential moving average of the weights")
+    ema: float | None = Field(
+        0.98, gt=0, lt=1, description="decay of an exponential moving average of the weights, lower in the first steps"
+    )
 
 
 Rungs = Literal["range", "corrections", "rounding", "keep_float", "qat"]

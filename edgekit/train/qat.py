@@ -3,9 +3,11 @@
 Forward passes round weights and activations as the integer graph will; gradients pass through unchanged (Jacob
 et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018). The
 teacher is the float network, or that of [distill] (`edgekit.train.distill`). Ranges start from calibration and follow
-a moving average; they and the batch-norm statistics are frozen for the last part of the training, so that the weights
-settle on the grid that is exported. A network that was fine-tuned with the batch-norm statistics of its pretraining
-keeps them throughout: statistics of the new images would undo the tuning.
+a moving average; they are frozen for the last part of the training, so that the weights settle on the grid that is
+exported. Batch norms keep their statistics: with those of each batch, the network cannot meet a teacher that is
+evaluated. What is exported is a moving average of the weights, and of its states after each epoch the one with the
+least loss on validation images, most of which is the distance to the teacher: their accuracy changes by chance from one
+epoch to the next, and would often pick an early one. `benchmarks/qat.py` compares these choices.
 
 Weights are rounded before batch norm, not after it is folded in: scales are per output channel and symmetric, so that
 folding multiplies a channel's weights and its scale by the same factor and no rounded value changes. Hence the
@@ -24,7 +26,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torch.nn import functional
 from torchao.quantization.pt2e import MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
 from torchao.quantization.pt2e.fake_quantize import FakeQuantize, FakeQuantizeBase, FixedQParamsFakeQuantize
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
@@ -74,7 +75,7 @@ def train(
         size: shape of an image.
         start: its quantized graph, which gives the initial ranges.
         images: the training split, with whatever augmentation it has.
-        val: the validation split, which picks the best epoch; without it the last one is taken.
+        val: the validation split, whose loss picks the best epoch; without it the last one is taken.
         pixels: every value that the input can take: the 256 grey levels, preprocessed, of each channel.
         section: `keep_float`, and `qat` for the training itself.
         console: gets one line per epoch.
@@ -258,7 +259,7 @@ def _fold_batch_norms(graph: GraphModule) -> None:
 
 
 class _Training:
-    """A graph in training; `best` holds the weights that score best on validation, or the last ones without it."""
+    """A graph in training; `best` has the averaged weights of least loss on validation, or without it the last ones."""
 
     def __init__(
         self, graph: GraphModule, module: nn.Module, teacher: nn.Module, size: Size, batch: int, section: QatSection
@@ -272,8 +273,9 @@ class _Training:
         self.parameters = [parameter for parameter in graph.parameters() if parameter.requires_grad]
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=section.lr, weight_decay=0.0)
+        self.steps = 0
         self.best: dict[str, Tensor] = {}
-        self.rank = (-1.0, -math.inf)
+        self.least = math.inf
 
     def run(self, images: ImageSet, val: ImageSet | None, console: Console) -> dict[str, Tensor]:
         """All epochs; returns `best`, on the CPU."""
@@ -314,9 +316,11 @@ class _Training:
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.optimizer.step()
+        self.steps += 1
+        decay = min(section.ema or 0.0, (1 + self.steps) / (10 + self.steps))  # a short training has to count, too
         with torch.no_grad():
             for mean, parameter in zip(self.average, self.parameters, strict=True):
-                mean.lerp_(parameter, 1 - (section.ema or 0.0))
+                mean.lerp_(parameter, 1 - decay)
         return loss.item()
 
     def _close(self, val: ImageSet | None) -> str:
@@ -324,12 +328,12 @@ class _Training:
         _move(self.graph, False)
         trained = [parameter.detach().clone() for parameter in self.parameters]
         self._put(self.average)
-        rank, said = (0.0, 0.0), ""
+        loss, said = -math.inf, ""
         if val is not None:
             accuracy, loss = self._validate(val)
-            rank, said = (accuracy, -loss), f"  val loss {loss:.3f} accuracy {accuracy:.1%}"
-        if val is None or rank > self.rank:
-            self.rank = rank
+            said = f"  val loss {loss:.3f} accuracy {accuracy:.1%}"
+        if val is None or loss < self.least or not self.best:
+            self.least = loss
             self.best = {key: value.detach().cpu().clone() for key, value in self.graph.state_dict().items()}
         self._put(trained)
         return said
@@ -340,17 +344,19 @@ class _Training:
                 parameter.copy_(value)
 
     def _validate(self, images: ImageSet) -> tuple[float, float]:
-        """Accuracy and mean loss of the quantized graph. It takes only full batches, so the last one is padded."""
-        outputs, truth = [], []
+        """Accuracy and loss of the quantized graph. It takes only full batches, so the last one is padded."""
+        outputs, wanted, truth = [], [], []
         with torch.no_grad():
             for values, labels in batches(images, self.batch):
                 missing = self.batch - len(values)
                 filled = torch.cat([values, values[:1].expand(missing, -1, -1, -1)]) if missing else values
-                logits = self.graph(filled.to(self.device, memory_format=self.form))
-                outputs.append(logits[: len(values)].cpu())
+                inputs = filled.to(self.device, memory_format=self.form)
+                outputs.append(self.graph(inputs)[: len(values)].cpu())
+                wanted.append(per_class(self.teacher(inputs))[: len(values)].cpu())
                 truth.append(labels)
         logits, labels = per_class(torch.cat(outputs)), torch.cat(truth)
-        return (logits.argmax(1) == labels).float().mean().item(), functional.cross_entropy(logits, labels).item()
+        loss = distill.loss(logits, torch.cat(wanted), labels, self.section.distill, self.section.temperature)
+        return (logits.argmax(1) == labels).float().mean().item(), loss.item()
 
 
 def _full(images: ImageSet, batch: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -26,14 +26,8 @@ RESUMABLE = False
 
 
 def section(run: Run) -> QuantizeSection | Skip:
-    """Its own, with what it takes from [train] filled in; skipped where there is none."""
-    own, train = run.recipe.quantize, run.recipe.train
-    if own is None:
-        return Skip("the recipe has no [quantize] section")
-    if own.qat.batch_norm is not None:
-        return own
-    kept = {"batch_norm": train.batch_norm if train else "frozen"}
-    return own.model_copy(update={"qat": own.qat.model_copy(update=kept)})
+    """Its own; skipped where there is none."""
+    return run.recipe.quantize or Skip("the recipe has no [quantize] section")
 
 
 def inputs(run: Run, section: QuantizeSection) -> dict[str, Any]:
