@@ -61,7 +61,7 @@ DURING: dict[str, dict[str, Any]] = {
     "defaults": {},
     "ranges frozen from the start": {"freeze": 0.0},
     "batch norms train": {"batch_norm": "train"},
-    "no average of the weights": {"ema": None},
+    "weights averaged": {"ema": 0.98},
     "3 epochs": {"epochs": 3},
     "12 epochs": {"epochs": 12},
 }

@@ -271,3 +271,27 @@ def test_locked_refuses_a_file(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be used as a run directory"), RunDirectory(path).locked():
             pass
     assert file.read_text() == "mine"
+
+
+def test_a_stage_is_taken_over_in_place_of_one_with_other_inputs(tmp_path: Path) -> None:
+    """A search whose whole network was trained anew hands it to all its candidates, which have the older one."""
+    home, other = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "candidate")
+    for each in (home, other):
+        each.path.mkdir()
+
+    def build(text: str) -> Callable[[Path], None]:
+        def write(work: Path) -> None:
+            (work / "weights").write_text(text)
+
+        return write
+
+    home.stage("train", {"epochs": 1}, build("old"))
+    other.adopt(home, "train")
+    assert other.stage("train", {"epochs": 1}, build("never")).cached
+    home.stage("train", {"epochs": 2}, build("new"))
+    other.adopt(home, "train")
+    done = other.stage("train", {"epochs": 2}, build("never"))
+    assert done.cached
+    assert (done.path / "weights").read_text() == "new"
+    other.adopt(RunDirectory(tmp_path / "nothing"), "train")
+    assert other.find("train") is not None

@@ -206,9 +206,7 @@ class QatSection(Section):
     batch_norm: Literal["train", "frozen"] | None = Field(
         None, description="train: with the statistics of each batch, until they are frozen, too; default: frozen"
     )
-    ema: float | None = Field(
-        0.98, gt=0, lt=1, description="decay of an exponential moving average of the weights, lower in the first steps"
-    )
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of an exponential moving average of the weights")
 
 
 Rungs = Literal["range", "corrections", "rounding", "keep_float", "qat"]

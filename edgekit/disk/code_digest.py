@@ -15,9 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 NEUTRAL = (
     "edgekit.choices", "edgekit.config", "edgekit.console", "edgekit.disk", "edgekit.errors",
-    "edgekit.pipeline.port", "edgekit.pipeline.provenance", "edgekit.pipeline.state",
+    "edgekit.pipeline.port", "edgekit.pipeline.provenance", "edgekit.pipeline.state", "edgekit.report.live",
 )  # fmt: skip
-"""Modules and packages that a result does not depend on: they carry inputs, which keys hold themselves, or messages."""
+"""Modules and packages that a result does not depend on: they carry inputs, which keys hold themselves, or messages, or
+show what is going on."""
 _TYPES = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t].*\n|\n)+", re.M)
 _FROM = re.compile(r"^[ \t]*from (edgekit[\w.]*) import (\([^)]*\)|.*)", re.M)
 _IMPORT = re.compile(r"^[ \t]*import (edgekit[\w.]*)", re.M)

@@ -100,13 +100,14 @@ class RunDirectory:
         return None if record is None else _done(name, self.folder(name), record, cached=True)
 
     def adopt(self, other: RunDirectory, name: str) -> None:
-        """Take over a finished stage of another run, unless there is one here.
+        """Take over a finished stage of another run, in place of one with other inputs.
 
         Whether it fits is decided when this run comes to that stage, by its inputs, as always. Files are linked where
         the file system can, as stages never change what they wrote.
         """
         final = self.folder(name)
-        if not final.exists() and other.find(name) is not None:
+        if _key(final) != _key(other.folder(name)) and other.find(name) is not None:
+            _remove(final)
             self._copy(other, name)
 
     def _copy(self, other: RunDirectory, name: str) -> None:

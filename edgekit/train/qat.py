@@ -5,9 +5,9 @@ et al., "Quantization and Training of Neural Networks for Efficient Integer-Arit
 teacher is the float network, or that of [distill] (`edgekit.train.distill`). Ranges start from calibration and follow
 a moving average; they are frozen for the last part of the training, so that the weights settle on the grid that is
 exported. Batch norms keep their statistics: with those of each batch, the network cannot meet a teacher that is
-evaluated. What is exported is a moving average of the weights, and of its states after each epoch the one with the
-least loss on validation images, most of which is the distance to the teacher: their accuracy changes by chance from one
-epoch to the next, and would often pick an early one. `benchmarks/qat.py` compares these choices.
+evaluated. Of the states after each epoch, the one with the least loss on validation images is exported, most of which
+is the distance to the teacher: their accuracy changes by chance from one epoch to the next, and would often pick an
+early one. `benchmarks/qat.py` compares these choices.
 
 Weights are rounded before batch norm, not after it is folded in: scales are per output channel and symmetric, so that
 folding multiplies a channel's weights and its scale by the same factor and no rounded value changes. Hence the
@@ -259,7 +259,7 @@ def _fold_batch_norms(graph: GraphModule) -> None:
 
 
 class _Training:
-    """A graph in training; `best` has the averaged weights of least loss on validation, or without it the last ones."""
+    """A graph in training; `best` has the weights with the least loss on validation, or without it the last ones."""
 
     def __init__(
         self, graph: GraphModule, module: nn.Module, teacher: nn.Module, size: Size, batch: int, section: QatSection
@@ -273,7 +273,6 @@ class _Training:
         self.parameters = [parameter for parameter in graph.parameters() if parameter.requires_grad]
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=section.lr, weight_decay=0.0)
-        self.steps = 0
         self.best: dict[str, Tensor] = {}
         self.least = math.inf
 
@@ -316,11 +315,9 @@ class _Training:
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.optimizer.step()
-        self.steps += 1
-        decay = min(section.ema or 0.0, (1 + self.steps) / (10 + self.steps))  # a short training has to count, too
         with torch.no_grad():
             for mean, parameter in zip(self.average, self.parameters, strict=True):
-                mean.lerp_(parameter, 1 - decay)
+                mean.lerp_(parameter, 1 - (section.ema or 0.0))
         return loss.item()
 
     def _close(self, val: ImageSet | None) -> str:

@@ -18,7 +18,6 @@ from edgekit.errors import Shortfall
 from edgekit.pipeline import teaching, warnings
 from edgekit.pipeline.provenance import versions
 from edgekit.pipeline.state import Run
-from edgekit.report import live
 from edgekit.types import Checkpoint, Epoch
 
 RESUMABLE = True
@@ -65,6 +64,8 @@ def build(run: Run, section: TrainSection | None, work: Path) -> None:
 
 def _show(run: Run, work: Path, going: bool) -> None:
     """Write the page on which the training can be watched, beside the stages, where it stays."""
+    from edgekit.report import live
+
     with (work / TABLE).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
