@@ -10,6 +10,7 @@ import pytest
 
 from edgekit.config import recipe_file, shipped
 from edgekit.console import Console
+from edgekit.errors import Shortfall
 from edgekit.pipeline import run as pipeline
 from edgekit.report import live
 from edgekit.types import Epoch
@@ -60,6 +61,19 @@ def test_numbers_that_are_missing_or_not_finite_leave_their_chart_out() -> None:
     assert "Learning rate" in shown
     assert "best validation accuracy" not in shown
     assert "<dd>4 min</dd>" in shown  # three epochs of 90 s, rounded to even
+
+
+def test_a_training_that_ends_early_says_so_and_is_not_loaded_again(tmp_path: Path) -> None:
+    def stop(epoch: Epoch) -> None:
+        raise Shortfall("enough")
+
+    recipe = recipe_file.load(shipped.find("recipes", "digits"), ["train.epochs=3"])
+    job = pipeline.Job(recipe, tmp_path, tmp_path / "run", {}, after_epoch=stop)
+    with pytest.raises(Shortfall, match="enough"):
+        pipeline.run(job, Console(quiet=True), "train")
+    page = (tmp_path / "run" / "training.html").read_text()
+    assert "stopped: epoch 1 of 3" in page
+    assert "http-equiv" not in page
 
 
 def test_a_finished_page_is_not_loaded_again() -> None:

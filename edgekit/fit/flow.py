@@ -212,6 +212,7 @@ class Search:
         limit = self.section.time_budget
         if limit is not None and time.monotonic() - self._began > limit:
             return Candidate(style.id, other.net, style.how, None, 0, 0, dropped="the time budget was spent before it")
+        self.console.say(f"fit: {other.net} takes {share:.0%} of the budget, as predicted: it is trained, then pruned")
         whole = self.workshop.trained(other.net, other)
         (made,) = self._once(
             f"{style.id}.candidates",

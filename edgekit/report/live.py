@@ -50,7 +50,8 @@ def render(name: str, rows: Sequence[Mapping[str, str]], epochs: int, going: boo
             those, values = zip(*seen, strict=True)
             summary = f"{title} over {len(those)} epochs, last: {number(values[-1], 3)}"
             figures.append(figure(title, over_epochs(those, {"": values}, title.lower(), summary)))
-    done, state = history[-1].epoch, "training" if going else "finished"
+    done = history[-1].epoch
+    state = "training" if going else "finished" if done >= epochs else "stopped"
     heading = tag("h2", "Epochs", id="epochs-h", class_="unseen")
     section = tag(
         "section",

@@ -57,9 +57,11 @@ def build(run: Run, section: TrainSection | None, work: Path) -> None:
         if run.job.after_epoch is not None:
             run.job.after_epoch(epoch)
 
-    together.train(run.recipe, index, root, run.job.base, work, run.console, watched)
-    if section is not None:
-        _show(run, work, going=False)  # it may have stopped early
+    try:
+        together.train(run.recipe, index, root, run.job.base, work, run.console, watched)
+    finally:
+        if (work / TABLE).is_file():
+            _show(run, work, going=False)
 
 
 def _show(run: Run, work: Path, going: bool) -> None:
