@@ -192,7 +192,7 @@ def test_a_network_that_prints_does_not_spoil_the_results(tmp_path: Path) -> Non
 
 def test_run_writes_no_colour_codes_and_no_library_chatter(tiny: TinyRun) -> None:
     assert "\x1b" not in tiny.answer.stderr
-    allowed = (*ORDER, "  epoch", "  head", "  plain")
+    allowed = (*ORDER, "  epoch", "  head", "  plain", "  plots while it runs: ")
     assert [line for line in tiny.answer.stderr.splitlines() if not line.startswith(allowed)] == []
 
 
@@ -351,7 +351,7 @@ def _on_a_terminal(*words: str | Path, env: dict[str, str]) -> str:
 
 
 def test_run_directory_holds_the_documented_folders(tiny: TinyRun) -> None:
-    assert sorted(path.name for path in tiny.path.iterdir()) == sorted([*FOLDERS, "recipe.json", ".lock"])
+    assert sorted(path.name for path in tiny.path.iterdir()) == sorted([*FOLDERS, "recipe.json", "training.html", ".lock"])
     for folder, name in zip(FOLDERS, STAGES, strict=True):
         record = json.loads((tiny.path / folder / "stage.json").read_text())
         assert record["name"] == name

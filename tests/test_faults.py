@@ -52,7 +52,7 @@ def hashes(run: Path) -> dict[str, str]:
 
 def assert_tidy(run: Path) -> None:
     """Finished stages alone: no half, failed or old one is left."""
-    assert sorted(path.name for path in run.iterdir()) == sorted([*FOLDERS, "recipe.json", ".lock"])
+    assert sorted(path.name for path in run.iterdir()) == sorted([*FOLDERS, "recipe.json", "training.html", ".lock"])
 
 
 @pytest.fixture
