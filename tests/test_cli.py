@@ -351,7 +351,8 @@ def _on_a_terminal(*words: str | Path, env: dict[str, str]) -> str:
 
 
 def test_run_directory_holds_the_documented_folders(tiny: TinyRun) -> None:
-    assert sorted(path.name for path in tiny.path.iterdir()) == sorted([*FOLDERS, "recipe.json", "training.html", ".lock"])
+    expected = [*FOLDERS, "recipe.json", "training.html", ".lock"]
+    assert sorted(path.name for path in tiny.path.iterdir()) == sorted(expected)
     for folder, name in zip(FOLDERS, STAGES, strict=True):
         record = json.loads((tiny.path / folder / "stage.json").read_text())
         assert record["name"] == name
