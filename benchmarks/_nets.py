@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: networks with random weights on the scale of a trained net's, and images for them."""
+"""Shared by the benchmarks: networks with random weights on the scale of a trained net's, images, settings."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ from edgekit.types import ModelSpec
 
 LEVELS = (torch.arange(256) / 255 - 0.5) / 0.5
 """Every value an 8-bit pixel can take with mean and standard deviation 1/2."""
+SCRATCH = (
+    "model.weights=none",
+    "model.options={}",
+    "data.input=128",
+    "train.frozen=0",
+    "train.batch_norm=train",
+    "train.lr=2e-3",
+    "train.ema=0.98",
+)
+"""Settings that train the recipe `trashnet` on a network without weights."""
 
 
 def images(count: int, size: int, seed: int = 0) -> Tensor:

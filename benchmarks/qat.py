@@ -7,7 +7,7 @@ probabilities) and the share of images with the same class say more.
 
 Usage::
 
-    python benchmarks/qat.py folder                 # trains there first: about 20 minutes on two cores
+    python benchmarks/qat.py folder                 # trains there first
     python benchmarks/qat.py folder --run RUN       # of a finished run
 """
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _nets import SCRATCH
 from torch import Tensor
 from torch.nn import functional
 
@@ -40,19 +41,7 @@ from edgekit.search.ladder import Material
 from edgekit.train import qat
 from edgekit.types import Split
 
-HARD = (
-    "model.name=mobilenetv3_small_100",
-    "model.weights=none",
-    "model.options={}",
-    "data.input=128",
-    "train.frozen=0",
-    "train.batch_norm=train",
-    "train.lr=2e-3",
-    "train.ema=0.98",
-    "train.epochs=40",
-    "prune.macs=0.35",
-    "prune.recover=20",
-)
+HARD = ("model.name=mobilenetv3_small_100", *SCRATCH, "train.epochs=40", "prune.macs=0.35", "prune.recover=20")
 AFTER: dict[str, dict[str, Any]] = {
     "range mse": {"range": "mse", "rounding": "nearest"},
     "+ equalize, adaptive rounding": {"range": "mse", "rounding": "adaptive", "equalize": True},

@@ -17,15 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRATCH = (
-    "model.weights=none",
-    "model.options={}",
-    "data.input=128",
-    "train.frozen=0",
-    "train.batch_norm=train",
-    "train.lr=2e-3",
-    "train.ema=0.98",
-)
+from _nets import SCRATCH
+
 NETS: dict[str, tuple[str, ...]] = {
     "mobilenetv2_100": (),
     "mobilenetv3_small_100": (*SCRATCH, "train.epochs=30"),

@@ -121,7 +121,7 @@ def test_what_is_out_of_reach_names_the_limit() -> None:
     assert rivals.out_of_reach(least, FitSection(max_ms=3.5), NET) == ""
 
 
-def test_sides_are_tried_up_to_where_half_the_pruning_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lower_resolutions_that_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time follows the pixels here, and the whole network at 160 px takes the budget `times` over."""
 
     def sides(times: float, side: int = 160) -> list[Any]:
@@ -365,13 +365,13 @@ def test_a_search_ends_with_a_network_within_the_budget_that_is_replayed_without
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     budget = 0.7 * dry.whole.measured[0].ms
-    wanted = at(job, max_ms=budget, resolutions=[28])
+    wanted = at(job, max_ms=budget, resolutions=[30])  # too large to be within it unpruned
     result = Search(wanted, QUIET).run()
     assert result.chosen
     chosen = next(one for one in result.candidates if one.id == result.chosen)
     assert chosen.measured[0].high <= budget
-    (lower,) = (one for one in result.candidates if one.net.side == 28)
-    assert (lower.plan is None) == (not lower.id.startswith("absolute-per-ms"))
+    (lower,) = (one for one in result.candidates if one.net.side == 30)
+    assert lower.id == "absolute-per-ms-30"
     assert lower.dropped or lower.trained
     assert chosen.accuracy is not None
     assert chosen.accuracy > 0.5
