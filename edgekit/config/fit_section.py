@@ -27,7 +27,7 @@ class FitSection(Section):
     resolutions: list[Side] | None = Field(
         None,
         max_length=8,
-        description="other input sides to try (default: the largest that needs no pruning to be within max_ms, and two more)",
+        description="other input sides to try (default: the largest that needs no pruning for max_ms, and two more)",
     )
     candidates: int = Field(6, ge=1, le=8, description="pruned networks that training chooses from")
     time_budget: Duration | None = Field(None, description='how long the search may take, e.g. "2h"')
