@@ -112,7 +112,7 @@ def test_batch_norms_of_a_group_of_one_are_torchs_own(shape: tuple[int, ...], af
     store = dist.FileStore(str(tmp_path / "store"), 1)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        for part, forward in ((norm, norm), (ours, crew._Together(ours))):
+        for part, forward in ((norm, norm), (ours, crew._Together(ours, crew.Crew()))):
             given = values.clone().requires_grad_()
             output = forward(given)
             output.backward(gradient)

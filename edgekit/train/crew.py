@@ -25,6 +25,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from edgekit.errors import EdgekitError
+from edgekit.train import exchange
+from edgekit.train.exchange import Exchange
 
 PATIENCE = timedelta(days=7)
 """How long the others wait for the first process, which may have to download the data."""
@@ -61,6 +63,8 @@ class Crew:
     timeout: float = 300.0
     _orders: Any = None
     """The group in which they wait without limit."""
+    exchange: Exchange | None = None
+    """How they add up a few numbers; on GPUs, NCCL does it."""
     lost: Lost | None = None
     """Why nothing can be told any more."""
 
@@ -72,7 +76,7 @@ class Crew:
         """The network whose gradients are averaged over all processes, and whose batch norms see whole batches."""
         if self.size == 1:
             return module
-        return DistributedDataParallel(module, forward_sync_buffers=False)
+        return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
     def apart(self, module: nn.Module) -> AbstractContextManager[None]:
         """Let each process keep its own gradients until the last batch of a step."""
@@ -80,13 +84,18 @@ class Crew:
 
     def total(self, *numbers: float) -> list[float]:
         """The sums of some numbers over all processes."""
-        if self.size == 1:
-            return list(numbers)
         held = torch.tensor(numbers, dtype=torch.float64)
-        if dist.get_backend() == "nccl":
+        if self.size > 1 and self.exchange is None:
             held = held.cuda()
-        dist.all_reduce(held)
+        self.add(held)
         return [float(number) for number in held]
+
+    def add(self, values: Tensor) -> None:
+        """Sum values over all processes, in place."""
+        if self.exchange is not None:
+            self.exchange.add(values)
+        elif self.size > 1:
+            dist.all_reduce(values)
 
     def gather(self, part: Tensor, length: int) -> Tensor:
         """Rows of which process r has computed every `size`-th, from r on, in order.
@@ -122,7 +131,7 @@ class Crew:
         """
         try:
             yield
-        except (RuntimeError, dist.DistError) as trouble:
+        except (RuntimeError, dist.DistError, ConnectionError, TimeoutError) as trouble:
             words = str(trouble).lower()
             if self.size == 1 or not any(word in words for word in OF_GROUPS):
                 raise
@@ -191,8 +200,9 @@ def joined(timeout: float) -> Iterator[Crew]:
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout), store=store, rank=rank, world_size=size)
     try:
         orders = dist.new_group(backend="gloo", timeout=PATIENCE)
-        _current = Crew(dist.get_rank(), dist.get_world_size(), timeout, orders)
-        yield _current
+        with nullcontext() if backend == "nccl" else exchange.joined(store, rank, size, timeout) as sums:
+            _current = Crew(rank, size, timeout, orders, sums)
+            yield _current
     finally:
         _current = Crew()
         dist.destroy_process_group()
@@ -204,7 +214,7 @@ def whole_batches(module: nn.Module, crew: Crew) -> Iterator[None]:
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)] if crew.size > 1 else []
     before = [vars(norm).get("forward") for norm in norms]
     for norm in norms:
-        norm.forward = _Together(norm)  # type: ignore[method-assign,assignment]
+        norm.forward = _Together(norm, crew)  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
@@ -231,9 +241,10 @@ class _Normalise(torch.autograd.Function):
         variance: Tensor,
         count: Tensor,
         eps: float,
+        crew: Crew,
     ) -> Tensor:
         ctx.save_for_backward(values, weight, mean, variance, count)
-        ctx.eps = eps
+        ctx.eps, ctx.crew = eps, crew
         return functional.batch_norm(values, mean, variance, weight, bias, eps=eps)
 
     @staticmethod
@@ -244,7 +255,7 @@ class _Normalise(torch.autograd.Function):
             gradient, values, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
         )
         total = torch.stack([products, sums])  # over this process's images: of gradient times output, and of gradient
-        dist.all_reduce(total)
+        ctx.crew.add(total)
         total /= count
         scale = torch.rsqrt(variance + ctx.eps)
         slope = -weight * scale.square() * total[0]
@@ -252,14 +263,14 @@ class _Normalise(torch.autograd.Function):
             values, mean, torch.ones_like(mean), slope, -weight * scale * total[1], eps=0.0
         )
         shape = [1, -1, *[1] * (values.dim() - 2)]
-        return inner.addcmul_(gradient, (weight * scale).view(shape)), products, sums, None, None, None, None
+        return inner.addcmul_(gradient, (weight * scale).view(shape)), products, sums, None, None, None, None, None
 
 
 class _Together:
     """The forward pass of one batch norm over all processes."""
 
-    def __init__(self, norm: _BatchNorm) -> None:
-        self._norm = norm
+    def __init__(self, norm: _BatchNorm, crew: Crew) -> None:
+        self._norm, self._crew = norm, crew
         self._usual = norm.forward
 
     def __call__(self, values: Tensor) -> Tensor:
@@ -270,7 +281,7 @@ class _Together:
         with torch.no_grad():
             own, spread = (each.double() for each in torch.batch_norm_update_stats(wide, None, None, 0.0))
             sums = wide.numel() // wide.shape[1] * torch.stack([own, spread + own.square(), torch.ones_like(own)])
-            dist.all_reduce(sums)
+            self._crew.add(sums)
             exact = sums[0] / sums[2]
             mean, count = exact.float(), sums[2].float()
             variance = (sums[1] / sums[2] - exact.square()).clamp(min=0).float()
@@ -278,7 +289,7 @@ class _Together:
                 self._remember(mean, variance * count / (count - 1).clamp(min=1))
         weight = norm.weight if norm.affine else torch.ones_like(mean)
         bias = norm.bias if norm.affine else torch.zeros_like(mean)
-        scaled: Tensor = _Normalise.apply(wide, weight, bias, mean, variance, count, norm.eps)
+        scaled: Tensor = _Normalise.apply(wide, weight, bias, mean, variance, count, norm.eps, self._crew)
         return self._activated(scaled.to(values.dtype))
 
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
