@@ -308,7 +308,9 @@ def test_half_precision_is_refused_on_a_cpu() -> None:
 
 
 BESIDE = """
+import multiprocessing
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -325,11 +327,20 @@ spec = InputSpec(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 images = ImageSet(write_images(folder), folder, "train", spec, ["random_crop", "flip", "random_erasing"], 3)
 runs = []
 for workers in (0, 2):
-    loader = Loader(images, TrainSection(batch=30, workers=workers), Crew())
-    runs.append(list(loader.epoch(4, loader.groups(4))))
-    assert (loader.pace.workers, loader.pace.images) == (workers, 120)
-    assert 0 <= loader.pace.wait <= 1
-for (a, labels), (b, others) in zip(*runs, strict=True):
+    for early in (False, True):
+        loader = Loader(images, TrainSection(batch=30, workers=workers), Crew())
+        with loader.started() if early else nullcontext():
+            begun = multiprocessing.active_children()
+            assert len(begun) == (workers if early else 0)
+            next(loader.epoch(3, loader.groups(3)))  # an epoch that is left early
+            runs.append([batch for epoch in (4, 5) for batch in loader.epoch(epoch, loader.groups(epoch))])
+            assert (loader.pace.workers, loader.pace.images) == (workers, 120)
+            assert 0 <= loader.pace.wait <= 1
+            assert not early or multiprocessing.active_children() == begun  # they stay from epoch to epoch
+        del loader
+        assert not multiprocessing.active_children()
+for (a, labels), (b, others), *more in zip(*runs, strict=True):
+    assert all(torch.equal(a, c) and torch.equal(labels, d) for c, d in more)
     assert torch.equal(a, b)
     assert torch.equal(labels, others)
 print("the same")

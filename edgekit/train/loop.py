@@ -207,11 +207,24 @@ def fit(
         Paused: it did.
         NotANumber: the loss or a weight is not a number.
     """
+    with Loader(images.train, section, images.crew).started() as loader:
+        _epochs(state, section, images, loader, close, console, criterion, pause)
+
+
+def _epochs(
+    state: State,
+    section: TrainSection,
+    images: Images,
+    loader: Loader,
+    close: Callable[[Done | None, Pace | None], None],
+    console: Console,
+    criterion: Criterion,
+    pause: int | None,
+) -> None:
     if section.frozen and not state.history:
         _fit_head(state, section, images)
         _close_epoch(state, console, section.epochs)
         close(None, None)
-    loader = Loader(images.train, section, images.crew)
     trainer = Trainer(state, section, loader, criterion, images.crew, images.classes)
     done = sum(epoch.phase == "all" for epoch in state.history)
     for epoch in range(done + 1, section.epochs + 1):
