@@ -202,15 +202,18 @@ class Metrics:
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """Which output channels of which layers are kept. Plain data: printed, saved as ``prune.json``, replayed."""
+    """What is left of a network. Plain data: printed, saved as ``prune.json``, replayed."""
 
     kept: dict[str, tuple[int, ...]]
-    """Output channels to keep, ascending, by the first layer of each group of layers pruned together."""
+    """Output channels of layers to keep, ascending, by the first layer of each group of layers pruned together."""
     of: dict[str, int]
     """How many output channels these layers had before."""
+    dropped: tuple[str, ...] = ()
+    """Residual blocks that are left out before anything gets narrower."""
 
     def __str__(self) -> str:
-        return ", ".join(f"{layer} {self.of[layer]} -> {len(kept)}" for layer, kept in self.kept.items())
+        widths = [f"{layer} {self.of[layer]} -> {len(kept)}" for layer, kept in self.kept.items()]
+        return ", ".join([f"without {name}" for name in self.dropped] + widths)
 
 
 @dataclass(frozen=True)

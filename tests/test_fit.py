@@ -34,7 +34,7 @@ from edgekit.prune import _greedy
 from edgekit.prune._greedy import Block
 from edgekit.search.latency_target import corrected
 from edgekit.types import Checkpoint, PrunePlan
-from tests import support
+from tests import fit_job, support
 
 QUIET = Console(quiet=True)
 NET = Net("net", 32)
@@ -285,46 +285,11 @@ def test_the_frozen_recipe_is_the_recipe_with_the_outcome(tmp_path: Path) -> Non
 
 # The whole search ----------------------------------------------------------------------------------
 
-NETWORK = """
-from torch import nn
-
-from tests import nets
-
-
-def make(num_classes):
-    return nn.Sequential(
-        nets.conv(3, 32, 3, nn.ReLU, stride=2),
-        nets.conv(32, 128, 1, nn.ReLU),
-        nets.conv(128, 128, 3, nn.ReLU, stride=2, groups=128),
-        nets.conv(128, 128, 3, nn.ReLU, stride=2),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(128, num_classes),
-    )
-"""
-"""Wide enough for channels to cost more than what every inference costs."""
-
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """A net of seconds on digits, for this machine and one engine."""
-    folder = tmp_path_factory.mktemp("fit")
-    (folder / "net.py").write_text(NETWORK)
-    recipe = Recipe.model_validate(
-        {
-            "name": "small",
-            "model": {"name": "net.py:make", "weights": "none"},
-            "data": {"source": "digits", "input": 32},
-            "train": {"epochs": 2, "lr": 5e-3, "batch": 64},
-            "prune": {"macs": 0.5, "recover": 2, "lr": 5e-3, "round_to": 8, "steps": 2},
-            "quantize": {"calibration": 32, "sensitivity": False, "max_drop": 100.0, "rescue": []},
-            "export": {"formats": ["tflite"]},
-            "verify": {"images": 50},
-            "fit": {"max_ms": 1000.0, "max_drop": 100.0, "candidates": 2, "resolutions": []},
-        }
-    )
     host = {"name": "host", "run": {"engines": ["litert"], "threads": [1], "seconds": 0.2, "rounds": 4}}
-    return Job(recipe, folder, folder / "out", {"host": Device.model_validate(host)})
+    return fit_job.make(tmp_path_factory.mktemp("fit"), {"host": Device.model_validate(host)})
 
 
 def at(job: Job, **keys: Any) -> Job:
@@ -373,6 +338,10 @@ def test_a_search_ends_with_a_network_within_the_budget_that_is_replayed_without
     (lower,) = (one for one in result.candidates if one.net.side == 30)
     assert lower.id == "absolute-per-ms-30"
     assert lower.dropped or lower.trained
+    (shallow,) = (one for one in result.candidates if one.id == "absolute-per-ms-shallow")
+    assert shallow.plan is not None
+    assert shallow.plan.dropped == ("4",)
+    assert shallow.trained
     assert chosen.accuracy is not None
     assert chosen.accuracy > 0.5
     assert result.shipped[0].device == "host"

@@ -160,10 +160,21 @@ def test_an_estimates_own_error_bar_is_added() -> None:
     assert outer.ms == inner.ms
 
 
+def test_networks_without_some_blocks_are_predicted() -> None:
+    device, dropped = board(8), ("blocks.2.1.", "blocks.3.2.", "blocks.3.3.")
+    model = learnt(device, profiled=True)
+    for plan in (PrunePlan({}, {}), *random_plans(net()[1], 3, seed=9)):
+        left = tuple(shape for shape in net()[2].shapes(gone(plan)) if not shape.name.startswith(dropped))
+        assert len(left) == len(model.whole.shapes) - 9
+        assert model.predict(left).ms == pytest.approx(sum(device(left).values()), rel=0.03)
+
+
 def test_a_network_of_other_layers_is_refused() -> None:
     model = learnt(board(8), profiled=False)
-    with pytest.raises(InputError, match="other layers"):
-        model.predict(model.whole.shapes[1:])
+    shapes = model.whole.shapes
+    for other in (shapes[1:], (*shapes[:3], shapes[4], shapes[3]), (*shapes, replace(shapes[-1], name="extra"))):
+        with pytest.raises(InputError, match="other layers"):
+            model.predict(other)
 
 
 def test_too_few_networks_are_refused() -> None:

@@ -324,7 +324,7 @@ def test_plan_survives_json_and_can_be_read(tmp_path: Path) -> None:
     assert json_file.load(tmp_path / "prune.json", PrunePlan) == plan
     head, kept = next(iter(plan.kept.items()))
     assert f"{head} {plan.of[head]} -> {len(kept)}" in str(plan)
-    assert set(json.loads((tmp_path / "prune.json").read_text())) == {"kept", "of"}
+    assert set(json.loads((tmp_path / "prune.json").read_text())) == {"kept", "of", "dropped"}
 
 
 @pytest.mark.parametrize("name", ["mobilenetv3_small_100", "torchvision/resnet18"])

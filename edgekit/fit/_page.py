@@ -237,6 +237,8 @@ def _widths(result: Result) -> Markup:
         for layer, kept in one.plan.kept.items()
     ]
     lead = "Each layer stands for those that can only be pruned with it; layers that stay whole are left out."
+    if one.plan.dropped:
+        lead += f" These residual blocks are gone: {', '.join(one.plan.dropped)}."
     listed = table(("layer", "channels", "kept", ""), rows, f"Output channels of {one.id}")
     digest = f"{percent(one.macs / result.whole.macs, 0)} of the multiply-adds and "
     digest += f"{percent(one.parameters / result.whole.parameters, 0)} of the parameters are left"

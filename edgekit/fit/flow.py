@@ -20,7 +20,7 @@ from edgekit.console import Console
 from edgekit.disk import code_digest, json_file
 from edgekit.disk.run_directory import RunDirectory
 from edgekit.errors import EdgekitError, InputError, Shortfall, Unreached
-from edgekit.fit import frozen, learning, proof, report, rivals, rungs, widths
+from edgekit.fit import depth, frozen, learning, proof, report, rivals, rungs, widths
 from edgekit.fit.networks import WHOLE, Whole, Workshop
 from edgekit.fit.records import Candidate, Measurement, Net, Result, Spent
 from edgekit.fit.timing import Clock, one_count
@@ -77,6 +77,8 @@ class Search:
         except Shortfall as short:
             if self._kept is not None:
                 self._end(replace(self._kept, said=str(short).removeprefix("fit: ")))
+            if isinstance(short, Unreached):
+                raise Unreached(f"{short}; run the same command again to go on from here") from short
             raise
 
     def _search(self) -> Result:
@@ -174,8 +176,31 @@ class Search:
             tuple[Candidate, ...],
             lambda: tuple(widths.close(whole, styles, budget, self.clock, budget.load(own.measured))),
         )
+        made += self._shallow(whole, budget)
         others = rivals.nets(whole, budget)
         return (*made, *(self._rival(net, budget) for net in others))
+
+    def _shallow(self, whole: Whole, budget: Budget) -> tuple[Candidate, ...]:
+        """The network without some of its residual blocks, narrowed as far as it must be; none if it has no blocks."""
+
+        def make() -> tuple[Candidate, ...]:
+            dropped = depth.expendable(whole, budget)
+            if not dropped:
+                return ()
+            self.console.say(f"fit: {whole.net} without {', '.join(dropped)}")
+            styles = [depth.style(dropped)]
+            try:
+                shallow = depth.without(whole, dropped)
+                share = budget.of(shallow.planner.cost)({})
+                return tuple(widths.close(shallow, styles, budget, self.clock, share))
+            except Unreached:
+                raise
+            except EdgekitError as trouble:
+                why = str(trouble).splitlines()[0]
+                return (Candidate(styles[0].id, whole.net, styles[0].how, None, 0, 0, dropped=why),)
+
+        found: tuple[Candidate, ...] = self._once("shallow", {"limits": self._limits()}, tuple[Candidate, ...], make)
+        return found
 
     def _rival(self, net: Net, budget: Budget) -> Candidate:
         """A network of another size: whole if it is within the budget, else pruned if it is the recipe's own."""

@@ -62,7 +62,7 @@ class Files:
         folder: Path,
     ) -> None:
         self.images, self.quantize, self.folder = images, quantize, folder
-        self.pixels = torch.from_numpy(levels(spec))
+        self._spec, self.pixels = spec, torch.from_numpy(levels(spec))
         self._whole, self._size, self._formats = copy.deepcopy(whole), spec.shape, formats
         self._template: Template | None = None
 
@@ -88,6 +88,11 @@ class Files:
             )
         return self._template.files(module, self.folder / name)
 
+    def of(self, whole: nn.Module, name: str) -> Files:
+        """The same for another network, in a folder of this name."""
+        folder = self.folder.with_name(f"{self.folder.name}-{name}")
+        return Files(whole, self._spec, self.images, self.quantize, self._formats, folder)
+
     def setting(self, device: Device, form: str, engine: str, console: Console) -> Setting:
         """For timing on a device, in one engine."""
         on = device.model_copy(update={"run": device.run.model_copy(update={"engines": [engine]})})
@@ -108,6 +113,8 @@ class Whole:
     section: PruneSection
     planner: Planner
     files: Files
+    dropped: tuple[str, ...] = ()
+    """Residual blocks that were left out of it."""
 
     @property
     def size(self) -> Size:

@@ -101,7 +101,7 @@ class Clock:
         found = profile(trials, Path(), {name: device.model_copy(update={"run": run})}, self.console, doubts=_wide)
         lost = [failure for failure in found.failures if failure.lost]
         if lost:
-            raise Unreached(f"{name}: {lost[0].reason}; run the same command again to go on from here")
+            raise Unreached(f"{name}: {lost[0].reason}")
         cpu = found.machines[name].cpu if name in found.machines else ""
         if name not in self.seen:
             chosen = _fastest(found.timings, len(files))

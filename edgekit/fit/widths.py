@@ -17,6 +17,7 @@ from edgekit.fit.networks import Whole
 from edgekit.fit.records import Candidate, Measurement, Net, Prediction
 from edgekit.fit.timing import Clock
 from edgekit.latency.model import LatencyModel
+from edgekit.latency.shapes import LayerShape
 from edgekit.prune import apply
 from edgekit.prune.aim import Aim, CostOf, Gone
 from edgekit.prune.cost import Cost
@@ -79,15 +80,18 @@ class Budget:
         parameters = cost("parameters", {})
 
         def share(gone: Gone) -> float:
-            shapes = cost.shapes(gone)
-            found = max(self.scales.get(name, 1.0) * model.predict(shapes).ms for name, model in self.models.items())
-            found /= self.section.max_ms
+            found = self.time(cost.shapes(gone))
             if self.section.max_mb is not None:
                 mb = self.whole_mb * cost("parameters", gone) / parameters
                 found = max(found, mb / self.section.max_mb)
             return found
 
         return share
+
+    def time(self, shapes: Sequence[LayerShape]) -> float:
+        """The largest share that a network takes of the time on any device, predicted from its layers."""
+        found = (self.scales.get(name, 1.0) * model.predict(shapes).ms for name, model in self.models.items())
+        return max(found) / self.section.max_ms
 
     def predictions(self, cost: Cost, gone: Gone) -> tuple[Prediction, ...]:
         """Of each device."""
@@ -113,6 +117,7 @@ def narrowed(whole: Whole, plan: PrunePlan | None) -> nn.Module:
     """The network that a plan leaves."""
     module = copy.deepcopy(whole.module)
     if plan is not None:
+        plan = replace(plan, dropped=tuple(name for name in plan.dropped if name not in whole.dropped))
         apply.apply(module, plan, whole.size)
         apply.check(whole.module, module, plan, whole.size)
     return module
@@ -136,7 +141,7 @@ def plan(whole: Whole, style: Style, budget: Budget, share: float) -> PrunePlan:
     aim = Aim("fit.max_ms", min(share / full, 1.0), budget.of, style.per_cost, style.scores)
     steps = min(STEPS, whole.section.steps)
     section = whole.section.model_copy(update={"steps": steps, "scope": "global", **style.choices})
-    return whole.planner.plan(aim, section)
+    return replace(whole.planner.plan(aim, section), dropped=whole.dropped)
 
 
 def elsewhere(net: Net) -> Style:

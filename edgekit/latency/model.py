@@ -128,8 +128,11 @@ class LatencyModel:
     def predict(self, shapes: Sequence[LayerShape]) -> Prediction:
         """The latency of a network of the same layers with other widths, or for other images.
 
+        Args:
+            shapes: of its layers; some of the model's may be missing, but not the first.
+
         Raises:
-            InputError: its layers are not those of the model's network.
+            InputError: it has other layers than the model's network.
         """
         row, base = self._features.row(shapes)
         mean = base + float(row @ self._mean)
@@ -231,7 +234,8 @@ class _Features:
 
     def __init__(self, whole: Sequence[LayerShape], prior: Prior, tile: Tile) -> None:
         self.prior, self.tile = prior, tile
-        self._names = [shape.name for shape in whole]
+        self._whole = {shape.name: shape for shape in whole}
+        self._names = list(self._whole)
         self._fixed = _prior.Fixed(whole)
         self._weights = np.array(prior.shares) / self._fixed.terms(whole, tile)
         self._pixels = whole[0].inputs * whole[0].in_pixels
@@ -239,9 +243,13 @@ class _Features:
 
     def row(self, shapes: Sequence[LayerShape]) -> tuple[Array, float]:
         """What each correction adds (first those of kinds, then of layers), and the time without corrections."""
-        if [shape.name for shape in shapes] != self._names:
+        given = {shape.name: shape for shape in shapes}
+        if [name for name in self._names if name in given] != list(given) or self._names[0] not in given:
             raise InputError("a latency model was asked about a network with other layers than its own")
-        each = self._fixed.terms(shapes, self.tile) * self._weights
+        each = self._fixed.terms([given.get(name, shape) for name, shape in self._whole.items()], self.tile)
+        each *= self._weights
+        if len(given) < len(self._names):
+            each[[name not in given for name in self._names]] = 0.0
         before = self.prior.before * shapes[0].inputs * shapes[0].in_pixels / self._pixels
         return np.concatenate([(self._kinds @ each).ravel(), each.ravel()]), before + float(each.sum())
 

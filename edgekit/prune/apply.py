@@ -1,4 +1,4 @@
-"""Replay a plan: remove the channels that it does not keep from a network."""
+"""Replay a plan: remove the blocks and channels that it does not keep from a network."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edgekit.choices import no_such
 from edgekit.errors import InputError, Shortfall
+from edgekit.prune import blocks
 from edgekit.prune.groups import ChannelGraph, quiet
 from edgekit.types import PrunePlan, Size, shape_of
 
@@ -17,7 +18,7 @@ TOLERANCE = 1e-3
 
 
 def apply(module: nn.Module, plan: PrunePlan, size: Size) -> None:
-    """Remove channels in place; weights and batch-norm statistics of the others do not change.
+    """Remove blocks and channels in place; weights and batch-norm statistics of the others do not change.
 
     Args:
         module: the network the plan was made for, unpruned, with any weights.
@@ -27,6 +28,7 @@ def apply(module: nn.Module, plan: PrunePlan, size: Size) -> None:
     Raises:
         InputError: the plan is for another network.
     """
+    blocks.drop(module, plan.dropped, size)
     fit(module, plan)
     graph = ChannelGraph(module, size)
     for head, kept in plan.kept.items():
@@ -66,7 +68,7 @@ def fit(module: nn.Module, plan: PrunePlan) -> None:
 
 
 def ignored(module: nn.Module, plan: PrunePlan, size: Size) -> nn.Module:
-    """A copy that still has every channel, but in which nothing reads those that the plan drops.
+    """A copy that still has every layer, but in which blocks add nothing, and nothing reads channels, that are dropped.
 
     It computes what the pruned network does in a different way: no shape changes, weights are set to zero.
 
@@ -76,6 +78,7 @@ def ignored(module: nn.Module, plan: PrunePlan, size: Size) -> nn.Module:
         size: shape of an image.
     """
     blind = copy.deepcopy(module)
+    blocks.silence(blind, plan.dropped, size)
     graph = ChannelGraph(module, size)
     for head, kept in plan.kept.items():
         group = graph.group(head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -108,6 +109,14 @@ class Planner:
             )
         changed = [group for group in groups if gone[group.head]]
         return PrunePlan(_lists(kept, changed), {group.head: group.channels for group in changed})
+
+    def loss(self, module: nn.Module) -> float:
+        """Mean cross-entropy of a network of the same classes on the images that score channels; NaN without any."""
+        losses = list[float]()
+        with torch.no_grad():
+            for values, labels in self._batches():
+                losses.append(float(functional.cross_entropy(per_class(module.eval()(values)), labels)))
+        return sum(losses) / len(losses) if losses else math.nan
 
     def _scores(self, kept: dict[str, Tensor], section: PruneSection, generator: torch.Generator) -> dict[str, Tensor]:
         """Scores of the network as it is now; those of the whole one are computed once."""

@@ -197,10 +197,10 @@ def stopwatch(whole: nn.Module, given: Given, scratch: Path) -> tuple[Stopwatch 
 
 
 def _channels(whole: nn.Module, pruned: nn.Module) -> dict[str, tuple[int, int]]:
-    """Outputs of the layers that lost some."""
+    """Outputs of the layers that lost some; 0 of those that are gone."""
     now = dict(pruned.named_modules())
     widths = {
-        name: (layer.weight.shape[0], now[name].weight.shape[0])
+        name: (layer.weight.shape[0], now[name].weight.shape[0] if name in now else 0)
         for name, layer in whole.named_modules()
         if hasattr(layer, "weight") and layer.weight is not None and layer.weight.ndim > 1
     }

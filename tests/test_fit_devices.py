@@ -1,0 +1,79 @@
+"""A search for two devices at once, one of them over a real sshd on loopback, which drops out in the middle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.console import Console
+from edgekit.device.file import Device
+from edgekit.disk.run_directory import RunDirectory
+from edgekit.errors import Shortfall, Unreached
+from edgekit.fit.flow import Search
+from tests import fit_job
+from tests.sshd import Board, board, boards
+
+__all__ = ["board", "boards"]  # fixtures
+RUN: dict[str, Any] = {"engines": ["litert"], "threads": [1], "seconds": 0.2, "rounds": 4}
+
+
+class Watching(Console):
+    """Breaks the connection when the search says something."""
+
+    def __init__(self, word: str, board: Board) -> None:
+        super().__init__(quiet=True)
+        self.word, self.board, self.said = word, board, list[str]()
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+        if self.word in text and self.board.daemon.poll() is None:
+            self.board.stop()
+
+
+def test_a_device_that_drops_out_is_named_and_the_same_command_goes_on(
+    board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    host = Device.model_validate({"name": "host", "run": RUN})
+    job = fit_job.make(tmp_path, {"host": host, "board": board.device("board", **RUN)})
+    assert job.recipe.fit is not None
+
+    # It is gone once the two ends are timed, so that its latency model cannot be learnt.
+    with pytest.raises(Unreached, match=r"^board: .*run the same command again"):
+        Search(job, Watching("board: the whole network takes", board), dry=True).run()
+    first = sorted(path.name for path in (tmp_path / "cache").rglob("*.json"))
+    assert len(first) == 1  # that of the host is kept
+
+    # Back again: what was measured is not measured again.
+    board.start()
+    again = Watching("never said", board)
+    found = Search(job, again, dry=True).run()
+    assert any("host: the latency model of an earlier search is used" in text for text in again.said)
+    assert set(found.models) == {"host", "board"}
+    for one in (found.whole, found.narrowest, *found.front):
+        assert one is not None
+        rows = one.measured or one.predicted
+        assert [row.device for row in rows] == ["host", "board"]
+
+    # Gone again, in the middle of candidates, and back again: the outcome is within the budget on both.
+    slowest = max(row.ms for row in found.whole.measured)
+    fit = job.recipe.fit.model_copy(update={"max_ms": 0.7 * slowest})
+    job = replace(job, recipe=job.recipe.model_copy(update={"fit": fit}))
+    with pytest.raises(Unreached, match=r"^board: .*run the same command again"):
+        Search(job, Watching("board: ", board)).run()
+    stamp = RunDirectory(job.out / "whole").folder("train").stat().st_mtime_ns
+    board.start()
+    result = Search(job, Console(quiet=True)).run()
+    assert RunDirectory(job.out / "whole").folder("train").stat().st_mtime_ns == stamp
+    chosen = next(one for one in result.candidates if one.id == result.chosen)
+    assert [row.device for row in chosen.measured] == ["host", "board"]
+    assert all(row.high <= fit.max_ms for row in chosen.measured)
+    assert [row.device for row in result.shipped] == ["host", "board"]
+
+    # What no device can hold is said with the device's name, before anything is measured anew.
+    fit = fit.model_copy(update={"max_ms": 0.001})
+    with pytest.raises(Shortfall, match=r"0\.001 ms is out of reach on (host|board)"):
+        Search(replace(job, recipe=job.recipe.model_copy(update={"fit": fit})), Console(quiet=True)).run()
