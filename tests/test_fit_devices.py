@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
+from edgekit.config import shipped
 from edgekit.console import Console
+from edgekit.device import file as device_file
 from edgekit.device.file import Device
 from edgekit.disk.run_directory import RunDirectory
 from edgekit.errors import Shortfall, Unreached
 from edgekit.fit.flow import Search
+from edgekit.latency import store
+from edgekit.reach import sysroot
 from tests import fit_job
 from tests.sshd import Board, board, boards
 
@@ -77,3 +81,17 @@ def test_a_device_that_drops_out_is_named_and_the_same_command_goes_on(
     fit = fit.model_copy(update={"max_ms": 0.001})
     with pytest.raises(Shortfall, match=r"0\.001 ms is out of reach on (host|board)"):
         Search(replace(job, recipe=job.recipe.model_copy(update={"fit": fit})), Console(quiet=True)).run()
+
+
+def test_on_an_emulated_device_all_times_are_estimates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if lacking := sysroot.missing("cortex-a76"):
+        pytest.skip(lacking)
+    monkeypatch.setattr(store, "folder", lambda: tmp_path / "models")
+    pi = device_file.load(shipped.find("devices", "rpi5-emulated"))
+    found = Search(fit_job.make(tmp_path, {pi.name: pi}), Console(quiet=True), dry=True).run()
+    assert found.narrowest is not None
+    rows = (*found.whole.measured, *found.narrowest.measured)
+    assert [row.kind for row in rows] == ["estimated", "estimated"]
+    assert rows[1].ms < rows[0].ms
+    assert all("estimated" in said for said in found.models.values())
+    assert len(found.front) >= 3
