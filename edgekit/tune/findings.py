@@ -6,12 +6,13 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import optuna
 from optuna import Study
 from optuna.trial import TrialState
 
+from edgekit.config.tune_section import TuneSection
 from edgekit.report.svg import megabytes, ms, percent
 from edgekit.tune import storage
 from edgekit.tune.leases import WORKER
@@ -20,11 +21,20 @@ from edgekit.tune.slots import ERROR, OF, SECONDS, Slot, slots
 from edgekit.tune.space import Space
 from edgekit.verdict import pareto
 
-if TYPE_CHECKING:
-    from edgekit.tune.flow import Search
-
 ENOUGH = 8
 """Complete trials from which the importance of keys is told."""
+
+
+class Search(Protocol):
+    """What is read of a search."""
+
+    section: TuneSection
+    space: Space
+    targets: tuple[Target, ...]
+    count: int
+    study: Study
+    storage: str
+    pruner: str
 
 
 def result(search: Search) -> Result:
