@@ -7,6 +7,9 @@ from typing import Literal
 
 from edgekit.types import Metrics, Split
 
+EVIDENCE = "explain/evidence.json"
+"""File of a run's folder that holds an `Explained`."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -89,3 +92,29 @@ class Accuracy:
     """First layer whose output differs from torch's, and by how much; None if nothing failed. Of a file with float
     operators that passed: how many of its layers round differently. On a device other than the host: first layer that
     differs from the same file on the host, whether it failed or just rounds differently."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Whether a compressed network looks at what float looks at, as ``edgekit explain`` has found."""
+
+    network: str
+    """The artifact, or ``torch-pruned``."""
+    engine: str
+    correlation: float | None
+    """Median over the images of Spearman's rank correlation between its evidence and float's; None if unknown."""
+    judged: int
+    """Images of float's class whose evidence repeats."""
+    moved: int
+    """Those of them that are right for another reason."""
+    share: tuple[float, float, float] | None
+    """`moved` of `judged`, and its 95 % interval; None if nothing could be judged."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What the report of a run says of an explanation, ``explain/evidence.json`` in its folder."""
+
+    made_from: str
+    """Digest of the stage that the files come from; what was found about others is not shown."""
+    networks: tuple[Evidence, ...]

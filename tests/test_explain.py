@@ -37,7 +37,7 @@ from edgekit.explain.network import Array, Network, log_odds, of_module, probabi
 from edgekit.explain.occlusion import Grid
 from edgekit.explain.records import JSON, PAGE, TABLE, Result, Yardstick
 from edgekit.quantize import ptq
-from edgekit.scores import Accuracy
+from edgekit.scores import EVIDENCE, Accuracy, Explained
 from edgekit.types import Artifact, Checkpoint, Index, InputSpec, ModelSpec, Sample
 from tests.conftest import TinyRun
 
@@ -241,6 +241,32 @@ def test_strict_names_the_file_and_its_share(corner: Made, tmp_path: Path) -> No
     assert "onnx-other: 4 of 4 (51.0% to 100.0%)" in answer.stderr
     assert "tflite" not in answer.stderr
     assert call(corner.path, "--images", 4, "--out", tmp_path / "out", "--strict", "--max-moved", "100%").exit_code == 0
+
+
+def test_the_runs_report_has_the_results_and_the_way_to_the_pictures(tiny: TinyRun, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny.path, run)
+    assert call(run, "--images", 8).exit_code == 0
+
+    def reported() -> list[str]:
+        answer = CliRunner().invoke(cli, ["report", str(run), "--quiet"])
+        assert answer.exit_code == 0, answer.output
+        (folder,) = run.glob("*-report")
+        shown = _networks(folder)
+        for page in (folder / "report.html", folder / "report.md"):
+            assert ("../explain/explain.html" in page.read_text()) == bool(shown)
+        assert (folder / "../explain/explain.html").is_file()
+        return shown
+
+    found = json_file.load(run / "explain" / JSON, Result)
+    assert reported() == [row.network for row in found.networks]
+    file = run / "explain" / "evidence.json"
+    file.write_text(file.read_text().replace(json_file.load(file, Explained).made_from, "other files"))
+    assert reported() == []
+
+
+def _networks(folder: Path) -> list[str]:
+    return [row["network"] for row in json.loads((folder / "report.json").read_text())["evidence"]]
 
 
 def test_more_images_than_there_are_is_said_and_the_same_seed_draws_the_same(corner: Made, tmp_path: Path) -> None:
@@ -528,7 +554,7 @@ def test_a_run_of_the_pipeline(tiny: TinyRun, tmp_path: Path) -> None:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 2 * len(found.images)
     assert [row["correlation"] for row in rows[:2]] == [f"{look.correlation:.4f}" for look in found.images[0].looks]
-    assert sorted(path.name for path in out.iterdir()) == sorted((PAGE, JSON, TABLE))
+    assert sorted(path.name for path in out.iterdir()) == sorted((PAGE, JSON, TABLE, Path(EVIDENCE).name))
 
 
 def test_the_page_needs_nothing_else(corner: Made, explained: Result) -> None:

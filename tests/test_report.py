@@ -122,6 +122,7 @@ def test_schema_rejects_a_wrong_report_and_describes_its_fields() -> None:
         "golden",
         "warnings",
         "robustness",
+        "evidence",
     }  # older files have none
 
 

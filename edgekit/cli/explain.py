@@ -42,7 +42,8 @@ def explain(strict: bool, max_moved: float, as_json: bool, quiet: bool, debug: b
     Patches of test images are hidden, and each compressed network and the float network are asked what that takes away
     from float's class. A network with the class of float, but other evidence, is right for another reason. Writes
     pictures of these images, of those that changed most and of those that are most wrong (explain.html), explain.json
-    and explain.csv. Grad-CAM of the float network needs captum: pip install 'edgekit[explain]'.
+    and explain.csv; the next `edgekit report RUN` links to them. Grad-CAM of the float network needs captum:
+    pip install 'edgekit[explain]'.
 
     \b
     Examples:

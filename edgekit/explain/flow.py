@@ -21,6 +21,7 @@ from edgekit.explain.network import BATCH, Array, Floats, probabilities
 from edgekit.explain.occlusion import CURVES, Grid
 from edgekit.explain.records import JSON, PAGE, TABLE, Areas, Chosen, Image, Look, Map, Result, Summary, Yardstick
 from edgekit.explain.subject import Subject
+from edgekit.scores import EVIDENCE, Evidence, Explained
 from edgekit.types import Sample
 
 LOOKED_AT = 1000
@@ -53,7 +54,7 @@ class _Scan:
 def explain(
     run: Path, out: Path, images: int, side: int, seed: int, console: Console, engines: Sequence[str] = ()
 ) -> Result:
-    """Explain a run, and write ``explain.html``, ``explain.json`` and ``explain.csv``.
+    """Explain a run, and write ``explain.html``, ``explain.json``, ``explain.csv``, and what its report is to say.
 
     Args:
         run: its directory.
@@ -80,11 +81,19 @@ def explain(
     try:
         out.mkdir(parents=True, exist_ok=True)
         json_file.save(out / JSON, result)
+        json_file.save(out / Path(EVIDENCE).name, _for_the_report(result, run_.made_from))
         write_text(out / TABLE, _table(result))
         write_text(out / PAGE, page.render(result, pictures))
     except OSError as error:
         raise cannot_write(out, error) from error
     return result
+
+
+def _for_the_report(result: Result, made_from: str) -> Explained:
+    rows = (
+        Evidence(row.network, row.engine, row.correlation, row.judged, row.moved, row.share) for row in result.networks
+    )
+    return Explained(made_from, tuple(rows))
 
 
 def _explained(run: Subject, images: int, side: int, seed: int, console: Console) -> tuple[Result, list[Pixels]]:

@@ -44,6 +44,8 @@ class Subject:
     """Folder that their paths start from."""
     notes: tuple[str, ...]
     """What a reader should know, a line each."""
+    made_from: str
+    """Digest of the stage that made the compressed networks."""
 
     def pixels(self, sample: Sample) -> Pixels:
         """An image as the network sees it, before normalisation: uint8 [height, width, channels]."""
@@ -90,7 +92,7 @@ def read(run: Path, engines: Sequence[str] = ()) -> Subject:
         notes.append("the files did not pass verification")
     return Subject(
         recipe.name, module, of_module(TORCH_FP32, module), tuple(compressed), checkpoint.input, checkpoint.labels,
-        split, samples, root, tuple(notes),
+        split, samples, root, tuple(notes), (directory.find("export") or pruned or trained).digest,
     )  # fmt: skip
 
 

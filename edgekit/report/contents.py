@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgekit.measurements import Failure, Machine, OperatorProfile, Profile, Replay, Timing, Verdict
-from edgekit.scores import Accuracy, Robustness
+from edgekit.scores import Accuracy, Evidence, Robustness
 from edgekit.types import (
     TORCH_FP32,
     Artifact,
@@ -119,6 +119,8 @@ class Report:
     """Why the scores may mean little, one line each."""
     robustness: tuple[Robustness, ...] = ()
     """Scores on corrupted images, torch fp32 first; empty if none were asked for."""
+    evidence: tuple[Evidence, ...] = ()
+    """What ``edgekit explain`` has found about these files; empty if it was not run."""
 
     @property
     def max_drop(self) -> float | None:
@@ -185,6 +187,7 @@ def gather(
     quantization: Quantization | None = None,
     warnings: Iterable[str] = (),
     robustness: Iterable[Robustness] = (),
+    evidence: Iterable[Evidence] = (),
 ) -> Report:
     """Combine the results of the stages into one report; a stage that did not run is simply absent.
 
@@ -207,6 +210,7 @@ def gather(
         quantization: how the quantized graph was made.
         warnings: why the scores may mean little.
         robustness: scores on corrupted images.
+        evidence: what the networks look at.
     """
     bounds = {
         device: {k: float(v) for k, v in each.items() if v is not None} for device, each in (limits or {}).items()
@@ -235,6 +239,7 @@ def gather(
         golden=profile.golden if profile else (),
         warnings=tuple(warnings),
         robustness=tuple(robustness),
+        evidence=tuple(evidence),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from edgekit.pipeline.provenance import git_commit
 from edgekit.pipeline.state import Run
 from edgekit.report import files
 from edgekit.report.contents import Provenance, gather
-from edgekit.scores import Accuracy, Robustness
+from edgekit.scores import EVIDENCE, Accuracy, Evidence, Explained, Robustness
 from edgekit.types import Pruning, Quantization, Rewrite
 from edgekit.verdict import rule as verdict
 
@@ -37,6 +38,7 @@ def inputs(run: Run, section: Recipe) -> dict[str, Any]:
         "stages": {name: done.digest for name, done in run.done.items()},
         "packages": run.packages,
         "git_commit": git_commit(run.job.base),
+        "evidence": [asdict(row) for row in _evidence(run)],
     }
 
 
@@ -79,6 +81,7 @@ def build(run: Run, section: Recipe, work: Path) -> None:
         quantization=run.read("quantize", "quantization.json", Quantization),
         warnings=warnings.of(run),
         robustness=run.read("verify", "robustness.json", list[Robustness]) or [],
+        evidence=_evidence(run),
     )
     json_file.save(work / "verdict.json", verdicts)
     files.write(report, work)
@@ -95,6 +98,16 @@ def after(run: Run) -> None:
 def remark(run: Run) -> str:
     """Nothing to say."""
     return ""
+
+
+def _evidence(run: Run) -> list[Evidence]:
+    """What ``edgekit explain`` has found about these very files; empty if it was not run."""
+    file = run.job.out / EVIDENCE
+    if not file.is_file():
+        return []
+    found = json_file.load(file, Explained)
+    made_from = (run.done.get("export") or run.network).digest
+    return list(found.networks) if found.made_from == made_from else []
 
 
 def _rewrites(run: Run) -> list[Rewrite]:

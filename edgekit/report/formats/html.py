@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekit.report import background, compression, devices, front, golden, results, robustness, scoring
+from edgekit.report import background, compression, devices, evidence, front, golden, results, robustness, scoring
 from edgekit.report.contents import Report
 from edgekit.report.markup import theme
 from edgekit.report.page import page
@@ -24,6 +24,7 @@ def render(report: Report) -> str:
                 background.classes(report),
                 results.verification(report),
                 robustness.section(report),
+                evidence.section(report),
                 golden.replays(report),
             ),
         ),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from edgekit.profile import protocol
 from edgekit.profile.operators import hottest, shown
-from edgekit.report import golden, hotspots, robustness, scoring
+from edgekit.report import evidence, golden, hotspots, robustness, scoring
 from edgekit.report.cautions import cautions
 from edgekit.report.compression import symmetry
 from edgekit.report.contents import Report
@@ -32,6 +32,7 @@ def render(report: Report) -> str:
         blocks.append(_scores(report))
     blocks += [
         _robustness(report),
+        _evidence(report),
         _golden_vectors(report),
         _operators(report),
         _pruning(report),
@@ -119,6 +120,15 @@ def _robustness(report: Report) -> str:
     said = (f"- {text(words)}" for words in robustness.answers(report))
     listed = table([text(head) for head in heads], cells, words=2)
     return "\n".join(("**Corrupted images** (top-1)", "", listed, "", *said)).rstrip()
+
+
+def _evidence(report: Report) -> str:
+    """Whether compressed networks look at what float looks at."""
+    if not report.evidence:
+        return ""
+    cells = [tuple(text(cell) for cell in row) for row in evidence.rows(report)]
+    listed = table([text(head) for head in evidence.HEADS], cells, words=2)
+    return "\n".join((f"**Evidence** ([pictures]({evidence.PAGE}))", "", listed))
 
 
 def _golden_vectors(report: Report) -> str:
