@@ -68,6 +68,16 @@ def test_what_is_no_residual_block() -> None:
     assert blocks.residual(nets.settled(net), nets.SIZE) == {}
 
 
+def test_a_block_is_one_only_if_its_last_layer_ends_all_that_it_adds() -> None:
+    net = nets.Net(
+        lambda net, x: net.head(net.both(net.stem(x))),
+        stem=nets.conv(3, 8, 3, nn.ReLU),
+        both=nets.Net(lambda net, x: x + net.one(x) + net.other(x), one=nets.conv(8, 8, 3), other=nets.conv(8, 8, 3)),
+        head=nets.head(8),
+    )
+    assert blocks.residual(nets.settled(net), nets.SIZE) == {}
+
+
 def test_without_a_block_the_network_is_what_one_would_have_written() -> None:
     whole = every()
     pruned = copy.deepcopy(whole)

@@ -60,12 +60,14 @@ def residual(module: nn.Module, size: Size) -> dict[str, str]:
             hook.remove()
         found: dict[str, str] = {}
         for child in sorted(inputs, key=lambda each: -names[each].count(".")):
-            name = names[child]
+            name, given = names[child], inputs[child]
             inner = any(other.startswith(f"{name}.") for other in found)
-            if child in last and not inner and calls[child] == calls[last[child]] == 1:
-                _silence(last[child])
-                if torch.equal(child(inputs[child]), inputs[child]):
-                    found[name] = names[last[child]]
+            if child not in last or inner or not given.any() or max(calls[child], calls[last[child]]) > 1:
+                continue
+            trial = copy.deepcopy(child)
+            _silence(trial.get_submodule(names[last[child]].removeprefix(f"{name}.")))
+            if torch.equal(trial(given), given):
+                found[name] = names[last[child]]
     order = list(names.values())
     return dict(sorted(found.items(), key=lambda item: order.index(item[0])))
 
