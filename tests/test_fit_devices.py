@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from edgekit.device import file as device_file
 from edgekit.device.file import Device
 from edgekit.disk.run_directory import RunDirectory
 from edgekit.errors import Shortfall, Unreached
+from edgekit.fit import timing
 from edgekit.fit.flow import Search
 from edgekit.latency import store
 from edgekit.reach import sysroot
+from edgekit.search import latency_session
 from tests import fit_job
 from tests.sshd import Board, board, boards
 
@@ -41,6 +44,9 @@ def test_a_device_that_drops_out_is_named_and_the_same_command_goes_on(
     board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(timing, "SECONDS", 0.3)
+    monkeypatch.setattr(timing, "WIDE", 2.0)
+    monkeypatch.setattr(latency_session, "learn", partial(latency_session.learn, seconds=0.3))
     host = Device.model_validate({"name": "host", "run": RUN})
     job = fit_job.make(tmp_path, {"host": host, "board": board.device("board", **RUN)})
     assert job.recipe.fit is not None
@@ -64,7 +70,7 @@ def test_a_device_that_drops_out_is_named_and_the_same_command_goes_on(
 
     # Gone again, in the middle of candidates, and back again: the outcome is within the budget on both.
     slowest = max(row.ms for row in found.whole.measured)
-    fit = job.recipe.fit.model_copy(update={"max_ms": 0.7 * slowest})
+    fit = job.recipe.fit.model_copy(update={"max_ms": 0.7 * slowest, "candidates": 1})
     job = replace(job, recipe=job.recipe.model_copy(update={"fit": fit}))
     with pytest.raises(Unreached, match=r"^board: .*run the same command again"):
         Search(job, Watching("board: ", board)).run()
