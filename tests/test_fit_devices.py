@@ -83,7 +83,8 @@ def test_a_device_that_drops_out_is_named_and_the_same_command_goes_on(
     assert all(row.high <= fit.max_ms for row in chosen.measured)
     assert [row.device for row in result.shipped] == ["host", "board"]
 
-    # What no device can hold is said with the device's name, before anything is measured anew.
+    # What no device can hold is said with the device's name, and nothing is measured anew: the board is off.
+    board.stop()
     fit = fit.model_copy(update={"max_ms": 0.001})
     with pytest.raises(Shortfall, match=r"0\.001 ms is out of reach on (host|board)"):
         Search(replace(job, recipe=job.recipe.model_copy(update={"fit": fit})), Console(quiet=True)).run()

@@ -64,7 +64,7 @@ class Crew:
     _orders: Any = None
     """The group in which they wait without limit."""
     exchange: Exchange | None = None
-    """How they add up a few numbers; on GPUs, NCCL does it."""
+    """How they add up a few numbers; None if they are on GPUs or on several machines: torch does it."""
     lost: Lost | None = None
     """Why nothing can be told any more."""
 
@@ -85,7 +85,7 @@ class Crew:
     def total(self, *numbers: float) -> list[float]:
         """The sums of some numbers over all processes."""
         held = torch.tensor(numbers, dtype=torch.float64)
-        if self.size > 1 and self.exchange is None:
+        if self.size > 1 and dist.get_backend() == "nccl":
             held = held.cuda()
         self.add(held)
         return [float(number) for number in held]
@@ -200,7 +200,8 @@ def joined(timeout: float) -> Iterator[Crew]:
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout), store=store, rank=rank, world_size=size)
     try:
         orders = dist.new_group(backend="gloo", timeout=PATIENCE)
-        with nullcontext() if backend == "nccl" else exchange.joined(store, rank, size, timeout) as sums:
+        here = backend == "gloo" and int(os.environ["LOCAL_WORLD_SIZE"]) == size
+        with exchange.joined(store, rank, size, timeout) if here else nullcontext() as sums:
             _current = Crew(rank, size, timeout, orders, sums)
             yield _current
     finally:

@@ -1,4 +1,4 @@
-"""Sums of a few numbers over all processes of a training, sent straight from one to the other.
+"""Sums of a few numbers over the processes of a training on one machine, sent straight from one to the other.
 
 Batch norms need such a sum at each layer, forward and back. Gloo's own passes from thread to thread, each of which has
 to be woken, and takes longer than what a small network computes between two of them.
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+HERE = "127.0.0.1"
 CHUNK = 16 << 10
 """Bytes that one sends before it reads: what the system keeps for another process that is still sending, too."""
 MOMENT = 1e-3
@@ -63,7 +64,7 @@ def joined(store: Any, rank: int, size: int, timeout: float) -> Iterator[Exchang
     """Connect each process with each other.
 
     Args:
-        store: where processes leave their addresses; a `torch.distributed` store of this attempt alone.
+        store: where processes leave their ports; a `torch.distributed` store of this attempt alone.
         rank: of this process.
         size: number of processes.
         timeout: seconds that one may keep the others waiting.
@@ -74,13 +75,12 @@ def joined(store: Any, rank: int, size: int, timeout: float) -> Iterator[Exchang
     """
     peers: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as stack:
-        address = _own_address()
-        with socket.create_server((address, 0), family=_family(address), backlog=size) as server:
+        with socket.create_server((HERE, 0), backlog=size) as server:
             server.settimeout(timeout)
-            store.set(f"exchange/{rank}", f"{server.getsockname()[1]} {address}")
+            store.set(f"exchange/{rank}", str(server.getsockname()[1]))
             for other in range(rank):
-                port, host = store.get(f"exchange/{other}").decode().split(" ", 1)
-                peer = stack.enter_context(socket.create_connection((host, int(port)), timeout))
+                port = int(store.get(f"exchange/{other}"))
+                peer = stack.enter_context(socket.create_connection((HERE, port), timeout))
                 peer.sendall(struct.pack("<I", rank))
                 peers[other] = peer
             while len(peers) < size - 1:
@@ -113,18 +113,3 @@ def _receive(peer: socket.socket, into: memoryview) -> None:
             into = into[count:]
     finally:
         peer.settimeout(patience)
-
-
-def _own_address() -> str:
-    """The address of this machine that others reach: that of the interface towards the first process."""
-    family, _, _, _, target = socket.getaddrinfo(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), type=socket.SOCK_DGRAM
-    )[0]
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect(target)  # sends nothing
-        address: str = probe.getsockname()[0]
-    return address
-
-
-def _family(address: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET

@@ -208,42 +208,29 @@ def fit(
         NotANumber: the loss or a weight is not a number.
     """
     with Loader(images.train, section, images.crew).started() as loader:
-        _epochs(state, section, images, loader, close, console, criterion, pause)
-
-
-def _epochs(
-    state: State,
-    section: TrainSection,
-    images: Images,
-    loader: Loader,
-    close: Callable[[Done | None, Pace | None], None],
-    console: Console,
-    criterion: Criterion,
-    pause: int | None,
-) -> None:
-    if section.frozen and not state.history:
-        _fit_head(state, section, images)
-        _close_epoch(state, console, section.epochs)
-        close(None, None)
-    trainer = Trainer(state, section, loader, criterion, images.crew, images.classes)
-    done = sum(epoch.phase == "all" for epoch in state.history)
-    for epoch in range(done + 1, section.epochs + 1):
-        if pause is not None and epoch > pause:
-            raise Paused(state.history[state.best_epoch].val_accuracy, epoch - 1, state.history[-1].seconds)
-        if _patience_is_over(state.history, section.patience):
-            console.say(f"  no better validation loss for {section.patience} epochs: stopping early")
-            break
-        began = time.perf_counter()
-        trained = trainer.epoch(epoch, console)
-        val_loss, val_accuracy = validate(state.scored, images.val, images.crew)
-        if val_loss is not None and not math.isfinite(val_loss):
-            raise NotANumber(f"the validation loss is {val_loss} after epoch {epoch}")
-        if not all(weight.isfinite().all() for weight in state.scored.parameters()):
-            raise NotANumber(f"some weights are not numbers after epoch {epoch}")
-        scores = trained.loss, trained.accuracy, val_loss, val_accuracy
-        state.history.append(Epoch(epoch, "all", trained.rate, *scores, time.perf_counter() - began))
-        _close_epoch(state, console, section.epochs)
-        close(trained, loader.pace)
+        if section.frozen and not state.history:
+            _fit_head(state, section, images)
+            _close_epoch(state, console, section.epochs)
+            close(None, None)
+        trainer = Trainer(state, section, loader, criterion, images.crew, images.classes)
+        done = sum(epoch.phase == "all" for epoch in state.history)
+        for epoch in range(done + 1, section.epochs + 1):
+            if pause is not None and epoch > pause:
+                raise Paused(state.history[state.best_epoch].val_accuracy, epoch - 1, state.history[-1].seconds)
+            if _patience_is_over(state.history, section.patience):
+                console.say(f"  no better validation loss for {section.patience} epochs: stopping early")
+                break
+            began = time.perf_counter()
+            trained = trainer.epoch(epoch, console)
+            val_loss, val_accuracy = validate(state.scored, images.val, images.crew)
+            if val_loss is not None and not math.isfinite(val_loss):
+                raise NotANumber(f"the validation loss is {val_loss} after epoch {epoch}")
+            if not all(weight.isfinite().all() for weight in state.scored.parameters()):
+                raise NotANumber(f"some weights are not numbers after epoch {epoch}")
+            scores = trained.loss, trained.accuracy, val_loss, val_accuracy
+            state.history.append(Epoch(epoch, "all", trained.rate, *scores, time.perf_counter() - began))
+            _close_epoch(state, console, section.epochs)
+            close(trained, loader.pace)
 
 
 def _fit_head(state: State, section: TrainSection, images: Images) -> None:
