@@ -57,8 +57,11 @@ def net(name: str = "mobilenetv2_100", size: int = SIZE) -> tuple[nn.Module, tup
 
 
 @cache
-def board(tile: int, seed: int = 0) -> Device_:
-    """A device whose kernels handle so many channels at once; layers differ by up to 30 % in how well they use it."""
+def board(tile: int, seed: int = 0, slow: int = 1) -> Device_:
+    """A device whose kernels handle so many channels at once; layers differ by up to 30 % in how well they use it.
+
+    Depthwise layers of 8 and 24 channels write 8 of them `slow` times as slowly, and other layers the only 8.
+    """
     rates = random.Random(seed)
     call, output = rates.uniform(1e3, 1e5), rates.uniform(5, 30)
 
@@ -71,7 +74,10 @@ def board(tile: int, seed: int = 0) -> Device_:
             else:
                 macs *= math.ceil(shape.inputs / tile) * tile
             skill = random.Random(f"{seed} {shape.name}").uniform(0.8, 1.25)
-            took[shape.name] = (call + output * shape.outputs * shape.pixels + macs) * skill / 2e7
+            written = float(shape.outputs)
+            if shape.outputs == 8 or (shape.outputs == 24 and shape.kind == "depthwise"):
+                written += (slow - 1) * 8
+            took[shape.name] = (call + output * written * shape.pixels + macs) * skill / 2e7
         return took
 
     return times
@@ -122,6 +128,21 @@ def test_the_width_of_the_kernels_is_found(tile: int) -> None:
     """Of the layers that matter: depthwise ones take a tenth of the time."""
     found = learnt(board(tile, seed=tile), profiled=False, count=24).tile
     assert (found.inputs, found.outputs) == (tile, tile)
+
+
+@pytest.mark.parametrize("slow", [1, 8, 20])
+def test_channels_that_fill_no_vector_are_noticed(slow: int) -> None:
+    """By default a search must not choose 24 channels where 32 would be faster."""
+    device = board(16, seed=3, slow=slow)
+    model = learnt(device, profiled=True)
+    assert (model.tile.stray > 1) == (slow > 1)
+    noise = random.Random(9)
+    others = [measured(plan, device, noise) for plan in random_plans(net()[1], 25, seed=77)]
+    errors = [abs(model.predict(other.shapes).ms / other.value - 1) for other in others]
+    assert np.median(errors) < 0.03
+    first = net()[1][0]
+    narrow, wide = (model.predict(net()[2].shapes({first.head: 32 - left})).ms for left in (24, 32))
+    assert (narrow > wide) == (slow > 1)
 
 
 def test_held_out_errors_are_those_of_models_without_that_network() -> None:

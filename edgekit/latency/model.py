@@ -34,7 +34,7 @@ from edgekit.measurements import Kind, OperatorProfile
 
 Array = npt.NDArray[np.float64]
 Unit = Literal["ms", "instructions"]
-TILES = tuple(Tile(*each) for each in product((1, 4, 8, 16, 32), (1, 4, 8, 16, 32), (1, 8, 16, 32)))
+TILES = tuple(Tile(*each) for each in product((1, 4, 8, 16, 32), (1, 4, 8, 16, 32), (1, 8, 16, 32), (1, 12)))
 """What the kernels may be like."""
 SHARED, OWN, NOISE = (0.1, 0.2, 0.4, 0.8), (0.02, 0.05, 0.1, 0.2), (0.001, 0.003, 0.01, 0.03, 0.08)
 """Standard deviations to choose from: of the corrections c and d, and of a measurement (relative)."""
