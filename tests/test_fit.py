@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgekit import checkpoint_file
 from edgekit.config import recipe_file
 from edgekit.config.fit_section import FitSection
 from edgekit.config.recipe import PruneSection, Recipe
@@ -346,10 +347,15 @@ def test_a_search_ends_with_a_network_within_the_budget_that_is_replayed_without
     assert chosen.accuracy > 0.5
     assert result.shipped[0].device == "host"
     assert result.top1[0] is not None
+    wholes = [job.out / name / "2-train" for name in ("whole", "net.py:make-30")]
+    seconds = [epoch.seconds for path in wholes for epoch in checkpoint_file.load(path).history]
+    pruned = [one.trained[-1].seconds for one in result.candidates if one.trained]
+    assert result.spent.training_seconds == pytest.approx(sum(seconds) + sum(pruned), abs=0.2)
     # the same command again trains and measures nothing
     stamps = {path: path.stat().st_mtime_ns for path in job.out.rglob("stage.json") if "profile" not in str(path)}
     again = Search(wanted, QUIET).run()
     assert (again.chosen, again.candidates) == (result.chosen, result.candidates)
+    assert again.spent.training_seconds == result.spent.training_seconds
     assert {path: path.stat().st_mtime_ns for path in stamps if "report" not in str(path)} == {
         path: stamp for path, stamp in stamps.items() if "report" not in str(path)
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from edgekit.types import Epoch
 from tests.browser import Browser
 
 STATE = "document.querySelector('h1 + p')?.textContent"
+NOW = datetime.now(UTC)
 ROW = {"epoch": "1", "phase": "all", "lr": "0.1", "train_loss": "2.5", "train_accuracy": "0.25", "seconds": "90"}
 
 
@@ -53,7 +55,7 @@ def test_an_open_browser_follows_a_training(browser: Browser, tmp_path: Path, mo
 
 def test_numbers_that_are_missing_or_not_finite_leave_their_chart_out() -> None:
     shown = live.render(
-        "a<b>", [{**ROW, "train_loss": "nan", "gradient_norm": "inf", "val_accuracy": ""}], 4, True, "now"
+        "a<b>", [{**ROW, "train_loss": "nan", "gradient_norm": "inf", "val_accuracy": ""}], 4, True, NOW
     )
     assert "a&lt;b&gt;" in shown
     assert "No finite loss was recorded." in shown
@@ -77,5 +79,24 @@ def test_a_training_that_ends_early_says_so_and_is_not_loaded_again(tmp_path: Pa
 
 
 def test_a_finished_page_is_not_loaded_again() -> None:
-    assert f'http-equiv="refresh" content="{live.REFRESH}"' in live.render("a", [ROW], 2, True, "now")
-    assert "refresh" not in live.render("a", [ROW], 2, False, "now").partition("<body>")[0].partition("<style>")[0]
+    assert f'http-equiv="refresh" content="{live.REFRESH}"' in live.render("a", [ROW], 2, True, NOW)
+    assert "refresh" not in live.render("a", [ROW], 2, False, NOW).partition("<body>")[0].partition("<style>")[0]
+
+
+@pytest.mark.parametrize(
+    ("ago", "seconds", "shown"),
+    [
+        (200, "90", "training: epoch 1 of 2"),
+        (300, "90", "no news since {}, after epoch 1 of 2: it hangs, or was stopped"),
+        (30, "1", "training: epoch 1 of 2"),
+        (90, "1", "no news since {}, after epoch 1 of 2: it hangs, or was stopped"),
+    ],
+)
+def test_the_page_of_a_training_that_was_killed_says_so(
+    ago: int, seconds: str, shown: str, browser: Browser, tmp_path: Path
+) -> None:
+    then = datetime.now(UTC) - timedelta(seconds=ago)
+    page = tmp_path / "training.html"
+    page.write_text(live.render("a", [{**ROW, "seconds": seconds}], 2, True, then))
+    browser.open(page, 1200)
+    assert browser.run(STATE) == shown.format(then.strftime("%Y-%m-%d %H:%M UTC"))

@@ -27,7 +27,7 @@ from edgekit.errors import InputError, Shortfall
 from edgekit.graph import integer_arithmetic
 from edgekit.pipeline import run as pipeline
 from edgekit.prune import apply, planning
-from edgekit.prune.aim import Aim, counted
+from edgekit.prune.aim import Aim, CostOf, Gone, counted
 from edgekit.prune.cost import Cost
 from edgekit.prune.groups import ChannelGraph, followed_by, parts
 from edgekit.search import latency_target, stopwatch
@@ -533,6 +533,30 @@ def test_decide_says_what_is_wrong(keys: dict[str, Any], line: str) -> None:
         decide(zoo("resnet18"), **keys)
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
+
+
+def test_the_narrowest_network_is_not_taken_for_the_fastest() -> None:
+    """Where 8 channels take longer than 16, what 16 take can be reached."""
+    net = zoo("resnet18")
+    section = PruneSection.model_validate({"score": "l2", "steps": 1, "macs": 0.5})
+    planner = planning.Planner(net, 32, section, none)
+    assert [{len(kept) for kept in plan.kept.values()} for plan in planner.least] == [{8}, {16}]
+
+    def of(_: Cost) -> CostOf:
+        def cost(gone: Gone) -> float:
+            left = [width - gone.get(head, 0) for head, width in planner.width.items()]
+            return sum(100.0 if channels < 16 else channels for channels in left)
+
+        return cost
+
+    whole = sum(planner.width.values())
+    reached = 1.1 * 16 * len(planner.width) / whole
+    plan = planner.plan(Aim("prune.latency", reached, of, per_cost=True))
+    assert all(len(kept) >= 16 for kept in plan.kept.values())
+    assert sum(len(kept) for kept in plan.kept.values()) <= reached * whole
+    least = f"the least is {16 * len(planner.width) / whole:.3f}"
+    with pytest.raises(InputError, match=least):
+        planner.plan(Aim("prune.latency", 0.9 * 16 * len(planner.width) / whole, of, per_cost=True))
 
 
 def test_keep_takes_a_layer_and_what_goes_with_it_out() -> None:

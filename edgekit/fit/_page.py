@@ -196,7 +196,7 @@ def _cost(result: Result) -> Markup:
     each = [
         (str(spent.files), "files timed", "on each device, by the last call"),
         (_span(spent.device_seconds), "on devices", "by the last call, without the measurement of what ships"),
-        (_span(spent.training_seconds), "of training", "of candidates, all rungs"),
+        (_span(spent.training_seconds), "of training", "of pruned candidates, all rungs, and of whole networks"),
         (_span(spent.seconds), "in all", "for the last call"),
     ]
     return tag("article", tag("h3", "What the search cost"), tiles(each), class_="card answer")

@@ -118,18 +118,21 @@ class Search:
             )
 
     def _feasible(self, whole: Whole) -> Result:
-        """Time the whole and the narrowest network, before anything is trained."""
-        least = whole.planner.least
+        """Time the whole network and the narrowest ones, before anything is trained."""
         own = widths.candidate(whole, WHOLE, "unpruned", None, None)
-        narrowest = widths.candidate(whole, "narrowest", "the fewest channels that are allowed", least, None)
+        least = {f"narrowest {number}": plan for number, plan in enumerate(whole.planner.least)}
 
         def measure() -> dict[str, tuple[Measurement, ...]]:
-            made = {WHOLE: whole.module, "narrowest": widths.narrowed(whole, least)}
+            made = {WHOLE: whole.module} | {name: widths.narrowed(whole, plan) for name, plan in least.items()}
             return self.clock({name: whole.files(net, name) for name, net in made.items()})
 
         rows = self._once("feasible", {}, dict[str, tuple[Measurement, ...]], measure)
         self.clock.seen |= {row.device: row for row in rows[WHOLE]}
-        own, narrowest = replace(own, measured=rows[WHOLE]), replace(narrowest, measured=rows["narrowest"])
+        own = replace(own, measured=rows[WHOLE])
+        fastest = min(least, key=lambda name: max(row.ms for row in rows[name]))
+        how = "the fewest channels that are allowed"
+        narrowest = widths.candidate(whole, "narrowest", how, least[fastest], None)
+        narrowest = replace(narrowest, measured=rows[fastest])
         section = self.section
         for was, now in zip(own.measured, narrowest.measured, strict=True):
             self.console.say(
@@ -299,13 +302,22 @@ class Search:
 
     def _keep(self, result: Result) -> Result:
         """Write ``fit.json``, with what was spent so far."""
-        training = sum(one.trained[-1].seconds for one in result.candidates if one.trained)
         spent = Spent(
-            self.clock.files, round(self.clock.seconds, 1), round(training, 1), round(time.monotonic() - self._began, 1)
+            self.clock.files,
+            round(self.clock.seconds, 1),
+            round(self._training(result.candidates), 1),
+            round(time.monotonic() - self._began, 1),
         )
         self._kept = result = replace(result, spent=spent)
         json_file.save(self.job.out / RESULT, result)
         return result
+
+    def _training(self, candidates: Sequence[Candidate]) -> float:
+        """Seconds of training: of pruned candidates, and of all whole networks, the recipe's own among them."""
+        pruned = sum(one.trained[-1].seconds for one in candidates if one.trained and one.plan is not None)
+        nets = {self.workshop.own, *(one.net for one in candidates)}
+        trained = [net for net in nets if RunDirectory(self.workshop.folder(net)).find("train") is not None]
+        return pruned + sum(rungs.straight(self.workshop, net)[0].seconds for net in trained)
 
     def _end(self, result: Result) -> Result:
         """Add the score of the whole network, which pruned ones are seen against, and write the pages."""

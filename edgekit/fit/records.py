@@ -99,6 +99,7 @@ class Spent:
     """Timed on each device, not counting those of the last, independent measurement."""
     device_seconds: float = 0.0
     training_seconds: float = 0.0
+    """Of pruned candidates in all rungs and of whole networks, by this call or an earlier one."""
     seconds: float = 0.0
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgekit.latency.shapes import KINDS, LayerShape
+from edgekit.latency.shapes import KINDS, VECTOR, LayerShape
 from edgekit.measurements import OperatorProfile
 
 Array = npt.NDArray[np.float64]
@@ -30,9 +30,10 @@ _EVEN = 0.25
 """How far the time of one layer is from what others of its kind would suggest, relative."""
 _KNOWN = 0.5
 """Least share of a profile's time in operators named after the layers for it to be of use."""
-VECTOR, FEW, FEW_DEPTHWISE = 16, 16, 32
-"""ONNX Runtime 1.31 on x86-64: a depthwise convolution of 24 channels takes twice as long as one of 32, one of 40 does
-not; a 1x1 convolution to 8 channels takes 1.5 to 3 times as long as one to 16, one to 24 does not."""
+FEW, FEW_DEPTHWISE = 16, 32
+"""Layers of fewer channels may be slow with those that fill no vector: in ONNX Runtime 1.31 on x86-64 a depthwise
+convolution of 24 channels takes twice as long as one of 32, but one of 40 does not; a 1x1 convolution to 8 channels
+takes 1.5 to 3 times as long as one to 16, but one to 24 does not."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Literal
 
 Kind = Literal["dense", "pointwise", "depthwise", "linear"]
 KINDS: tuple[Kind, ...] = ("dense", "pointwise", "depthwise", "linear")
+VECTOR = 16
+"""Channels that a vector instruction computes at once: kernels may be slow with fewer."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,10 @@
     store(root.dataset.theme = now === "dark" ? "light" : "dark");
   };
 
+  // A training that should have had another epoch by now.
+  for (const due of document.querySelectorAll("[data-due]"))
+    if (Date.now() > 1000 * due.dataset.due) due.textContent = due.dataset.late;
+
   // Folds: all at once, and the one that a link leads to.
   const every = document.getElementById("every"), folds = [...document.querySelectorAll(".fold")];
   const show = () => {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from edgekit import __version__
 from edgekit.report.charts import curves, over_epochs
@@ -14,6 +15,9 @@ from edgekit.types import Epoch
 
 REFRESH = 5
 """Seconds."""
+OVERDUE, LEAST = 3, 60
+"""An epoch that takes so many times as long as the last one, and so many seconds, will hardly end: a process that was
+killed cannot write that it has stopped, so the page itself says that there is no news."""
 TRENDS = (
     ("lr", "Learning rate", 1.0),
     ("gradient_norm", "Norm of the gradients", 1.0),
@@ -26,7 +30,7 @@ TRENDS = (
 """Columns of ``training.csv``, what they are, and what they are multiplied by."""
 
 
-def render(name: str, rows: Sequence[Mapping[str, str]], epochs: int, going: bool, created: str) -> str:
+def render(name: str, rows: Sequence[Mapping[str, str]], epochs: int, going: bool, now: datetime) -> str:
     """The page as HTML.
 
     Args:
@@ -34,7 +38,7 @@ def render(name: str, rows: Sequence[Mapping[str, str]], epochs: int, going: boo
         rows: of ``training.csv``, at least one.
         epochs: over all layers that the recipe asks for.
         going: whether there are more to come.
-        created: when, in words.
+        now: in UTC.
     """
     history = [_epoch(row) for row in rows]
     figures = []
@@ -60,10 +64,14 @@ def render(name: str, rows: Sequence[Mapping[str, str]], epochs: int, going: boo
         tag("div", *figures, class_="figures"),
         aria_labelledby="epochs-h",
     )
+    created = now.strftime("%Y-%m-%d %H:%M UTC")
     eyebrow = tag("p", f"edgekit train, {created}", class_="eyebrow")
-    header = tag(
-        "header", tag("div", eyebrow, tag("h1", breakable(name)), tag("p", f"{state}: epoch {done} of {epochs}"))
-    )
+    late: dict[str, str] = {}
+    if going:
+        late["data_due"] = f"{now.timestamp() + max(OVERDUE * history[-1].seconds, LEAST):.0f}"
+        late["data_late"] = f"no news since {created}, after epoch {done} of {epochs}: it hangs, or was stopped"
+    where = tag("p", f"{state}: epoch {done} of {epochs}", **late)
+    header = tag("header", tag("div", eyebrow, tag("h1", breakable(name)), where))
     footer = f"edgekit {__version__}. The numbers are in training.csv."
     title = f"{done}/{epochs} {name}: edgekit train"
     return page(title, __version__, header, [("epochs", "Epochs", section)], footer, REFRESH if going else None)

@@ -70,9 +70,8 @@ def _show(run: Run, work: Path, going: bool) -> None:
 
     with (work / TABLE).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     epochs = run.recipe.train.epochs if run.recipe.train else 0
-    write_text(run.job.out / PAGE, live.render(run.recipe.name, rows, epochs, going, now))
+    write_text(run.job.out / PAGE, live.render(run.recipe.name, rows, epochs, going, datetime.now(UTC)))
 
 
 def failed(run: Run, trouble: Shortfall) -> None:
