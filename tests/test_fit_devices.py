@@ -1,7 +1,8 @@
-"""A search for two devices at once, one of them over a real sshd on loopback, which drops out in the middle."""
+"""Searches for other devices: two, one of which drops out (a real sshd on loopback); a phone; an emulated one."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,9 @@ from edgekit.fit.flow import Search
 from edgekit.latency import store
 from edgekit.reach import sysroot
 from edgekit.search import latency_session
-from tests import fit_job
+from tests import fake_phone, fit_job
 from tests.sshd import Board, board, boards
+from tests.support import ROOT
 
 __all__ = ["board", "boards"]  # fixtures
 RUN: dict[str, Any] = {"engines": ["litert"], "threads": [1], "seconds": 0.2, "rounds": 4}
@@ -40,13 +42,18 @@ class Watching(Console):
             self.board.stop()
 
 
+def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are real, but rough."""
+    monkeypatch.setattr(timing, "SECONDS", 0.2)
+    monkeypatch.setattr(timing, "WIDE", 2.0)
+    monkeypatch.setattr(latency_session, "learn", partial(latency_session.learn, seconds=0.2, count=6))
+
+
 def test_a_device_that_drops_out_is_named_and_the_same_command_goes_on(
     board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(timing, "SECONDS", 0.3)
-    monkeypatch.setattr(timing, "WIDE", 2.0)
-    monkeypatch.setattr(latency_session, "learn", partial(latency_session.learn, seconds=0.3))
+    briefly(monkeypatch)
     host = Device.model_validate({"name": "host", "run": RUN})
     job = fit_job.make(tmp_path, {"host": host, "board": board.device("board", **RUN)})
     assert job.recipe.fit is not None
@@ -101,4 +108,24 @@ def test_on_an_emulated_device_all_times_are_estimates(tmp_path: Path, monkeypat
     assert [row.kind for row in rows] == ["estimated", "estimated"]
     assert rows[1].ms < rows[0].ms
     assert all("estimated" in said for said in found.models.values())
+    assert len(found.front) >= 3
+
+
+def test_a_phone_is_measured_by_its_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The phone is a folder of this machine, and the program runs the files in LiteRT: the times are real."""
+    monkeypatch.setattr(store, "folder", lambda: tmp_path / "models")
+    briefly(monkeypatch)
+    fake_phone.connect(tmp_path, monkeypatch)
+    program = tmp_path / "benchmark_model"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "tests" / "benchmark_model.py"} "$@"\n')
+    reach = {"by": "adb", "host": "phone", "benchmark": str(program)}
+    run = {**RUN, "engines": ["benchmark_model"], "rounds": 2}
+    phone = Device.model_validate({"name": "phone", "reach": reach, "run": run})
+    job = fit_job.make(tmp_path, {"phone": phone})
+    found = Search(job, Console(quiet=True), dry=True).run()
+    assert found.narrowest is not None
+    rows = (*found.whole.measured, *found.narrowest.measured)
+    assert {(row.device, row.engine, row.kind) for row in rows} == {("phone", "benchmark_model", "measured")}
+    assert rows[1].ms < rows[0].ms
+    assert set(found.models) == {"phone"}
     assert len(found.front) >= 3
