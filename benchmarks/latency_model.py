@@ -55,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(1)
     device = load(EMULATED) if given.emulated else Device(name="host")
     short = 0
-    print(f"{'net':<24} {'engine':<12} {'unit':<13} {'whole':>10} {'tile':>8} {'error':>13} {'left out':>13}", end="")
+    print(f"{'net':<24} {'engine':<12} {'unit':<13} {'whole':>10} {'tile':>11} {'error':>13} {'left out':>13}", end="")
     print(f" {'covered':>8} {'width':>6}  prior")
     for name in given.names or NETS:
         with tempfile.TemporaryDirectory() as folder:
@@ -109,9 +109,9 @@ def uniform(groups: Sequence[Group], share: float) -> dict[str, int]:
 def row(name: str, model: LatencyModel, median: float, p90: float, covered: float, width: float) -> str:
     """One line of the table."""
     about, left = model.subject, model.errors
-    tile = f"{model.tile.inputs}/{model.tile.outputs}/{model.tile.depthwise}"
+    tile = f"{model.tile.inputs}/{model.tile.outputs}/{model.tile.depthwise}/{model.tile.stray}"
     return (
-        f"{name:<24} {about.engine:<12} {about.unit:<13} {model.whole.value:>10.4g} {tile:>8} "
+        f"{name:<24} {about.engine:<12} {about.unit:<13} {model.whole.value:>10.4g} {tile:>11} "
         f"{median:>6.1%} {p90:>6.1%} {left.median:>6.1%} {left.p90:>6.1%} {covered:>8.0%} {width:>6.1%}  "
         f"{model.prior.source}"
     )
