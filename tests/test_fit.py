@@ -35,6 +35,7 @@ from edgekit.prune import _greedy
 from edgekit.prune._greedy import Block
 from edgekit.search.latency_target import corrected
 from edgekit.types import Checkpoint, PrunePlan
+from edgekit.weights import published
 from tests import fit_job, support
 
 QUIET = Console(quiet=True)
@@ -138,6 +139,28 @@ def test_lower_resolutions_that_are_tried(monkeypatch: pytest.MonkeyPatch) -> No
     assert sides(1.1) == [144]
     assert sides(100.0) == [64, 112]  # none is small enough
     assert sides(2.0, side=16) == []
+
+
+def test_narrower_versions_with_published_weights_are_tried() -> None:
+    """As timm 1.0 publishes them."""
+    small = ["mobilenetv3_small_075", "mobilenetv3_small_050"]
+    assert published.narrower("mobilenetv3_small_100") == small
+    assert published.narrower("mobilenetv3_small_100.lamb_in1k") == small
+    assert published.narrower("mobilenetv3_small_075") == small[1:]
+    assert published.narrower("mobilenetv4_conv_small") == ["mobilenetv4_conv_small_050"]
+    assert published.narrower("mobilenetv2_140") == ["mobilenetv2_100", "mobilenetv2_050"]  # 110d and 120d are deeper
+    for name in ("resnet18", "torchvision/resnet18", "net.py:make", "mobilenetv2_050"):
+        assert published.narrower(name) == []
+    whole: Any = SimpleNamespace(net=Net("mobilenetv2_100", 160))
+    narrow, named = Net("mobilenetv2_050", 160), Net("resnet18", 160)
+
+    def nets(pretrained: bool, models: list[str] | None) -> list[Net]:
+        section = FitSection(max_ms=1.0, resolutions=[], models=models)
+        return rivals.nets(whole, Budget(section, {}, 1.0), pretrained)
+
+    assert nets(True, None) == [narrow]
+    assert nets(False, None) == nets(True, []) == []
+    assert nets(True, ["resnet18"]) == nets(False, ["resnet18"]) == [named]
 
 
 # Rungs ---------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ KEYS = ("max_ms", "percentile", "max_drop", "max_mb", "max_rss", "time_budget", 
 @click.option("--max-mb", type=float, metavar="MB", help="Megabytes that the file may have.")
 @click.option("--max-rss", type=float, metavar="MB", help="Megabytes of memory that the process may take.")
 @click.option("--time-budget", metavar="TIME", help="How long the search may take, e.g. 2h.")
-@click.option("--models", metavar="A,B", help="Other networks to try, pretrained.")
+@click.option("--models", metavar="A,B", help="Other networks to try, pretrained; empty for none.")
 @click.option("--resolutions", metavar="PX,PX", help="Other input sides to try; an empty list for none.")
 @click.option("--candidates", type=int, help="Pruned networks that training chooses from. [6]")
 @click.option("--dry-run", is_flag=True, help="Train nothing: what is feasible, and the predicted front.")

@@ -23,7 +23,12 @@ class FitSection(Section):
     )
     max_mb: float | None = Field(None, gt=0, le=1e6, description="megabytes that the file may have")
     max_rss: float | None = Field(None, gt=0, le=1e6, description="megabytes of memory that the process may take")
-    models: list[str] = Field([], max_length=8, description="other networks to try, pretrained and trained likewise")
+    models: list[str] | None = Field(
+        None,
+        max_length=8,
+        description="other networks to try, pretrained and trained likewise (default: narrower versions of a "
+        "pretrained one that are published)",
+    )
     resolutions: list[Side] | None = Field(
         None,
         max_length=8,

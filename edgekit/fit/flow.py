@@ -180,7 +180,7 @@ class Search:
             lambda: tuple(widths.close(whole, styles, budget, self.clock, budget.load(own.measured))),
         )
         made += self._shallow(whole, budget)
-        others = rivals.nets(whole, budget)
+        others = rivals.nets(whole, budget, self.job.recipe.model.weights == "pretrained")
         return (*made, *(self._rival(net, budget) for net in others))
 
     def _shallow(self, whole: Whole, budget: Budget) -> tuple[Candidate, ...]:

@@ -10,6 +10,7 @@ from edgekit.fit.networks import Whole
 from edgekit.fit.records import Candidate, Net
 from edgekit.fit.widths import AIMS, Budget
 from edgekit.prune.cost import Cost
+from edgekit.weights import published
 
 STEP = 16
 """Sides that are tried are multiples of it, as networks halve them four or five times."""
@@ -17,16 +18,24 @@ SMALLEST = 0.4
 """Share of the recipe's side below which a resolution is not tried unless the user names it."""
 
 
-def nets(whole: Whole, budget: Budget) -> list[Net]:
-    """The networks to compare those pruned at the recipe's resolution with, besides the whole one itself."""
+def nets(whole: Whole, budget: Budget, pretrained: bool = False) -> list[Net]:
+    """The networks to compare those pruned at the recipe's resolution with, besides the whole one itself.
+
+    Args:
+        whole: the recipe's network.
+        budget: the limits.
+        pretrained: whether it starts from published weights, as narrower versions of it could, too.
+    """
     own, section = whole.net, budget.section
     sides: Sequence[int | tuple[int, int]]
     if section.resolutions is not None:
         sides = [side for side in section.resolutions if side != own.side]
     else:
         sides = _sides(whole, budget)
-    names = [own.name, *section.models]
-    return [Net(name, side) for name in names for side in ((own.side, *sides) if name != own.name else sides)]
+    named = [Net(name, side) for name in section.models or () for side in (own.side, *sides) if name != own.name]
+    if section.models is None and pretrained:
+        named = [Net(name, own.side) for name in published.narrower(own.name)]
+    return [*(Net(own.name, side) for side in sides), *named]
 
 
 def _sides(whole: Whole, budget: Budget) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -70,6 +71,21 @@ def _downloads(name: str) -> Iterator[None]:
         ) from error
     finally:
         logger.setLevel(level)
+
+
+def narrower(name: str) -> list[str]:
+    """Narrower versions of a timm network that have published weights, the widest first.
+
+    Their names end with their width in per cent: mobilenetv3_small_075 and mobilenetv3_small_050, for one.
+    """
+    match = re.fullmatch(r"(?P<stem>\w+?)(_(?P<width>\d{3}))?(\.\w+)?", name)
+    if match is None:
+        return []
+    width = int(match["width"] or 100)
+    found = timm.list_models(f"{match['stem']}_[0-9][0-9][0-9]*", pretrained=True)
+    names = {each.partition(".")[0] for each in found}
+    widths = {int(each[-3:]): each for each in names if re.fullmatch(r"_\d{3}", each.removeprefix(match["stem"]))}
+    return [widths[each] for each in sorted(widths, reverse=True) if each < width]
 
 
 def plain() -> dict[str, Any]:
