@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from edgekit import checkpoint_file
 from edgekit.config import recipe_file
 from edgekit.config.fit_section import FitSection
-from edgekit.config.recipe import PruneSection, Recipe
+from edgekit.config.recipe import PruneSection, QuantizeSection, Recipe
 from edgekit.console import Console
 from edgekit.data.listing import expand
 from edgekit.device.file import Device
@@ -27,6 +27,7 @@ from edgekit.disk.run_directory import RunDirectory
 from edgekit.errors import InputError, Paused, Shortfall
 from edgekit.fit import frozen, rivals, rungs, timing, widths
 from edgekit.fit.flow import Search
+from edgekit.fit.networks import Workshop
 from edgekit.fit.records import Candidate, Measurement, Net, Result
 from edgekit.fit.widths import Budget
 from edgekit.pipeline import run as pipeline
@@ -161,6 +162,26 @@ def test_narrower_versions_with_published_weights_are_tried() -> None:
     assert nets(True, None) == [narrow]
     assert nets(False, None) == nets(True, []) == []
     assert nets(True, ["resnet18"]) == nets(False, ["resnet18"]) == [named]
+
+
+def test_layers_in_float_rescue_accuracy_only_where_there_is_time(tmp_path: Path) -> None:
+    job = fit_job.make(tmp_path, {})
+    assert job.recipe.quantize is not None
+    one = candidates("a")[0]
+
+    def rungs_of(rescue: list[str], load: float) -> list[str]:
+        quantize = QuantizeSection.model_validate({"rescue": rescue})
+        recipe = Workshop(replace(job, recipe=job.recipe.model_copy(update={"quantize": quantize})), QUIET).final(
+            one, load
+        )
+        assert recipe.quantize is not None
+        return list(recipe.quantize.rescue)
+
+    assert rungs_of(["range", "keep_float", "qat"], 0.95) == ["range", "qat"]
+    assert rungs_of(["range", "keep_float", "qat"], 0.6) == ["range", "keep_float", "qat"]
+    assert rungs_of(["qat"], 0.95) == ["qat"]
+    fp32 = Workshop(replace(job, recipe=job.recipe.model_copy(update={"quantize": None})), QUIET)
+    assert fp32.final(one, 0.95).quantize is None
 
 
 # Rungs ---------------------------------------------------------------------------------------------

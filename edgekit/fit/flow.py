@@ -293,8 +293,11 @@ class Search:
             )
 
     def _prove(self, result: Result, chosen: Candidate) -> Result:
-        result = proof.prove(self.workshop, chosen, replace(result, chosen=chosen.id))
-        recipe = self.workshop.pruned(chosen)
+        load = Budget(self.section, {}, 0.0).load(chosen.measured)
+        recipe = self.workshop.final(chosen, load)
+        if recipe.quantize != self.workshop.pruned(chosen).quantize:
+            self.console.say("fit: no layer is kept in float to rescue accuracy: the budget has no time for that")
+        result = proof.prove(self.workshop, chosen, recipe, replace(result, chosen=chosen.id))
         asked = self.section.model_dump(mode="json", exclude_none=True, exclude_unset=True)
         path = frozen.write(self.job.out, recipe, self.job.base, chosen, asked, result.said)
         self.console.say(f"fit: {path} replays this network without a device")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgekit import checkpoint_file
+from edgekit.config.recipe import Recipe
 from edgekit.disk.run_directory import RunDirectory
 from edgekit.fit.networks import Workshop
 from edgekit.fit.records import Candidate, Measurement, Result
@@ -14,14 +15,20 @@ from edgekit.fit.widths import Budget
 from edgekit.pipeline.run import Outcome
 
 
-def prove(workshop: Workshop, chosen: Candidate, result: Result) -> Result:
+def prove(workshop: Workshop, chosen: Candidate, recipe: Recipe, result: Result) -> Result:
     """Run the chosen network up to the report, and compare what ships with every limit.
+
+    Args:
+        workshop: of the search.
+        chosen: the candidate.
+        recipe: its own (`Workshop.final`).
+        result: so far.
 
     Raises:
         Shortfall: a stage fell short.
     """
     folder = workshop.job.out / chosen.id if chosen.plan is not None else workshop.folder(chosen.net)
-    outcome = workshop.run(folder, workshop.pruned(chosen), "report", chosen.net)
+    outcome = workshop.run(folder, recipe, "report", chosen.net)
     shipped = _shipped(outcome, result.percentile)
     top1 = _top1(workshop, outcome)
     result = replace(result, shipped=tuple(shipped.values()), top1=top1)
