@@ -370,13 +370,29 @@ def test_a_budget_below_the_narrowest_is_refused_before_anything_is_trained(job:
     assert RunDirectory(job.out / "whole").find("train") is None
 
 
+class Interrupting(Console):
+    """Ctrl-C after the first rung."""
+
+    def say(self, text: str) -> None:
+        if "in rung 2" in text:
+            raise KeyboardInterrupt
+
+
 def test_a_search_ends_with_a_network_within_the_budget_that_is_replayed_without_a_device(
     job: Job, dry: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     budget = 0.7 * dry.whole.measured[0].ms
     wanted = at(job, max_ms=budget, resolutions=[30])  # too large to be within it unpruned
+    with pytest.raises(KeyboardInterrupt):
+        Search(wanted, Interrupting(quiet=True)).run()
+    kept = json_file.load(job.out / "fit.json", Result)
+    assert kept.said == "interrupted: the same command goes on from here"
+    assert kept.said in (job.out / "fit.html").read_text()
+    begun = {one.id: one.trained for one in kept.candidates if one.trained}
+    assert len(begun) >= 2
     result = Search(wanted, QUIET).run()
+    assert {one.id: one.trained[:1] for one in result.candidates if one.id in begun} == begun
     assert result.chosen
     chosen = next(one for one in result.candidates if one.id == result.chosen)
     assert chosen.measured[0].high <= budget

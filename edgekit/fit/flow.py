@@ -80,6 +80,10 @@ class Search:
             if isinstance(short, Unreached):
                 raise Unreached(f"{short}; run the same command again to go on from here") from short
             raise
+        except KeyboardInterrupt:
+            if self._kept is not None:
+                self._end(replace(self._kept, said="interrupted: the same command goes on from here"))
+            raise
 
     def _search(self) -> Result:
         self._check()
@@ -262,6 +266,7 @@ class Search:
 
         def keep(now: Sequence[Candidate]) -> None:
             json_file.save(file, {"key": key, "value": list(now)})
+            self._kept = replace(result, candidates=tuple(now))
 
         limit = self.section.time_budget
         until = None if limit is None else self._began + limit
