@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from edgekit.device.file import Device
 from edgekit.disk import json_file
 from edgekit.disk.run_directory import RunDirectory
 from edgekit.errors import InputError, Paused, Shortfall
-from edgekit.fit import frozen, rivals, rungs, timing, widths
+from edgekit.fit import frozen, proof, rivals, rungs, timing, widths
 from edgekit.fit.flow import Search
 from edgekit.fit.networks import Workshop
 from edgekit.fit.records import Candidate, Measurement, Net, Result
@@ -164,24 +165,28 @@ def test_narrower_versions_with_published_weights_are_tried() -> None:
     assert nets(True, ["resnet18"]) == nets(False, ["resnet18"]) == [named]
 
 
-def test_layers_in_float_rescue_accuracy_only_where_there_is_time(tmp_path: Path) -> None:
+def test_what_int8_may_cost_at_the_end(tmp_path: Path) -> None:
+    """No layers in float where there is no time for them, and no more accuracy than [fit] allows against the whole."""
     job = fit_job.make(tmp_path, {})
-    assert job.recipe.quantize is not None
-    one = candidates("a")[0]
+    fit = job.recipe.fit
+    assert fit is not None
 
-    def rungs_of(rescue: list[str], load: float) -> list[str]:
-        quantize = QuantizeSection.model_validate({"rescue": rescue})
-        recipe = Workshop(replace(job, recipe=job.recipe.model_copy(update={"quantize": quantize})), QUIET).final(
-            one, load
-        )
-        assert recipe.quantize is not None
-        return list(recipe.quantize.rescue)
+    def final(rescue: list[str], load: float, ahead: float = 0.0, max_drop: float = 1.0) -> QuantizeSection:
+        quantize = QuantizeSection.model_validate({"rescue": rescue, "max_drop": 1.0})
+        update = {"quantize": quantize, "fit": fit.model_copy(update={"max_drop": max_drop})}
+        workshop = Workshop(replace(job, recipe=job.recipe.model_copy(update=update)), QUIET)
+        made = workshop.final(candidates("a")[0], load, ahead).quantize
+        assert made is not None
+        return made
 
-    assert rungs_of(["range", "keep_float", "qat"], 0.95) == ["range", "qat"]
-    assert rungs_of(["range", "keep_float", "qat"], 0.6) == ["range", "keep_float", "qat"]
-    assert rungs_of(["qat"], 0.95) == ["qat"]
+    assert final(["range", "keep_float", "qat"], 0.95).rescue == ["range", "qat"]
+    assert final(["range", "keep_float", "qat"], 0.6).rescue == ["range", "keep_float", "qat"]
+    assert final(["qat"], 0.95).rescue == ["qat"]
+    assert final([], 0.9, ahead=0.3).max_drop == pytest.approx(1.3)
+    assert final([], 0.9, ahead=-0.8).max_drop == 1.0
+    assert final([], 0.9, ahead=-0.8, max_drop=3.0).max_drop == pytest.approx(2.2)
     fp32 = Workshop(replace(job, recipe=job.recipe.model_copy(update={"quantize": None})), QUIET)
-    assert fp32.final(one, 0.95).quantize is None
+    assert fp32.final(candidates("a")[0], 0.95, 0.0).quantize is None
 
 
 # Rungs ---------------------------------------------------------------------------------------------
@@ -368,6 +373,44 @@ def test_a_budget_below_the_narrowest_is_refused_before_anything_is_trained(job:
     with pytest.raises(Shortfall, match=r"0\.001 ms is out of reach on host: even the narrowest .* --max-ms"):
         Search(at(job, max_ms=0.001), QUIET).run()
     assert RunDirectory(job.out / "whole").find("train") is None
+
+
+@pytest.mark.parametrize(
+    ("high", "drops", "chosen", "holds"),
+    [
+        ({"a": 0.9}, {}, "a", True),
+        ({"a": 1.1, "b": 0.9}, {}, "b", True),
+        ({"a": 1.1, "b": 1.2, "c": 1.3, "d": 0.9}, {}, "a", False),  # three are tried
+        ({"a": 0.9, "b": 0.9}, {"a"}, "a", False),  # too inaccurate: the next would be more so
+        ({"a": 1.1, "b": 0.9}, {"b"}, "a", False),
+        ({"a": math.nan, "b": 0.9}, {}, "b", True),  # cannot be built
+        ({"a": 1.1, "b": math.nan}, {}, "a", False),
+    ],
+)
+def test_what_is_too_slow_at_the_end_gives_way_to_the_next(
+    high: dict[str, float], drops: set[str], chosen: str, holds: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prove(_: Any, one: Candidate, __: Recipe, result: Result) -> Result:
+        if math.isnan(high[one.id]):
+            raise Shortfall("quantize: int8 loses 9 points")
+        row = Measurement("host", "cpu", "litert", "2", "tflite", "measured", 0.8, high[one.id], 0.7, 1.0, 1.0)
+        return replace(result, shipped=(row,), said=one.id, holds=high[one.id] <= 1 and one.id not in drops)
+
+    monkeypatch.setattr(proof, "prove", prove)
+    search = Search(at(fit_job.make(tmp_path, {}), max_ms=1.0), QUIET)
+    within = Measurement("host", "cpu", "litert", "2", "tflite", "measured", 0.8, 0.9, 0.7, 1.0, 1.0)
+    best = [replace(one, measured=(within,)) for one in candidates("".join(high))]
+    done = search._settle(Result(1.0, 50, 100.0, best[0], None, candidates=tuple(best)), best)
+    assert (done.chosen, done.said, done.holds) == (chosen, chosen, holds)
+    assert f"# {chosen}" in (tmp_path / "out" / frozen.RECIPE).read_text()
+    given = {one.id: one.dropped for one in done.candidates if one.dropped}
+    why = "quantize: int8 loses 9 points" if math.isnan(high["a"]) else "too slow in the last measurement: 0.8 ms (at "
+    assert given.keys() == ({"a"} if chosen == "b" else set())
+    assert all(said.startswith(why) for said in given.values())
+    for name in high:
+        high[name] = math.nan
+    with pytest.raises(Shortfall, match="int8 loses 9 points"):
+        search._settle(done, best)
 
 
 class Interrupting(Console):

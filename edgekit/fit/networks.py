@@ -169,19 +169,23 @@ class Workshop:
         targets = {"plan": str(file), "macs": None, "parameters": None, "latency": None}
         return recipe.model_copy(update={"prune": self.prune.model_copy(update=targets)})
 
-    def final(self, one: Candidate, load: float) -> Recipe:
+    def final(self, one: Candidate, load: float, ahead: float) -> Recipe:
         """The recipe with which a candidate is quantized, verified and packed.
 
         Args:
             one: the candidate.
             load: the largest share that it takes of any limit. Layers that stay in float, a rung of the rescue ladder,
                 take time; only a candidate that leaves some may have them.
+            ahead: points of validation top-1 that its float network is above the whole one, which int8 may lose
+                besides what [fit] allows against that.
         """
-        recipe = self.pruned(one)
-        if recipe.quantize is None or load <= ROOMY or "keep_float" not in recipe.quantize.rescue:
+        recipe, fit = self.pruned(one), self.job.recipe.fit
+        if recipe.quantize is None or fit is None:
             return recipe
-        rescue = [rung for rung in recipe.quantize.rescue if rung != "keep_float"]
-        return recipe.model_copy(update={"quantize": recipe.quantize.model_copy(update={"rescue": rescue})})
+        keys: dict[str, Any] = {"max_drop": max(recipe.quantize.max_drop, round(fit.max_drop + ahead, 3))}
+        if load > ROOMY:
+            keys["rescue"] = [rung for rung in recipe.quantize.rescue if rung != "keep_float"]
+        return recipe.model_copy(update={"quantize": recipe.quantize.model_copy(update=keys)})
 
     def folder(self, net: Net) -> Path:
         """Of the run that trains a whole network."""
