@@ -121,8 +121,10 @@ def test_what_is_out_of_reach_names_the_limit() -> None:
         ),
     ]
     for section, pattern in said:
-        assert re.search(pattern, rivals.out_of_reach(least, section, NET))
-    assert rivals.out_of_reach(least, FitSection(max_ms=3.5), NET) == ""
+        assert re.search(pattern, rivals.out_of_reach([least], section, NET))
+    assert rivals.out_of_reach([least], FitSection(max_ms=3.5), NET) == ""
+    smaller = replace(least, measured=(replace(row, low=8.0, file_mb=0.5),))  # and slower
+    assert rivals.out_of_reach([least, smaller], FitSection(max_ms=3.5, max_mb=1), NET) == ""
 
 
 def test_lower_resolutions_that_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,6 +187,7 @@ def test_what_int8_may_cost_at_the_end(tmp_path: Path) -> None:
     assert final([], 0.9, ahead=0.3).max_drop == pytest.approx(1.3)
     assert final([], 0.9, ahead=-0.8).max_drop == 1.0
     assert final([], 0.9, ahead=-0.8, max_drop=3.0).max_drop == pytest.approx(2.2)
+    assert final([], 0.9, ahead=2.0, max_drop=99.0).max_drop == 100.0
     fp32 = Workshop(replace(job, recipe=job.recipe.model_copy(update={"quantize": None})), QUIET)
     assert fp32.final(candidates("a")[0], 0.95, 0.0).quantize is None
 

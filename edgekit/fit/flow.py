@@ -136,10 +136,12 @@ class Search:
         rows = self._once("feasible", {}, dict[str, tuple[Measurement, ...]], measure)
         self.clock.seen |= {row.device: row for row in rows[WHOLE]}
         own = replace(own, measured=rows[WHOLE])
-        fastest = min(least, key=lambda name: max(row.ms for row in rows[name]))
-        how = "the fewest channels that are allowed"
-        narrowest = widths.candidate(whole, "narrowest", how, least[fastest], None)
-        narrowest = replace(narrowest, measured=rows[fastest])
+        narrow = []
+        for name, plan in least.items():
+            one = widths.candidate(whole, "narrowest", "the fewest channels that are allowed", plan, None)
+            narrow.append(replace(one, measured=rows[name]))
+        narrow.sort(key=lambda one: max(row.ms for row in one.measured))
+        narrowest = narrow[0]
         section = self.section
         for was, now in zip(own.measured, narrowest.measured, strict=True):
             self.console.say(
@@ -147,7 +149,7 @@ class Search:
                 f"({was.format} in {was.engine} {was.engine_version}, {was.kind}); the budget is {section.max_ms:g} ms"
             )
         result = self._keep(Result(section.max_ms, section.percentile, section.max_drop, own, narrowest))
-        if why := rivals.out_of_reach(narrowest, section, self.workshop.own):
+        if why := rivals.out_of_reach(narrow, section, self.workshop.own):
             raise Shortfall(why)
         return result
 
@@ -310,10 +312,11 @@ class Search:
         Raises:
             Shortfall: none could be built.
         """
-        tried: list[tuple[Candidate, Result]] = []
+        tried: list[tuple[Candidate, Recipe, Result]] = []
         for one in best[:PROOFS]:
+            recipe = self._final(one)
             try:
-                done = self._prove(result, one)
+                done = self._keep(proof.prove(self.workshop, one, recipe, replace(result, chosen=one.id)))
             except Unreached:
                 raise
             except Shortfall as trouble:
@@ -321,7 +324,7 @@ class Search:
                     raise
                 why = str(trouble).splitlines()[0]
             else:
-                tried.append((one, done))
+                tried.append((one, recipe, done))
                 if done.holds or not done.shipped or self._load(done.shipped) <= 1:
                     break
                 why = ", ".join(f"{row.ms:.3g} ms (at most {row.high:.3g}) on {row.device}" for row in done.shipped)
@@ -331,18 +334,11 @@ class Search:
             result = replace(
                 result, candidates=tuple(given if each.id == one.id else each for each in result.candidates)
             )
-        chosen, done = tried[-1] if tried[-1][1].holds else tried[0]
+        chosen, recipe, done = tried[-1] if tried[-1][2].holds else tried[0]
         asked = self.section.model_dump(mode="json", exclude_none=True, exclude_unset=True)
-        path = frozen.write(self.job.out, self._final(chosen), self.job.base, chosen, asked, done.said)
+        path = frozen.write(self.job.out, recipe, self.job.base, chosen, asked, done.said)
         self.console.say(f"fit: {path} replays this network without a device")
         return self._keep(done)
-
-    def _prove(self, result: Result, chosen: Candidate) -> Result:
-        recipe = self._final(chosen)
-        before, now = self.workshop.pruned(chosen).quantize, recipe.quantize
-        if before and now and before.rescue != now.rescue:
-            self.console.say("fit: no layer is kept in float to rescue accuracy: the budget has no time for that")
-        return self._keep(proof.prove(self.workshop, chosen, recipe, replace(result, chosen=chosen.id)))
 
     def _final(self, chosen: Candidate) -> Recipe:
         ahead = 0.0

@@ -182,10 +182,17 @@ class Workshop:
         recipe, fit = self.pruned(one), self.job.recipe.fit
         if recipe.quantize is None or fit is None:
             return recipe
-        keys: dict[str, Any] = {"max_drop": max(recipe.quantize.max_drop, round(fit.max_drop + ahead, 3))}
-        if load > ROOMY:
-            keys["rescue"] = [rung for rung in recipe.quantize.rescue if rung != "keep_float"]
-        return recipe.model_copy(update={"quantize": recipe.quantize.model_copy(update=keys)})
+        before, drop = recipe.quantize, min(round(fit.max_drop + ahead, 3), 100.0)
+        now = before.model_copy(update={"max_drop": max(before.max_drop, drop)})
+        if now.max_drop > before.max_drop:
+            self.console.say(
+                f"fit: int8 may lose {drop:g} points against its own float network, not {before.max_drop:g}: "
+                f"fit.max_drop allows {fit.max_drop:g} against the whole one"
+            )
+        if load > ROOMY and "keep_float" in before.rescue:
+            self.console.say("fit: no layer is kept in float to rescue accuracy: the budget has no time for that")
+            now = now.model_copy(update={"rescue": [rung for rung in before.rescue if rung != "keep_float"]})
+        return recipe.model_copy(update={"quantize": now})
 
     def folder(self, net: Net) -> Path:
         """Of the run that trains a whole network."""

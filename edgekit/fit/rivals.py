@@ -51,17 +51,24 @@ def _sides(whole: Whole, budget: Budget) -> list[int]:
     return list(dict.fromkeys((*enough[-1:], *more[:1], *more[len(more) // 2 :][:1])))
 
 
-def out_of_reach(narrowest: Candidate, section: FitSection, own: Net) -> str:
-    """Why the limits cannot be met, and what could be; empty if they may be."""
+def out_of_reach(narrow: Sequence[Candidate], section: FitSection, own: Net) -> str:
+    """Why the limits cannot be met, and what could be; empty if they may be.
+
+    Args:
+        narrow: the narrowest networks, the fastest first; another may be smaller.
+        section: the limits.
+        own: the recipe's network.
+    """
     for key, attribute in (("max_mb", "file_mb"), ("max_rss", "rss_mb")):
-        limit, least = getattr(section, key), max(getattr(row, attribute) for row in narrowest.measured)
+        limit = getattr(section, key)
+        least = min(max(getattr(row, attribute) for row in one.measured) for one in narrow)
         if limit is not None and least > limit:
             option = key.replace("_", "-")
             return (
                 f"fit: --{option} {limit:g} is out of reach: even the narrowest {own.name} takes {least:.3g} MB; allow "
                 f"at least --{option} {1.1 * least:.3g}, or choose a smaller network in model.name"
             )
-    max_ms, worst = section.max_ms, max(narrowest.measured, key=lambda row: row.low)
+    max_ms, worst = section.max_ms, max(narrow[0].measured, key=lambda row: row.low)
     if worst.low <= max_ms:
         return ""
     text = (

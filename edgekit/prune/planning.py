@@ -56,10 +56,10 @@ class Planner:
 
     @property
     def least(self) -> tuple[PrunePlan, ...]:
-        """The narrowest networks: ``round_to`` channels stay in each group, or more where these fill no vector.
+        """The narrowest networks: one with ``round_to`` channels in each group, and one with as many as fill a vector.
 
-        Kernels may be slow with channels that do: in ONNX Runtime on x86 MobileNetV2 takes twice as long with 8 in each
-        group as with 16.
+        The second may be the faster one: in ONNX Runtime on x86, MobileNetV2 takes twice as long with 8 channels in
+        each group as with 16.
         """
         return tuple(
             PrunePlan({head: tuple(range(min(width, floor))) for head, width in self.width.items()}, self.width)
