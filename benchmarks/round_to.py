@@ -8,7 +8,9 @@ Usage::
     python benchmarks/round_to.py                   # the networks of `NETS`
     python benchmarks/round_to.py mobilenetv2_100
 
-A row is one share: milliseconds with multiples of 8, with multiples of 16, and how many times faster those are.
+A row is one share: milliseconds with multiples of 8, with multiples of 16, and how many times faster those are. Two
+rows show what few channels cost: the narrowest networks, with 8 channels everywhere and with 16, and networks whose
+first layers alone have 24 channels and 32.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'net':<20} {'engine':<12} {'macs':>5} {'8':>9} {'16':>9} {'faster':>7}")
+    print(f"{'net':<20} {'engine':<12} {'left':>12} {'8':>9} {'16':>9} {'faster':>7}")
     for name in given.names or NETS:
         with tempfile.TemporaryDirectory() as folder:
             measure(name, Path(folder))
@@ -49,16 +51,21 @@ def measure(name: str, folder: Path) -> None:
     """Print the rows of a network."""
     whole = network(name, SIZE, CLASSES)
     plans = {session.WHOLE: PrunePlan({}, {})}
-    plans |= {f"{share} {multiple}": plan(whole, share, multiple) for share in SHARES for multiple in MULTIPLES}
+    pairs = {f"{share:.0%}": [plan(whole, share, multiple) for multiple in MULTIPLES] for share in SHARES}
+    planner = Planner(whole, SIZE, PruneSection(score="l2", macs=0.5), lambda: ())
+    pairs["narrowest"] = list(planner.least)
+    first = planner.groups[0]
+    pairs["first 24, 32"] = [session.plan_of([first], {first.head: width}) for width in (24, 32)]
+    plans |= {f"{title} {place}": each for title, pair in pairs.items() for place, each in enumerate(pair)}
     device, formats = Device(name="host"), ["onnx", "tflite"]
     pixels, console = list(images(2, SIZE)), Console(quiet=True)
     setting = Setting(device.name, device, formats, QuantizeSection(), SIZE, pixels, LEVELS, folder, console)
     readings = session.measure(session.make_files(whole, plans, setting, formats), setting)
     ms = {(each.engine, each.network): each.value for each in readings}
     for engine in dict.fromkeys(each.engine for each in readings):
-        for share in SHARES:
-            eight, sixteen = (ms[engine, f"{share} {multiple}"] for multiple in MULTIPLES)
-            row = f"{name:<20} {engine:<12} {share:>5.0%} {eight:>6.3f} ms {sixteen:>6.3f} ms {eight / sixteen:>6.2f}x"
+        for title in pairs:
+            eight, sixteen = ms[engine, f"{title} 0"], ms[engine, f"{title} 1"]
+            row = f"{name:<20} {engine:<12} {title:>12} {eight:>6.3f} ms {sixteen:>6.3f} ms {eight / sixteen:>6.2f}x"
             print(row, flush=True)
 
 

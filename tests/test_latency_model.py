@@ -132,7 +132,7 @@ def test_the_width_of_the_kernels_is_found(tile: int) -> None:
 
 @pytest.mark.parametrize("slow", [1, 8, 20])
 def test_channels_that_fill_no_vector_are_noticed(slow: int) -> None:
-    """By default a search must not choose 24 channels where 32 would be faster."""
+    """Or a search would choose 24 channels where 32 are faster."""
     device = board(16, seed=3, slow=slow)
     model = learnt(device, profiled=True)
     assert (model.tile.stray > 1) == (slow > 1)

@@ -557,6 +557,9 @@ def test_the_narrowest_network_is_not_taken_for_the_fastest() -> None:
     least = f"the least is {16 * len(planner.width) / whole:.3f}"
     with pytest.raises(InputError, match=least):
         planner.plan(Aim("prune.latency", 0.9 * 16 * len(planner.width) / whole, of, per_cost=True))
+    kept = PruneSection.model_validate({"score": "l2", "steps": 1, "macs": 0.5, "scope": "global"})
+    with pytest.raises(InputError, match=r"the least is .*, where channels are removed in this order"):
+        planner.plan(Aim("prune.latency", 1.001 * 16 * len(planner.width) / whole, of), kept)
 
 
 def test_keep_takes_a_layer_and_what_goes_with_it_out() -> None:

@@ -37,7 +37,7 @@ PLANS = "plans"
 WHOLE = "whole"
 """Folder of the run that trains the recipe's own network."""
 ROOMY = 0.8
-"""Share of a limit up to which there is room for layers in float: with four, MobileNetV2 took a seventh longer."""
+"""Share of a limit up to which there is room for some layers in float."""
 FEW = 512
 """Most training images that a head is fitted on where nothing is trained."""
 

@@ -113,7 +113,7 @@ class Result:
     whole: Candidate
     """The recipe's own network, unpruned."""
     narrowest: Candidate | None
-    """The narrowest one that pruning can reach, measured but not trained; None if it was not measured."""
+    """The fastest of the narrowest that pruning can reach, measured but not trained; None if it was not measured."""
     candidates: tuple[Candidate, ...] = ()
     """In the order in which they came up."""
     chosen: str = ""

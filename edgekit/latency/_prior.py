@@ -31,9 +31,9 @@ _EVEN = 0.25
 _KNOWN = 0.5
 """Least share of a profile's time in operators named after the layers for it to be of use."""
 FEW, FEW_DEPTHWISE = 16, 32
-"""Layers of fewer channels may be slow with those that fill no vector: in ONNX Runtime 1.31 on x86-64 a depthwise
-convolution of 24 channels takes twice as long as one of 32, but one of 40 does not; a 1x1 convolution to 8 channels
-takes 1.5 to 3 times as long as one to 16, but one to 24 does not."""
+"""Layers of fewer channels may be slow with those that fill no vector, as ONNX Runtime 1.31 on x86-64 is: a depthwise
+convolution of 24 channels takes longer than one of 32, but one of 40 does not, and a 1x1 convolution to 8 channels
+longer than one to 16, but one to 24 does not."""
 
 
 @dataclass(frozen=True)

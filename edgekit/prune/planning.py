@@ -58,8 +58,7 @@ class Planner:
     def least(self) -> tuple[PrunePlan, ...]:
         """The narrowest networks: one with ``round_to`` channels in each group, and one with as many as fill a vector.
 
-        The second may be the faster one: in ONNX Runtime on x86, MobileNetV2 takes twice as long with 8 channels in
-        each group as with 16.
+        The second may be the faster one (``benchmarks/round_to.py``).
         """
         return tuple(
             PrunePlan({head: tuple(range(min(width, floor))) for head, width in self.width.items()}, self.width)
@@ -112,10 +111,12 @@ class Planner:
                 stays = [place for place in range(len(kept[head])) if place not in places]
                 kept[head] = kept[head][stays]
                 gone[head] = self.width[head] - len(stays)
-        if cost(gone) > aim.share * whole:  # groups without a score
+        if cost(gone) > aim.share * whole:
+            unscored = len(scores) < len(groups)
+            why = f'"{section.score}" applies to {len(scores)} of {len(groups)} groups of channels'
             raise InputError(
-                f"{aim.said} = {aim.share:g}: out of reach; the least is {cost(gone) / whole:.3f}, as "
-                f'"{section.score}" applies to {len(scores)} of {len(groups)} groups of channels'
+                f"{aim.said} = {aim.share:g}: out of reach; the least is {cost(gone) / whole:.3f}, "
+                + (f"as {why}" if unscored else "where channels are removed in this order")
             )
         changed = [group for group in groups if gone[group.head]]
         return PrunePlan(_lists(kept, changed), {group.head: group.channels for group in changed})
