@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
+from torch.futures import Future
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -64,7 +65,7 @@ class Crew:
     _orders: Any = None
     """The group in which they wait without limit."""
     exchange: Exchange | None = None
-    """How they add up a few numbers; None if they are on GPUs or on several machines: torch does it."""
+    """How they add up numbers; None if they are on GPUs or on several machines: torch does it."""
     lost: Lost | None = None
     """Why nothing can be told any more."""
 
@@ -76,7 +77,18 @@ class Crew:
         """The network whose gradients are averaged over all processes, and whose batch norms see whole batches."""
         if self.size == 1:
             return module
-        return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        if self.exchange is not None:
+            wrapped.register_comm_hook(None, lambda _, bucket: self._averaged(bucket.buffer()))
+        return wrapped
+
+    def _averaged(self, gradients: Tensor) -> Future[Tensor]:
+        """Their averages over all processes, as torch's own hook gives them."""
+        self.add(gradients)
+        gradients /= self.size
+        done: Future[Tensor] = Future()
+        done.set_result(gradients)
+        return done
 
     def apart(self, module: nn.Module) -> AbstractContextManager[None]:
         """Let each process keep its own gradients until the last batch of a step."""
