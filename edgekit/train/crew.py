@@ -35,6 +35,8 @@ MEETING = 300.0
 """Seconds at least that processes wait for each other at the beginning."""
 OF_GROUPS = ("gloo", "nccl", "timed out", "timeout", "connection", "broken pipe", "by peer")
 """Words of errors that are about other processes."""
+AT_ONCE = 1 << 20
+"""Megabytes of gradients that are averaged in one go: there is nothing to be gained from beginning earlier."""
 ASKING = timedelta(seconds=10)
 """How long each has to answer when one is being looked for that hangs."""
 
@@ -77,7 +79,12 @@ class Crew:
         """The network whose gradients are averaged over all processes, and whose batch norms see whole batches."""
         if self.size == 1:
             return module
-        wrapped = DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(
+            module,
+            forward_sync_buffers=False,
+            gradient_as_bucket_view=True,
+            bucket_cap_mb=None if self.exchange is None else AT_ONCE,
+        )
         if self.exchange is not None:
             wrapped.register_comm_hook(None, lambda _, bucket: self._averaged(bucket.buffer()))
         return wrapped
