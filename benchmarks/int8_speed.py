@@ -15,7 +15,6 @@ Usage::
     python benchmarks/int8_speed.py                                    # the nets of the table, minutes each
     python benchmarks/int8_speed.py mobilenetv2_100 --keep speed       # keep the files, so that timing again is quick
     python benchmarks/int8_speed.py mobilenetv2_100 --profile          # also: milliseconds by operator of our file
-    python benchmarks/int8_speed.py mobilenetv2_100 --threads 2
 """
 
 from __future__ import annotations
@@ -64,12 +63,11 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the files; existing ones are reused")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--profile", action="store_true", help="time the operators of our int8 file")
-    parser.add_argument("--threads", type=int, default=1, help="of each inference")
     parser.add_argument("--size", type=int, default=SIZE, help="side of the image")
     parser.add_argument("--time", help=argparse.SUPPRESS)  # for the processes started below
     arguments = parser.parse_args()
     if arguments.time:
-        print(json.dumps(_time(Path(arguments.time), arguments.rounds, arguments.threads, arguments.profile)))
+        print(json.dumps(_time(Path(arguments.time), arguments.rounds, arguments.profile)))
         return
     ratios: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -78,7 +76,6 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             make(name, folder, arguments.size)
             command = [sys.executable, __file__, "--time", str(folder), "--rounds", str(arguments.rounds)]
-            command += ["--threads", str(arguments.threads)]
             command += ["--profile"] if arguments.profile else []
             said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             *lines, last = said.splitlines()
@@ -94,7 +91,7 @@ def main() -> None:
 # --- timing
 
 
-def _time(folder: Path, rounds: int, threads: int, profile: bool) -> tuple[float, float]:
+def _time(folder: Path, rounds: int, profile: bool) -> tuple[float, float]:
     """Print a line for each engine; the best of ours over the best peer, and over the best float."""
     from edgekit.runtime.engines import onnxruntime
 
@@ -106,11 +103,11 @@ def _time(folder: Path, rounds: int, threads: int, profile: bool) -> tuple[float
         for kind in ("fp32", "int8", "peer"):
             file = folder / ("peer.xml" if (engine, kind) == ("openvino", "peer") else f"{kind}.{suffix}")
             if file.exists():
-                calls[engine, kind] = run(file, threads)
+                calls[engine, kind] = run(file)
     if not onnxruntime.saturates():
-        calls["onnxruntime", "exact"] = _exact_ort(folder / "int8.onnx", threads)
+        calls["onnxruntime", "exact"] = _exact_ort(folder / "int8.onnx")
     if "openvino" in runners:
-        calls["openvino", "plain"] = _plain_openvino(folder / "int8.onnx", threads)
+        calls["openvino", "plain"] = _plain_openvino(folder / "int8.onnx")
     for call in calls.values():
         repeat(call, WARMUP)
     taken: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
@@ -153,18 +150,18 @@ def repeat(call: Callable[[], object], count: int) -> list[float]:
     return taken
 
 
-def _ort(path: Path, threads: int) -> Callable[[], object]:
+def _ort(path: Path) -> Callable[[], object]:
     from edgekit.runtime.engines import onnxruntime
 
-    return _calls(onnxruntime.cpu_session(str(path), threads))
+    return _calls(onnxruntime.cpu_session(str(path)))
 
 
-def _exact_ort(path: Path, threads: int) -> Callable[[], object]:
+def _exact_ort(path: Path) -> Callable[[], object]:
     from onnxruntime import InferenceSession
 
     from edgekit.runtime.engines import onnxruntime
 
-    options = onnxruntime.session_options(threads)
+    options = onnxruntime.session_options(1)
     options.add_session_config_entry("session.x64quantprecision", "1")
     return _calls(InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
 
@@ -175,10 +172,10 @@ def _calls(session: Any) -> Callable[[], object]:
     return lambda: session.run(None, feed)
 
 
-def _litert(path: Path, threads: int) -> Callable[[], object]:
+def _litert(path: Path) -> Callable[[], object]:
     from ai_edge_litert import interpreter
 
-    model = interpreter.Interpreter(str(path), num_threads=threads)
+    model = interpreter.Interpreter(str(path), num_threads=1)
     model.allocate_tensors()
     source = model.get_input_details()[0]
     x = np.random.default_rng(0).normal(size=source["shape"])
@@ -186,21 +183,21 @@ def _litert(path: Path, threads: int) -> Callable[[], object]:
     return lambda: model.invoke()
 
 
-def _openvino(path: Path, threads: int) -> Callable[[], object]:
+def _openvino(path: Path) -> Callable[[], object]:
     from edgekit.runtime.engines import openvino
 
     if path.suffix != ".onnx":  # NNCF's
-        return _plain_openvino(path, threads)
-    session = openvino.load(str(path), threads)
+        return _plain_openvino(path)
+    session = openvino.load(str(path))
     x = np.random.default_rng(0).normal(size=session.input.shape).astype(np.float32)
     return lambda: session.run(x)
 
 
-def _plain_openvino(path: Path, threads: int) -> Callable[[], object]:
+def _plain_openvino(path: Path) -> Callable[[], object]:
     """A file as it is, with the properties that edgekit sets."""
     from edgekit.runtime.engines import openvino
 
-    compiled = openvino._core().compile_model(str(path), "CPU", openvino.hints("f32", threads))
+    compiled = openvino._core().compile_model(str(path), "CPU", openvino.hints("f32", 1))
     request = compiled.create_infer_request()
     x = np.random.default_rng(0).normal(size=tuple(compiled.inputs[0].shape)).astype(np.float32)
     return lambda: request.infer([x], share_inputs=True)

@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=640, help="training images that are used")
     parser.add_argument("--batch", type=int, default=32, help="images of a step, of all processes together")
     parser.add_argument("--rounds", type=int, default=3, help="how often one process and two take turns")
+    parser.add_argument("--batch-norm", nargs="+", default=("frozen", "train"), help="what processes are compared with")
     flags = parser.parse_args()
     labels = few(flags.folder, flags.images)
     cores = len(os.sched_getaffinity(0))
@@ -57,7 +58,7 @@ def main() -> None:
     plain = plain_loop(flags.folder / "whole" / "1-data", flags.batch, cores)
     print(f"edgekit    {ours:6.1f} images/s, {wait:.1%} of the time waiting for images{missed(wait <= WAIT)}")
     print(f"plain loop {plain:6.1f} images/s; ratio {ours / plain:.2f}{missed(ours >= SHARE * plain)}", flush=True)
-    for norms in ("frozen", "train"):
+    for norms in flags.batch_norm:
         changes = [batch, f"train.batch_norm={norms}", "train.workers=0"]
         print(f"batch {flags.batch}, one thread each, batch_norm = {norms}:")
         processes(partial(run, changes), norms, flags.rounds)
