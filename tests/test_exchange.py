@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgekit.errors import InputError
 from edgekit.train import exchange
 
 
@@ -45,6 +48,27 @@ def test_sums_are_numpys_and_all_have_the_same_bits(tmp_path: Path, size: int, l
     found = together(tmp_path, size, work)
     np.testing.assert_allclose(found[0].numpy(), parts.sum(0), rtol=1e-12, atol=1e-12)
     assert all(torch.equal(each, found[0]) for each in found)
+
+
+def test_the_shared_memory_has_no_name_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "SHARED_MEMORY", str(tmp_path))
+
+    def work(rank: int, sums: exchange.Exchange) -> list[Path]:
+        sums.add(torch.ones(4))
+        return list(tmp_path.glob("edgekit-*"))
+
+    assert together(tmp_path, 2, work) == [[], []]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_no_room_to_share_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "SHARED_MEMORY", str(tmp_path))
+    full = tmp_path / "full"
+    full.touch()
+    monkeypatch.setattr(tempfile, "mkstemp", lambda **_: (os.open("/dev/full", os.O_WRONLY), str(full)))
+    with pytest.raises(InputError, match=r"has no room for 0\.5 MB that .* \(No space left on device\)"):
+        exchange._new_file(1 << 19)
+    assert not full.exists()
 
 
 def test_a_process_that_is_gone_is_told(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgekit.errors import InputError
+
 HERE = "127.0.0.1"
 PART = 256 << 10
 """Bytes that each process lays out at once: they stay in the caches."""
@@ -84,7 +86,7 @@ def joined(store: Any, rank: int, size: int, timeout: float) -> Iterator[Exchang
     Raises:
         ConnectionError: another process is gone.
         TimeoutError: another process does not answer.
-        OSError: there is no room for the memory that they share.
+        InputError: there is no room for the memory that they share.
     """
     peers: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as stack:
@@ -117,11 +119,20 @@ def joined(store: Any, rank: int, size: int, timeout: float) -> Iterator[Exchang
 
 
 def _new_file(length: int) -> Path:
-    """A file of zeros, in memory where the system offers that."""
-    folder = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
+    """A file of zeros, in memory where the system offers that.
+
+    Raises:
+        InputError: there is no room for it.
+    """
+    folder = Path(SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else tempfile.gettempdir())
     descriptor, name = tempfile.mkstemp(prefix="edgekit-", dir=folder)
-    with open(descriptor, "wb") as file:
-        file.write(bytes(length))
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(bytes(length))
+    except OSError as error:
+        Path(name).unlink()
+        room = f"{length / 1e6:.1f} MB that the processes share"
+        raise InputError(f"train: {folder} has no room for {room} ({error.strerror}): make some") from error
     return Path(name)
 
 
