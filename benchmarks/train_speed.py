@@ -39,6 +39,7 @@ from edgekit.data.dataset import ImageSet
 from edgekit.types import InputSpec
 
 SHARE, WAIT, TIMES = 0.95, 0.03, 1.7
+NORMS = ("frozen", "train")
 CHANGES = ("model.weights=none", "train.epochs=3", "train.frozen=0", "train.ema=")
 
 
@@ -48,7 +49,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=640, help="training images that are used")
     parser.add_argument("--batch", type=int, default=32, help="images of a step, of all processes together")
     parser.add_argument("--rounds", type=int, default=3, help="how often one process and two take turns")
-    parser.add_argument("--batch-norm", nargs="+", default=("frozen", "train"), help="what processes are compared with")
+    parser.add_argument(
+        "--batch-norm", nargs="+", choices=NORMS, default=NORMS, help="what processes are compared with"
+    )
     flags = parser.parse_args()
     labels = few(flags.folder, flags.images)
     cores = len(os.sched_getaffinity(0))

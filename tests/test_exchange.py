@@ -35,7 +35,7 @@ def together(folder: Path, size: int, work: Callable[[int, exchange.Exchange], A
 
 
 @pytest.mark.parametrize("length", [1, 3, exchange.PART // 8, exchange.PART // 8 + 1, 200_000])
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [1, 2, 3])
 def test_sums_are_numpys_and_all_have_the_same_bits(tmp_path: Path, size: int, length: int) -> None:
     parts = np.random.default_rng(length).normal(size=(size, 1, length))
 

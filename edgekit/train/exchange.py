@@ -61,8 +61,8 @@ class Exchange:
             self._half = 1 - self._half
             laid[self._rank].copy_(part)
             self._meet()
-            torch.add(laid[0], laid[1], out=part)
-            for other in laid[2:]:
+            part.copy_(laid[0])
+            for other in laid[1:]:
                 part += other
 
     def _meet(self) -> None:
@@ -80,7 +80,7 @@ def joined(store: Any, rank: int, size: int, timeout: float) -> Iterator[Exchang
     Args:
         store: where processes leave their addresses; a `torch.distributed` store of this attempt alone.
         rank: of this process.
-        size: number of processes, at least 2.
+        size: number of processes.
         timeout: seconds that one may keep the others waiting.
 
     Raises:
@@ -109,12 +109,14 @@ def joined(store: Any, rank: int, size: int, timeout: float) -> Iterator[Exchang
         if rank == 0:
             store.set("exchange/table", str(_new_file(2 * size * PART)))
         file = Path(store.get("exchange/table").decode())
-        with file.open("r+b") as opened:
-            table = torch.frombuffer(mmap.mmap(opened.fileno(), 0), dtype=torch.uint8).view(2, size, PART)
-        made = Exchange(peers, rank, table)
-        made._meet()
-        if rank == 0:  # all have it now, and it ends with the last of them
-            file.unlink()
+        try:
+            with file.open("r+b") as opened:
+                table = torch.frombuffer(mmap.mmap(opened.fileno(), 0), dtype=torch.uint8).view(2, size, PART)
+            made = Exchange(peers, rank, table)
+            made._meet()
+        finally:
+            if rank == 0:  # all have it now, and it ends with the last of them
+                file.unlink()
         yield made
 
 
