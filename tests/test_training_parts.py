@@ -354,7 +354,7 @@ def test_processes_beside_the_training_prepare_the_same_images(tmp_path: Path) -
     assert done.stdout == "the same\n", done.stderr
 
 
-def test_the_faster_way_to_load_images_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_beside_the_training_go_only_where_they_clearly_slow_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "jax", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     loader = Loader(None, TrainSection(), Crew())
@@ -364,8 +364,9 @@ def test_the_faster_way_to_load_images_is_kept(monkeypatch: pytest.MonkeyPatch) 
     assert tried == 1
     loader._paces.append(Pace(tried, images=100, seconds=12.0, waited=0.1))
     assert loader._workers() == 0
-    loader._paces[1].seconds = 7.0
-    assert loader._workers() == tried
+    for faster_or_as_fast in (7.0, 10.4):
+        loader._paces[1].seconds = faster_or_as_fast
+        assert loader._workers() == tried
     monkeypatch.setitem(sys.modules, "jax", sys)
     assert loader._workers() == 0
 

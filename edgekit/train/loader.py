@@ -26,6 +26,8 @@ SHORT = 5.0
 """Seconds of an epoch below which they would not pay for their start."""
 MOST = 8
 """Processes beside the training that are started unless the recipe says how many."""
+CHANCE = 0.05
+"""Share by which the rates of two equal epochs differ by chance."""
 PROBES = 8
 """Images whose preparation is timed."""
 
@@ -105,7 +107,7 @@ class Loader:
     """The training images, batch by batch.
 
     The first epoch prepares them in the training process. If it spent more than `WORTH` of its time with that, the
-    second has processes beside it, and the rest go on as the faster of the two did. The images are the same either way.
+    second has processes beside it, which stay unless they made it clearly slower. The images are the same either way.
     Inside `started`, these processes wait from the beginning on.
 
     Args:
@@ -195,4 +197,5 @@ class Loader:
         if len(self._paces) == 1:
             needed = math.ceil(first.wait / max(1 - first.wait, 1e-3))
             return min(needed, most) if first.wait > WORTH and first.seconds > SHORT else 0
-        return max(self._paces[:2], key=lambda pace: pace.rate).workers
+        second = self._paces[1]
+        return second.workers if second.rate >= first.rate * (1 - CHANCE) else 0
