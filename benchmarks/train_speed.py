@@ -138,7 +138,9 @@ def plain_loop(data: Path, batch: int, workers: int) -> float:
     module = module.to(memory_format=torch.channels_last)
     module.train()
     solver = torch.optim.AdamW(module.parameters(), lr=1e-3)
-    batches = DataLoader(images, batch_size=batch, shuffle=True, num_workers=1, persistent_workers=True)
+    batches = DataLoader(
+        images, batch, shuffle=True, num_workers=1, persistent_workers=True, multiprocessing_context="fork"
+    )
     rate = 0.0
     for _ in range(3):
         began, seen = time.perf_counter(), 0
