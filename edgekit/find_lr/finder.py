@@ -113,7 +113,7 @@ def judge(name: str, optimizer: str, batch: int, rates: Sequence[float], losses:
 def _losses(recipe: Recipe, base: Path, out: Path, console: Console, rates: Sequence[float]) -> Iterable[float]:
     """The loss of each step, until it explodes."""
     assert recipe.train is not None
-    section = recipe.train.model_copy(update={"accumulate": 1, "ema": None, "unfreeze": None})
+    section = recipe.train.model_copy(update={"ema": None, "unfreeze": None})
     port.check(recipe.data)
     index = index_file.build(recipe.data, base, out / "data", console)
     root = index_file.root_of(index, out / "data")

@@ -6,6 +6,7 @@ import copy
 import math
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LEAST = 2
+"""Images of a batch, for batch norms."""
 FASTER = 0.95
 """Share of float32's time that bfloat16 may take on a CPU to be used there."""
 
@@ -83,6 +86,7 @@ class Trainer:
         Raises:
             NotANumber: the loss is none.
             InputError: the network does not return a tensor in training.
+            Shortfall: the GPU's memory does not hold the batch.
         """
         section, state, crew = self._section, self._state, self._crew
         torch.manual_seed(_mixed(section.seed, number))  # dropout, stochastic depth, mixing
@@ -175,6 +179,33 @@ class Trainer:
         if state.average is not None:
             state.average.update_parameters(state.module)
 
+    def _no_room(self) -> str:
+        """Which part of the batch fits into the GPU's memory: steps on halves, quarters and so on are tried."""
+        batch, accumulate = self._section.batch, self._section.accumulate
+        text = f"train: the GPU's memory does not hold train.batch = {batch}"
+        if self._crew.size > 1:  # the others wait in the step that failed
+            return f"{text}: halve it, and set train.accumulate = {2 * accumulate}"
+        parts = 2
+        while (part := batch // parts) >= LEAST:
+            if self._fits(part):
+                count = parts * accumulate
+                return (
+                    f"{text}, but {part}: set that and train.accumulate = {count}, for steps of {part * count} images"
+                )
+            parts *= 2
+        return f"{text}: not even {LEAST} images fit: lower data.input, or take a smaller network"
+
+    def _fits(self, batch: int) -> bool:
+        """Whether a step on so many images does not run out of memory."""
+        self._state.optimizer.zero_grad()
+        images, labels = torch.zeros(batch, *self._loader.shape), torch.zeros(batch, dtype=torch.int64)
+        try:
+            self._backward(self._wrapped(), images, labels, 1.0)
+            self._step(None)
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
     def _broken(self, loss: float, epoch: int, step: int, steps: int) -> str:
         text = f"the loss is {loss} at epoch {epoch}, step {step + 1} of {steps}"
         layer = gradients.first_broken(self._state.module)
@@ -213,10 +244,8 @@ class Trainer:
             with whole_batches(module, self._crew):
                 yield
         except torch.OutOfMemoryError as error:
-            raise Shortfall(
-                f"train: the GPU's memory does not hold train.batch = {section.batch}: halve it, and set "
-                f"train.accumulate = {2 * section.accumulate}, which trains the same"
-            ) from error
+            traceback.clear_frames(error.__traceback__)  # they hold what the failed pass had laid out
+            raise Shortfall(self._no_room()) from error
         finally:
             for weight in frozen:
                 weight.requires_grad_(True)

@@ -158,6 +158,11 @@ class Loader:
             pace.seconds = last - began
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: channels, height, width."""
+        return self._images.spec.shape
+
+    @property
     def pace(self) -> Pace:
         """How the latest epoch went."""
         return self._paces[-1]
