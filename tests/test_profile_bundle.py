@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
@@ -370,6 +370,8 @@ TABLE = st.dictionaries(KEYS, JSON | st.dictionaries(st.sampled_from(["top1", "d
 
 @settings(max_examples=60, deadline=None)
 @given(TABLE, TABLE | st.none())
+@example({}, {"quantize": True})
+@example({}, {"quantize": {"max_drop": True}})
 def test_whatever_the_schema_leaves_open_is_reported_or_refused(opened: Bundle, provenance: Any, recipe: Any) -> None:
     odd = replace(opened, manifest={**opened.manifest, "provenance": provenance, "recipe": recipe})
     try:

@@ -244,8 +244,10 @@ def _stated(manifest: Mapping[str, Any]) -> Accuracy | None:
 
 def _max_drop(manifest: Mapping[str, Any]) -> float | None:
     section = (manifest.get("recipe") or {}).get("quantize") or {}
-    value = section.get("max_drop") if isinstance(section, Mapping) else section
-    if value is not None and not isinstance(value, int | float):
+    if not isinstance(section, Mapping):
+        raise InputError(f"{manifest['name']}: recipe.quantize of the manifest is not a section; pack it again")
+    value = section.get("max_drop")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise InputError(f"{manifest['name']}: recipe.quantize.max_drop of the manifest is not a number; pack it again")
     return None if value is None else float(value)
 
