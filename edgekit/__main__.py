@@ -11,9 +11,14 @@ def main() -> None:
         here = ".".join(map(str, sys.version_info[:2]))
         print(f"edgekit: needs Python 3.11, this is {here}; only python -m edgekit.runtime runs here", file=sys.stderr)
         sys.exit(2)
-    from edgekit.cli.main import main as command
+    try:
+        from edgekit.cli.main import main as command
 
-    command()
+        command()
+    except KeyboardInterrupt:
+        from edgekit.cli import _interrupted
+
+        _interrupted.stop()
 
 
 if __name__ == "__main__":

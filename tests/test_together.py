@@ -152,14 +152,21 @@ def test_two_nodes_end_with_the_weights_of_one_process(alone: Path, tmp_path: Pa
 
 def of_rank(process: subprocess.Popen[str], rank: int) -> int:
     """The process of one rank below a command."""
+    (found,) = below(process, f"RANK={rank}")
+    return found
+
+
+def below(process: subprocess.Popen[str], mark: str) -> list[int]:
+    """Processes below a command that have a word on their command lines or in their environments."""
+    found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            is_it = f"RANK={rank}".encode() in (path / "environ").read_bytes().split(b"\0")
-            if is_it and process.pid in ancestors(int(path.name)):
-                return int(path.name)
+            words = (path / "cmdline").read_bytes() + (path / "environ").read_bytes()
+            if mark.encode() in words.split(b"\0") and process.pid in ancestors(int(path.name)):
+                found.append(int(path.name))
         except OSError:  # it has ended meanwhile
             continue
-    raise AssertionError(f"no process of rank {rank}")
+    return found
 
 
 def ancestors(pid: int) -> set[int]:
@@ -205,3 +212,41 @@ def test_an_exit_code_reaches_the_command(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv(launch.ENDING, str(tmp_path / "code"))
     assert launch.leave(2) == 0  # otherwise torchrun would start all of them again
     assert (tmp_path / "code").read_text() == "2"
+
+
+@pytest.mark.parametrize("way", ["SIGINT", "SIGTERM", "in the terminal"])
+def test_an_interrupted_training_says_so_in_one_line_and_goes_on_later(way: str, alone: Path, tmp_path: Path) -> None:
+    words = ("-m", "edgekit", "train", recipe(tmp_path), "--out", tmp_path / "run", "--processes", "2")
+    process = started(*words)
+    wait_for(tmp_path / "run" / ".2-train.partial" / LAST, process)
+    ranks = [of_rank(process, rank) for rank in range(2)]
+    if way == "in the terminal":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(getattr(signal, way))
+    code, said = ended(process)
+    assert code == 130
+    assert said.rstrip().endswith("edgekit: interrupted; run the same command again to resume")
+    assert said.count("edgekit: ") == 1
+    assert not [word for word in ("Traceback", "Aborted", "signal", "torch") if word in said]
+    assert not [rank for rank in ranks if Path(f"/proc/{rank}").exists()]
+    if way != "in the terminal":
+        return
+    code, said = ended(started(*words))
+    assert code == 0, said
+    assert "resuming after epoch" in said
+    ours, theirs = weights(tmp_path / "run"), weights(alone)
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("moment", ["edgekit.train.torchrun", "RANK=1"])
+def test_a_training_that_is_interrupted_while_processes_start_says_so_in_one_line(moment: str, tmp_path: Path) -> None:
+    process = started("-m", "edgekit", "train", recipe(tmp_path), "--out", tmp_path / "run", "--processes", "2")
+    while not below(process, moment):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    code, said = ended(process)
+    assert code == 130
+    assert said == "edgekit: interrupted; run the same command again to resume\n"

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from edgekit.cli import _complete
+from edgekit.cli import _complete, _interrupted
 from edgekit.errors import EdgekitError, need
 from edgekit.runtime import terminal
 from edgekit.runtime.errors import RuntimeFault
@@ -58,6 +57,8 @@ class Group(click.Group):
         except click.ClickException as error:
             error.message = terminal.lines(error.message)  # type: ignore[misc]
             raise
+        except KeyboardInterrupt:  # click would say "Aborted!"
+            _interrupted.stop()
 
 
 def percentage(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -81,17 +82,17 @@ def guarded(work: Callable[[], None], debug: bool) -> None:
     except (Exception, KeyboardInterrupt) as error:  # the outermost frame: nobody above could say it better
         if debug:
             sys.stderr.write(terminal.lines(traceback.format_exc()))
+        if isinstance(error, KeyboardInterrupt):
+            _interrupted.stop()
         _stop(*_ending(error))
 
 
-def _ending(error: BaseException) -> tuple[str, int]:
+def _ending(error: Exception) -> tuple[str, int]:
     """What to say of an error, in one line, and the exit code."""
     if isinstance(error, EdgekitError):
         return str(error), error.exit_code
     if isinstance(error, RuntimeFault):
         return str(error), 1
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; run the same command again to resume", 128 + signal.SIGINT
     if isinstance(error, OSError):
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -104,23 +105,26 @@ def train(processes: int, timeout: float, **flags: Any) -> None:
     if launch.launched():
         guarded(lambda: _as_one_of_several(timeout, flags), flags["debug"])
     elif processes > 1:
-        need("torch", extra="compress", purpose="training in several processes")
-        sys.exit(launch.processes(processes, _without("--processes", sys.argv[1:])))
+        guarded(lambda: sys.exit(launch.processes(processes, _without("--processes", sys.argv[1:]))), flags["debug"])
     else:
         _go("train", **flags)
 
 
 def _as_one_of_several(timeout: float, flags: dict[str, Any]) -> None:
     """The command in a process that torchrun has started: the first one runs it, the others help it to train."""
-    need("torch", extra="compress", purpose="training in several processes")
-    from edgekit.train import crew, launch, together
+    from edgekit.train import launch
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while torch is being imported, which may swallow an exception
+    need("torch", extra="compress", purpose=launch.PURPOSE)
+    from edgekit.train import crew, together
+
+    launch.interruptible()
     with crew.joined(timeout) as mine:
         launch.enrol(mine.rank)
         if mine.rank:
             try:
                 together.follow(mine)
-            except crew.Lost:  # the first process says so, unless it is what was lost
+            except (crew.Lost, KeyboardInterrupt):  # the first process says so, unless it is what was lost
                 sys.exit(1)
             return
         code = 0
@@ -129,6 +133,9 @@ def _as_one_of_several(timeout: float, flags: dict[str, Any]) -> None:
                 _go("train", **flags)
             except SystemExit as ending:
                 code = int(ending.code or 0)
+                if code == launch.INTERRUPTED:
+                    launch.leave(code)
+                    raise
     again = type(mine.lost) is crew.Lost  # torchrun starts all processes again if one exits with another code than 0
     sys.exit(code if again else launch.leave(code))
 

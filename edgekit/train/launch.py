@@ -10,12 +10,20 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
+from edgekit.errors import missing
+
+PURPOSE = "training in several processes"
 RESTARTS = 3
 """How often all processes are started again after one died; each time they go on from the last epoch."""
 GRACE = 10.0
 """Seconds that the others have to end when the first process has fallen short."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code after Ctrl-C."""
+SIGNALS = "SIGTERM,SIGHUP,SIGQUIT"
+"""What torchrun handles itself; SIGINT is left to `edgekit.train.torchrun`."""
 ENDING = "EDGEKIT_ENDING"
 """Environment variable: the file in which the first process leaves its exit code, as one that exits with another than 0
 would be started again."""
@@ -35,30 +43,58 @@ def processes(count: int, words: Sequence[str]) -> int:
 
     Returns:
         The exit code of the first one.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM; all have ended.
+        MissingPackage: there is no torch.
     """
+    if find_spec("torch") is None:
+        raise missing(ModuleNotFoundError(name="torch"), extra="compress", purpose=PURPOSE)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the others would outlive this process
     threads = max(len(os.sched_getaffinity(0)) // count, 1)
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    run = [sys.executable, "-m", "edgekit.train.torchrun", "--standalone", "--signals-to-handle", SIGNALS]
     with tempfile.TemporaryDirectory() as folder:
         ending = Path(folder) / "code"
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, ENDING: str(ending)}
-        command = [*run, "--max-restarts", str(RESTARTS), "-m", "edgekit", *words]
+        counts = ["--nproc-per-node", str(count), "--max-restarts", str(RESTARTS)]
+        command = [*run, *counts, "-m", "edgekit", *words]
         with subprocess.Popen(command, env=environment) as started:
-            while started.poll() is None:
-                time.sleep(0.2)
-                if ending.is_file() and ending.read_text() not in ("", "0"):
-                    _stop(started, [int(path.read_text()) for path in ending.parent.glob("rank-*")])
-        return int(ending.read_text()) if ending.is_file() else started.returncode
+            try:
+                while started.poll() is None:
+                    time.sleep(0.2)
+                    if ending.is_file() and ending.read_text() not in ("", "0"):
+                        _stop(started, ending.parent)
+            except KeyboardInterrupt:
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_IGN)
+                started.send_signal(signal.SIGINT)
+                _stop(started, ending.parent)
+                raise
+        code = int(ending.read_text()) if ending.is_file() else started.returncode
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        return code
 
 
-def _stop(started: subprocess.Popen[bytes], ranks: Sequence[int]) -> None:
-    """End all processes; one that hangs would never do so, and torchrun would wait for it."""
+def _stop(started: subprocess.Popen[bytes], folder: Path) -> None:
+    """Wait for all processes to end, but not for long: one that hangs would never do so."""
     try:
         started.wait(GRACE)
     except subprocess.TimeoutExpired:
         started.kill()
-        for rank in ranks:
+        for path in folder.glob("rank-*"):
             with suppress(ProcessLookupError):
-                os.kill(rank, signal.SIGKILL)
+                os.kill(int(path.read_text()), signal.SIGKILL)
+
+
+def interruptible() -> None:
+    """Let SIGINT interrupt this process once: torchrun repeats what the terminal has said already."""
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
 
 
 def enrol(rank: int) -> None:

@@ -56,9 +56,7 @@ def follow(together: crew.Crew) -> None:
 
 @contextmanager
 def leading(together: crew.Crew) -> Iterator[None]:
-    """Let the others go at the end, unless one of them is lost."""
-    try:
-        yield
-    finally:
-        if together.lost is None:
-            together.tell(None)
+    """Let the others go at the end, unless one of them is lost or this one is interrupted, as then they are, too."""
+    yield
+    if together.lost is None:
+        together.tell(None)
