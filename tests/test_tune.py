@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
+import subprocess
 import threading
 import time
 import tomllib
@@ -552,6 +554,23 @@ def test_a_killed_worker_loses_no_trial(tmp_path: Path, kind: str) -> None:
     assert again.settings["train.lr"] == killed.params["train.lr"]
     assert list(again.epochs) == [1, 2, 3, 4]
     assert "secret" not in (tmp_path / "out" / "tune.json").read_text()
+
+
+def test_sigterm_ends_all_workers(tmp_path: Path) -> None:
+    word = str(tmp_path / "trials.journal")
+    path = written(tmp_path, SPACE.replace("trials  = 3", "trials  = 100"))
+    words: list[str | Path] = ["tune", path, "--out", tmp_path / "out", "--storage", word, "--workers", "2", "--quiet"]
+    with subprocess.Popen(
+        support.command(*words), env=support.environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        _in_the_middle(word)
+        assert (tmp_path / "out" / "worker-2.log").exists()
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "edgekit: interrupted; run the same command again to resume\n"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # its group is empty
 
 
 def _in_the_middle(word: str) -> FrozenTrial:

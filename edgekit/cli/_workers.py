@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from edgekit.console import Console
 
 @contextmanager
 def helpers(words: Sequence[str], count: int, out: Path, console: Console) -> Iterator[None]:
-    """Start them, and wait for their ends; an error here ends them.
+    """Start them, and wait for their ends; an error here, Ctrl-C or SIGTERM ends them.
 
     Args:
         words: the command, after ``edgekit``.
@@ -23,6 +24,7 @@ def helpers(words: Sequence[str], count: int, out: Path, console: Console) -> It
     """
     with ExitStack() as logs:
         started = []
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # they would outlive this process
         for number in range(2, count + 2):
             log = logs.enter_context((out / f"worker-{number}.log").open("wb"))
             command = [sys.executable, "-m", "edgekit", *words]
@@ -34,6 +36,7 @@ def helpers(words: Sequence[str], count: int, out: Path, console: Console) -> It
                 process.terminate()
             raise
         finally:
+            signal.signal(signal.SIGTERM, before)
             for number, process in enumerate(started, start=2):
                 if (code := process.wait()) > 0:
                     log_file = out / f"worker-{number}.log"
