@@ -23,21 +23,23 @@ def helpers(words: Sequence[str], count: int, out: Path, console: Console) -> It
         console: told of those that end with an error.
     """
     with ExitStack() as logs:
-        started = []
+        started: list[subprocess.Popen[bytes]] = []
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # they would outlive this process
-        for number in range(2, count + 2):
-            log = logs.enter_context((out / f"worker-{number}.log").open("wb"))
-            command = [sys.executable, "-m", "edgekit", *words]
-            started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
         try:
+            for number in range(2, count + 2):
+                log = logs.enter_context((out / f"worker-{number}.log").open("wb"))
+                command = [sys.executable, "-m", "edgekit", *words]
+                started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
             yield
+            for process in started:
+                process.wait()
         except BaseException:
             for process in started:
                 process.terminate()
             raise
         finally:
-            signal.signal(signal.SIGTERM, before)
             for number, process in enumerate(started, start=2):
                 if (code := process.wait()) > 0:
                     log_file = out / f"worker-{number}.log"
                     console.say(f"{words[0]}: worker {number} ended with exit code {code}: see {log_file}")
+            signal.signal(signal.SIGTERM, before)
