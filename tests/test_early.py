@@ -146,6 +146,8 @@ BAD: list[tuple[str, str]] = [
     ("data.path=gone", 'data.path = "gone": no such file or folder'),
     ("data.labels=gone.txt", "gone.txt: "),
     ("prune.plan=gone.json", "gone.json: cannot be read"),
+    ('distill={teacher = "mobilenetv2_10"}', 'distill.teacher = "mobilenetv2_10": no such timm model'),
+    ('distill={teacher = "gone.onnx"}', "distill.teacher = gone.onnx: no such file or run directory"),
 ]
 
 

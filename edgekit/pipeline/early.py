@@ -116,6 +116,10 @@ def _check_files(run: Run, coming: Sequence[str]) -> None:
     recipe, base = run.recipe, run.job.base
     if "prune" in coming and recipe.prune is not None and recipe.prune.plan is not None:
         json_file.load(expand(recipe.prune.plan, base), PrunePlan)
+    if recipe.distill is not None and {"train", "prune", "quantize"} & set(coming):
+        from edgekit.train import teacher
+
+        teacher.find(recipe.distill.teacher, base)
     precisions = set(recipe.export.precisions) if "export" in coming and recipe.export is not None else set()
     if precisions == {"int8"} and recipe.quantize is None:
         raise InputError('export.precisions = ["int8"]: int8 needs a [quantize] section; add one, or "fp32" here')

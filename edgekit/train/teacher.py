@@ -81,7 +81,7 @@ def digest(name: str, base: Path) -> str:
     Raises:
         InputError: there is no such thing.
     """
-    found = _found(name, base)
+    found = find(name, base)
     if found is None:
         return f"{name} of timm {timm.__version__}"
     files = [found] if found.is_file() else [found / checkpoint_file.NAME, found / models.WEIGHTS]
@@ -101,7 +101,7 @@ def load(name: str, base: Path, spec: InputSpec, labels: Sequence[str]) -> nn.Mo
         InputError: there is no such teacher, or it has other classes.
         MissingPackage: the engine of its file is not installed.
     """
-    found = _found(name, base)
+    found = find(name, base)
     if found is None:
         section = ModelSection(name=name, weights="pretrained")
         try:
@@ -115,8 +115,12 @@ def load(name: str, base: Path, spec: InputSpec, labels: Sequence[str]) -> nn.Mo
     return _Adapted(module, spec, checkpoint.input, _order(name, checkpoint.labels, labels)).eval()
 
 
-def _found(name: str, base: Path) -> Path | None:
-    """The file, or the folder of a run's latest float network; None for a name of timm."""
+def find(name: str, base: Path) -> Path | None:
+    """The file, or the folder of a run's latest float network; None for a name of timm.
+
+    Raises:
+        InputError: there is no such thing.
+    """
     path = expand(name, base)
     if path.is_file():
         if path.suffix not in (SUFFIXES["onnx"], SUFFIXES["tflite"]):
