@@ -190,7 +190,7 @@ def test_what_is_kept_outlives_a_day_on_which_the_device_is_down(tiny: TinyRun, 
 
 def test_what_is_estimated_is_not_timed_by_operator(tiny: TinyRun) -> None:
     given = measured(tiny.path, "board")
-    rows = tuple(replace(timing, kind="estimated", samples=()) for timing in given.timings)
+    rows = tuple(replace(timing, kind="estimated", samples=(), round_sizes=()) for timing in given.timings)
     devices = {"board": Device(name="board")}
     found = hotspots.find(artifacts(tiny.path), tiny.path, devices, replace(given, timings=rows), QUIET)
     assert found == ([], [])

@@ -58,14 +58,18 @@ def recipe(folder: Path, epochs: int = 2) -> Path:
 
 def started(*words: str | Path, **variables: str) -> subprocess.Popen[str]:
     """A Python process with one thread, the first of a group of its own."""
-    return subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        env={**environment(), "OMP_NUM_THREADS": "1", **variables},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a background job would ignore it
+    try:
+        return subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            env={**environment(), "OMP_NUM_THREADS": "1", **variables},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -114,7 +113,6 @@ def _as_one_of_several(timeout: float, flags: dict[str, Any]) -> None:
     """The command in a process that torchrun has started: the first one runs it, the others help it to train."""
     from edgekit.train import launch
 
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while torch is being imported, which may swallow an exception
     need("torch", extra="compress", purpose=launch.PURPOSE)
     from edgekit.train import crew, together
 
@@ -134,7 +132,6 @@ def _as_one_of_several(timeout: float, flags: dict[str, Any]) -> None:
             except SystemExit as ending:
                 code = int(ending.code or 0)
                 if code == launch.INTERRUPTED:
-                    launch.leave(code)
                     raise
     again = type(mine.lost) is crew.Lost  # torchrun starts all processes again if one exits with another code than 0
     sys.exit(code if again else launch.leave(code))

@@ -22,8 +22,8 @@ GRACE = 10.0
 """Seconds that the others have to end when the first process has fallen short."""
 INTERRUPTED = 128 + signal.SIGINT
 """Exit code after Ctrl-C."""
-SIGNALS = "SIGTERM,SIGHUP,SIGQUIT"
-"""What torchrun handles itself; SIGINT is left to `edgekit.train.torchrun`."""
+SIGNALS = "SIGHUP,SIGQUIT"
+"""What torchrun handles itself; SIGTERM is left to `edgekit.train.torchrun`, and SIGINT ignored."""
 ENDING = "EDGEKIT_ENDING"
 """Environment variable: the file in which the first process leaves its exit code, as one that exits with another than 0
 would be started again."""
@@ -58,7 +58,9 @@ def processes(count: int, words: Sequence[str]) -> int:
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, ENDING: str(ending)}
         counts = ["--nproc-per-node", str(count), "--max-restarts", str(RESTARTS)]
         command = [*run, *counts, "-m", "edgekit", *words]
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # in the others: Ctrl-C is for this process alone
         with subprocess.Popen(command, env=environment) as started:
+            signal.signal(signal.SIGINT, before)
             try:
                 while started.poll() is None:
                     time.sleep(0.2)
@@ -67,13 +69,10 @@ def processes(count: int, words: Sequence[str]) -> int:
             except KeyboardInterrupt:
                 for number in (signal.SIGINT, signal.SIGTERM):
                     signal.signal(number, signal.SIG_IGN)
-                started.send_signal(signal.SIGINT)
+                started.terminate()
                 _stop(started, ending.parent)
                 raise
-        code = int(ending.read_text()) if ending.is_file() else started.returncode
-        if code == INTERRUPTED:
-            raise KeyboardInterrupt
-        return code
+        return int(ending.read_text()) if ending.is_file() else started.returncode
 
 
 def _stop(started: subprocess.Popen[bytes], folder: Path) -> None:
@@ -88,13 +87,16 @@ def _stop(started: subprocess.Popen[bytes], folder: Path) -> None:
 
 
 def interruptible() -> None:
-    """Let SIGINT interrupt this process once: torchrun repeats what the terminal has said already."""
+    """Let this process, one of several, be interrupted once, by SIGTERM or SIGINT: torchrun may repeat both."""
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
 
     def interrupt(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupt)
+    for number in numbers:
+        signal.signal(number, interrupt)
 
 
 def enrol(rank: int) -> None:

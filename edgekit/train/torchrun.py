@@ -1,4 +1,4 @@
-"""torchrun as it is, but for Ctrl-C, which ends it without a traceback. Run as a program."""
+"""torchrun as it is, but for SIGTERM, which ends it without a traceback. Run as a program."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from edgekit.train.launch import INTERRUPTED
 
 def main() -> None:
     """Run it with the words of the command line."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while torch is being imported, which may swallow an exception
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
 
-    def interrupt(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal and `launch` may both say so
+    def end(*_: object) -> None:
         logging.disable()
-        raise SignalException("interrupted", signal.SIGINT)  # torchrun then interrupts the processes
+        raise SignalException("told to end", signal.SIGTERM)  # torchrun then tells the processes
 
-    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, end)
     try:
         run.main()
     except SignalException:
