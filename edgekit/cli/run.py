@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -117,8 +118,8 @@ def _as_one_of_several(timeout: float, flags: dict[str, Any]) -> None:
     from edgekit.train import crew, together
 
     launch.interruptible()
+    launch.enrol(int(os.environ["RANK"]))
     with crew.joined(timeout) as mine:
-        launch.enrol(mine.rank)
         if mine.rank:
             try:
                 together.follow(mine)
