@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from click.testing import CliRunner
 from safetensors.torch import load_file
 from torch import nn
 
 from edgekit import models
+from edgekit.cli.main import cli
 from edgekit.train import crew, launch
 from edgekit.train._state import LAST
 from tests.support import environment
@@ -156,8 +158,7 @@ def test_two_nodes_end_with_the_weights_of_one_process(alone: Path, tmp_path: Pa
 
 def of_rank(process: subprocess.Popen[str], rank: int) -> int:
     """The process of one rank below a command."""
-    (found,) = below(process, f"RANK={rank}")
-    return found
+    return min(below(process, f"RANK={rank}"))  # the first one: those that it starts inherit the word
 
 
 def below(process: subprocess.Popen[str], mark: str) -> list[int]:
@@ -254,3 +255,13 @@ def test_a_training_that_is_interrupted_while_processes_start_says_so_in_one_lin
     code, said = ended(process)
     assert code == 130
     assert said == "edgekit: interrupted; run the same command again to resume\n"
+
+
+def test_ctrl_c_before_a_command_does_anything_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "launched", interrupted)
+    result = CliRunner().invoke(cli, ["train", "digits"])
+    assert result.exit_code == 130
+    assert result.stderr == "edgekit: interrupted; run the same command again to resume\n"
