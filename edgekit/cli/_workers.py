@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from edgekit.console import Console
+from edgekit.train.launch import INTERRUPTED
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def helpers(words: Sequence[str], count: int, out: Path, console: Console) -> It
             raise
         finally:
             for number, process in enumerate(started, start=2):
-                if (code := process.wait()) > 0:
+                if (code := process.wait()) > 0 and code != INTERRUPTED:
                     log_file = out / f"worker-{number}.log"
                     console.say(f"{words[0]}: worker {number} ended with exit code {code}: see {log_file}")
             signal.signal(signal.SIGTERM, before)
