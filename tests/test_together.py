@@ -257,6 +257,36 @@ def test_a_training_that_is_interrupted_while_processes_start_says_so_in_one_lin
     assert said == "edgekit: interrupted; run the same command again to resume\n"
 
 
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_an_interruption_while_the_processes_are_just_being_started_is_not_lost(number: str) -> None:
+    process = started("-c", JUST_STARTED.format(number=number))
+    code, said = ended(process)
+    assert code == 0, said
+    assert said == ""
+
+
+JUST_STARTED = """
+import os, signal, subprocess
+from edgekit.train import launch
+
+class Interrupted(subprocess.Popen):
+    def __init__(self, *words, **options):
+        os.kill(os.getpid(), signal.{number})
+        super().__init__(*words, **options)
+        os.kill(os.getpid(), signal.{number})
+        made.append(self)
+
+made = []
+launch.subprocess.Popen = Interrupted
+try:
+    launch.processes(2, ["--version"])
+except KeyboardInterrupt:
+    assert made[0].poll() is not None
+else:
+    raise AssertionError("went on")
+"""
+
+
 def test_ctrl_c_before_a_command_does_anything_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> bool:
         raise KeyboardInterrupt

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from edgekit.console import Console
-from edgekit.train.launch import INTERRUPTED
+from edgekit.train.launch import INTERRUPTED, uninterrupted
 
 
 @contextmanager
@@ -30,7 +30,8 @@ def helpers(words: Sequence[str], count: int, out: Path, console: Console) -> It
             for number in range(2, count + 2):
                 log = logs.enter_context((out / f"worker-{number}.log").open("wb"))
                 command = [sys.executable, "-m", "edgekit", *words]
-                started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+                with uninterrupted():
+                    started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
             yield
             for process in started:
                 process.wait()

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,21 +58,50 @@ def processes(count: int, words: Sequence[str]) -> int:
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, ENDING: str(ending)}
         counts = ["--nproc-per-node", str(count), "--max-restarts", str(RESTARTS)]
         command = [*run, *counts, "-m", "edgekit", *words]
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # in the others: Ctrl-C is for this process alone
-        with subprocess.Popen(command, env=environment) as started:
-            signal.signal(signal.SIGINT, before)
-            try:
-                while started.poll() is None:
-                    time.sleep(0.2)
-                    if ending.is_file() and ending.read_text() not in ("", "0"):
-                        _stop(started, ending.parent)
-            except KeyboardInterrupt:
-                for number in (signal.SIGINT, signal.SIGTERM):
-                    signal.signal(number, signal.SIG_IGN)
+        started = None
+        try:
+            with uninterrupted():
+                started = _start(command, environment)
+            while started.poll() is None:
+                time.sleep(0.2)
+                if ending.is_file() and ending.read_text() not in ("", "0"):
+                    _stop(started, ending.parent)
+        except KeyboardInterrupt:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            if started is not None:
                 started.terminate()
                 _stop(started, ending.parent)
-                raise
+            raise
         return int(ending.read_text()) if ending.is_file() else started.returncode
+
+
+def _start(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start torchrun with SIGINT blocked, until it ignores it: Ctrl-C is for this process alone."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return subprocess.Popen(command, env=environment)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end of a block that starts a process, which nobody would know of otherwise.
+
+    Raises:
+        KeyboardInterrupt: at the end of the block, when one of them came.
+    """
+    came: list[int] = []
+    heard = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    before = [signal.signal(number, lambda number, _: came.append(number)) for number in heard]
+    try:
+        yield
+    finally:
+        for number, handler in zip(heard, before, strict=True):
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _stop(started: subprocess.Popen[bytes], folder: Path) -> None:

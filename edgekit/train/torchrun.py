@@ -1,4 +1,4 @@
-"""torchrun as it is, but for SIGTERM, which ends it without a traceback. Run as a program."""
+"""torchrun as it is, but SIGTERM ends it without a traceback, and it ignores SIGINT. Run as a program."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from edgekit.train.launch import INTERRUPTED
 
 def main() -> None:
     """Run it with the words of the command line."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also in the processes; until here it is blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
 
