@@ -1,13 +1,27 @@
-"""What is said where a GPU's memory is full. There is no GPU here: a network that refuses large batches stands in."""
+"""What is said where a GPU's memory is full; a network that refuses large batches stands in for it."""
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from torch import Tensor, nn
 
 from edgekit.cli.main import cli
+from edgekit.config.recipe import QuantizeSection
+from edgekit.console import Console
+from edgekit.data.dataset import ImageSet
+from edgekit.errors import Shortfall
+from edgekit.quantize import ptq
+from edgekit.train import qat
+from tests import digits
+from tests.support import environment
 
 RECIPE = """
 [model]
@@ -67,3 +81,65 @@ def test_the_batch_that_fits_is_found_and_said(
     assert f"the GPU's memory does not hold train.batch = {batch}" in result.stderr
     assert said in result.stderr
     assert not list(tmp_path.glob("out/**/model.safetensors"))
+
+
+def test_several_processes_find_the_batch_that_fits_each_on_its_own(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET.replace("ROOM", "20"))
+    recipe = tmp_path / "net.toml"
+    recipe.write_text(f"{RECIPE}batch = 64\n")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "edgekit", "train", str(recipe), "--out", str(out), "--processes", "2"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "train.batch = 64, but 32: set that and train.accumulate = 2, for steps of 64 images" in done.stderr
+    assert done.stderr.count("memory") == 1
+    assert "Traceback" not in done.stderr
+
+
+class Teacher(nn.Module):
+    """Answers for at most `room` images; it is not copied while an earlier copy is left."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.copies: list[weakref.ref[Teacher]] = []
+
+    def __deepcopy__(self, memo: object) -> Teacher:
+        assert not [copied for copied in self.copies if copied() is not None], "a failed training is still in memory"
+        made = Teacher(self.room)
+        self.copies.append(weakref.ref(made))
+        return made
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.zeros(len(images), 10)
+
+
+@pytest.mark.parametrize(
+    ("room", "said"),
+    [
+        (9, "quantize.qat: the GPU's memory does not hold quantize.qat.batch = 32, but 8: set that"),
+        (0, "quantize.qat: the GPU's memory does not hold quantize.qat.batch = 32, nor a single image: lower data.inp"),
+    ],
+)
+def test_quantization_aware_training_says_which_batch_fits(
+    room: int, said: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    data = digits.digits(tmp_path_factory)
+    section = QuantizeSection.model_validate({"method": "qat", "qat": {"epochs": 1, "batch": 32}})
+    start = ptq.quantize(data.module, digits.SIZE, data.images(), digits.PIXELS, QuantizeSection()).program.module()
+    images = ImageSet(data.index, data.root, "train", digits.SPEC)
+    with pytest.raises(Shortfall, match=re.escape(said)):
+        qat.train(
+            data.module,
+            digits.SIZE,
+            start,
+            images,
+            None,
+            digits.PIXELS,
+            section,
+            Console(quiet=True),
+            None,
+            Teacher(room),
+        )

@@ -22,7 +22,7 @@ from edgekit.console import Console
 from edgekit.errors import InputError, Shortfall
 from edgekit.graph import eager
 from edgekit.graph.logits import per_class
-from edgekit.train import gradients, mixing
+from edgekit.train import gradients, memory, mixing
 from edgekit.train._state import State
 from edgekit.train.crew import Crew, whole_batches
 from edgekit.train.loader import Loader
@@ -180,27 +180,26 @@ class Trainer:
             state.average.update_parameters(state.module)
 
     def _no_room(self) -> str:
-        """Which part of the batch fits into the GPU's memory: steps on halves, quarters and so on are tried."""
-        batch, accumulate = self._section.batch, self._section.accumulate
+        """Which part of the batch fits into the GPU's memory."""
+        batch, accumulate, least = self._section.batch, self._section.accumulate, LEAST * self._crew.size
         text = f"train: the GPU's memory does not hold train.batch = {batch}"
-        if self._crew.size > 1:  # the others wait in the step that failed
-            return f"{text}: halve it, and set train.accumulate = {2 * accumulate}"
-        parts = 2
-        while (part := batch // parts) >= LEAST:
-            if self._fits(part):
-                count = parts * accumulate
-                return (
-                    f"{text}, but {part}: set that and train.accumulate = {count}, for steps of {part * count} images"
-                )
-            parts *= 2
-        return f"{text}: not even {LEAST} images fit: lower data.input, or take a smaller network"
+        part = memory.part(batch, least, self._fits)
+        if part is None:
+            return f"{text}: not even {least} images fit: lower data.input, or take a smaller network"
+        count = batch // part * accumulate
+        return f"{text}, but {part}: set that and train.accumulate = {count}, for steps of {part * count} images"
 
     def _fits(self, batch: int) -> bool:
-        """Whether a step on so many images does not run out of memory."""
-        self._state.optimizer.zero_grad()
-        images, labels = torch.zeros(batch, *self._loader.shape), torch.zeros(batch, dtype=torch.int64)
+        """Whether a step on so many images does not run out of memory; in this process alone, as the others wait."""
+        state, crew = self._state, self._crew
+        state.optimizer.zero_grad()
+        share = math.ceil(batch / crew.size)
+        images, labels = torch.zeros(share, *self._loader.shape), torch.zeros(share, dtype=torch.int64)
         try:
-            self._backward(self._wrapped(), images, labels, 1.0)
+            net = self._wrapped() if crew.size == 1 else copy.deepcopy(state.module)  # the wrapped one meets the others
+            self._backward(net, images, labels, 1.0)
+            for weight, copied in zip(state.module.parameters(), net.parameters(), strict=True):
+                weight.grad = copied.grad
             self._step(None)
         except torch.OutOfMemoryError:
             return False

@@ -1,4 +1,4 @@
-"""Memory that stays with the process while it trains.
+"""Memory in training: what stays with the process, and the batch that a GPU has room for.
 
 glibc gives each large block back to the system when it is freed, and each step asks for the same blocks again, whose
 pages the system then clears anew. See "Tunable Parameters" (`mallopt`) in the GNU C Library's manual.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,3 +35,11 @@ def kept() -> Iterator[None]:
         for parameter, value in AFTERWARDS.items():
             library.mallopt(parameter, value)
         library.malloc_trim(0)
+
+
+def part(batch: int, least: int, fits: Callable[[int], bool]) -> int | None:
+    """The first of a batch's half, quarter and so on that fits; None if not even the least images do."""
+    while (batch := batch // 2) >= least:
+        if fits(batch):
+            return batch
+    return None

@@ -19,8 +19,9 @@ from __future__ import annotations
 import copy
 import math
 import time
+import traceback
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -84,17 +85,25 @@ def train(
 
     Raises:
         InputError: fewer than two training images.
-        Shortfall: the loss is not a number.
+        Shortfall: the loss is not a number, or the GPU's memory does not hold the batch.
     """
     if len(images) < 2:
         raise InputError(f"quantize.qat: the training split has {len(images)} images; at least 2 are needed")
     batch = min(section.qat.batch, len(images))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchao announces deprecations of its own helpers
-        graph, _ = _prepare(module, size, batch, section, rewrites)
-        _take_ranges(graph, start, pixels, section.symmetric)
+
+        def training(batch: int) -> _Training:
+            graph, _ = _prepare(module, size, batch, section, rewrites)
+            _take_ranges(graph, start, pixels, section.symmetric)
+            return _Training(graph, module, teacher or module, size, batch, section.qat)
+
         with memory.kept():
-            best = _Training(graph, module, teacher or module, size, batch, section.qat).run(images, val, console)
+            try:
+                best = training(batch).run(images, val, console)
+            except torch.OutOfMemoryError as error:
+                traceback.clear_frames(error.__traceback__)  # they hold the network and what it had laid out
+                raise Shortfall(_no_room(batch, lambda part: training(part).try_out())) from error
         final, lowered = _prepare(module, size, 1, section, rewrites)
         final.load_state_dict(best)
         _move(final, False)
@@ -108,6 +117,19 @@ def train(
             round_constants(converted)
             program = torch.export.export(converted, (example,), strict=False)
     return ptq.Result(program, {name: count for name, count in lowered.items() if count}, {}, open_ends)
+
+
+def _no_room(batch: int, try_out: Callable[[int], None]) -> str:
+    def fits(part: int) -> bool:
+        try:
+            try_out(part)
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    text = f"quantize.qat: the GPU's memory does not hold quantize.qat.batch = {batch}"
+    part = memory.part(batch, 1, fits)
+    return f"{text}, but {part}: set that" if part else f"{text}, nor a single image: lower data.input"
 
 
 class _MovingRange(MovingAverageMinMaxObserver):  # type: ignore[misc]
@@ -266,7 +288,8 @@ class _Training:
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.graph = graph.to(self.device)
-        self.form = eager.fastest_format(module, torch.zeros(2, *shape_of(size)))
+        self.shape = shape_of(size)
+        self.form = eager.fastest_format(module, torch.zeros(2, *self.shape))
         self.teacher = copy.deepcopy(teacher).to(self.device, memory_format=self.form)  # type: ignore[call-overload]
         self.batch = batch
         self.section = section
@@ -299,6 +322,10 @@ class _Training:
             seconds = time.perf_counter() - began
             console.say(f"  qat epoch {epoch + 1}/{epochs}  loss {total / steps:.3f}{note}  {seconds:.0f} s")
         return self.best
+
+    def try_out(self) -> None:
+        """Take a step, to see whether the memory suffices."""
+        self._step(torch.zeros(self.batch, *self.shape), torch.zeros(self.batch, dtype=torch.int64), 1.0)
 
     def _step(self, values: Tensor, labels: Tensor, share: float) -> float:
         for group in self.optimizer.param_groups:
