@@ -84,16 +84,31 @@ def test_the_batch_that_fits_is_found_and_said(
 
 
 def test_several_processes_find_the_batch_that_fits_each_on_its_own(tmp_path: Path) -> None:
-    (tmp_path / "net.py").write_text(NET.replace("ROOM", "20"))
-    recipe = tmp_path / "net.toml"
+    code, said = of_two("20", tmp_path)
+    assert code == 1
+    assert "edgekit: train: the GPU's memory does not hold train.batch = 64, but 32: set that and train." in said
+    assert "train.accumulate = 2, for steps of 64 images" in said
+    assert said.count("memory") == 1
+    assert "Traceback" not in said
+
+
+def test_a_process_that_alone_has_no_room_says_so_itself(tmp_path: Path) -> None:
+    code, said = of_two('(20 if __import__("os").environ["RANK"] == "1" else 64)', tmp_path, "--timeout", "20")
+    assert code == 1
+    assert "edgekit: rank 1 of 2: train: the GPU's memory does not hold train.batch = 64, but 32: set that and " in said
+    assert said.count("edgekit: ") == 1
+    assert "Traceback" not in said
+
+
+def of_two(room: str, folder: Path, *options: str) -> tuple[int, str]:
+    """Exit code and messages of a training in two processes, with 32 images of a batch each."""
+    (folder / "net.py").write_text(NET.replace("ROOM", room))
+    recipe = folder / "net.toml"
     recipe.write_text(f"{RECIPE}batch = 64\n")
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "edgekit", "train", str(recipe), "--out", str(out), "--processes", "2"]
+    words = ["train", str(recipe), "--out", str(folder / "out"), "--processes", "2", *options]
+    command = [sys.executable, "-m", "edgekit", *words]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "train.batch = 64, but 32: set that and train.accumulate = 2, for steps of 64 images" in done.stderr
-    assert done.stderr.count("memory") == 1
-    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
 
 
 class Teacher(nn.Module):

@@ -15,7 +15,7 @@ import click
 
 from edgekit.cli import _complete
 from edgekit.cli._common import apart, guarded, overridden, quieted
-from edgekit.errors import InputError, Shortfall, need
+from edgekit.errors import EdgekitError, InputError, Shortfall, need
 from edgekit.runtime import terminal
 
 if TYPE_CHECKING:
@@ -119,10 +119,17 @@ def _as_one_of_several(timeout: float, flags: dict[str, Any]) -> None:
 
     launch.interruptible()
     launch.enrol(int(os.environ["RANK"]))
+
+    def alone(error: EdgekitError) -> None:
+        """Say what the first process cannot, and end this one or have all of them ended."""
+        click.echo(terminal.lines(f"edgekit: rank {mine.rank} of {mine.size}: {error}"), err=True)
+        if code := launch.leave(error.exit_code):
+            os._exit(code)
+
     with crew.joined(timeout) as mine:
         if mine.rank:
             try:
-                together.follow(mine)
+                together.follow(mine, alone)
             except (crew.Lost, KeyboardInterrupt):  # the first process says so, unless it is what was lost
                 sys.exit(1)
             return

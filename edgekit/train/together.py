@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 
 from edgekit.config.recipe import Recipe
 from edgekit.console import Console
 from edgekit.errors import EdgekitError
 from edgekit.train import crew, loop
 from edgekit.types import Checkpoint, Index
+
+SAME_ERROR = 20.0
+"""Seconds in which the first process meets an error that another one has met."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,20 @@ def train(
     return loop.train(recipe, index, root, base, work, console, after_epoch, together)
 
 
-def follow(together: crew.Crew) -> None:
-    """Take part in what the first process trains, until it needs no help any more."""
-    while (order := together.tell()) is not None:
+@dataclass(frozen=True)
+class End:
+    """No more orders."""
+
+
+def follow(together: crew.Crew, alone: Callable[[EdgekitError], None]) -> None:
+    """Take part in what the first process trains, until it needs no help any more.
+
+    Args:
+        together: the processes.
+        alone: called, in another thread, with an error of this process that the first one does not have, too.
+    """
+    alarm = Timer(0, lambda: None)
+    while isinstance(order := _order(together, alarm), Order):
         with tempfile.TemporaryDirectory() as work:
             try:
                 loop.train(
@@ -50,8 +65,18 @@ def follow(together: crew.Crew) -> None:
                 )
             except crew.Lost:
                 raise
-            except EdgekitError:  # the first process had the same error, and says so
-                continue
+            except EdgekitError as error:  # as a rule the first process has it, too, and says so
+                alarm = Timer(min(SAME_ERROR, together.timeout / 2), alone, [error])
+                alarm.daemon = True
+                alarm.start()
+
+
+def _order(together: crew.Crew, alarm: Timer) -> Order | End:
+    """What to do next; there may be more for those that are still in a training that this process had to leave."""
+    while not isinstance(said := together.tell(), Order | End):
+        continue
+    alarm.cancel()
+    return said
 
 
 @contextmanager
@@ -59,4 +84,4 @@ def leading(together: crew.Crew) -> Iterator[None]:
     """Let the others go at the end, unless one of them is lost or this one is interrupted, as then they are, too."""
     yield
     if together.lost is None:
-        together.tell(None)
+        together.tell(End())
