@@ -287,6 +287,43 @@ else:
 """
 
 
+def test_torchrun_leaves_no_process_that_it_was_just_starting() -> None:
+    code, said = ended(started("-c", SPAWNING))
+    assert code == 0, said
+    assert said == ""
+
+
+SPAWNING = """
+import os, signal, subprocess, sys
+from edgekit.train import torchrun
+
+class Interrupted(subprocess.Popen):
+    def __init__(self, *words, **options):
+        super().__init__(*words, **options)
+        if "sleep" in str((words, options)):
+            made.append(self.pid)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+made = []
+subprocess.Popen = Interrupted
+sys.argv[1:] = "--standalone --nproc-per-node 2 --signals-to-handle SIGHUP --no-python sleep 100".split()
+try:
+    torchrun.main()
+except SystemExit as ending:
+    assert ending.code == 130
+(sleeping,) = made
+assert os.waitpid(sleeping, 0)[1] == signal.SIGKILL
+"""
+
+
+def test_a_process_that_starts_after_the_end_of_the_command_ends_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(launch.ENDING, str(tmp_path / "gone" / "code"))
+    with pytest.raises(SystemExit):
+        launch.enrol(1)
+
+
 def test_ctrl_c_before_a_command_does_anything_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> bool:
         raise KeyboardInterrupt

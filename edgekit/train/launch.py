@@ -53,7 +53,7 @@ def processes(count: int, words: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the others would outlive this process
     threads = max(len(os.sched_getaffinity(0)) // count, 1)
     run = [sys.executable, "-m", "edgekit.train.torchrun", "--standalone", "--signals-to-handle", SIGNALS]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         ending = Path(folder) / "code"
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, ENDING: str(ending)}
         counts = ["--nproc-per-node", str(count), "--max-restarts", str(RESTARTS)]
@@ -129,9 +129,12 @@ def interruptible() -> None:
 
 
 def enrol(rank: int) -> None:
-    """Tell `processes` which process has a rank."""
+    """Tell `processes` which process has a rank; if that has ended, so does this one."""
     if ENDING in os.environ:
-        Path(os.environ[ENDING]).with_name(f"rank-{rank}").write_text(str(os.getpid()))
+        try:
+            Path(os.environ[ENDING]).with_name(f"rank-{rank}").write_text(str(os.getpid()))
+        except FileNotFoundError:
+            sys.exit(INTERRUPTED)
 
 
 def leave(code: int) -> int:

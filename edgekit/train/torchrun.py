@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+from pathlib import Path
 
 from edgekit.train.launch import INTERRUPTED
 
@@ -24,7 +26,15 @@ def main() -> None:
     try:
         run.main()
     except SignalException:
+        for child in _children():  # one that was just being started is not known to torchrun
+            os.kill(child, signal.SIGKILL)
         sys.exit(INTERRUPTED)
+
+
+def _children() -> list[int]:
+    """The processes that this one has started and not waited for; Linux lists them."""
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
+    return list(map(int, listed.read_text().split())) if listed.is_file() else []
 
 
 if __name__ == "__main__":
