@@ -1,4 +1,6 @@
-"""Test top-1 of TrashNet's MobileNetV2 at 160 px, trained longer than the recipe does, with Mixup and CutMix.
+"""Test top-1 of TrashNet's MobileNetV2 at 160 px, trained longer than the recipe does: batch norms, too, with Mixup.
+
+The settings had the best validation accuracy of seven that were tried at 96 px; CutMix cost accuracy there.
 
 Usage::
 
@@ -17,7 +19,7 @@ from pathlib import Path
 from edgekit import checkpoint_file
 from edgekit.disk.run_directory import RunDirectory
 
-SETTINGS = ("train.epochs=32", "train.lr=6e-4", "train.mixup=0.2", "train.cutmix=1.0")
+SETTINGS = ("train.epochs=30", "train.lr=1.5e-3", "train.batch_norm=train", "train.mixup=0.2")
 TOP1, MINUTES = 0.9, 20.0
 """Bars, on two cores."""
 
