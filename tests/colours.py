@@ -50,8 +50,3 @@ def make_recipe(**section: Any) -> Recipe:
             "train": settings,
         }
     )
-
-
-KILLED: dict[str, Any] = {
-    "epochs": 12, "frozen": 5, "ema": 0.9, "label_smoothing": 0.1, "augment": ["random_crop", "flip", "color_jitter"],
-}  # fmt: skip

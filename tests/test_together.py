@@ -307,10 +307,12 @@ class Interrupted(subprocess.Popen):
 made = []
 subprocess.Popen = Interrupted
 sys.argv[1:] = "--standalone --nproc-per-node 2 --signals-to-handle SIGHUP --no-python sleep 100".split()
+code = None
 try:
     torchrun.main()
 except SystemExit as ending:
-    assert ending.code == 130
+    code = ending.code
+assert code == 130
 (sleeping,) = made
 try:
     assert os.waitpid(sleeping, 0)[1] in (signal.SIGKILL, signal.SIGTERM)
@@ -323,7 +325,7 @@ def test_a_process_that_starts_after_the_end_of_the_command_ends_without_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(launch.ENDING, str(tmp_path / "gone" / "code"))
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="130"):
         launch.enrol(1)
 
 

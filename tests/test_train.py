@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import resource
 import signal
@@ -226,23 +227,30 @@ def test_train_raises_os_error_and_leaves_no_half_file_when_disk_is_full(fit: Fi
 
 # A kill --------------------------------------------------------------------------------------------
 
+KILLED: dict[str, Any] = {
+    "epochs": 12, "frozen": 5, "ema": 0.9, "label_smoothing": 0.1, "augment": ["random_crop", "flip", "color_jitter"],
+}  # fmt: skip
+MORE_STATE = {
+    "optimizer": "rmsprop", "lr": 1e-3, "schedule": "plateau", "plateau": 0, "unfreeze": 3, "batch_norm": "train",
+    "precision": "bf16", "sampler": "balanced", "mixup": 0.2, "cutmix": 1.0, "accumulate": 2, "clip": 1.0,
+}  # fmt: skip
 CHILD = """
-import sys, torch
+import json, sys, torch
 from pathlib import Path
-from tests.colours import KILLED, make_recipe, write_images
+from tests.colours import make_recipe, write_images
 from edgekit.console import Console
 from edgekit.train.loop import train
 torch.set_num_threads(1)
 work = Path(sys.argv[1])
 folder = work / "images"
 folder.mkdir(exist_ok=True)
-train(make_recipe(**KILLED), write_images(folder), folder, folder, work, Console())
+train(make_recipe(**json.loads(sys.argv[2])), write_images(folder), folder, folder, work, Console())
 """
 
 
-def start(work: Path) -> warm.Child:
+def start(work: Path, settings: dict[str, Any]) -> warm.Child:
     work.mkdir(exist_ok=True)
-    return warm.Child(["-c", CHILD, str(work)], support.environment())
+    return warm.Child(["-c", CHILD, str(work), json.dumps(settings)], support.environment())
 
 
 def finish(child: warm.Child) -> str:
@@ -251,11 +259,13 @@ def finish(child: warm.Child) -> str:
     return answer.stderr
 
 
-def test_train_ends_in_same_bytes_when_killed_and_started_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [{}, MORE_STATE], ids=["", "more state"])
+def test_train_ends_in_same_bytes_when_killed_and_started_again(more: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**KILLED, **more}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    unbroken = start(whole)
+    unbroken = start(whole, settings)
     for word in ("head", "epoch  3/12"):
-        child = start(broken)
+        child = start(broken, settings)
         while word not in child.stderr.read_text() or not (broken / LAST).exists():
             assert child.running
             time.sleep(0.002)
@@ -263,7 +273,7 @@ def test_train_ends_in_same_bytes_when_killed_and_started_again(tmp_path: Path) 
         child.kill()
         assert child.wait().returncode == -signal.SIGKILL
         assert (broken / LAST).exists()
-    assert "resuming after epoch" in finish(start(broken))
+    assert "resuming after epoch" in finish(start(broken, settings))
     finish(unbroken)
     assert (whole / models.WEIGHTS).read_bytes() == (broken / models.WEIGHTS).read_bytes()
     ours, theirs = (models.load(path)[1] for path in (whole, broken))

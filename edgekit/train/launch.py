@@ -129,7 +129,7 @@ def interruptible() -> None:
 
 
 def enrol(rank: int) -> None:
-    """Tell `processes` which process has a rank; if that has ended, so does this one."""
+    """Tell `processes` that this process has a rank; if the command has ended meanwhile, end, too."""
     if ENDING in os.environ:
         try:
             Path(os.environ[ENDING]).with_name(f"rank-{rank}").write_text(str(os.getpid()))
