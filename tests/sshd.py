@@ -10,10 +10,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Board:
     folder: Path
     port: int
     daemon: subprocess.Popen[bytes]
+    _stopping: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def config(self) -> Path:
@@ -71,15 +73,18 @@ class Board:
         return (self.folder / "log").read_text()
 
     def stop(self) -> None:
-        """No connection any more, and no new one."""
-        children = self.connections()
-        self.daemon.terminate()
-        self.daemon.wait()
-        for child in children:
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        while _answers(self.port):  # a child that was just forked has the socket too
-            time.sleep(0.02)
+        """No connection any more, and no new one. Devices are measured by a thread each: several may call this."""
+        with self._stopping:
+            if self.daemon.poll() is not None:
+                return
+            children = self.connections()
+            self.daemon.terminate()
+            self.daemon.wait()
+            for child in children:
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            while _answers(self.port):  # a child that was just forked has the socket too
+                time.sleep(0.02)
 
     def start(self) -> None:
         """Up again, at the same port, as if nothing had been."""
@@ -168,8 +173,7 @@ def boards() -> Iterator[Start]:
         yield one
         ssh.close()
         for board in started:
-            if board.daemon.poll() is None:
-                board.stop()
+            board.stop()
 
 
 @pytest.fixture

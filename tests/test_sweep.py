@@ -404,13 +404,12 @@ def test_a_device_is_measured_last_by_one_process(swept: tuple[Path, Path, Resul
         assert (row.artifact, row.p50_ms, row.engine) == (verdict["artifact"], timing["p50_ms"], "onnxruntime")
     assert found.machines is not None
     assert found.machines["quick"].cpu in (out / "sweep.html").read_text()
-    front = [row for row in found.rows if row.front]
-    for row in found.rows:
-        beats = [
-            other for other in found.rows
-            if other.top1 >= row.top1 and (other.p50_ms or 0) <= (row.p50_ms or 0) and other.bytes <= row.bytes
-        ]  # fmt: skip
-        assert (row in front) == (beats == [row])
+    for place, row in enumerate(found.rows):
+        own = (-row.top1, row.p50_ms or 0, row.bytes)
+        others = [(rank, (-each.top1, each.p50_ms or 0, each.bytes)) for rank, each in enumerate(found.rows)]
+        beaten = any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for _, other in others)
+        twin = any(other == own and rank < place for rank, other in others)  # of equal ones, the first is enough
+        assert row.front == (not beaten and not twin)
 
 
 def test_a_dry_run_lists_and_runs_nothing(tmp_path: Path) -> None:
