@@ -18,6 +18,8 @@ from edgekit.explain.records import Yardstick
 from edgekit.verdict import intervals
 
 LEVEL = 0.05
+FINE = 1e-5
+"""Of a map's largest value: differences below are round-off, which varies between processors, and count as ties."""
 
 
 def correlations(maps: Sequence[Floats]) -> Floats:
@@ -29,7 +31,9 @@ def correlations(maps: Sequence[Floats]) -> Floats:
     Returns:
         float64 (maps, maps).
     """
-    ranks = stats.rankdata([each.ravel() for each in maps], axis=1)
+    values = np.array([each.ravel() for each in maps])
+    steps = FINE * np.abs(values).max(1, keepdims=True)
+    ranks = stats.rankdata(np.rint(values / np.where(steps > 0, steps, 1)), axis=1)
     away = ranks - ranks.mean(1, keepdims=True)
     sizes = np.sqrt((away**2).sum(1, keepdims=True))
     away /= np.where(sizes > 0, sizes, 1)
