@@ -203,9 +203,9 @@ class Net(nn.Module):
     def __init__(self, num_classes, channels, wrap):
         super().__init__()
         self.wrap = wrap
-        self.body = nn.Sequential(conv(channels, 16, 2), conv(16, 16, groups=16), conv(16, 16, 2))
+        self.body = nn.Sequential(conv(channels, 64, 2), conv(64, 64, groups=64), conv(64, 64, 2))
         self.pool = nn.AdaptiveAvgPool2d((1, 2))
-        self.head = nn.Linear(32, num_classes)
+        self.head = nn.Linear(128, num_classes)
 
     def forward(self, x):
         features = self.pool(self.body(x)).flatten(1)
@@ -245,7 +245,7 @@ frozen = 3
 augment = ["random_crop", "color_jitter"]
 [prune]
 macs = 0.4
-round_to = 4
+round_to = 16
 recover = 1
 [quantize]
 method = "qat"
@@ -464,13 +464,13 @@ def test_weights_over_rgb_are_adapted(name: str, channels: int, tmp_path: Path) 
     [
         ({"name": "net.py:plain"}, 5, "cannot take an image of 24 x 40 with 1 channels"),
         ({"name": "net.py:as_dict"}, 5, '"logits": (1, 5)); say which entry to take: model.output = "features"'),
-        ({"name": "net.py:as_tuple"}, 5, "tuple (0: (1, 32), 1: (1, 5)); say which entry to take: model.output = 0"),
+        ({"name": "net.py:as_tuple"}, 5, "tuple (0: (1, 128), 1: (1, 5)); say which entry to take: model.output = 0"),
         (
             {"name": "net.py:as_dict", "output": "logit"},
             5,
             'model.output = "logit": no such entry; did you mean "logits"?',
         ),
-        ({"name": "net.py:as_dict", "output": "features"}, 5, "its output is (1, 32), expected (1, 5)"),
+        ({"name": "net.py:as_dict", "output": "features"}, 5, "its output is (1, 128), expected (1, 5)"),
         ({"name": "net.py:plain", "output": 0}, 5, "model.output = 0: "),
         ({"name": "net.py:plain", "head": "sigmoid"}, 5, "one logit tells 2 classes apart, the data has 5"),
         ({"name": "net.py:one"}, 2, 'set model.head = "sigmoid"'),
