@@ -428,8 +428,9 @@ def test_a_search_ends_with_a_network_within_the_budget_that_is_replayed_without
     job: Job, dry: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    budget = 0.7 * dry.whole.measured[0].ms
-    wanted = at(job, max_ms=budget, resolutions=[30])  # too large to be within it unpruned
+    # The file is what is too large: on a busy machine times of so small a network are too rough to rest on.
+    whole = dry.whole.measured[0]
+    wanted = at(job, max_ms=10 * whole.high, max_mb=0.6 * whole.file_mb, resolutions=[30])
     with pytest.raises(KeyboardInterrupt):
         Search(wanted, Interrupting(quiet=True)).run()
     kept = json_file.load(job.out / "fit.json", Result)
@@ -441,7 +442,8 @@ def test_a_search_ends_with_a_network_within_the_budget_that_is_replayed_without
     assert {one.id: one.trained[:1] for one in result.candidates if one.id in begun} == begun
     assert result.chosen
     chosen = next(one for one in result.candidates if one.id == result.chosen)
-    assert chosen.measured[0].high <= budget
+    assert chosen.measured[0].high <= 10 * whole.high
+    assert chosen.measured[0].file_mb <= 0.6 * whole.file_mb
     (lower,) = (one for one in result.candidates if one.net.side == 30)
     assert lower.id == "absolute-per-ms-30"
     assert lower.dropped or lower.trained

@@ -1,4 +1,4 @@
-"""A network without the residual blocks that matter least for the time they take, to be narrowed like any other."""
+"""A network without the residual blocks that matter least for what they cost, to be narrowed like any other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgekit.search import pruning_choice
 from edgekit.types import PrunePlan
 
 SAVED = 1 / 3
-"""Share of the time above the budget that is saved by leaving out blocks; narrower layers save the rest."""
+"""Share of the excess over the budget that is saved by leaving out blocks; narrower layers save the rest."""
 
 
 def style(dropped: tuple[str, ...]) -> Style:
@@ -23,24 +23,24 @@ def style(dropped: tuple[str, ...]) -> Style:
 
 
 def expendable(whole: Whole, budget: Budget) -> tuple[str, ...]:
-    """The blocks that add the least to the loss for each millisecond, as many as save `SAVED` of what is too much.
+    """The blocks that add the least to the loss for what they take of the budget, as many as save `SAVED` of the excess.
 
     The loss is that of the training images which score channels, once without each block.
 
     Args:
         whole: the trained network.
-        budget: the limits, with a latency model for each device.
+        budget: the limits, with a latency model for each device; the one that is exceeded most counts.
 
     Returns:
         Their names, in the network's order; none if the network has no residual blocks, or only those that are kept.
     """
     shapes = whole.planner.cost.shapes({})
-    share, known = budget.time(shapes), blocks.residual(whole.module, whole.size)
+    share, known = budget.share(shapes, shapes), blocks.residual(whole.module, whole.size)
     price: dict[str, float] = {}
     own = whole.planner.loss(whole.module)
     for name in known:
         kept = any(f"{layer}.".startswith(f"{name}.") or name.startswith(f"{layer}.") for layer in whole.section.keep)
-        saved = share - budget.time([shape for shape in shapes if not shape.name.startswith(f"{name}.")])
+        saved = share - budget.share([shape for shape in shapes if not shape.name.startswith(f"{name}.")], shapes)
         if kept or saved <= 0 or math.isnan(own):
             continue
         without = copy.deepcopy(whole.module)
@@ -49,7 +49,7 @@ def expendable(whole: Whole, budget: Budget) -> tuple[str, ...]:
     chosen = list[str]()
     left = list(shapes)
     for name in sorted(price, key=lambda each: price[each]):
-        if budget.time(left) <= share - SAVED * (share - 1):
+        if budget.share(left, shapes) <= share - SAVED * (share - 1):
             break
         chosen.append(name)
         left = [shape for shape in left if not shape.name.startswith(f"{name}.")]

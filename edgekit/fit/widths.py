@@ -88,6 +88,13 @@ class Budget:
 
         return share
 
+    def share(self, shapes: Sequence[LayerShape], whole: Sequence[LayerShape]) -> float:
+        """The largest share that a network takes of any limit, predicted from its layers and those of the whole one."""
+        if self.section.max_mb is None:
+            return self.time(shapes)
+        weights, all_weights = (sum(shape.weights for shape in each) for each in (shapes, whole))
+        return max(self.time(shapes), self.whole_mb * weights / all_weights / self.section.max_mb)
+
     def time(self, shapes: Sequence[LayerShape]) -> float:
         """The largest share that a network takes of the time on any device, predicted from its layers."""
         found = (self.scales.get(name, 1.0) * model.predict(shapes).ms for name, model in self.models.items())

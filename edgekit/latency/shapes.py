@@ -32,6 +32,11 @@ class LayerShape:
     """As many as channels if it is depthwise."""
 
     @property
+    def weights(self) -> int:
+        """Without biases."""
+        return self.kernel * self.inputs // self.groups * self.outputs
+
+    @property
     def macs(self) -> int:
         """Multiply-adds."""
-        return self.kernel * self.inputs // self.groups * self.outputs * self.pixels
+        return self.weights * self.pixels
