@@ -19,7 +19,7 @@ from edgekit.verdict import intervals
 
 LEVEL = 0.05
 FINE = 1e-5
-"""Steps in which values are ranked, of a map's largest: what is finer is round-off, which differs between processors."""
+"""Steps in which values are ranked, of a map's largest: finer is round-off, which differs between processors."""
 
 
 def correlations(maps: Sequence[Floats]) -> Floats:

@@ -23,7 +23,7 @@ def style(dropped: tuple[str, ...]) -> Style:
 
 
 def expendable(whole: Whole, budget: Budget) -> tuple[str, ...]:
-    """The blocks that add the least to the loss for what they take of the budget, as many as save `SAVED` of the excess.
+    """The blocks that add the least to the loss for what they take of the budget, until `SAVED` of the excess is saved.
 
     The loss is that of the training images which score channels, once without each block.
 
