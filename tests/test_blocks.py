@@ -192,11 +192,11 @@ def test_blocks_go_where_the_file_is_what_is_too_large() -> None:
     """Time is no object; "silu", which adds next to nothing, is left out for its share of the weights."""
     whole = whole_net()
     models: Any = {"board": Pixels(whole.planner.cost)}
-    assert depth.expendable(whole, Budget(FitSection(max_ms=100.0, max_mb=2.0), models, 1.0)) == ()
     held = sum(value.numel() for name, value in whole.module.named_parameters() if "silu." in name and value.dim() == 4)
     all_of_it = sum(value.numel() for value in whole.module.parameters() if value.dim() in (2, 4))
+    assert depth.expendable(whole, Budget(FitSection(max_ms=100.0, max_mb=2.0), models, 1 / all_of_it)) == ()
     for over in (1.01, 2.0):
-        found = depth.expendable(whole, Budget(FitSection(max_ms=100.0, max_mb=1 / over), models, 1.0))
+        found = depth.expendable(whole, Budget(FitSection(max_ms=100.0, max_mb=1 / over), models, 1 / all_of_it))
         assert "silu" in found
         assert (found == ("silu",)) == (over * held / all_of_it >= depth.SAVED * (over - 1))
 

@@ -77,8 +77,8 @@ def test_a_device_that_drops_out_is_named_and_the_same_command_goes_on(
         rows = one.measured or one.predicted
         assert [row.device for row in rows] == ["host", "board"]
 
-    # Gone again, in the middle of candidates, and back again: the outcome is within the budget on both.
-    # The file is what has to be smaller, as times of so few rounds say little.
+    # Gone again, before candidates are timed, and back again: the outcome is within the budget on both. The file has to
+    # be smaller, as times of so few rounds say little.
     fit = job.recipe.fit.model_copy(update={"max_mb": 0.6 * found.whole.measured[0].file_mb, "candidates": 1})
     job = replace(job, recipe=job.recipe.model_copy(update={"fit": fit}))
     with pytest.raises(Unreached, match=r"^board: .*run the same command again"):

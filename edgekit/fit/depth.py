@@ -35,12 +35,12 @@ def expendable(whole: Whole, budget: Budget) -> tuple[str, ...]:
         Their names, in the network's order; none if the network has no residual blocks, or only those that are kept.
     """
     shapes = whole.planner.cost.shapes({})
-    share, known = budget.share(shapes, shapes), blocks.residual(whole.module, whole.size)
+    share, known = budget.share(shapes), blocks.residual(whole.module, whole.size)
     price: dict[str, float] = {}
     own = whole.planner.loss(whole.module)
     for name in known:
         kept = any(f"{layer}.".startswith(f"{name}.") or name.startswith(f"{layer}.") for layer in whole.section.keep)
-        saved = share - budget.share([shape for shape in shapes if not shape.name.startswith(f"{name}.")], shapes)
+        saved = share - budget.share([shape for shape in shapes if not shape.name.startswith(f"{name}.")])
         if kept or saved <= 0 or math.isnan(own):
             continue
         without = copy.deepcopy(whole.module)
@@ -49,7 +49,7 @@ def expendable(whole: Whole, budget: Budget) -> tuple[str, ...]:
     chosen = list[str]()
     left = list(shapes)
     for name in sorted(price, key=lambda each: price[each]):
-        if budget.share(left, shapes) <= share - SAVED * (share - 1):
+        if budget.share(left) <= share - SAVED * (share - 1):
             break
         chosen.append(name)
         left = [shape for shape in left if not shape.name.startswith(f"{name}.")]

@@ -101,7 +101,7 @@ class Search:
         for name, device in self.job.devices.items():
             models[name] = learning.model(whole, device, self.clock)
             self.console.say(f"fit: {name}: {learning.said(models[name])}")
-        budget = self._budget(models, result.whole)
+        budget = self._budget(models, whole, result.whole)
         result = replace(result, models={name: learning.said(model) for name, model in models.items()})
         if self.dry:
             self.workshop.with_head(whole)
@@ -153,9 +153,10 @@ class Search:
             raise Shortfall(why)
         return result
 
-    def _budget(self, models: dict[str, LatencyModel], whole: Candidate) -> Budget:
-        scales = {row.device: row.ms / models[row.device].whole.value for row in whole.measured}
-        return Budget(self.section, models, whole.measured[0].file_mb, scales)
+    def _budget(self, models: dict[str, LatencyModel], whole: Whole, own: Candidate) -> Budget:
+        scales = {row.device: row.ms / models[row.device].whole.value for row in own.measured}
+        weights = sum(shape.weights for shape in whole.planner.cost.shapes({}))
+        return Budget(self.section, models, own.measured[0].file_mb / weights, scales)
 
     def _front(self, whole: Whole, budget: Budget, own: Candidate) -> list[Candidate]:
         """The best network for each of several budgets, as predicted: the front without its accuracies."""

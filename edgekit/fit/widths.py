@@ -70,30 +70,21 @@ class Budget:
     section: FitSection
     models: Mapping[str, LatencyModel]
     """By device."""
-    whole_mb: float
-    """Size of the whole network's file."""
+    mb_per_weight: float
+    """Of the whole network's file."""
     scales: Mapping[str, float] = field(default_factory=dict)
     """By device: what the whole network takes as the budget counts (percentile, threads), over what its model says."""
 
     def of(self, cost: Cost) -> CostOf:
         """The largest share that a narrower network takes of any limit, predicted."""
-        parameters = cost("parameters", {})
+        return lambda gone: self.share(cost.shapes(gone))
 
-        def share(gone: Gone) -> float:
-            found = self.time(cost.shapes(gone))
-            if self.section.max_mb is not None:
-                mb = self.whole_mb * cost("parameters", gone) / parameters
-                found = max(found, mb / self.section.max_mb)
-            return found
-
-        return share
-
-    def share(self, shapes: Sequence[LayerShape], whole: Sequence[LayerShape]) -> float:
-        """The largest share that a network takes of any limit, predicted from its layers and those of the whole one."""
+    def share(self, shapes: Sequence[LayerShape]) -> float:
+        """The largest share that a network takes of any limit, predicted from its layers."""
+        time = self.time(shapes)
         if self.section.max_mb is None:
-            return self.time(shapes)
-        weights, all_weights = (sum(shape.weights for shape in each) for each in (shapes, whole))
-        return max(self.time(shapes), self.whole_mb * weights / all_weights / self.section.max_mb)
+            return time
+        return max(time, self.mb_per_weight * sum(shape.weights for shape in shapes) / self.section.max_mb)
 
     def time(self, shapes: Sequence[LayerShape]) -> float:
         """The largest share that a network takes of the time on any device, predicted from its layers."""
